@@ -1,0 +1,54 @@
+"""Signal propagation in transformers at initialisation: overlap, entropy, criticality.
+
+Importing it loads numpy alone; scipy, xarray and matplotlib load where they are used.
+"""
+
+from sigprop.critical import (
+    Critical,
+    asymptotic_alpha,
+    beta_profile,
+    critical,
+    entropy_boundary,
+)
+from sigprop.diagram import boundaries, diagram
+from sigprop.errors import (
+    AssumptionError,
+    DomainError,
+    NoBracketError,
+    NotConvergedError,
+    SigpropError,
+)
+from sigprop.fixed_points import exponents, fixed_points
+from sigprop.huggingface import example, from_config, load
+from sigprop.propagate import Trajectory, propagate, sweep
+from sigprop.spec import Transformer
+from sigprop.state import State
+from sigprop.verdict import judge
+from sigprop.version import __version__
+
+__all__ = [
+    "AssumptionError",
+    "Critical",
+    "DomainError",
+    "NoBracketError",
+    "NotConvergedError",
+    "SigpropError",
+    "State",
+    "Trajectory",
+    "Transformer",
+    "__version__",
+    "asymptotic_alpha",
+    "beta_profile",
+    "boundaries",
+    "critical",
+    "diagram",
+    "entropy_boundary",
+    "example",
+    "exponents",
+    "fixed_points",
+    "from_config",
+    "judge",
+    "load",
+    "propagate",
+    "sweep",
+]

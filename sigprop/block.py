@@ -1,0 +1,191 @@
+"""A transformer block as a list of maps, folded in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigprop.maps.activations import activation
+from sigprop.maps.attention import Attention
+from sigprop.maps.mlp import Mlp
+from sigprop.maps.norm import Norm
+from sigprop.maps.residual import Residual
+from sigprop.rem import Finite, Limit, Profile, Rem
+from sigprop.spec import Transformer
+from sigprop.state import State
+
+__all__ = ["Block", "build_block", "fold", "rem_of"]
+
+Floats = NDArray[np.float64]
+Map = Callable[[State], State]
+
+
+def fold(maps: tuple[Map, ...]) -> Map:
+    """Composition of maps, first to last.
+
+    Parameters
+    ----------
+    maps : tuple of callables State -> State
+        Maps in the order in which they act.
+
+    Returns
+    -------
+    callable
+        The composed map.
+
+    Examples
+    --------
+    >>> from sigprop.block import fold
+    >>> from sigprop.maps.norm import Norm
+    >>> from sigprop.state import State
+    >>> float(fold((Norm(), Norm()))(State(4.0, 1.0)).gap)
+    0.25
+    """
+    return lambda state: reduce(lambda s, m: m(s), maps, state)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block: the maps it folds, and where attention reads.
+
+    Parameters
+    ----------
+    maps : tuple of callables State -> State
+        Maps of the block in order.
+    attention_maps, mlp_maps : tuple of callables
+        The two branches, norms before them included.
+    attention : Attention
+        The attention map itself.
+    norm : Norm or None
+        The norm before attention (pre-norm), for the state that attention reads.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import build_block
+    >>> from sigprop.state import State
+    >>> spec = Transformer(depth=1, context=64, beta=0, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> float(round(build_block(spec)(State(1.0, 1.0)).gap, 6))
+    0.984615
+    """
+
+    maps: tuple[Map, ...]
+    attention_maps: tuple[Map, ...]
+    mlp_maps: tuple[Map, ...]
+    attention: Attention
+    norm: Norm | None
+
+    def __call__(self, state: State) -> State:
+        """Apply the block."""
+        return fold(self.maps)(state)
+
+    def read(self, state: State) -> State:
+        """State that attention reads, given the state that enters the block."""
+        return state if self.norm is None else self.norm(state)
+
+
+def rem_of(spec: Transformer, limit: bool = False) -> Rem:
+    """Attention statistics of a spec: exact at its context length, or the published limit.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; an infinite context asks for the limit.
+    limit : bool
+        Ask for the limit at any context.
+
+    Returns
+    -------
+    Rem
+        Source of attention statistics.
+
+    Raises
+    ------
+    AssumptionError
+        If an array mixes finite and infinite contexts.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import rem_of
+    >>> spec = Transformer(depth=1, context="inf", beta=3, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> type(rem_of(spec)).__name__
+    'Limit'
+    """
+    from sigprop.errors import AssumptionError
+
+    infinite = np.isinf(spec.context)
+    if limit or np.all(infinite):
+        return Limit(spec.context)
+    if np.any(infinite):
+        raise AssumptionError("context mixes finite and infinite values; run them apart")
+    return Finite(spec.context, spec.head_width)
+
+
+def build_block(spec: Transformer, limit: bool = False, states: int = 1) -> Block:
+    """Block of a spec.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    limit : bool
+        Use the limit of infinite context.
+    states : int
+        How many states it will be applied to; many make it worth preparing profiles.
+
+    Returns
+    -------
+    Block
+        The maps, in the order of the norm placement.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import build_block
+    >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre")
+    >>> len(build_block(spec).maps)
+    2
+    """
+    norm = None if spec.norm == "none" else Norm(spec.norm_gain)
+    q = None if norm is None else np.square(spec.norm_gain)
+    attention = Attention(
+        _profiled(rem_of(spec, limit), spec, states),
+        spec.beta,
+        spec.sigma_v2,
+        spec.sigma_b2,
+        spec.sigma_o2,
+        spec.attention == "centred",
+    )
+    mlp = Mlp(activation(spec.activation), spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2,
+              spec.gated, q)  # fmt: skip
+    return assemble(spec, norm, attention, mlp)
+
+
+def assemble(spec: Transformer, norm: Norm | None, attention: Attention, mlp: Mlp) -> Block:
+    """Order of maps: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, or no norm."""
+    before = (norm,) if norm is not None and spec.norm == "pre" else ()
+    after = (norm,) if norm is not None and spec.norm == "post" else ()
+    read, think = (*before, attention), (*before, mlp)
+    if spec.parallel:
+        maps: tuple[Map, ...] = (Residual(spec.alpha_attn, (fold(read), fold(think))),)
+    else:
+        first = Residual(spec.alpha_attn, (fold(read),))
+        maps = (first, *after, Residual(spec.alpha_mlp, (fold(think),)), *after)
+    return Block(maps, read, think, attention, norm if before else None)
+
+
+def _profiled(rem: Rem, spec: Transformer, states: int) -> Rem:
+    """Follow the line of constant q behind a norm when that is cheaper than the full table."""
+    if spec.norm == "none" or not isinstance(rem, Finite):
+        return rem
+    top = spec.beta * np.square(spec.norm_gain)
+    lines = np.broadcast(top, spec.context).size
+    return Profile(rem, top) if states > PROFILE_COST * lines else rem
+
+
+PROFILE_COST = 256  # states for which one profile pays

@@ -1,0 +1,274 @@
+"""Command line: options in, library calls, tables or JSON out. No arithmetic."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import sigprop
+from sigprop.errors import DomainError, SigpropError
+
+app = typer.Typer(
+    help="Signal propagation in transformers at initialisation: will it propagate, and why?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Spec = Annotated[str, typer.Argument(help="SPEC.json, a Hugging Face config.json, or an example "
+                                     "(bert-base, gpt2, opt-125m, llama-2-7b, vit-base).")]  # fmt: skip
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Limit = Annotated[bool, typer.Option("--limit", help="Published limit of infinite context.")]
+Png = Annotated[Path | None, typer.Option(help="Draw a figure (.png, .pdf or .svg).")]
+RhoMax = Annotated[float, typer.Option(help="Largest overlap accepted after the last block.")]
+
+
+def main() -> None:
+    """Run the command line; refusals become one line on standard error and exit code 2."""
+    try:
+        app()
+    except SigpropError as error:
+        sys.stderr.write(f"sigprop: error: {error}\n")
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("sigprop: interrupted, nothing written\n")
+        sys.exit(130)
+
+
+def _emit(values: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+def _show(build: Callable[[], Any]) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=False).print(build())
+
+
+@contextmanager
+def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Progress bar on standard error, for terminals only."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"sigprop {sigprop.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                          help="Print the version.")] = False,
+) -> None:  # fmt: skip
+    pass
+
+
+@app.command()
+def rem(
+    sigma: Annotated[float, typer.Option(help="Standard deviation of the scores.")],
+    context: Annotated[float, typer.Option(help="Context length T.")],
+    overlap: Annotated[float | None, typer.Option(help="Correlation of two queries.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Attention weights over T random scores: moments, free energy, entropy, overlap."""
+    from sigprop.rem import moments
+    from sigprop.rem import overlap as pair
+
+    found = moments(sigma, context)
+    values = {name: float(value) for name, value in vars(found).items()}
+    if overlap is not None:
+        values["overlap"] = float(pair(sigma, context, overlap))
+    if as_json:
+        return _emit(values)
+    from sigprop import tables
+
+    return _show(lambda: tables.statistics(values))
+
+
+@app.command()
+def curves(
+    png: Annotated[Path, typer.Option(help="Figure to draw (.png, .pdf or .svg).")],
+    contexts: Annotated[str, typer.Option(help="Context lengths, with commas.")] = "64,512,4096,65536",
+    beta: Annotated[str, typer.Option(help="Reduced inverse temperatures, LO:HI:N.")] = "0:4:201",
+) -> None:
+    """Draw participation ratio, overlap and entropy of attention against temperature."""
+    from sigprop.diagram import rem_curves
+    from sigprop.plots import plot_rem, save_figure
+
+    lengths = [_number("contexts", text) for text in contexts.split(",")]
+    save_figure(plot_rem(rem_curves(lengths, _axis("beta", beta))), png)
+
+
+@app.command()
+def propagate(
+    spec: Spec, limit: Limit = False, as_json: AsJson = False, png: Png = None
+) -> None:
+    """Overlap, variance and attention statistics, layer by layer."""
+    from sigprop.huggingface import load
+
+    reading = load(spec)
+    trajectory = sigprop.propagate(reading.spec, limit)
+    if png is not None:
+        from sigprop.plots import plot_trajectory, save_figure
+
+        save_figure(plot_trajectory(trajectory, Path(spec).stem), png)
+    if as_json:
+        return _emit(trajectory.to_dict())
+    from sigprop import tables
+
+    return _show(lambda: tables.trajectory(trajectory))
+
+
+@app.command()
+def critical(
+    spec: Spec, rho_max: RhoMax, limit: Limit = False, as_json: AsJson = False
+) -> None:
+    """Smallest residual strength that keeps the overlap below rho_max at the last block."""
+    from sigprop.huggingface import load
+
+    found = sigprop.critical(load(spec).spec, rho_max, limit)
+    if as_json:
+        return _emit(found.to_dict())
+    from sigprop import tables
+
+    return _show(lambda: tables.critical(found, rho_max))
+
+
+@app.command()
+def diagram(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="NetCDF file to write.")],
+    x: Annotated[str, typer.Option(help="First axis, NAME=LO:HI:N.")] = "beta=0:4:200",
+    y: Annotated[str, typer.Option(help="Second axis, NAME=LO:HI:N.")] = "alpha_attn=0:4:200",
+    rho_max: RhoMax = 0.98,
+    entropy_min: Annotated[float | None, typer.Option(
+        help="H / log T that counts as collapsed [default: freezing point].")] = None,
+    limit: Limit = False,
+    png: Png = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Trainability diagram over two parameters: NetCDF data and a figure."""
+    from sigprop.diagram import save
+    from sigprop.huggingface import load
+    from sigprop.plots import plot_diagram, save_figure
+
+    reading = load(spec)
+    axes = dict(_named_axis(text) for text in (x, y))
+    if len(axes) < 2:
+        raise DomainError("y", y, "a parameter other than that of x")
+    for path in (out, png):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise DomainError("out" if path is out else "png", str(path), "a file in an existing folder")
+    total = 1
+    for values in axes.values():
+        total *= len(values)
+    with _progress(total, "grid points") as advance:
+        data = sigprop.diagram(reading.spec, rho_max=rho_max, entropy_min=entropy_min, limit=limit,
+                               progress=advance, **axes)  # fmt: skip
+    if png is not None:
+        save_figure(plot_diagram(data, Path(spec).stem), png)
+    save(data, out)
+    if as_json:
+        return _emit(_summary(data, out, png))
+    from sigprop import tables
+
+    return _show(lambda: tables.regimes(_summary(data, out, png)))
+
+
+def _summary(data: Any, out: Path, png: Path | None) -> dict[str, Any]:
+    from sigprop.diagram import REGIMES
+
+    return {
+        "out": str(out),
+        "png": None if png is None else str(png),
+        "shape": list(data["rho"].shape),
+        "undefined": int(data.attrs["undefined"]),
+        "regimes": {n: int((data["regime"] == i).sum()) for i, n in enumerate(REGIMES)},
+    }
+
+
+@app.command()
+def profile(
+    spec: Spec,
+    entropy: Annotated[float, typer.Option(help="H / log T to hold in every block.")],
+    limit: Limit = False,
+    as_json: AsJson = False,
+) -> None:
+    """Inverse temperature per block that holds attention at one entropy."""
+    from sigprop.huggingface import load
+
+    found = sigprop.beta_profile(load(spec).spec, entropy, limit)
+    values = {"beta": found.beta.tolist(), "rho": found.rho.tolist()}
+    if as_json:
+        return _emit(values)
+    from sigprop import tables
+
+    return _show(lambda: tables.profile(values))
+
+
+@app.command()
+def show(spec: Spec, rho_max: RhoMax = 0.98, limit: Limit = False, as_json: AsJson = False) -> None:
+    """What was read, what follows, and the verdict."""
+    from sigprop.huggingface import load
+    from sigprop.verdict import judge
+
+    reading = load(spec)
+    found = judge(reading.spec, rho_max, limit)
+    if as_json:
+        return _emit({"family": reading.family, "spec": reading.spec.to_dict(),
+                      "facts": reading.facts, "notes": list(reading.notes), **found.to_dict()})  # fmt: skip
+    from sigprop import tables
+
+    return _show(lambda: tables.show(reading, found))
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise DomainError(name, text, "a number") from None
+
+
+def _named_axis(text: str) -> tuple[str, Any]:
+    name, equals, rest = text.partition("=")
+    if not equals:
+        raise DomainError("axis", text, "NAME=LO:HI:N, as in beta=0:4:200")
+    return name, _axis(name, rest)
+
+
+def _axis(name: str, text: str) -> Any:
+    """LO:HI:N as evenly spaced values; LO:HI:N:log evenly spaced in the logarithm."""
+    import numpy as np
+
+    parts = text.split(":")
+    if len(parts) not in (3, 4) or (len(parts) == 4 and parts[3] != "log"):
+        raise DomainError(name, text, "LO:HI:N or LO:HI:N:log, as in 0:4:200")
+    low, high, count = (_number(name, part) for part in parts[:3])
+    if not (count == int(count) if abs(count) < 1e9 else False) or not 2 <= count <= 100_000:
+        raise DomainError(name, text, "N an integer in [2, 100000]")
+    if not (abs(low) < 1e300 and abs(high) < 1e300 and low < high):
+        raise DomainError(name, text, "LO < HI, both finite")
+    if len(parts) == 3:
+        values = np.linspace(low, high, int(count))
+    elif low > 0:
+        values = np.geomspace(low, high, int(count))
+    else:
+        raise DomainError(name, text, "LO > 0 on a logarithmic axis")
+    return np.unique(np.round(values)) if name == "context" else values

@@ -1,0 +1,410 @@
+r"""Critical residual strength and entropy boundary (E4, E20, E21)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sigprop.block import build_block, rem_of
+from sigprop.errors import AssumptionError, require
+from sigprop.fixed_points import linear_response
+from sigprop.maps.attention import reduced_beta
+from sigprop.propagate import initial_state, propagate, sweep
+from sigprop.rem import Limit, Rem
+from sigprop.spec import Transformer
+from sigprop.state import State
+
+__all__ = [
+    "REASONS",
+    "BetaProfile",
+    "Critical",
+    "asymptotic_alpha",
+    "beta_profile",
+    "critical",
+    "entropy_beta",
+    "entropy_boundary",
+]
+
+Floats = NDArray[np.float64]
+LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
+SCAN = 25  # strengths at which the overlap is computed before refining
+REASONS = (
+    "converged",
+    "no skip branch is needed: the overlap stays below rho_max at alpha_attn = 0",
+    "no alpha_attn up to 1e6 keeps the overlap below rho_max",
+    "the state vanishes or overflows at every alpha_attn",
+    "the root finder stopped above its tolerance",
+)
+
+
+@dataclass(frozen=True)
+class Critical:
+    """Critical residual strength, and how its search ended.
+
+    Attributes
+    ----------
+    alpha_attn : array
+        Smallest alpha_attn with rho_L <= rho_max; 0 where none is needed, infinite where none
+        suffices, NaN where nothing propagates.
+    rho : array
+        Overlap at that strength.
+    asymptotic : array
+        Strength above which the collapsed state is unstable at infinite depth (E20).
+    converged : array of bool
+        Whether a root was found and refined.
+    reason : array of int
+        Index into `REASONS`.
+    residual : array
+        |rho - rho_max|.
+    iterations : array of int
+        Function evaluations of the root finder.
+    bracket : tuple of arrays
+        Strengths that enclose the root.
+    monotone : array of bool
+        Whether the overlap decreases with alpha_attn all over the scan. Where it does not, the
+        smallest root is returned.
+    """
+
+    alpha_attn: Floats
+    rho: Floats
+    asymptotic: Floats
+    converged: NDArray[np.bool_]
+    reason: NDArray[np.int64]
+    residual: Floats
+    iterations: NDArray[np.int64]
+    bracket: tuple[Floats, Floats]
+    monotone: NDArray[np.bool_]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; what is not finite is null, reasons are sentences.
+
+        Returns
+        -------
+        dict
+            One entry for each attribute.
+        """
+        out: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            parts = value if isinstance(value, tuple) else (value,)
+            plain = [np.where(np.isfinite(v), v.astype(object), None).tolist() for v in parts]
+            out[name] = plain if isinstance(value, tuple) else plain[0]
+        out["reason"] = np.asarray(REASONS, dtype=object)[self.reason].tolist() if (
+            self.reason.ndim) else REASONS[int(self.reason)]  # fmt: skip
+        return out
+
+
+def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Critical:
+    r"""Smallest alpha_attn at which the overlap after all blocks is at most rho_max.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; its alpha_attn is ignored. Arrays broadcast.
+    rho_max : array_like
+        Largest overlap that is accepted, in (0, 1).
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    Critical
+        Strengths, the asymptotic strength and how the search ended.
+
+    Raises
+    ------
+    DomainError
+        If rho_max is outside (0, 1).
+
+    Notes
+    -----
+    theory.md section 4, "Critical residual strength" (a)-(c). The root of
+    log[(1 - rho_L)/(1 - rho_max)] in log alpha_attn is bracketed on 25 strengths from 1e-6 to 1e6
+    and refined by Chandrupatla's method. Without MLP (sigma_w2 = 0), at beta = 0 in the limit, it
+    is :math:`\alpha_c^2 = \sigma_v^2/(e^{\Delta/L} - 1)`, Delta the growth of logit rho (E21).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, critical
+    >>> spec = Transformer(depth=24, context="inf", beta=0, sigma_v2=1, sigma_w2=0, rho0=0.5)
+    >>> round(float(critical(spec, 0.9).alpha_attn), 6)
+    3.229...
+    """
+    from scipy.optimize import elementwise
+
+    target = np.asarray(rho_max, dtype=np.float64)
+    require((target > 0) & (target < 1), "rho_max", rho_max, "a number in (0, 1)")
+    shape = np.broadcast_shapes(spec.replace(alpha_attn=1.0).shape, target.shape)
+    search = _Search(spec, limit, shape, np.broadcast_to(target, shape).ravel())
+    grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
+    every = np.arange(search.target.size)
+    height = search(grid[:, None], every)
+    low, high, found = _bracket(grid, height)
+    index = every[found]
+    out = elementwise.find_root(search, (low[found], high[found]), args=(index,),
+                                tolerances={"xatol": 1e-15, "xrtol": 1e-15, "fatol": 1e-13})  # fmt: skip
+    return search.finish(out.x, out.nfev, low, high, found, height)
+
+
+class _Search:
+    """log[(1 - rho_L)/(1 - rho_max)] as a function of log alpha_attn, for a subset of specs."""
+
+    def __init__(
+        self, spec: Transformer, limit: bool, shape: tuple[int, ...], target: Floats
+    ) -> None:
+        self.spec, self.limit, self.shape, self.target = spec, limit, shape, target
+        self._wide = {
+            name: np.broadcast_to(np.asarray(getattr(spec, name)), shape).ravel()
+            for name in spec.numbers()
+            if name not in ("alpha_attn", "sigma_w2") and np.ndim(getattr(spec, name))
+        }
+
+    def at(self, alpha: Floats, index: NDArray[np.int64]) -> Floats:
+        """1 - rho_L of the specs of `index` at strengths alpha; NaN where undefined."""
+        if not index.size:
+            return np.empty(0)
+        parts = {name: value[index] for name, value in self._wide.items()}
+        alpha = np.minimum(alpha, 10.0**HIGHEST)  # exp(log(1e6)) rounds above it
+        spec = replace(self.spec, alpha_attn=alpha, sigma_w2=None, **parts)
+        state = sweep(spec, self.limit).state
+        return np.asarray(state.gap / state.q)
+
+    def __call__(self, log_alpha: Floats, index: NDArray[np.int64]) -> Floats:
+        with np.errstate(divide="ignore"):  # gap = 0 is rho = 1: minus infinity
+            return np.log(self.at(np.exp(log_alpha), index) / (1 - self.target[index]))
+
+    def finish(
+        self,
+        roots: Floats,
+        calls: Floats,
+        low: Floats,
+        high: Floats,
+        found: NDArray[np.bool_],
+        height: Floats,
+    ) -> Critical:
+        size = self.target.size
+        alpha = np.where(height[0] >= 0, 0.0, np.where(np.isnan(height).all(0), np.nan, np.inf))
+        reason = np.where(height[0] >= 0, 1, np.where(np.isnan(height).all(0), 3, 2))
+        alpha[found] = np.exp(roots)
+        iterations = np.full(size, SCAN)
+        iterations[found] += calls.astype(int)
+        rho = np.full(size, np.nan)
+        usable = np.isfinite(alpha)
+        rho[usable] = 1 - self.at(alpha[usable], np.flatnonzero(usable))
+        residual = np.where(found, np.abs(rho - self.target), np.nan)
+        reason[found] = np.where(residual[found] < 1e-9, 0, 4)
+        with np.errstate(invalid="ignore"):  # both merged: -inf minus -inf
+            steps = np.diff(height, axis=0)
+        monotone = np.all((steps >= -1e-9) | ~np.isfinite(steps), axis=0)
+        limit_alpha = np.broadcast_to(asymptotic_alpha(self.spec, self.limit), self.shape)
+        columns = (alpha, rho, limit_alpha, reason == 0, reason, residual, iterations)
+        a, r, asym, conv, why, res, its = (np.reshape(c, self.shape) for c in columns)
+        ends = [np.where(found, np.exp(e), np.nan).reshape(self.shape) for e in (low, high)]
+        return Critical(a, r, asym, conv, why, res, its, (ends[0], ends[1]),
+                        monotone.reshape(self.shape))  # fmt: skip
+
+
+def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """First upward crossing of zero along the scan."""
+    crossing = (height[:-1] < 0) & (height[1:] >= 0)
+    first = crossing.argmax(axis=0)
+    found = crossing.any(axis=0) & ~(height[0] >= 0)
+    return grid[first], grid[first + 1], found
+
+
+def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
+    r"""Residual strength above which the collapsed state is unstable at infinite depth (E20).
+
+    Post-norm: :math:`\chi_{attn}\chi_{mlp} = 1`, so
+    :math:`\alpha_c^2 = (\sigma_v^2 + \sigma_b^2)/(\chi_{mlp} - 1)` at unit gain, infinite when
+    chi_mlp <= 1. Pre-norm: the stream must grow, alpha_attn alpha_mlp = 1.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; its alpha_attn is ignored.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    array
+        Strength, infinite where none exists; NaN without norms, where E20 does not apply.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.critical import asymptotic_alpha
+    >>> spec = Transformer(depth=1, context=512, beta=0, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> float(asymptotic_alpha(spec))
+    inf
+    """
+    spec = spec.replace(alpha_attn=1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # alpha_mlp = 0 and chi_mlp = 1
+        if spec.norm == "none":
+            return np.full(spec.shape, np.nan)
+        if spec.norm == "pre":
+            return np.broadcast_to(1 / np.asarray(spec.alpha_mlp), spec.shape)
+        block = build_block(spec, limit)
+        q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
+        value, _ = linear_response(block.attention_maps, q)
+        out, gain = linear_response(block.maps[2:], q)
+        chi_mlp = gain * q / out
+        return np.where(chi_mlp > 1, np.sqrt(value / q / (chi_mlp - 1)), np.inf)
+
+
+def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) -> Floats:
+    """Reduced inverse temperature b = beta sqrt(q gap) at which H / log T has a given value.
+
+    Parameters
+    ----------
+    rem : Rem
+        Attention statistics.
+    entropy_ratio : float
+        H / log T, in (0, 1) at finite context; 0 in the limit gives the freezing point sqrt 2.
+    shape : tuple of int
+        Shape of the contexts of `rem`.
+
+    Returns
+    -------
+    array
+        b, unique because the entropy decreases with it.
+
+    Raises
+    ------
+    DomainError
+        If the entropy is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.critical import entropy_beta
+    >>> from sigprop.rem import Limit
+    >>> float(entropy_beta(Limit(), 0.0)) ** 2
+    2.0000000000000004
+    """
+    from scipy.optimize import elementwise
+
+    target = np.asarray(entropy_ratio, dtype=np.float64)
+    if isinstance(rem, Limit):
+        require((target >= 0) & (target < 1), "entropy_ratio", target, "a number in [0, 1)")
+        return np.broadcast_to(np.sqrt(2 * (1 - target)), shape)
+    require((target >= 0.01) & (target <= 0.9999), "entropy_ratio", target,
+            "a number in [0.01, 0.9999]")  # fmt: skip
+
+    def excess(log_b: Floats, index: NDArray[np.int64]) -> Floats:
+        full = np.zeros(int(np.prod(shape, dtype=np.int64)))
+        full[index] = np.exp(log_b)
+        return rem.entropy_ratio(full.reshape(shape)).ravel()[index] - float(target)
+
+    count = int(np.prod(shape, dtype=np.int64))
+    ends = (np.full(count, np.log(1e-3)), np.full(count, np.log(5.0)))
+    cold = excess(ends[1], np.arange(count)) > 0
+    ends[1][cold] = np.log(1e3)
+    out = elementwise.find_root(excess, ends, args=(np.arange(count),))
+    return np.exp(out.x).reshape(shape)
+
+
+def entropy_boundary(
+    spec: Transformer, entropy_ratio: float, limit: bool = False
+) -> Floats:
+    """Inverse temperature at which each block's entropy would fall to a fraction of log T.
+
+    The states are those of the spec; the boundary is lowest where tokens differ most. In the
+    limit with entropy_ratio = 0 it is the freezing point beta_c of each block (E4).
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    entropy_ratio : float
+        H / log T on the boundary.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    array, shape (L, ...)
+        Critical inverse temperature of each block; infinite where tokens have merged.
+
+    Raises
+    ------
+    DomainError
+        If the entropy is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, entropy_boundary
+    >>> spec = Transformer(depth=3, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> bool((entropy_boundary(spec, 0.5)[1:] > entropy_boundary(spec, 0.5)[:-1]).all())
+    True
+    """
+    trajectory = propagate(spec, limit)
+    read = build_block(spec, limit).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
+    b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
+    with np.errstate(divide="ignore"):  # merged tokens: no temperature freezes them
+        return np.asarray(b / reduced_beta(1.0, read))
+
+
+@dataclass(frozen=True)
+class BetaProfile:
+    """Inverse temperatures that hold every block at one entropy.
+
+    Attributes
+    ----------
+    beta : array, shape (L, ...)
+        Inverse temperature of each block.
+    rho : array, shape (L+1, ...)
+        Overlap that results.
+    """
+
+    beta: Floats
+    rho: Floats
+
+
+def beta_profile(spec: Transformer, entropy_ratio: float, limit: bool = False) -> BetaProfile:
+    """Inverse temperature per block such that every block has the same entropy.
+
+    As tokens grow alike, attention must grow colder to stay as selective.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; its beta is ignored.
+    entropy_ratio : float
+        H / log T to hold.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    BetaProfile
+        Temperatures and the overlap that results; pass `beta` to `propagate` as `beta_by_layer`.
+
+    Raises
+    ------
+    DomainError
+        If the entropy is outside its range.
+    AssumptionError
+        If tokens merge to rounding before the last block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, beta_profile, propagate
+    >>> spec = Transformer(depth=6, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> profile = beta_profile(spec, 0.7)
+    >>> [round(float(h), 6) for h in propagate(spec, beta_by_layer=profile.beta).entropy_ratio]
+    [0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
+    """
+    b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
+    state, betas, rhos = initial_state(spec), [], []
+    for _ in range(spec.depth):
+        rhos.append(np.broadcast_to(state.rho, spec.shape))
+        read = build_block(spec.replace(beta=0.0), limit).read(state)
+        scale = reduced_beta(1.0, read)
+        if not np.all(scale > 0):
+            raise AssumptionError("tokens merge before the last block: no beta holds the entropy")
+        betas.append(np.broadcast_to(b / scale, spec.shape))
+        state = build_block(spec.replace(beta=betas[-1]), limit)(state)
+    return BetaProfile(np.stack(betas), np.stack([*rhos, np.broadcast_to(state.rho, spec.shape)]))

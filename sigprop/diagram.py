@@ -1,0 +1,333 @@
+"""Trainability diagrams: grids over parameters, regimes, boundaries as curves."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sigprop.version import __version__
+from sigprop.block import rem_of
+from sigprop.errors import DomainError, require
+from sigprop.notation import NOTATION
+from sigprop.propagate import Final, sweep
+from sigprop.spec import Transformer
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["BOUNDARIES", "REGIMES", "boundaries", "diagram", "load", "rem_curves", "save"]
+
+Floats = NDArray[np.float64]
+REGIMES = ("trainable", "rank_collapse", "entropy_collapse", "rank_and_entropy_collapse")
+UNDEFINED = -1
+BOUNDARIES = ("rank_collapse", "entropy_collapse")
+FREEZING = np.sqrt(2.0)  # reduced inverse temperature at which attention freezes (E4)
+
+
+def diagram(
+    spec: Transformer,
+    *,
+    rho_max: float = 0.98,
+    entropy_min: float | None = None,
+    limit: bool = False,
+    progress: Callable[[int], None] | None = None,
+    **axes: ArrayLike,
+) -> xr.Dataset:
+    """Final overlap, smallest entropy and regime over a grid of parameters.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; the axes replace its values.
+    rho_max : float
+        Overlap after the last block above which the stack is called rank collapsed.
+    entropy_min : float, optional
+        H / log T below which, in any block, it is called entropy collapsed. By default the value at
+        the freezing point beta_c of the random energy model (E4), at any context length.
+    limit : bool
+        Use the limit of infinite context.
+    progress : callable, optional
+        Called with the number of finished grid points.
+    **axes : array_like, one dimension each
+        Parameter names and their values, in the order of the dimensions.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables rho, gap_ratio, reduced_beta (largest over layers), entropy_ratio (smallest over
+        layers) and regime over the axes, with units; NaN and regime -1 where nothing propagates,
+        counted in the attribute `undefined`. With two axes also the boundary curves.
+
+    Raises
+    ------
+    DomainError
+        If an axis is not a parameter, not one-dimensional, not increasing, or inadmissible.
+
+    Notes
+    -----
+    theory.md section 4; the diagrams of Giorlandino & Goldt, arXiv 2505.24333, are its limit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop import Transformer, diagram
+    >>> spec = Transformer(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> d = diagram(spec, beta=np.linspace(0, 3, 7), alpha_attn=np.linspace(0.5, 4, 8))
+    >>> d.rho.shape, d.attrs["undefined"]
+    ((7, 8), 0)
+    """
+    import xarray as xr
+
+    require(0 < rho_max < 1, "rho_max", rho_max, "a number in (0, 1)")
+    if entropy_min is not None:
+        require(0 < entropy_min < 1, "entropy_min", entropy_min, "a number in (0, 1)")
+    grid = {name: _axis(name, values) for name, values in axes.items()}
+    if not grid:
+        raise DomainError("axes", (), "at least one parameter with its values")
+    count = len(grid)
+    shaped = {n: v.reshape((-1,) + (1,) * (count - 1 - i)) for i, (n, v) in enumerate(grid.items())}
+    wide = spec.replace(**shaped)
+    require(len(wide.shape) == count, "spec", wide.shape, "no arrays but the axes")
+    final = sweep(wide, limit, progress)
+    ratio = _entropy(wide, limit, final)
+    fields = _fields(final, ratio, rho_max, entropy_min)
+    data = {
+        "rho": final.state.rho,
+        "gap_ratio": final.state.gap / final.state.q,
+        "reduced_beta": np.where(final.defined, final.reduced_beta, np.nan),
+        "entropy_ratio": ratio,
+        "regime": _regimes(final, fields),
+    }
+    out = xr.Dataset({n: (tuple(grid), v, _attributes(n)) for n, v in data.items()},
+                     coords={n: (n, v, _attributes(n)) for n, v in grid.items()})  # fmt: skip
+    out.attrs = _provenance(spec, rho_max, entropy_min, limit) | {
+        "undefined": int(np.sum(~final.defined))
+    }
+    return out.assign(boundaries(out)) if count == 2 else out
+
+
+def _axis(name: str, values: ArrayLike) -> Floats:
+    if name not in Transformer.numbers():
+        raise DomainError(name, "an axis", "one of " + ", ".join(Transformer.numbers()))
+    out = np.asarray(values, dtype=np.float64)
+    require(out.ndim == 1 and out.size >= 2, name, out.shape, "one axis of two or more values")
+    require(np.all(np.diff(out) > 0), name, "an axis", "increasing values")
+    return out
+
+
+def _entropy(spec: Transformer, limit: bool, final: Final) -> Floats:
+    """Smallest entropy over the layers: the entropy at the largest reduced beta."""
+    b = np.where(final.defined & np.isfinite(final.reduced_beta), final.reduced_beta, 0.0)
+    ratio = rem_of(spec, limit).entropy_ratio(b)
+    return np.where(final.defined, ratio, np.nan)
+
+
+def _fields(
+    final: Final, ratio: Floats, rho_max: float, entropy_min: float | None
+) -> dict[str, Floats]:
+    """Functions that are positive on the healthy side of each boundary and zero on it."""
+    with np.errstate(divide="ignore"):  # merged tokens, and beta = 0
+        rank = np.log(final.state.gap / final.state.q / (1 - rho_max))
+        cold = -np.log(final.reduced_beta / FREEZING)
+    return {"rank_collapse": rank,
+            "entropy_collapse": cold if entropy_min is None else ratio - entropy_min}  # fmt: skip
+
+
+def _regimes(final: Final, fields: dict[str, Floats]) -> NDArray[np.int8]:
+    code = sum((1 << i) * (fields[name] < 0) for i, name in enumerate(BOUNDARIES))
+    return np.where(final.defined, code, UNDEFINED).astype(np.int8)
+
+
+def _attributes(name: str) -> dict[str, Any]:
+    if name == "regime":
+        return {
+            "long_name": "regime",
+            "flag_values": np.arange(-1, 4, dtype=np.int8),
+            "flag_meanings": " ".join(("undefined", *REGIMES)),
+        }
+    entry = NOTATION[name]
+    return {"long_name": entry.meaning, "symbol": entry.symbol, "units": entry.unit}
+
+
+def _provenance(
+    spec: Transformer, rho_max: float, entropy_min: float | None, limit: bool
+) -> dict[str, Any]:
+    return {
+        "sigprop_version": __version__,
+        "spec": json.dumps(spec.to_dict()),
+        "theory": "limit" if limit or np.isinf(spec.context).all() else "finite context",
+        "rho_max": rho_max,
+        "entropy_min": "freezing point" if entropy_min is None else entropy_min,
+        "source": "Giorlandino & Goldt, arXiv 2505.24333; finite context: E6-E12",
+    }
+
+
+def boundaries(data: xr.Dataset) -> dict[str, Any]:
+    """Boundary curves of a two-dimensional diagram, by linear interpolation of smooth fields.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        Diagram, or a two-dimensional slice of a larger one.
+
+    Returns
+    -------
+    dict
+        Variables for `Dataset.assign`: for each boundary B the columns B_x, B_y (the values of
+        the first and the second axis) and B_curve (which curve) along the dimension B_point.
+
+    Raises
+    ------
+    DomainError
+        If the diagram does not have two dimensions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop import Transformer, diagram
+    >>> spec = Transformer(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> d = diagram(spec, beta=np.linspace(0, 3, 7), alpha_attn=np.linspace(0.5, 4, 8))
+    >>> sorted({int(c) for c in d.entropy_collapse_curve})
+    [0]
+    """
+    from contourpy import LineType, contour_generator
+
+    dims = data["rho"].dims
+    require(len(dims) == 2, "diagram", dims, "two dimensions; select a slice")
+    x, y = (np.asarray(data[d]) for d in dims)
+    out: dict[str, Any] = {}
+    for name, field in _stored_fields(data).items():
+        masked = np.ma.masked_invalid(np.clip(field, -700, 700).T)
+        lines: Any = contour_generator(x, y, masked, line_type=LineType.Separate).lines(0.0)
+        points = np.concatenate([*lines, np.empty((0, 2))])
+        curve = np.repeat(np.arange(len(lines)), [len(line) for line in lines]).astype(np.int32)
+        words = {"long_name": f"boundary of {name.replace('_', ' ')}"}
+        point = f"{name}_point"
+        out[f"{name}_x"] = (point, points[:, 0], words | {"axis_of": dims[0]})
+        out[f"{name}_y"] = (point, points[:, 1], words | {"axis_of": dims[1]})
+        out[f"{name}_curve"] = (point, curve, words)
+    return out
+
+
+def _stored_fields(data: xr.Dataset) -> dict[str, Floats]:
+    """The boundary fields again, from what a diagram stores."""
+    from sigprop.state import State
+
+    ratio = np.asarray(data["entropy_ratio"])
+    gap = np.asarray(data["gap_ratio"])
+    final = Final(State(np.ones_like(gap), gap), np.asarray(data["reduced_beta"]), ~np.isnan(gap))
+    floor = data.attrs["entropy_min"]
+    return _fields(final, ratio, float(data.attrs["rho_max"]),
+                   None if isinstance(floor, str) else float(floor))  # fmt: skip
+
+
+def save(data: xr.Dataset, path: str | Path) -> None:
+    """Write a dataset as NetCDF 3, whole or not at all.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What to write.
+    path : str or Path
+        Target; an existing file is replaced.
+
+    Raises
+    ------
+    DomainError
+        If the folder does not exist or cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, xarray
+    >>> from sigprop.diagram import load, save
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(xarray.Dataset({"rho": ("layer", [0.1, 0.2])}), f"{folder}/a.nc")
+    ...     load(f"{folder}/a.nc").rho.size
+    2
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise DomainError("out", str(path), "a file in an existing folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        data.to_netcdf(temporary, engine="scipy")
+        temporary.replace(path)
+    except OSError as error:
+        raise DomainError("out", str(path), f"a writable file ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> xr.Dataset:
+    """Read a dataset that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        NetCDF file.
+
+    Returns
+    -------
+    xarray.Dataset
+        In memory.
+
+    Raises
+    ------
+    DomainError
+        If the file is missing or not NetCDF.
+    """
+    import xarray as xr
+
+    try:
+        with xr.open_dataset(path, engine="scipy") as data:
+            return data.load()
+    except (OSError, ValueError, TypeError) as error:
+        raise DomainError("file", str(path), f"a NetCDF file ({error})") from None
+
+
+def rem_curves(contexts: ArrayLike, beta: ArrayLike, overlap_at: float = 0.5) -> xr.Dataset:
+    """Statistics of attention against temperature, at several lengths and in the limit.
+
+    Parameters
+    ----------
+    contexts : array_like
+        Context lengths.
+    beta : array_like
+        Reduced inverse temperatures.
+    overlap_at : float
+        Correlation of the two queries for the overlap, in [0, 1].
+
+    Returns
+    -------
+    xarray.Dataset
+        y2, overlap and entropy_ratio over (context, beta), the limit as context = inf.
+
+    Examples
+    --------
+    >>> from sigprop.diagram import rem_curves
+    >>> rem_curves([16, 256], [0.5, 1.0]).y2.shape
+    (3, 2)
+    """
+    import xarray as xr
+
+    from sigprop.rem import Finite, Limit
+
+    lengths, b = np.asarray(contexts, float), np.asarray(beta, float)
+    rems = [*(Finite(t) for t in lengths), Limit()]
+    weights = [rem.weights(b, np.full_like(b, 1 - overlap_at)) for rem in rems]
+    columns = {
+        "y2": [w.y2 for w in weights],
+        "overlap": [w.y2 - w.spread for w in weights],
+        "entropy_ratio": [rem.entropy_ratio(b) for rem in rems],
+    }
+    return xr.Dataset(
+        {n: (("context", "beta"), np.stack(v), _attributes(n)) for n, v in columns.items()},
+        coords={"context": [*lengths, np.inf], "beta": b},
+        attrs={"sigprop_version": __version__, "overlap_at": overlap_at},
+    )

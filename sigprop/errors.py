@@ -1,0 +1,123 @@
+"""Named errors: each states the parameter, the value and the admissible range."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = [
+    "AssumptionError",
+    "DomainError",
+    "NoBracketError",
+    "NotConvergedError",
+    "SigpropError",
+    "require",
+]
+
+
+class SigpropError(Exception):
+    """Base class of every error that sigprop raises on purpose.
+
+    Examples
+    --------
+    >>> from sigprop.errors import DomainError, SigpropError
+    >>> issubclass(DomainError, SigpropError)
+    True
+    """
+
+
+class DomainError(SigpropError, ValueError):
+    """A parameter has a value outside its admissible range.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, spelled as in the specification.
+    value : object
+        The offending value.
+    admissible : str
+        The admissible range, in words or as an interval.
+
+    Examples
+    --------
+    >>> from sigprop.errors import DomainError
+    >>> raise DomainError("beta", -1.0, "a number >= 0")
+    Traceback (most recent call last):
+        ...
+    sigprop.errors.DomainError: beta = -1.0 is not admissible: expected a number >= 0
+    """
+
+    def __init__(self, parameter: str, value: object, admissible: str) -> None:
+        self.parameter, self.value, self.admissible = parameter, value, admissible
+        super().__init__(f"{parameter} = {_shown(value)} is not admissible: expected {admissible}")
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class AssumptionError(SigpropError):
+    """The request lies outside the assumptions of the theory.
+
+    Examples
+    --------
+    >>> from sigprop.errors import AssumptionError
+    >>> raise AssumptionError("context = inf has no entropy in nats; use entropy_ratio")
+    Traceback (most recent call last):
+        ...
+    sigprop.errors.AssumptionError: context = inf has no entropy in nats; use entropy_ratio
+    """
+
+
+class NoBracketError(SigpropError):
+    """A root is not enclosed by the admissible range of its variable.
+
+    Examples
+    --------
+    >>> from sigprop.errors import NoBracketError
+    >>> issubclass(NoBracketError, Exception)
+    True
+    """
+
+
+class NotConvergedError(SigpropError):
+    """An iteration stopped before it met its tolerance.
+
+    Examples
+    --------
+    >>> from sigprop.errors import NotConvergedError
+    >>> issubclass(NotConvergedError, Exception)
+    True
+    """
+
+
+def require(condition: object, parameter: str, value: object, admissible: str) -> None:
+    """Raise `DomainError` unless `condition` holds everywhere.
+
+    Parameters
+    ----------
+    condition : bool or array of bool
+        What must hold; a NaN comparison is false, so NaN is refused too.
+    parameter, value, admissible : str, object, str
+        As in `DomainError`; of an array, the first offending element is reported.
+
+    Raises
+    ------
+    DomainError
+        If any element of `condition` is false.
+
+    Examples
+    --------
+    >>> from sigprop.errors import require
+    >>> require(2.0 >= 0, "beta", 2.0, "a number >= 0")
+    """
+    holds = np.asarray(condition, dtype=bool)
+    if holds.all():
+        return
+    values = np.asarray(value, dtype=object)
+    if holds.ndim and values.shape == holds.shape:
+        value = values[~holds].flat[0]
+    raise DomainError(parameter, value, admissible)

@@ -1,0 +1,212 @@
+r"""Fixed points of the block map, exponents and depth scales (E18, E19).
+
+No slope is typed in: the maps keep their relative accuracy down to vanishing gaps, so the slope at
+the collapsed fixed point is the map itself at gap/q = 1e-40 (relative error 1e-16 for smooth
+activations, 1e-20 for ReLU, whose leading correction is (gap/q)^{1/2}).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigprop.block import Block, Map, build_block, fold
+from sigprop.errors import AssumptionError
+from sigprop.spec import Transformer
+from sigprop.state import State
+
+__all__ = ["Exponents", "FixedPoint", "exponents", "fixed_points", "linear_response"]
+
+Floats = NDArray[np.float64]
+TINY = 1e-40
+SCAN = 400  # points between gap/q = 1e-12 and its largest value
+
+
+@dataclass(frozen=True)
+class Exponents:
+    r"""Fate of a small gap between tokens.
+
+    Attributes
+    ----------
+    chi : array
+        Factor by which gap/q shrinks in one block at rho = 1 (E18). NaN where q grows without
+        bound, which is where `power_law` holds.
+    angle_exponent : array
+        :math:`\lambda_a = \log\chi`.
+    depth_scale : array
+        :math:`\xi = -1/\lambda_a` blocks; infinite at chi = 1, negative where tokens separate.
+    power_law : array
+        Pre-norm with alpha_attn alpha_mlp = 1: :math:`1 - \rho_l \sim l^{\kappa/c - 1}`, with
+        kappa the linear gap gain and c the increment of q per block. NaN otherwise.
+
+    Notes
+    -----
+    theory.md section 4; Schoenholz et al. (2017), Cowsik et al., arXiv 2403.02579.
+    """
+
+    chi: Floats
+    angle_exponent: Floats
+    depth_scale: Floats
+    power_law: Floats
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Fixed point of the overlap under the block map.
+
+    Attributes
+    ----------
+    rho, gap : float
+        Overlap, and 1 - rho with its own digits.
+    slope : float
+        Derivative of the map of gap/q there; stable when below one in size.
+    stable : bool
+        Whether nearby overlaps converge to it.
+    """
+
+    rho: float
+    gap: float
+    slope: float
+    stable: bool
+
+
+def linear_response(maps: tuple[Map, ...], q: Floats) -> tuple[Floats, Floats]:
+    """Output variance and gap gain gap'/gap of a fold of maps at rho = 1.
+
+    Parameters
+    ----------
+    maps : tuple of callables State -> State
+        The maps.
+    q : array
+        Input variance.
+
+    Returns
+    -------
+    q, gain : arrays
+        Output variance, and output gap over input gap as the gap vanishes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.fixed_points import linear_response
+    >>> from sigprop.maps.norm import Norm
+    >>> [float(v) for v in linear_response((Norm(),), np.array(4.0))]
+    [1.0, 0.25]
+    """
+    out = fold(maps)(State(q, q * TINY))
+    return np.asarray(out.q), np.asarray(out.gap / (q * TINY))
+
+
+def exponents(spec: Transformer, limit: bool = False) -> Exponents:
+    """Angle exponent, depth scale and power law at the collapsed fixed point.
+
+    Parameters
+    ----------
+    spec : Transformer
+        Post- or pre-norm; arrays broadcast.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    Exponents
+        Arrays of the spec's shape.
+
+    Raises
+    ------
+    AssumptionError
+        Without norms: then q has no fixed point in general.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, exponents
+    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> float(exponents(spec).chi)
+    0.5
+    """
+    if spec.norm == "none":
+        raise AssumptionError('exponents need norm = "post" or "pre": without norms q drifts')
+    block = build_block(spec, limit)
+    with np.errstate(divide="ignore", invalid="ignore"):  # vanished branches are masked below
+        if spec.norm == "post":
+            q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
+            out, gain = linear_response(block.maps, q)
+            chi, power = gain * q / out, np.full(spec.shape, np.nan)
+        else:
+            chi, power = _pre_norm(spec, block)
+        rate = np.log(chi)
+        return Exponents(chi, rate, -1 / rate, power)
+
+
+def _pre_norm(spec: Transformer, block: Block) -> tuple[Floats, Floats]:
+    """Slope at the fixed point of q, or the power law when skips neither grow nor shrink.
+
+    At rho = 1 the block acts on q as q -> a q + c, read off at two values of q.
+    """
+    one = np.ones(spec.shape)
+    first, _ = linear_response(block.maps, one)
+    second, _ = linear_response(block.maps, 2 * one)
+    _, kappa = linear_response(block.mlp_maps, one)
+    a = np.square(spec.alpha_attn) * np.square(spec.alpha_mlp) * one
+    c = 2 * first - second
+    still = c / (1 - a)
+    q = np.where(a < 1, still, one)
+    _, settled = linear_response(block.maps, q)
+    power = np.where(a == 1, kappa / c - 1, np.nan)
+    return np.where(a < 1, settled, np.where(a > 1, 1.0, np.nan)), power
+
+
+def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
+    """Fixed points of the overlap of a single post-norm spec, from rho = 1 downwards.
+
+    Parameters
+    ----------
+    spec : Transformer
+        Post-norm, without arrays.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    list of FixedPoint
+        rho = 1 first. Others are found where the map crosses the diagonal on a logarithmic scan
+        of 400 points and refined to relative accuracy 1e-12 of the gap.
+
+    Raises
+    ------
+    AssumptionError
+        If the spec is not post-norm or has arrays.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, fixed_points
+    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=9,
+    ...                    activation="tanh", alpha_attn=2, rho0=0)
+    >>> [(round(p.rho, 3), p.stable) for p in fixed_points(spec)]
+    [(1.0, False), (0.359, True)]
+    """
+    from scipy.optimize import elementwise
+
+    if spec.norm != "post" or spec.shape:
+        raise AssumptionError('fixed_points needs a single spec with norm = "post"')
+    block = build_block(spec, limit)
+    q = np.square(spec.norm_gain)
+
+    def growth(log_x: Floats) -> Floats:
+        x = np.exp(log_x)
+        out = block(State(np.full_like(x, q), q * x))
+        return np.asarray(np.log(out.gap / out.q) - log_x)
+
+    top = 0.0 if np.isinf(spec.context) else -np.log1p(-1 / float(spec.context))
+    scan = np.linspace(np.log(1e-12), top, SCAN)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a vanished state has no crossing
+        value = growth(scan)
+        crossing = np.flatnonzero(np.sign(value[:-1]) * np.sign(value[1:]) < 0)
+        roots = elementwise.find_root(growth, (scan[crossing], scan[crossing + 1])).x
+        step = 1e-6
+        slopes = 1 + (growth(roots + step) - growth(roots - step)) / (2 * step)
+    found = [(0.0, float(exponents(spec, limit).chi))]
+    found += sorted(zip(np.exp(roots).tolist(), slopes.tolist(), strict=True))
+    return [FixedPoint(1 - x, x, slope, abs(slope) < 1) for x, slope in found]

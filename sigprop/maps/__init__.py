@@ -1,0 +1,1 @@
+"""One component, one file: maps from state to state."""

@@ -1,0 +1,92 @@
+"""Attention: from token kernel to token kernel (E2, E3, E10, E11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigprop.rem.statistics import Rem
+from sigprop.state import State
+
+__all__ = ["Attention", "reduced_beta"]
+
+Floats = NDArray[np.float64]
+
+
+def reduced_beta(beta: float | Floats, state: State) -> Floats:
+    r"""Score standard deviation over :math:`\sqrt{\log T}`: :math:`\beta\sqrt{q\,gap}` (E2, E3).
+
+    Parameters
+    ----------
+    beta : float or array
+        Inverse temperature.
+    state : State
+        The tokens that attention reads.
+
+    Returns
+    -------
+    array
+        The reduced inverse temperature b; attention freezes at b = sqrt(2) in the limit.
+
+    Examples
+    --------
+    >>> from sigprop.maps.attention import reduced_beta
+    >>> from sigprop.state import State
+    >>> float(reduced_beta(3.0, State(1.0, 0.25)))
+    1.5
+    """
+    return np.asarray(beta * np.sqrt(state.q * state.gap))
+
+
+@dataclass(frozen=True)
+class Attention:
+    r"""Softmax or centred attention with value and output projections.
+
+    Softmax (E10): :math:`q' = \sigma_v^2 (p + gap\,Y_2) + \sigma_b^2`,
+    :math:`gap' = \sigma_v^2\, gap\, (Y_2 - O)`. Centred (E11):
+    :math:`q' = \sigma_v^2\, gap\, (Y_2 - 1/T)` and the same gap; the value bias drops out.
+    The output projection multiplies both by :math:`\sigma_o^2`.
+
+    Parameters
+    ----------
+    rem : Rem
+        Source of the attention statistics: limit, finite context, or a profile.
+    beta, sigma_v2, sigma_b2, sigma_o2 : float or array
+        Inverse temperature and weight variances.
+    centred : bool
+        Whether 1/T is subtracted from every weight.
+
+    Notes
+    -----
+    theory.md E10, E11. Giorlandino & Goldt, arXiv 2505.24333, in the limit. Scores of two
+    queries are taken to have correlation rho (E9).
+
+    Examples
+    --------
+    >>> from sigprop.maps.attention import Attention
+    >>> from sigprop.rem import Limit
+    >>> from sigprop.state import State
+    >>> Attention(Limit(), beta=0.0, sigma_v2=2.0)(State(1.0, 0.25)).q
+    1.5
+    """
+
+    rem: Rem
+    beta: float | Floats
+    sigma_v2: float | Floats
+    sigma_b2: float | Floats = 0.0
+    sigma_o2: float | Floats = 1.0
+    centred: bool = False
+
+    def __call__(self, state: State) -> State:
+        """Apply the map."""
+        weights = self.rem.weights(reduced_beta(self.beta, state), state.gap / state.q)
+        value = self.sigma_o2 * self.sigma_v2
+        gap = value * state.gap
+        if self.centred:
+            return State(gap * weights.excess, gap * weights.spread)
+        lost = (weights.y2 - 1) * gap
+        return State(
+            lost + (value * state.q + self.sigma_o2 * self.sigma_b2), gap * weights.spread
+        )

@@ -1,0 +1,100 @@
+"""Two-layer perceptrons, plain and gated (E15-E17)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigprop.maps.activations import Activation, Dual
+from sigprop.state import State
+
+__all__ = ["Mlp"]
+
+Floats = NDArray[np.float64]
+ABSENT = 1e-300  # stands for a vanishing preactivation variance, whose duals all vanish
+
+
+@dataclass(frozen=True)
+class Mlp:
+    r"""MLP :math:`W_2 \phi(W_1 x + b_1) + b_2`, or gated :math:`W_2 [\phi(W_1 x) \odot W_3 x]`.
+
+    With :math:`q_1 = \sigma_{w1}^2 q + \sigma_b^2`, :math:`gap_1 = \sigma_{w1}^2 gap` and the
+    dual activation :math:`\Phi` (E15): :math:`q' = \sigma_{w2}^2 \Phi(q_1, 0) + \sigma_b^2`,
+    :math:`gap' = \sigma_{w2}^2 [\Phi(q_1, 0) - \Phi(q_1, gap_1)]`. Gated: the dual of the product
+    of independent branches is the product of duals, :math:`\Phi\,(q_1 - gap_1)`.
+
+    Parameters
+    ----------
+    activation : Activation
+        Source of dual activations.
+    sigma_w1_2, sigma_w2_2, sigma_b2 : float or array
+        Weight and bias variances; the linear branch of a gated MLP shares those of the first layer.
+    gated : bool
+        Whether the first layer is gated.
+    q : array, optional
+        Variance of every input that will come, when it is known (behind a norm): the dual
+        activation is then prepared once.
+
+    Notes
+    -----
+    theory.md E15-E17; Cho & Saul (2009); Poole et al. (2016).
+
+    Examples
+    --------
+    >>> from sigprop.maps.activations import activation
+    >>> from sigprop.maps.mlp import Mlp
+    >>> from sigprop.state import State
+    >>> float(Mlp(activation("relu"), 1.0, 2.0)(State(1.0, 0.0)).q)
+    1.0
+    """
+
+    activation: Activation
+    sigma_w1_2: float | Floats
+    sigma_w2_2: float | Floats
+    sigma_b2: float | Floats = 0.0
+    gated: bool = False
+    q: float | Floats | None = None
+
+    def __post_init__(self) -> None:
+        prepared = None if self.q is None else self.activation(self._inner(self.q))
+        object.__setattr__(self, "_prepared", prepared)
+
+    def _inner(self, q: float | Floats) -> Floats:
+        return np.maximum(self.sigma_w1_2 * q + self.sigma_b2, ABSENT)
+
+    def dual(self, q: float | Floats) -> Dual:
+        """Dual activation at the preactivation variance that follows from input variance q."""
+        prepared: Dual | None = getattr(self, "_prepared", None)
+        return self.activation(self._inner(q)) if prepared is None else prepared
+
+    def __call__(self, state: State) -> State:
+        """Apply the map."""
+        dual = self.dual(state.q)
+        gap1 = self.sigma_w1_2 * state.gap
+        variance, drop = dual.variance, dual.drop(gap1)
+        if self.gated:
+            drop = drop * dual.q + (variance - drop) * gap1
+            variance = variance * dual.q
+        return State(self.sigma_w2_2 * variance + self.sigma_b2, self.sigma_w2_2 * drop)
+
+    def slope(self, q: float | Floats) -> Floats:
+        r"""Gain gap'/gap in the limit gap -> 0: :math:`\sigma_{w1}^2 \sigma_{w2}^2 E\phi'^2` (E19).
+
+        Parameters
+        ----------
+        q : float or array
+            Input variance.
+
+        Returns
+        -------
+        array
+            The gain; for a gated MLP :math:`q_1 E\phi'^2 + E\phi^2` takes the place of
+            :math:`E\phi'^2`.
+        """
+        dual = self.dual(q)
+        rate = dual.slope
+        if self.gated:
+            rate = rate * dual.q + dual.variance
+        return np.asarray(self.sigma_w1_2 * self.sigma_w2_2 * rate)

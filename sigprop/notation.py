@@ -1,0 +1,96 @@
+"""The dictionary: paper symbol, code name, meaning, unit, equation of theory.md."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["NOTATION", "Entry", "label"]
+
+
+class Entry(NamedTuple):
+    """One line of the dictionary.
+
+    Attributes
+    ----------
+    symbol : str
+        LaTeX, without dollar signs.
+    meaning : str
+        In words.
+    unit : str
+        "1" for a pure number.
+    equation : str
+        Where theory.md defines it.
+
+    Examples
+    --------
+    >>> from sigprop.notation import NOTATION
+    >>> NOTATION["rho"].meaning
+    'token overlap'
+    """
+
+    symbol: str
+    meaning: str
+    unit: str = "1"
+    equation: str = ""
+
+
+NOTATION: dict[str, Entry] = {
+    "rho": Entry(r"\rho", "token overlap", "1", "section 1"),
+    "q": Entry("q", "variance of the stream", "1", "section 1"),
+    "gap": Entry(r"q - p", "gap of the token kernel", "1", "section 1"),
+    "gap_ratio": Entry(r"1 - \rho", "one minus the token overlap", "1", "section 1"),
+    "y2": Entry("Y_2", "participation ratio", "1", "E6"),
+    "y3": Entry("Y_3", "third moment of attention weights", "1", "E6"),
+    "y4": Entry("Y_4", "fourth moment of attention weights", "1", "E6"),
+    "y22": Entry("Y_{22}", "second moment of the participation ratio", "1", "E7"),
+    "overlap": Entry("O", "attention overlap of two queries", "1", "E9"),
+    "log_z": Entry(r"E \log Z", "free energy of attention", "nats", "E8"),
+    "entropy": Entry("H", "attention entropy", "nats", "E8"),
+    "entropy_ratio": Entry(r"H/\log T", "attention entropy over log T", "1", "E8"),
+    "score_std": Entry("s", "score standard deviation", "1", "E3"),
+    "reduced_beta": Entry(r"\beta\sqrt{q\,(q-p)}", "reduced inverse temperature", "1", "E3"),
+    "layer": Entry("l", "block", "1", "section 4"),
+    "depth": Entry("L", "number of blocks", "1", "section 4"),
+    "context": Entry("T", "context length", "tokens", "section 1"),
+    "width": Entry("d", "model width", "1", "section 1"),
+    "heads": Entry("h", "attention heads", "1", "section 2c"),
+    "beta": Entry(r"\beta", "inverse temperature", "1", "E1"),
+    "sigma_v2": Entry(r"\sigma_v^2", "value weight variance", "1", "section 1"),
+    "sigma_o2": Entry(r"\sigma_o^2", "output projection variance", "1", "section 1"),
+    "sigma_w2": Entry(r"\sigma_w^2", "MLP weight variance", "1", "section 1"),
+    "sigma_w1_2": Entry(r"\sigma_{w1}^2", "first MLP weight variance", "1", "section 1"),
+    "sigma_w2_2": Entry(r"\sigma_{w2}^2", "second MLP weight variance", "1", "section 1"),
+    "sigma_b2": Entry(r"\sigma_b^2", "bias variance", "1", "section 1"),
+    "alpha_attn": Entry(r"\alpha_{SA}", "residual strength of attention", "1", "E13"),
+    "alpha_mlp": Entry(r"\alpha_{MLP}", "residual strength of the MLP", "1", "E13"),
+    "norm_gain": Entry(r"\gamma", "norm gain", "1", "E14"),
+    "rho0": Entry(r"\rho_0", "token overlap of the input", "1", "section 1"),
+    "q0": Entry("q_0", "variance of the input stream", "1", "section 1"),
+    "rho_max": Entry(r"\rho_{max}", "largest overlap accepted", "1", "section 4"),
+    "chi": Entry(r"\chi", "collapse slope of a block", "1", "E18"),
+    "angle_exponent": Entry(r"\lambda_a", "angle exponent", "1", "E18"),
+    "depth_scale": Entry(r"\xi", "depth scale", "blocks", "E18"),
+}
+
+
+def label(name: str) -> str:
+    """Axis label: meaning and symbol.
+
+    Parameters
+    ----------
+    name : str
+        Code name; unknown names are returned as they are.
+
+    Returns
+    -------
+    str
+        Text with mathtext.
+
+    Examples
+    --------
+    >>> from sigprop.notation import label
+    >>> label("rho")
+    'token overlap $\\\\rho$'
+    """
+    entry = NOTATION.get(name)
+    return name if entry is None else f"{entry.meaning} ${entry.symbol}$"

@@ -1,0 +1,258 @@
+"""Figures: they draw results and compute nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sigprop.diagram import BOUNDARIES, REGIMES
+from sigprop.errors import DomainError
+from sigprop.notation import NOTATION, label
+from sigprop.propagate import Trajectory
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_diagram", "plot_rem", "plot_trajectory", "save_figure"]
+
+# Okabe & Ito (2008): distinguishable with every common colour-vision deficiency
+BLUE, VERMILLION, GREEN, ORANGE, PURPLE, BLACK = (
+    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#000000")  # fmt: skip
+LINES = {"rank_collapse": ("-", BLACK), "entropy_collapse": ("--", VERMILLION)}
+NAMES = dict(zip(REGIMES, ("trainable", "rank\ncollapse", "entropy\ncollapse",
+                           "rank and\nentropy collapse"), strict=True))  # fmt: skip
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+         "legend.frameon": False, "figure.dpi": 150, "savefig.dpi": 200}  # fmt: skip
+
+
+def _figure(columns: int, rows: int = 1, width: float = 3.4, height: float = 3.0) -> Any:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # plain names of parameters
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG or PDF, whole or not at all.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        What to write.
+    path : str or Path
+        Target; the ending names the format.
+
+    Raises
+    ------
+    DomainError
+        If the folder does not exist or the ending is unknown.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, propagate
+    >>> from sigprop.plots import plot_trajectory, save_figure
+    >>> spec = Transformer(depth=4, context="inf", beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> save_figure(plot_trajectory(propagate(spec)), "/nowhere/a.png")
+    Traceback (most recent call last):
+        ...
+    sigprop.errors.DomainError: png = '/nowhere/a.png' is not admissible: expected a file in an existing folder
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise DomainError("png", str(path), "a file in an existing folder")
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise DomainError("png", str(path), "a name ending in .png, .pdf or .svg")
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        figure.savefig(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise DomainError("png", str(path), f"a writable file ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
+    """Overlap and attention entropy against depth.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+        A single trajectory.
+    title : str
+        Title of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Two panels: rho with 1 - rho on a logarithmic axis, and H / log T with Y_2.
+
+    Raises
+    ------
+    DomainError
+        If the trajectory has array parameters.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, propagate
+    >>> from sigprop.plots import plot_trajectory
+    >>> spec = Transformer(depth=4, context="inf", beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> len(plot_trajectory(propagate(spec)).axes)
+    3
+    """
+    if trajectory.rho.ndim != 1:
+        raise DomainError("trajectory", trajectory.rho.shape, "a single trajectory")
+    figure, ((left, right),) = _figure(2)
+    layer = trajectory.layer
+    left.plot(layer, trajectory.rho, color=BLUE)
+    left.set(xlabel=label("layer"), ylim=(min(0.0, float(trajectory.rho.min())), 1.02))
+    left.set_ylabel(label("rho"), color=BLUE)
+    twin = left.twinx()
+    twin.semilogy(layer, trajectory.gap / trajectory.q, color=ORANGE, linestyle="--")
+    twin.set_ylabel(f"${NOTATION['gap_ratio'].symbol}$", color="#8a5f00")
+    twin.spines["right"].set_visible(True)
+    right.plot(layer[1:], trajectory.entropy_ratio, color=GREEN,
+               label=label("entropy_ratio"))  # fmt: skip
+    right.plot(layer[1:], trajectory.y2, color=PURPLE, linestyle="--", label=label("y2"))
+    right.set(xlabel=label("layer"), ylim=(-0.02, 1.05))
+    right.legend(loc="center right")
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure  # type: ignore[no-any-return]
+
+
+def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
+    """Trainability diagram: final overlap and smallest entropy, with their boundaries.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        Two-dimensional result of `sigprop.diagram`.
+    title : str
+        Title of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Left: 1 - rho_L, with the regimes named. Right: smallest H / log T over the layers. In
+        both: rank collapse as a full line, entropy collapse as a dashed line.
+
+    Raises
+    ------
+    DomainError
+        If the diagram does not have two dimensions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop import Transformer, diagram
+    >>> from sigprop.plots import plot_diagram
+    >>> spec = Transformer(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> d = diagram(spec, beta=np.linspace(0, 3, 7), alpha_attn=np.linspace(0.5, 4, 8))
+    >>> len(plot_diagram(d).axes)
+    4
+    """
+    if data["rho"].ndim != 2:
+        raise DomainError("diagram", data["rho"].dims, "two dimensions; select a slice")
+    from matplotlib.colors import LogNorm
+
+    figure, ((left, right),) = _figure(2, width=4.4, height=3.7)
+    gap = np.asarray(data["gap_ratio"])
+    floor = max(float(np.nanmin(gap, initial=1.0)), 1e-6)
+    top = max(float(np.nanmax(gap, initial=floor)), 2 * floor)
+    _field(left, data, np.ma.masked_invalid(np.maximum(gap, floor)), "gap_ratio", "cividis",
+           LogNorm(floor, top))  # fmt: skip
+    entropy = np.ma.masked_invalid(np.asarray(data["entropy_ratio"]))
+    _field(right, data, entropy, "entropy_ratio", "viridis")
+    for axes in (left, right):
+        _boundaries(axes, data)
+    _regimes(left, data)
+    right.legend(*left.get_legend_handles_labels(), loc="upper right", frameon=True,
+                 framealpha=0.85, fontsize=8)  # fmt: skip
+    left.set_title("after the last block", fontsize=9)
+    right.set_title("smallest over the blocks", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure  # type: ignore[no-any-return]
+
+
+def _field(axes: Axes, data: xr.Dataset, values: Any, name: str, cmap: str, norm: Any = None) -> None:  # noqa: E501
+    x, y = (np.asarray(data[d]) for d in data["rho"].dims)
+    mesh = axes.pcolormesh(x, y, values.T, cmap=cmap, norm=norm, shading="nearest", rasterized=True)
+    axes.set(xlabel=label(str(data["rho"].dims[0])), ylabel=label(str(data["rho"].dims[1])),
+             xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))  # fmt: skip
+    assert axes.figure is not None
+    axes.figure.colorbar(mesh, ax=axes, label=label(name))
+
+
+def _boundaries(axes: Axes, data: xr.Dataset) -> None:
+    for name in BOUNDARIES:
+        style, colour = LINES[name]
+        x, y, curve = (np.asarray(data[f"{name}_{part}"]) for part in ("x", "y", "curve"))
+        for number in np.unique(curve):
+            part = curve == number
+            text = name.replace("_", " ") if number == curve.min() else None
+            axes.plot(x[part], y[part], color="white", linewidth=3.2)
+            axes.plot(x[part], y[part], style, color=colour, linewidth=1.6, label=text)
+
+
+def _regimes(axes: Axes, data: xr.Dataset) -> None:
+    """Name each regime at the point of it that is farthest from all others."""
+    from scipy.ndimage import distance_transform_edt
+
+    x, y = (np.asarray(data[d]) for d in data["rho"].dims)
+    code = np.pad(np.asarray(data["regime"]), 1, constant_values=-2)
+    for number, name in enumerate(REGIMES):
+        inside = code == number
+        if inside.sum() < 0.03 * code.size:
+            continue
+        depth = distance_transform_edt(inside, sampling=(1 / len(x), 1 / len(y)))
+        i, j = np.unravel_index(int(np.argmax(depth)), depth.shape)
+        axes.text(x[i - 1], y[j - 1], NAMES[name], ha="center", va="center", fontsize=8,
+                  bbox={"boxstyle": "round", "facecolor": "white", "alpha": 0.8,
+                        "edgecolor": "none"})  # fmt: skip
+
+
+def plot_rem(data: xr.Dataset) -> Figure:
+    """Participation ratio, overlap and entropy of attention against temperature.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        Result of `sigprop.diagram.rem_curves`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel a statistic; the limit in black, the freezing point dotted.
+
+    Examples
+    --------
+    >>> from sigprop.diagram import rem_curves
+    >>> from sigprop.plots import plot_rem
+    >>> len(plot_rem(rem_curves([16], [0.5, 1.0])).axes)
+    3
+    """
+    from matplotlib import colormaps
+
+    figure, (row,) = _figure(3, width=3.2)
+    lengths = np.asarray(data["context"])
+    shades = colormaps["viridis"](np.linspace(0.1, 0.85, max(len(lengths) - 1, 1)))
+    for axes, name in zip(row, ("y2", "overlap", "entropy_ratio"), strict=True):
+        for i, length in enumerate(lengths):
+            limit = np.isinf(length)
+            axes.plot(data["beta"], data[name][i], color=BLACK if limit else shades[i],
+                      linestyle="--" if limit else "-",
+                      label=r"$T \to \infty$" if limit else f"$T = {length:g}$")  # fmt: skip
+        axes.axvline(np.sqrt(2), color="0.5", linewidth=0.8, linestyle=":")
+        axes.set(xlabel=label("reduced_beta"), ylabel=label(name))
+    row[0].legend(fontsize=7)
+    return figure  # type: ignore[no-any-return]

@@ -1,0 +1,25 @@
+"""The random energy model of softmax attention: limit, exact at finite context, interpolated."""
+
+from sigprop.rem.finite import Moments, entropy_deficit, moments
+from sigprop.rem.limit import Limit, critical_beta, freezing
+from sigprop.rem.overlap import excess, overlap, spread
+from sigprop.rem.statistics import Rem, Weights
+from sigprop.rem.table import ERROR_BOUND, Finite, Profile, head_nodes
+
+__all__ = [
+    "ERROR_BOUND",
+    "Finite",
+    "Limit",
+    "Moments",
+    "Profile",
+    "Rem",
+    "Weights",
+    "critical_beta",
+    "entropy_deficit",
+    "excess",
+    "freezing",
+    "head_nodes",
+    "moments",
+    "overlap",
+    "spread",
+]

@@ -1,0 +1,108 @@
+r"""The random energy model in the limit of infinite context: closed forms (E4, E5)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sigprop.errors import require
+from sigprop.rem.statistics import Weights
+
+__all__ = ["Limit", "critical_beta", "freezing"]
+
+Floats = NDArray[np.float64]
+ROOT = float(np.sqrt(2.0))
+
+
+def critical_beta(q: ArrayLike, gap: ArrayLike) -> Floats:
+    r"""Freezing point :math:`\beta_c = \sqrt{2/(q\,gap)}` of attention (E4).
+
+    Parameters
+    ----------
+    q, gap : array_like
+        Variance and gap of the tokens that attention reads, > 0.
+
+    Returns
+    -------
+    array
+        Critical inverse temperature; above it attention condenses on few keys.
+
+    Raises
+    ------
+    DomainError
+        If q or gap is not positive.
+
+    Notes
+    -----
+    Derrida (1981); Giorlandino & Goldt, arXiv 2505.24333.
+
+    Examples
+    --------
+    >>> from sigprop.rem import critical_beta
+    >>> float(critical_beta(1.0, 0.5))
+    2.0
+    """
+    q, gap = np.asarray(q, float), np.asarray(gap, float)
+    require(q > 0, "q", q, "a number > 0")
+    require(gap > 0, "gap", gap, "a number > 0")
+    return np.asarray(np.sqrt(2 / (q * gap)))
+
+
+def freezing(b: ArrayLike) -> Floats:
+    r"""Order parameter :math:`m = \min(1, \beta_c/\beta)` at :math:`b = \beta\sqrt{q\,gap}` (E4).
+
+    Parameters
+    ----------
+    b : array_like
+        Reduced inverse temperature, >= 0; the score standard deviation over sqrt(log T).
+
+    Returns
+    -------
+    array
+        m in (0, 1]; one in the uniform phase.
+
+    Raises
+    ------
+    DomainError
+        If b is negative.
+
+    Examples
+    --------
+    >>> from sigprop.rem import freezing
+    >>> freezing([0.5, 2**1.5]).tolist()
+    [1.0, 0.5000000000000001]
+    """
+    b = np.asarray(b, float)
+    require(b >= 0, "b", b, "a number >= 0")
+    return ROOT / np.maximum(b, ROOT)
+
+
+class Limit:
+    """Attention statistics at infinite context (E5); overlap vanishes and 1/T is dropped.
+
+    The size of the approximation at T = 512 is 0.25 in Y_2 at beta = sqrt(2) and 0.07 at
+    beta = 3; it decays as 1/log T (theory.md 2b).
+
+    Parameters
+    ----------
+    context : array_like, optional
+        Context length, used only to state entropies in nats.
+
+    Examples
+    --------
+    >>> from sigprop.rem import Limit
+    >>> float(round(Limit().weights(2**1.5, 1.0).y2, 12))
+    0.5
+    """
+
+    def __init__(self, context: ArrayLike = np.inf) -> None:
+        self.context = np.asarray(context, float)
+
+    def weights(self, b: Floats, x: Floats) -> Weights:
+        """Participation, excess and spread; all three equal 1 - m."""
+        y2 = 1 - ROOT / np.maximum(b, ROOT)
+        return Weights(y2, y2, y2)
+
+    def entropy_ratio(self, b: Floats) -> Floats:
+        """H / log T = max(0, 1 - b^2/2)."""
+        return np.maximum(0.0, 1 - b**2 / 2)

@@ -1,0 +1,239 @@
+r"""Two queries at finite context length: overlap and spread of attention, exactly (E9).
+
+Scores of the two queries have correlation r. Split them into a common and two private parts,
+:math:`z = \sqrt r\, c + \sqrt{1-r}\, a`, :math:`z' = \sqrt r\, c + \sqrt{1-r}\, b`. Given c the
+queries are independent, so each inner average is one function F of one variable, tabulated once,
+and the double integral over (u, u') is a product of matrices with entries
+:math:`F(u_i + s\sqrt r\, c_j)`. The grid of c is aligned with that of u: no interpolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sigprop.errors import require
+from sigprop.rem.finite import checked, moments
+from sigprop.rem.quadrature import (
+    NARROW,
+    STEP,
+    Grid,
+    averages,
+    gaussian_nodes,
+    log_grid,
+    survival,
+)
+
+__all__ = ["excess", "overlap", "spread", "spread_at_gap"]
+
+Floats = NDArray[np.float64]
+SMALL = 0.3  # sigma below which Y_2 - 1/T is computed as a spread
+C_STEP = 0.5  # of c: trapezoid error of a Gaussian, e^(-2 pi^2/h^2) = 5e-35
+SERIES = 0.2  # below this s^2 (1 - r) the spread is an integral of its derivative
+
+
+def overlap(sigma: ArrayLike, context: ArrayLike, r: ArrayLike) -> Floats:
+    r"""Overlap :math:`O(r) = E \sum_s A_{ts} A_{t's}` of the attention of two queries.
+
+    Parameters
+    ----------
+    sigma, context : array_like
+        As in `sigprop.rem.moments`.
+    r : array_like
+        Correlation of the two queries' scores, in [-1, 1].
+
+    Returns
+    -------
+    array
+        Overlap, 1/T at r = 0 and Y_2 at r = 1; relative accuracy 1e-10.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Notes
+    -----
+    theory.md E9 (new there). In the limit of infinite context it vanishes for r < 1 (E5).
+
+    Examples
+    --------
+    >>> from sigprop.rem import overlap
+    >>> float(round(overlap(2.0, 64, 0.0) * 64, 10))
+    1.0
+    """
+    return _each(_overlap_point, sigma, context, r, 0.0)
+
+
+def spread(sigma: ArrayLike, context: ArrayLike, r: ArrayLike) -> Floats:
+    r"""Spread :math:`D(r) = Y_2 - O(r) = \tfrac12 E \sum_s (A_{ts} - A_{t's})^2` of attention.
+
+    Near r = 1 or s = 0 it is integrated from its derivative (Price's theorem),
+    :math:`-dD/dr = s^2 E[\sum A A' - 2 \sum A^2 A' + (\sum A A')^2]`, so that it keeps its
+    relative accuracy when D is far below rounding of Y_2.
+
+    Parameters
+    ----------
+    sigma, context, r : array_like
+        As in `overlap`.
+
+    Returns
+    -------
+    array
+        Spread, zero at r = 1; relative accuracy 1e-10.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.rem import spread
+    >>> float(round(spread(1e-3, 8, 1 - 1e-9) * 1e15, 6))
+    0.109375
+    """
+    return spread_at_gap(sigma, context, 1 - np.asarray(r, float))
+
+
+def spread_at_gap(sigma: ArrayLike, context: ArrayLike, gap: ArrayLike) -> Floats:
+    """`spread` as a function of 1 - r in [0, 2], which keeps its digits near r = 1.
+
+    Parameters
+    ----------
+    sigma, context : array_like
+        As in `overlap`.
+    gap : array_like
+        1 - r.
+
+    Returns
+    -------
+    array
+        Spread.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.rem.overlap import spread_at_gap
+    >>> float(spread_at_gap(1e-6, 2, 1e-14) / 1e-26)
+    0.25
+    """
+    return _each(_spread_point, sigma, context, gap, 1.0)
+
+
+def excess(sigma: ArrayLike, context: ArrayLike) -> Floats:
+    """Y_2 - 1/T, which is the spread at r = 0, with relative accuracy also at small sigma.
+
+    Parameters
+    ----------
+    sigma, context : array_like
+        As in `sigprop.rem.moments`.
+
+    Returns
+    -------
+    array
+        Excess participation, s^2 (1 - 1/T)/T for small s.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.rem import excess
+    >>> float(round(excess(1e-6, 4) * 1e12, 6))
+    0.1875
+    """
+    s, t = checked(sigma, context)
+    small = np.where(s < SMALL, spread(np.minimum(s, SMALL), t, 0.0), 0.0)
+    return np.where(s < SMALL, small, moments(s, t).y2 - 1 / t)
+
+
+def _each(
+    function: Callable[[float, float, float], float],
+    sigma: ArrayLike,
+    context: ArrayLike,
+    r: ArrayLike,
+    centre: float,
+) -> Floats:
+    """Apply a point function over broadcast arguments: each point is its own matrix product."""
+    s, t = checked(sigma, context)
+    s, t, third = np.broadcast_arrays(s, t, np.asarray(r, float))
+    require(np.abs(third - centre) <= 1 + 1e-9, "r", third, "a number in [-1, 1]")
+    return np.asarray(np.vectorize(function, otypes=[float])(s, t, third), dtype=np.float64)
+
+
+def _overlap_point(s: float, t: float, r: float) -> float:
+    return _pair_sums(s, t, min(max(r, -1.0), 1.0))[0]
+
+
+def _spread_point(s: float, t: float, gap: float) -> float:
+    if s**2 * gap > SERIES:
+        return float(moments(s, t).y2) - _overlap_point(s, t, 1 - gap)
+    x, weight = np.polynomial.legendre.leggauss(5)
+    slopes = [np.dot(_pair_sums(s, t, 1 - gap * (1 + node) / 2), (1, -2, 1)) for node in x]
+    return float(s**2 * gap * np.dot(weight, slopes) / 2)
+
+
+def _pair_sums(s: float, t: float, r: float) -> tuple[float, float, float]:
+    r"""E of :math:`\sum A A'`, :math:`\sum A^2 A'` and :math:`(\sum A A')^2`."""
+    first, second, lost, weight, step = _conditional(s, t, r)
+    mirror = slice(None, None, 1 if r >= 0 else -1)
+    g1, g2 = first * weight, second * weight
+    joint = g1 @ first.T[mirror]
+    alone = lost @ weight
+    both = alone[:, None] + alone - (lost * weight) @ lost.T[mirror]
+    others = step**2 * survival(both, np.float64(t - 1))
+    two = step**2 * survival(both, np.float64(t - 2))
+    one_one = t * float(np.vdot(joint, others))
+    two_one = t * float(np.vdot(g2 @ first.T[mirror], others))
+    same = t * float(np.vdot(g2 @ second.T[mirror], others))
+    return one_one, two_one, same + t * (t - 1) * float(np.vdot(joint**2, two))
+
+
+def _conditional(
+    s: float, t: float, r: float
+) -> tuple[Floats, Floats, Floats, Floats, float]:
+    """F_1, F_2 and C given c, on the grid (u, c), with the weights of c and the step of u."""
+    common, private = s * np.sqrt(abs(r)), s * np.sqrt(1 - abs(r))
+    scale = min(s / np.sqrt(2 * np.log(t) + 20), 0.7 * private)
+    coarse = log_grid(np.array([s]), np.array([t]))
+    stop = float(coarse.start[0] + coarse.step[0] * (coarse.count - 1))
+    step = STEP * max(1.0, scale)
+    count = int(np.ceil((stop - coarse.start[0]) / step)) + 1
+    if common < NARROW:
+        c, weight = gaussian_nodes()
+        grid = Grid(coarse.start + common * c[:, None], np.full((c.size, 1), step), count)
+        smooth, lost = averages(grid, np.array([private]), (1, 2))
+        smooth, lost = smooth[:, 0].swapaxes(0, 1), lost[:, 0].T
+    else:
+        parts = int(np.ceil(step / min(C_STEP * common, STEP * max(1.0, 0.5 * private))))
+        fine = step / parts
+        low, high = _reach(common, private, float(coarse.start[0]), stop, r < 0)
+        first, last = int(np.floor(low * common / fine)), int(np.ceil(high * common / fine))
+        c = fine / common * np.arange(first, last + 1)
+        weight = fine / common * np.exp(-(c**2) / 2) / np.sqrt(2 * np.pi)
+        line = Grid(coarse.start + first * fine, np.array([fine]), (count - 1) * parts + c.size)
+        smooth, lost = averages(line, np.array([private]), (1, 2))
+        index = parts * np.arange(count)[:, None] + np.arange(c.size)
+        smooth, lost = smooth[0][index], lost[0][index]
+    return smooth[..., 0], smooth[..., 1], lost, weight, step
+
+
+def _reach(
+    common: float, private: float, start: float, stop: float, mirrored: bool
+) -> tuple[float, float]:
+    """Range of c in which u + common c, +-9 private, meets the window of g for u in [start, stop].
+
+    Normal weights end at 9, shifted by at most 11.2 by the tilt of w^k.
+    """
+    low = max(-9.0, -(stop + 72.0 + 9 * private) / common)
+    high = min(20.2, max(9.0, (6.0 + 9 * private - start) / common))
+    return (-max(-low, high), max(-low, high)) if mirrored else (low, high)

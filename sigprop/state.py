@@ -1,0 +1,44 @@
+"""The state that travels between components: variance and gap of the token kernel."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["State"]
+
+Floats = NDArray[np.float64]
+
+
+class State(NamedTuple):
+    r"""Exchangeable token kernel, as (q, gap).
+
+    Attributes
+    ----------
+    q : array
+        Variance :math:`q = x_t \cdot x_t / d`, >= 0.
+    gap : array
+        :math:`q - p`, where :math:`p = x_t \cdot x_s / d` for :math:`t \ne s`; in
+        [0, q (1 + 1/(T-1))]. The gap is carried, not p: near rank collapse 1 - rho falls to 1e-14
+        and must keep its digits.
+
+    Notes
+    -----
+    theory.md section 1; Cho & Saul (2009) and Poole et al. (2016) use the same two numbers.
+
+    Examples
+    --------
+    >>> from sigprop.state import State
+    >>> float(State(q=2.0, gap=0.5).rho)
+    0.75
+    """
+
+    q: Floats
+    gap: Floats
+
+    @property
+    def rho(self) -> Floats:
+        """Token overlap (cosine similarity), for reporting; computing uses `gap`."""
+        return 1 - self.gap / self.q

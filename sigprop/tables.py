@@ -1,0 +1,122 @@
+"""Results as tables for people (rich)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+
+from sigprop.critical import REASONS, Critical
+from sigprop.huggingface import Reading
+from sigprop.notation import NOTATION
+from sigprop.propagate import Trajectory
+from sigprop.verdict import Verdict
+
+__all__ = ["critical", "profile", "regimes", "show", "statistics", "trajectory"]
+
+ROWS = 24  # layers shown of a deep trajectory
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _pairs(rows: dict[str, Any], title: str, *heads: str) -> Table:
+    table = Table(*heads, title=title, title_justify="left", show_header=bool(heads))
+    for name, value in rows.items():
+        table.add_row(name, _cell(value))
+    return table
+
+
+def _named(rows: dict[str, Any], title: str) -> Table:
+    table = Table("name", "meaning", "value", title=title, title_justify="left")
+    for name, value in rows.items():
+        meaning = NOTATION[name].meaning if name in NOTATION else ""
+        unit = NOTATION[name].unit if name in NOTATION else "1"
+        table.add_row(name, meaning + ("" if unit == "1" else f" ({unit})"), _cell(value))
+    return table
+
+
+def statistics(values: dict[str, float]) -> Table:
+    """Attention statistics."""
+    return _named(values, "Attention as a random energy model")
+
+
+def trajectory(t: Trajectory) -> Group:
+    """Layers of a trajectory; of many, evenly spaced ones."""
+    if t.rho.ndim > 1:
+        last = t.rho[-1].ravel()
+        rows = {"trajectories": last.size, "layers": len(t.layer) - 1,
+                "rho after the last layer": f"{np.nanmin(last):.6g} ... {np.nanmax(last):.6g}"}  # fmt: skip
+        return Group(_pairs(rows, "Trajectories (--json lists every layer)"), *t.notes, t.reason)
+    heads = ("layer", "rho", "1 - rho", "q", "Y_2", "overlap", "H (nats)", "H / log T", "score std")
+    table = Table(*heads, title="Layer by layer", title_justify="left")
+    shown = np.unique(np.linspace(0, len(t.layer) - 1, ROWS).round().astype(int))
+    per_layer = (t.y2, t.overlap, t.entropy, t.entropy_ratio, t.score_std)
+    for i in shown:
+        inside = [float(v[i - 1]) if i else None for v in per_layer]
+        row = (float(t.rho[i]), float(t.gap[i] / t.q[i]), float(t.q[i]), *inside)
+        table.add_row(str(i), *(_cell(v) if v is None else f"{v:.4g}" for v in row))
+    return Group(table, *t.notes, t.reason)
+
+
+def critical(found: Critical, rho_max: float) -> Table:
+    """Critical residual strength, or a summary of many."""
+    if found.alpha_attn.ndim:
+        counts = {text: int((found.reason == i).sum()) for i, text in enumerate(REASONS)}
+        return _pairs(counts, f"Critical residual strength for rho <= {rho_max:g}", "end", "specs")
+    rows = {
+        "alpha_attn": float(found.alpha_attn),
+        "rho there": float(found.rho),
+        "asymptotic alpha_attn (infinite depth)": float(found.asymptotic),
+        "how the search ended": REASONS[int(found.reason)],
+        "|rho - rho_max|": float(found.residual),
+        "overlap decreases with alpha_attn": bool(found.monotone),
+    }
+    return _pairs(rows, f"Critical residual strength for rho <= {rho_max:g}")
+
+
+def regimes(summary: dict[str, Any]) -> Table:
+    """What a diagram holds."""
+    rows = {name.replace("_", " "): count for name, count in summary["regimes"].items()}
+    rows |= {"undefined": summary["undefined"], "data": summary["out"]}
+    if summary["png"]:
+        rows["figure"] = summary["png"]
+    return _pairs(rows, "Trainability diagram", "regime", "grid points")
+
+
+def profile(values: dict[str, Any]) -> Table:
+    """Inverse temperature and overlap per block."""
+    table = Table("block", "beta", "rho after", title="Beta profile", title_justify="left")
+    for i, (beta, rho) in enumerate(zip(values["beta"], values["rho"][1:], strict=True)):
+        table.add_row(str(i + 1), _cell(beta), _cell(rho))
+    return table
+
+
+def show(reading: Reading, found: Verdict) -> Group:
+    """What was read, what follows, verdict."""
+    spec = {k: v for k, v in reading.spec.to_dict().items() if v is not None}
+    parts: list[Any] = []
+    if reading.facts:
+        parts.append(_pairs(reading.facts, f"Read: {reading.family}", "config", "follows"))
+    parts += [_named(spec, "Model at initialisation"), trajectory(found.trajectory)]
+    rows: dict[str, Any] = {
+        "critical alpha_attn": float(found.critical.alpha_attn),
+        "asymptotic alpha_attn": float(found.critical.asymptotic),
+        "first block above the accepted overlap": found.collapse_layer,
+        "beta at which block 1 freezes": found.beta_freezing,
+    }
+    if found.exponents is not None:
+        rows |= {
+            "chi (factor on 1 - rho a block, at rho = 1)": float(found.exponents.chi),
+            "depth scale (blocks)": float(found.exponents.depth_scale),
+            "power law of 1 - rho in depth": float(found.exponents.power_law),
+        }
+    parts.append(_pairs(rows, "What follows"))
+    parts += [f"- {note}" for note in reading.notes]
+    parts += ["", f"[bold]Verdict: {found.verdict}[/bold]", *found.reasons]
+    return Group(*parts)

@@ -1,0 +1,25 @@
+"""Shared reference data."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+
+
+def _load(name):
+    path = REFERENCE / name
+    if not path.exists():
+        pytest.skip(f"reference folder is absent: {path}")
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="session")
+def rem_rows():
+    return _load("rem.json")
+
+
+@pytest.fixture(scope="session")
+def simulations():
+    return _load("simulations.json")

@@ -1,0 +1,175 @@
+"""Critical residual strength and entropy boundary: closed forms, self-consistency, laws."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from random_specs import STRUCTURES, random_specs
+from sigprop import (
+    DomainError,
+    Transformer,
+    asymptotic_alpha,
+    beta_profile,
+    critical,
+    entropy_boundary,
+    exponents,
+    fixed_points,
+    propagate,
+    sweep,
+)
+from sigprop.critical import REASONS
+
+
+def logit(p):
+    return np.log(p / (1 - p))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 400), st.floats(0.01, 0.8), st.floats(0.81, 0.9999), st.floats(0.01, 5))
+def test_exact_law(depth, rho0, rho_max, sigma_v2):
+    """E21: attention only, low beta, no bias."""
+    spec = Transformer(depth=depth, context="inf", beta=0, sigma_v2=sigma_v2, sigma_w2=0, rho0=rho0)
+    exact = np.sqrt(sigma_v2 / np.expm1((logit(rho_max) - logit(rho0)) / depth))
+    assert float(critical(spec, rho_max).alpha_attn) == pytest.approx(exact, rel=1e-10)
+
+
+def test_depth_asymptote():
+    """alpha_c grows as sqrt(L): the usual 1/sqrt(L) branch scaling, with its constant."""
+    spec = Transformer(depth=4000, context="inf", beta=0, sigma_v2=2, sigma_w2=0, rho0=0.2)
+    found = float(critical(spec, 0.9).alpha_attn)
+    assert found**2 == pytest.approx(2 * 4000 / (logit(0.9) - logit(0.2)), rel=1e-3)
+
+
+@pytest.mark.parametrize("context", [512, "inf"])
+@pytest.mark.parametrize("gain", [1.0, 0.7])
+def test_asymptotic_tanh(context, gain):
+    """E20 for a chaotic tanh network, against a direct quadrature of the slopes."""
+    v, w, b, am = 0.8, 6.0, 0.05, 0.9
+    spec = Transformer(depth=1, context=context, beta=0.4, sigma_v2=v, sigma_w2=w, sigma_b2=b,
+                       alpha_mlp=am, activation="tanh", norm_gain=gain, rho0=0.1)  # fmt: skip
+    z = np.linspace(-12, 12, 4001)
+    weight = np.exp(-(z**2) / 2) * (z[1] - z[0]) / np.sqrt(2 * np.pi)
+    q, u = gain**2, np.sqrt(w * gain**2 + b) * z
+    out = w * weight @ np.tanh(u) ** 2 + b + am**2 * q
+    chi_mlp = (w**2 * weight @ np.cosh(u) ** -4.0 + am**2) * q / out
+    alpha = float(asymptotic_alpha(spec))
+    assert alpha == pytest.approx(np.sqrt((v + b / q) / (chi_mlp - 1)), rel=1e-7)
+    assert float(exponents(spec.replace(alpha_attn=alpha)).chi) == pytest.approx(1, abs=1e-12)
+
+
+def test_relu_always_collapses():
+    spec = Transformer(depth=1, context=512, beta=1, sigma_v2=1, sigma_w2=np.geomspace(0.1, 50, 9),
+                       alpha_attn=5, rho0=0.1)  # fmt: skip
+    assert (exponents(spec).chi < 1).all()
+    assert np.isinf(asymptotic_alpha(spec)).all()
+
+
+def test_self_consistent_on_random_specs():
+    """10 000 random specs: propagating at the returned strength gives rho_max to 1e-9."""
+    total = found = 0
+    for number, structure in enumerate(STRUCTURES):
+        rng = np.random.default_rng([7, number])
+        count = 10_000 // len(STRUCTURES) + 1
+        spec = random_specs(rng, count, structure, limit=number % 3 == 0)
+        rho_max = rng.uniform(0.3, 0.999, count)
+        c = critical(spec, rho_max)
+        state = sweep(replace(spec, alpha_attn=np.where(c.converged, c.alpha_attn, 1.0))).state
+        good = c.converged
+        assert np.abs(state.rho - rho_max)[good].max(initial=0) <= 1e-9
+        assert set(np.unique(c.reason)) <= set(range(len(REASONS)))
+        assert (c.reason != REASONS.index("the root finder stopped above its tolerance")).all()
+        assert (np.isfinite(c.alpha_attn) & (c.alpha_attn > 0) == good).all()
+        _check_ends(spec, c, rho_max)
+        total, found = total + count, found + int(good.sum())
+    assert total >= 10_000
+    assert found > total // 4
+
+
+def _check_ends(spec, c, rho_max):
+    """No skip needed: the overlap is small without it. None suffices: large at any."""
+    none, never = c.reason == 1, c.reason == 2
+    low = sweep(replace(spec, alpha_attn=1e-6)).state.rho
+    high = sweep(replace(spec, alpha_attn=1e6)).state.rho
+    assert (low <= rho_max + 1e-12)[none].all()
+    assert not (high < rho_max - 1e-12)[never].any()
+
+
+def test_monotone():
+    """More depth needs more skip; a laxer target needs less; overlap falls with the skip."""
+    spec = Transformer(depth=12, context=512, beta=1.0, sigma_v2=0.5, sigma_w2=0.2, rho0=0.1)
+    targets = np.linspace(0.7, 0.999, 20)
+    c = critical(spec, targets)
+    assert (np.diff(c.alpha_attn) < 0).all()
+    assert c.monotone.all()
+    deeper = [float(critical(spec.replace(depth=n), 0.99).alpha_attn) for n in (4, 8, 16, 32)]
+    assert (np.diff(deeper) > 0).all()
+    spec = spec.replace(alpha_attn=np.geomspace(0.01, 100, 60))
+    assert (np.diff(sweep(spec).state.rho) <= 0).all()  # equal where all is merged to rounding
+
+
+def test_reasons():
+    base = Transformer(depth=30, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.3)
+    assert REASONS[int(critical(base, 0.5).reason)].startswith("no alpha_attn up to")
+    apart = base.replace(activation="tanh", sigma_w2=20, rho0=0.0, sigma_v2=1e-12)
+    assert float(critical(apart, 0.9).alpha_attn) >= 0
+    assert float(critical(base.replace(sigma_v2=0, sigma_w2=0), 0.5).alpha_attn) == 0
+    with pytest.raises(DomainError, match="^rho_max"):
+        critical(base, 1.0)
+
+
+def test_entropy_boundary():
+    """At the boundary's beta, a block that sees the same tokens has that entropy."""
+    spec = Transformer(depth=6, context=512, beta=0.8, sigma_v2=1, sigma_w2=2, rho0=0.2)
+    t, edge = propagate(spec), entropy_boundary(spec, 0.5)
+    for layer in range(6):
+        one = spec.replace(depth=1, beta=float(edge[layer]), rho0=float(t.rho[layer]))
+        assert float(propagate(one).entropy_ratio[0]) == pytest.approx(0.5, abs=1e-9)
+    frozen = entropy_boundary(spec, 0.0, limit=True)
+    states = propagate(spec, limit=True)
+    np.testing.assert_allclose(frozen, np.sqrt(2 / states.gap[:-1]), rtol=1e-12)
+
+
+def test_beta_profile():
+    for limit in (False, True):
+        spec = Transformer(depth=8, context=[64, 4096], beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
+        profile = beta_profile(spec, 0.6, limit)
+        t = propagate(spec, limit, beta_by_layer=profile.beta)
+        np.testing.assert_allclose(t.entropy_ratio, 0.6, atol=1e-9)
+        np.testing.assert_allclose(t.rho, profile.rho, rtol=1e-12)
+        assert (np.diff(profile.beta, axis=0) > 0).all()
+
+
+def test_fixed_points():
+    """The chaotic network is drawn to a fixed point below one, at the rate its slope says."""
+    spec = Transformer(depth=400, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=9, sigma_b2=0.1,
+                       activation="tanh", alpha_attn=2, rho0=0.9)  # fmt: skip
+    collapsed, inner = fixed_points(spec)
+    assert (collapsed.stable, inner.stable) == (False, True)
+    t = propagate(spec)
+    assert float(t.gap[-1]) == pytest.approx(inner.gap, rel=1e-10)
+    late = np.abs(t.gap - inner.gap)
+    layer = int(np.flatnonzero(late < 1e-6)[0])
+    assert late[layer + 1] / late[layer] == pytest.approx(inner.slope, rel=1e-3)
+    assert float(exponents(spec).chi) == pytest.approx(collapsed.slope)
+
+
+def test_depth_scale():
+    """Near collapse 1 - rho shrinks by chi a block (without ReLU's square-root correction)."""
+    spec = Transformer(depth=300, context=512, beta=0.3, sigma_v2=0.1, sigma_w2=0.5,
+                       activation="erf", rho0=0.5)  # fmt: skip
+    t = propagate(spec)
+    assert float(t.gap[-1] / t.gap[-2]) == pytest.approx(float(exponents(spec).chi), rel=1e-9)
+
+
+def test_pre_norm_power_law():
+    """1 - rho ~ l^(kappa/c - 1): the local exponent of a deep stack approaches the prediction."""
+    spec = Transformer(depth=60_000, context="inf", norm="pre", beta=0.2, sigma_v2=0.5, sigma_w2=1,
+                       activation="gelu", rho0=0.1)  # fmt: skip
+    state = {n: sweep(spec.replace(depth=n)).state for n in (30_000, 60_000)}
+    ratio = [float(s.gap / s.q) for s in state.values()]
+    local = np.log(ratio[1] / ratio[0]) / np.log(2)
+    assert local == pytest.approx(float(exponents(spec).power_law), abs=2e-3)
+    assert np.isnan(exponents(spec).chi)

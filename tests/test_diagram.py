@@ -1,0 +1,110 @@
+"""Diagrams: values, regimes, boundaries as curves, files, memory."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sigprop import DomainError, Transformer, critical, diagram, propagate, sweep
+from sigprop.diagram import REGIMES, boundaries, load, rem_curves, save
+from sigprop.plots import plot_diagram, plot_rem, plot_trajectory, save_figure
+
+BETA, ALPHA = np.linspace(0, 4, 33), np.linspace(0.3, 4, 41)
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return Transformer(depth=24, context=512, beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
+
+
+@pytest.fixture(scope="module")
+def data(spec):
+    return diagram(spec, rho_max=0.98, beta=BETA, alpha_attn=ALPHA)
+
+
+def test_values_are_those_of_propagate(spec, data):
+    for i, j in ((0, 0), (3, 20), (32, 40), (17, 5)):
+        t = propagate(spec.replace(beta=BETA[i], alpha_attn=ALPHA[j]))
+        assert float(data.rho[i, j]) == pytest.approx(float(t.rho[-1]), abs=1e-7)
+        assert float(data.entropy_ratio[i, j]) == pytest.approx(t.entropy_ratio.min(), abs=1e-7)
+
+
+def test_regimes(data):
+    rank = (data.gap_ratio < 0.02).values
+    cold = (data.reduced_beta > np.sqrt(2)).values
+    np.testing.assert_array_equal(data.regime.values, rank + 2 * cold)
+    assert data.attrs["undefined"] == 0
+    assert set(np.unique(data.regime)) == set(range(len(REGIMES)))
+
+
+def test_rank_boundary_is_the_critical_strength(spec, data):
+    """The curve lies on the root that `critical` finds, to 5 % of a cell of the grid."""
+    exact = critical(spec.replace(beta=data.rank_collapse_x.values), 0.98).alpha_attn
+    assert np.abs(data.rank_collapse_y.values - exact).max() < 0.05 * (ALPHA[1] - ALPHA[0])
+    assert set(data.rank_collapse_curve.values) == {0}
+
+
+def test_axes_in_any_order(spec, data):
+    turned = diagram(spec, rho_max=0.98, alpha_attn=ALPHA, beta=BETA)
+    np.testing.assert_allclose(turned.gap_ratio.values.T, data.gap_ratio.values, rtol=1e-5)
+
+
+def test_round_trip(data, tmp_path):
+    save(data, tmp_path / "a.nc")
+    again = load(tmp_path / "a.nc")
+    xr.testing.assert_identical(again, data)
+    assert boundaries(again)["rank_collapse_x"][1].size == data.rank_collapse_x.size
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
+
+
+def test_undefined_cells_are_masked_and_counted(spec):
+    loose = spec.replace(norm="none", alpha_mlp=1e6, alpha_attn=1e6, depth=60)
+    found = diagram(loose, beta=BETA, sigma_w2=np.array([0.0, 1.0]))
+    assert found.attrs["undefined"] == found.rho.size
+    assert np.isnan(found.rho).all()
+    assert (found.regime == -1).all()
+
+
+def test_three_axes(spec):
+    cube = diagram(spec, beta=BETA[:3], alpha_attn=ALPHA[:4], context=np.array([64.0, 512.0]))
+    assert cube.rho.dims == ("beta", "alpha_attn", "context")
+    assert "rank_collapse_x" not in cube
+    assert "rank_collapse_x" in cube.isel(context=0).assign(boundaries(cube.isel(context=0)))
+
+
+@pytest.mark.parametrize(
+    ("axes", "name"),
+    [
+        ({"nothing": [0, 1]}, "nothing"),
+        ({"beta": [1, 0]}, "beta"),
+        ({"beta": [1]}, "beta"),
+        ({"beta": [-1, 1]}, "beta"),
+        ({"beta": [[0, 1]]}, "beta"),
+        ({}, "axes"),
+    ],
+)
+def test_refusals(spec, axes, name):
+    with pytest.raises(DomainError, match=f"^{name} = "):
+        diagram(spec, **axes)
+
+
+def test_memory_is_flat(spec):
+    """Beyond the output, memory does not grow with the number of grid points."""
+    peaks = []
+    for size in (100, 400):
+        wide = spec.replace(context="inf", depth=5, beta=np.linspace(0, 4, size)[:, None],
+                            alpha_attn=np.linspace(0.3, 4, size))  # fmt: skip
+        sweep(wide)
+        tracemalloc.start()
+        sweep(wide)
+        peaks.append(tracemalloc.get_traced_memory()[1] - 6 * 8 * size**2)
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] + 2e5
+
+
+def test_figures(spec, data, tmp_path):
+    save_figure(plot_diagram(data, "title"), tmp_path / "d.png")
+    save_figure(plot_trajectory(propagate(spec)), tmp_path / "t.pdf")
+    save_figure(plot_rem(rem_curves([16, 512], np.linspace(0, 3, 20))), tmp_path / "r.svg")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.png", "r.svg", "t.pdf"]

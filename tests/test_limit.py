@@ -1,0 +1,97 @@
+"""Limit mode against a scalar transcription of theory.md, E4-E5 and E10-E16."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sigprop import Transformer, propagate
+
+SEED = 20240607
+
+
+def relu_dual(q, gap):
+    """E16; the difference for the gap, by the series of sin t - t cos t for small angles."""
+    theta = 2 * math.asin(math.sqrt(gap / (2 * q)))
+    if theta < 0.3:
+        arc = sum((-1) ** (n + 1) * theta ** (2 * n + 1) * 2 * n / math.factorial(2 * n + 1)
+                  for n in range(1, 9))  # fmt: skip
+    else:
+        arc = math.sin(theta) - theta * math.cos(theta)
+    return q / 2, gap / 2 - q / (2 * math.pi) * arc
+
+
+def attention(q, gap, p):
+    """E4, E5, E10, E11 with O = 0 and 1/T = 0."""
+    beta_c = math.sqrt(2 / (q * gap))
+    y2 = 1 - min(1.0, beta_c / p["beta"]) if p["beta"] > 0 else 0.0
+    if p["centred"]:
+        return p["sigma_v2"] * gap * y2, p["sigma_v2"] * gap * y2
+    return p["sigma_v2"] * (q - gap + gap * y2) + p["sigma_b2"], p["sigma_v2"] * gap * y2
+
+
+def mlp(q, gap, p):
+    q1, gap1 = p["sigma_w2"] * q + p["sigma_b2"], p["sigma_w2"] * gap
+    variance, drop = relu_dual(q1, gap1)
+    return p["sigma_w2"] * variance + p["sigma_b2"], p["sigma_w2"] * drop
+
+
+def block(q, gap, p):
+    for branch, alpha in ((attention, p["alpha_attn"]), (mlp, p["alpha_mlp"])):
+        pre = p["norm"] == "pre"
+        new_q, new_gap = branch(1.0, gap / q, p) if pre else branch(q, gap, p)
+        q, gap = new_q + alpha**2 * q, new_gap + alpha**2 * gap
+        if not pre:
+            q, gap = 1.0, gap / q
+    return q, gap
+
+
+def random_case(rng, norm, centred):
+    draw = rng.uniform
+    return {"norm": norm, "centred": centred, "beta": draw(0, 5) * rng.choice([1, 1, 0]),
+            "sigma_v2": draw(0, 3), "sigma_w2": draw(0, 3), "sigma_b2": draw(0, 0.5),
+            "alpha_attn": draw(0.1, 3), "alpha_mlp": draw(0.1, 3), "rho0": draw(0, 1)}  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("centred", [False, True])
+def test_transcription(norm, centred):
+    rng = np.random.default_rng(SEED)
+    for _ in range(200):
+        p = random_case(rng, norm, centred)
+        numbers = {k: v for k, v in p.items() if k not in ("norm", "centred")}
+        spec = Transformer(depth=20, context="inf", norm=norm,
+                           attention="centred" if centred else "softmax", **numbers)  # fmt: skip
+        found = propagate(spec)
+        q, gap = 1.0, 1 - p["rho0"]
+        for layer in range(1, 21):
+            q, gap = block(q, gap, p)
+            assert found.q[layer] == pytest.approx(q, rel=1e-12)
+            assert found.gap[layer] == pytest.approx(gap, rel=1e-12)
+
+
+def test_transcription_has_power():
+    """Negative control: dropping the root in beta_c is seen at once."""
+    p = random_case(np.random.default_rng(1), "post", False) | {"beta": 3.0}
+    numbers = {k: v for k, v in p.items() if k not in ("norm", "centred")}
+    found = propagate(Transformer(depth=1, context="inf", **numbers))
+    q, gap = block(1.0, 1 - p["rho0"], p | {"beta": p["beta"] ** 2 / 2})
+    assert abs(found.gap[1] / gap - 1) > 1e-3
+
+
+def test_pre_norm_attention_sees_the_normalised_state():
+    """The stream's q grows, yet the score standard deviation is that of q = 1."""
+    spec = Transformer(depth=8, context=512, norm="pre", beta=1.0, sigma_v2=2, sigma_w2=2, rho0=0.1)
+    t = propagate(spec)
+    assert t.q[-1] > 10
+    expected = np.sqrt(np.log(512) * (t.gap / t.q)[:-1])
+    np.testing.assert_allclose(t.score_std, expected, rtol=1e-14)
+
+
+def test_freezing_point_is_continuous():
+    """E4 below, at and above beta_c = sqrt(2/gap)."""
+    beta = np.sqrt(2 / 0.9) * np.array([1 - 1e-9, 1.0, 1 + 1e-9])
+    spec = Transformer(depth=1, context="inf", beta=beta, sigma_v2=1, sigma_w2=1, rho0=0.1)
+    gap = propagate(spec).gap[1]
+    assert np.ptp(gap) < 1e-8
+    assert gap[0] == gap[1]
