@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import typer
 
 import sigprop
-from sigprop.errors import DomainError, SigpropError
+from sigprop.errors import DomainError, SigpropError, require
 
 app = typer.Typer(
     help="Signal propagation in transformers at initialisation: will it propagate, and why?",
@@ -27,6 +28,7 @@ Spec = Annotated[str, typer.Argument(help="SPEC.json, a Hugging Face config.json
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Limit = Annotated[bool, typer.Option("--limit", help="Published limit of infinite context.")]
 Png = Annotated[Path | None, typer.Option(help="Draw a figure (.png, .pdf or .svg).")]
+FIGURES = (".png", ".pdf", ".svg")
 RhoMax = Annotated[float, typer.Option(help="Largest overlap accepted after the last block.")]
 
 
@@ -36,6 +38,9 @@ def main() -> None:
         app()
     except SigpropError as error:
         sys.stderr.write(f"sigprop: error: {error}\n")
+        sys.exit(2)
+    except MemoryError as error:
+        sys.stderr.write(f"sigprop: error: too little memory: {error}\n")
         sys.exit(2)
     except BrokenPipeError:
         sys.stderr.close()
@@ -91,6 +96,8 @@ def rem(
     from sigprop.rem import moments
     from sigprop.rem import overlap as pair
 
+    if overlap is not None:
+        require(-1 <= overlap <= 1, "overlap", overlap, "a number in [-1, 1]")
     found = moments(sigma, context)
     values = {name: float(value) for name, value in vars(found).items()}
     if overlap is not None:
@@ -112,6 +119,7 @@ def curves(
     from sigprop.diagram import rem_curves
     from sigprop.plots import plot_rem, save_figure
 
+    _check_target("png", png, FIGURES)
     lengths = [_number("contexts", text) for text in contexts.split(",")]
     save_figure(plot_rem(rem_curves(lengths, _axis("beta", beta))), png)
 
@@ -124,6 +132,7 @@ def propagate(
     from sigprop.huggingface import load
 
     reading = load(spec)
+    _check_target("png", png, FIGURES)
     trajectory = sigprop.propagate(reading.spec, limit)
     if png is not None:
         from sigprop.plots import plot_trajectory, save_figure
@@ -173,9 +182,10 @@ def diagram(
     axes = dict(_named_axis(text) for text in (x, y))
     if len(axes) < 2:
         raise DomainError("y", y, "a parameter other than that of x")
-    for path in (out, png):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise DomainError("out" if path is out else "png", str(path), "a file in an existing folder")
+    _check_target("out", out)
+    _check_target("png", png, FIGURES)
+    if png is not None and png.resolve() == out.resolve():
+        raise DomainError("png", str(png), "a file other than out")
     total = 1
     for values in axes.values():
         total *= len(values)
@@ -239,6 +249,22 @@ def show(spec: Spec, rho_max: RhoMax = 0.98, limit: Limit = False, as_json: AsJs
     return _show(lambda: tables.show(reading, found))
 
 
+def _check_target(name: str, path: Path | None, endings: tuple[str, ...] = ()) -> None:
+    """Refuse a file that cannot be written before anything is computed."""
+    if path is None:
+        return
+    try:
+        fits = path.is_file() or not path.exists()
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError:  # also a name that is too long
+        fits = False
+    if not fits:
+        raise DomainError(name, str(path), "a file in an existing, writable folder")
+    if endings and path.suffix.lower() not in endings:
+        raise DomainError(name, str(path), "a name ending in " + " or ".join(endings))
+
+
 def _number(name: str, text: str) -> float:
     try:
         return float(text)
@@ -250,6 +276,8 @@ def _named_axis(text: str) -> tuple[str, Any]:
     name, equals, rest = text.partition("=")
     if not equals:
         raise DomainError("axis", text, "NAME=LO:HI:N, as in beta=0:4:200")
+    if name not in sigprop.Transformer.numbers():
+        raise DomainError("axis", text, "one of " + ", ".join(sigprop.Transformer.numbers()))
     return name, _axis(name, rest)
 
 

@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from sigprop.block import build_block, rem_of
 from sigprop.errors import AssumptionError, require
 from sigprop.fixed_points import linear_response
-from sigprop.maps.attention import reduced_beta
 from sigprop.propagate import initial_state, propagate, sweep
-from sigprop.rem import Limit, Rem
+from sigprop.rem import Limit, Rem, reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
 

@@ -254,7 +254,7 @@ def save(data: xr.Dataset, path: str | Path) -> None:
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise DomainError("out", str(path), "a file in an existing folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".sigprop.{os.getpid()}.tmp")
     try:
         data.to_netcdf(temporary, engine="scipy")
         temporary.replace(path)
@@ -319,6 +319,8 @@ def rem_curves(contexts: ArrayLike, beta: ArrayLike, overlap_at: float = 0.5) ->
     from sigprop.rem import Finite, Limit
 
     lengths, b = np.asarray(contexts, float), np.asarray(beta, float)
+    require((b >= 0) & (b <= 1e3), "beta", b, "a number in [0, 1000]")
+    require(0 <= overlap_at <= 1, "overlap_at", overlap_at, "a number in [0, 1]")
     rems = [*(Finite(t) for t in lengths), Limit()]
     weights = [rem.weights(b, np.full_like(b, 1 - overlap_at)) for rem in rems]
     columns = {

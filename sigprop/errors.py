@@ -53,7 +53,7 @@ class DomainError(SigpropError, ValueError):
 
 def _shown(value: object) -> str:
     try:
-        text = repr(value)
+        text = repr(value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
     except ValueError:  # an integer of thousands of digits
         text = "a number of thousands of digits"
     return text if len(text) <= 80 else text[:77] + "..."

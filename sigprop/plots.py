@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         raise DomainError("png", str(path), "a file in an existing folder")
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise DomainError("png", str(path), "a name ending in .png, .pdf or .svg")
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    temporary = path.with_name(f".sigprop.{os.getpid()}{path.suffix}")
     try:
         figure.savefig(temporary)
         temporary.replace(path)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sigprop.block import Block, build_block, rem_of
 from sigprop.errors import AssumptionError, DomainError, require
-from sigprop.maps.attention import reduced_beta
+from sigprop.rem import reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
 
@@ -21,6 +21,9 @@ __all__ = ["Final", "Trajectory", "initial_state", "propagate", "sweep"]
 
 Floats = NDArray[np.float64]
 CHUNK = 16384  # states iterated together: a dozen work arrays of 128 KB fit the cache
+# glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
+# releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
+HEAP = 2**21
 LARGEST = 1e150  # of q: its square must not overflow
 
 
@@ -311,6 +314,7 @@ def sweep(
     >>> sweep(spec).state.gap.shape
     (5,)
     """
+    np.empty(HEAP)
     shape = spec.shape
     q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
     defined = np.empty(shape, dtype=bool)
@@ -334,7 +338,7 @@ def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:
             read = block.read(state)
             np.maximum(heat, read.q * read.gap, out=heat)
             state = block(state)
-    return state, spec.beta * np.sqrt(heat)
+        return state, spec.beta * np.sqrt(heat)
 
 
 def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ NORMS = ("post", "pre", "none")
 ATTENTIONS = ("softmax", "centred")
 ACTIVATIONS = ("relu", "gelu", "tanh", "erf", "silu", "linear")
 MAX_VARIANCE = 1e6
+MAX_POINTS = 10**8
 
 # name: (lowest, highest, lowest is admissible, words)
 RANGES = {
@@ -182,7 +184,7 @@ class Transformer:
         rho0 = array("rho0", self.rho0)
         self._set("context", plain(context))
         self._set("rho0", plain(rho0))
-        self.shape  # noqa: B018  # raises when the arrays do not broadcast
+        self.shape  # noqa: B018  # raises when the arrays do not fit together
         lowest = np.where(np.isinf(context), 0.0, -1 / (np.minimum(context, 1e300) - 1))
         low, high = np.broadcast_arrays(lowest, rho0)
         require((high >= low) & (high <= 1), "rho0", high, "a number in [-1/(T-1), 1]")
@@ -198,10 +200,12 @@ class Transformer:
         """Broadcast shape of all array parameters."""
         named = {name: np.shape(getattr(self, name)) for name in self.numbers()}
         try:
-            return np.broadcast_shapes(*named.values())
+            shape = np.broadcast_shapes(*named.values())
         except ValueError:
             shapes = {name: shape for name, shape in named.items() if shape}
             raise DomainError("shape", shapes, "shapes that broadcast together") from None
+        require(prod(shape) <= MAX_POINTS, "shape", shape, f"at most {MAX_POINTS:,} points")
+        return shape
 
     @staticmethod
     def numbers() -> tuple[str, ...]:
@@ -270,8 +274,8 @@ class Transformer:
             if out[name] is not None:
                 out[name] = np.asarray(out[name]).tolist()
         context = np.asarray(self.context)
-        if np.all(np.isinf(context)):
-            out["context"] = "inf" if context.ndim == 0 else ["inf"] * context.size
+        if np.any(np.isinf(context)):
+            out["context"] = np.where(np.isinf(context), "inf", context.astype(object)).tolist()
         elif context.ndim == 0:
             out["context"] = int(context)
         return out
@@ -318,4 +322,5 @@ def _known(values: Mapping[str, Any]) -> None:
 
             near = get_close_matches(str(name), names, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise DomainError(str(name), value, "a known parameter name" + hint)
+            shown = name if isinstance(name, str) and name.isidentifier() else ascii(name)
+            raise DomainError(shown[:80], value, "a known parameter name" + hint)

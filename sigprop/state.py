@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["State"]
+__all__ = ["State", "added", "multiplied"]
 
 Floats = NDArray[np.float64]
 
@@ -42,3 +42,58 @@ class State(NamedTuple):
     def rho(self) -> Floats:
         """Token overlap (cosine similarity), for reporting; computing uses `gap`."""
         return 1 - self.gap / self.q
+
+
+def added(own: Floats, other: Floats) -> Floats:
+    """Sum of two arrays, in the memory of `own` where that has the sum's shape.
+
+    The maps are the inner loop of every diagram and bound by memory, so a temporary that a map
+    made itself is reused. `own` must not be used afterwards.
+
+    Parameters
+    ----------
+    own, other : arrays
+        What to add; `own` was made by the caller.
+
+    Returns
+    -------
+    array
+        The sum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.state import added
+    >>> added(np.ones(2), np.ones(2)).tolist()
+    [2.0, 2.0]
+    """
+    if np.ndim(own) and np.shape(other) in ((), np.shape(own)):
+        own += other
+        return own
+    return own + other
+
+
+def multiplied(own: Floats, other: Floats) -> Floats:
+    """Product of two arrays, with the memory of `own` as in `added`.
+
+    Parameters
+    ----------
+    own, other : arrays
+        What to multiply; `own` was made by the caller.
+
+    Returns
+    -------
+    array
+        The product.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.state import multiplied
+    >>> multiplied(np.full(2, 3.0), np.full(2, 2.0)).tolist()
+    [6.0, 6.0]
+    """
+    if np.ndim(own) and np.shape(other) in ((), np.shape(own)):
+        own *= other
+        return own
+    return own * other

@@ -72,12 +72,14 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except DomainError:
         raise
-    except (OSError, ValueError) as error:
-        raise DomainError("file", str(path), f"a readable UTF-8 text ({error})") from None
+    except OSError as error:
+        raise DomainError("file", str(path), f"a readable file ({error.strerror})") from None
+    except ValueError as error:
+        raise DomainError("file", str(path), f"a UTF-8 text ({error})") from None
 
 
 def _number(text: str) -> int | float | str:
-    """A JSON number; beyond the range of floats it stays text, which no check of a number passes.
+    """Read a JSON number; beyond the range of floats it stays text, which every check refuses.
 
     So do NaN and Infinity, which are not JSON: the refusal then names the parameter.
     """

@@ -1,13 +1,14 @@
 """Invalid input of every kind: exit code 2, one line that names the culprit, nothing written."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
-from sigprop import cli
+from sigprop import Transformer, cli
 
 BASE = {"depth": "2", "context": '"inf"', "beta": "1", "sigma_v2": "1", "sigma_w2": "2",
         "rho0": "0.1"}  # fmt: skip
@@ -47,7 +48,7 @@ def check(code, out, err, culprit):
     if culprit.startswith("-"):  # a usage error of the parser of options, in a box
         assert culprit in re.sub(r"\x1b\[[0-9;]*m", "", err)
     else:
-        assert re.match(rf"sigprop: error: {re.escape(culprit)}\b", err.splitlines()[-1]), err
+        assert re.match(rf"sigprop: error: {re.escape(culprit)}(?!\w)", err.splitlines()[-1]), err
         assert len(err) < 1000
 
 
@@ -160,7 +161,8 @@ TOGETHER = [
     ({"sigma_v2": None}, "sigma_v2"),
     ({"rho0": None}, "rho0"),
     ({"colour": "3"}, "colour"),
-    ({"": "3"}, ""),
+    ({"": "3"}, "''"),
+    ({"a b\\n": "3"}, r"'a b\n'"),
     ({"self": "3"}, "self"),
     ({"shape": "[2]"}, "shape"),
     ({"Beta": "1"}, "Beta"),
@@ -214,7 +216,8 @@ FILES = {
     "over-16-MiB": (spec_text().encode() + 2**24 * b" ", "file"),
     "duplicate-key": (spec_text().encode()[:-1] + b', "beta": 2}', "beta"),
     "duplicate-nested": (b'{"model_type": "bert", "sigprop": {"q0": 1, "q0": 1}}', "q0"),
-    "lone-surrogate": (b'{"\\ud800": 1}', ""),
+    "lone-surrogate": (b'{"\\ud800": 1}', r"'\ud800'"),
+    "long-key": (b'{"' + 10**6 * b"k" + b'": 1}', 80 * "k"),
     "csv": (b"depth,context\n2,512\n", "file"),
     "yaml": (b"depth: 2\ncontext: 512\n", "file"),
 }
@@ -256,7 +259,7 @@ def test_every_command_checks_the_spec(refuse, tmp_path, command, literals, culp
 @pytest.mark.parametrize("command", ["propagate", "critical", "diagram", "profile", "show"])
 def test_every_command_refuses_mixed_contexts(refuse, tmp_path, command):
     (tmp_path / "s.json").write_text(spec_text(context='["inf", 64]'))
-    culprit = {"diagram": "spec", "show": "a verdict"}.get(command, "context")
+    culprit = {"diagram": "shape", "show": "a verdict"}.get(command, "context")
     refuse([command, "s.json", *COMMANDS[command]], culprit)
 
 
@@ -268,7 +271,7 @@ REM = [
     (["--context=-5"], "context"), (["--context", "nan"], "context"),
     (["--context", "inf"], "context"), (["--context", "1e13"], "context"),
     (["--context", "many"], "--context"),
-    (["--overlap", "2"], "overlap"), (["--overlap=-0.1"], "overlap"),
+    (["--overlap", "2"], "overlap"), (["--overlap=-1.1"], "overlap"),
     (["--overlap", "nan"], "overlap"), (["--overlap", "x"], "--overlap"),
     (["--beta", "1"], "--beta"),
 ]  # fmt: skip
@@ -306,7 +309,9 @@ def test_rho_max(refuse, tmp_path, command, value):
 
 
 @pytest.mark.parametrize("value", ["high", "", "0,9", "0.9.9"])
-@pytest.mark.parametrize(("command", "option"), [("critical", "--rho-max"), ("profile", "--entropy")])
+@pytest.mark.parametrize(
+    ("command", "option"), [("critical", "--rho-max"), ("profile", "--entropy")]
+)
 def test_options_that_are_no_numbers(refuse, command, option, value):
     refuse([command, "bert-base", f"{option}={value}"], option)
 
@@ -318,9 +323,9 @@ def test_entropy_of_a_profile(refuse, tmp_path, value):
 
 
 AXES = [
-    ("betta=0:1:3", "betta"), ("depth=1:5:3", "depth"), ("norm=0:1:3", "norm"),
-    ("width=64:128:3", "width"), ("spec=0:1:3", "spec"), ("limit=0:1:2", "limit"),
-    ("rho_max=0:1:3", "rho_max"), ("progress=0:1:3", "progress"),
+    ("betta=0:1:3", "axis"), ("depth=1:5:3", "axis"), ("norm=0:1:3", "axis"),
+    ("width=64:128:3", "axis"), ("spec=0:1:3", "axis"), ("limit=0:1:2", "axis"),
+    ("rho_max=0:1:3", "axis"), ("progress=0:1:3", "axis"),
     ("beta=1:1:3", "beta"), ("beta=2:1:3", "beta"), ("beta=0:1:1", "beta"),
     ("beta=0:1:0", "beta"), ("beta=0:1:-3", "beta"), ("beta=0:1:2.5", "beta"),
     ("beta=0:1:nan", "beta"), ("beta=0:1:inf", "beta"), ("beta=0:1:1e6", "beta"),
@@ -332,7 +337,7 @@ AXES = [
     ("rho0=-0.5:0.5:3", "rho0"), ("rho0=0:1.5:3", "rho0"), ("norm_gain=0:1:3", "norm_gain"),
     ("context=1:9:3", "context"), ("context=8:1e13:3", "context"),
     ("context=8:8.2:3", "context"), ("q0=1:2:3", "y"), ("q0=1:2:2:log", "y"),
-    ("beta", "axis"), ("", "axis"), ("0:1:3", "axis"), ("=0:1:3", ""), ("beta:0:1:3", "axis"),
+    ("beta", "axis"), ("", "axis"), ("0:1:3", "axis"), ("=0:1:3", "axis"), ("beta:0:1:3", "axis"),
     ("beta=1:1.0000000000000002:9", "beta"),
 ]  # fmt: skip
 
@@ -347,15 +352,17 @@ def test_axes_of_a_diagram(refuse, tmp_path, axis, culprit):
 
 TARGETS = [
     (["--out", "none/d.nc"], "out"), (["--out", "folder"], "out"), (["--out", ""], "out"),
-    (["--out", "old.nc/d.nc"], "out"), (["--out", 300 * "n"], "out"),
+    (["--out", "pipe"], "out"), (["--png", "pipe"], "png"), (["--out", "old.nc/d.nc"], "out"),
+    (["--out", 300 * "n"], "out"),
     (["--out", 5000 * "n"], "out"), (["--out", "/proc/d.nc"], "out"),
     (["--out", "same.png", "--png", "same.png"], "png"),
     (["--png", "d.gif"], "png"), (["--png", "d"], "png"), (["--png", "none/d.png"], "png"),
-    (["--png", "folder"], "png"), (["--png", "d.png/"], "png"), (["--png", ".png"], "png"),
+    (["--png", "folder"], "png"), (["--png", ".png"], "png"),
     (["--png", 300 * "n" + ".png"], "png"), (["--png", "/proc/d.png"], "png"),
     (["--entropy-min", "0"], "entropy_min"), (["--entropy-min", "1"], "entropy_min"),
     (["--entropy-min=-1"], "entropy_min"), (["--entropy-min", "2"], "entropy_min"),
     (["--entropy-min", "nan"], "entropy_min"), (["--entropy-min", "low"], "--entropy-min"),
+    (["--out", "/proc/d.nc", "--png", "d.png"], "out"),
     (["--x", "beta=0:4:100000", "--y", "q0=1:2:100000"], "shape"),
 ]  # fmt: skip
 
@@ -365,6 +372,7 @@ def test_targets_of_a_diagram(refuse, tmp_path, options, culprit):
     (tmp_path / "s.json").write_text(spec_text())
     (tmp_path / "old.nc").write_bytes(b"kept")
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     grid = ["--x", "beta=0:1:2", "--y", "q0=1:2:2", "--out", "old.nc"]
     refuse(["diagram", "s.json", *grid, *options], culprit)
 
@@ -462,9 +470,22 @@ def test_the_installed_command(tmp_path, argv, culprit):
 
 
 def test_the_base_of_these_tests_is_admissible(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "s.json").write_text(spec_text())
-    monkeypatch.setattr(sys, "argv", ["sigprop", "propagate", str(tmp_path / "s.json"), "--json"])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    assert left.value.code == 0
-    assert len(json.loads(capsys.readouterr().out)["rho"]) == 3
+    out, png = 252 * "d" + ".nc", 251 * "d" + ".png"  # the longest names of files
+    grid = ["--x", "beta=0:1:2", "--y", "q0=1:2:2", "--out", out, "--png", png]
+    for argv in (["propagate", "s.json", "--json"], ["diagram", "s.json", *grid]):
+        monkeypatch.setattr(sys, "argv", ["sigprop", *argv])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert left.value.code == 0
+    assert capsys.readouterr().out.startswith('{"layer"')
+    assert {p.name for p in tmp_path.iterdir()} == {"s.json", out, png}
+
+
+@pytest.mark.parametrize("context", ["inf", 8, ["inf", 64.0], [["inf"], ["inf"]], [["inf"], [9.0]]])
+def test_infinite_contexts_survive_a_round_trip(context):
+    values = {key: json.loads(text) for key, text in BASE.items()} | {"context": context}
+    once = Transformer.from_dict(values).to_dict()
+    assert once["context"] == context
+    assert Transformer.from_dict(json.loads(json.dumps(once, allow_nan=False))).to_dict() == once

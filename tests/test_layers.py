@@ -12,7 +12,7 @@ import sigprop
 
 ROOT = Path(sigprop.__file__).parent
 ORDER = (
-    "version", "errors", "notation", "validate", "chebyshev", "state", "spec",
+    "version", "errors", "notation", "validate", "chebyshev", "cells", "state", "spec",
     "families", "config", "huggingface",
     "rem.statistics", "rem.quadrature", "rem.finite", "rem.overlap", "rem.coordinates",
     "rem.limit", "rem.table", "rem.tabulate", "rem",

@@ -207,7 +207,7 @@ def test_table_keeps_digits_near_collapse():
 def test_profile_equals_table():
     rem, top = Finite(512), np.linspace(0, 5, 6)[:, None]
     x = np.geomspace(1e-14, 1.0, 40)
-    exact, fast = rem.weights(top * np.sqrt(x), x), Profile(rem, top).weights(None, x)
+    exact, fast = rem.weights(top * np.sqrt(x), x), Profile(rem, top).weights(x)
     np.testing.assert_allclose(fast.y2, exact.y2, atol=2e-8)
     np.testing.assert_allclose(fast.spread, exact.spread, atol=2e-8, rtol=1e-6)
 

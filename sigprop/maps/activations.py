@@ -42,8 +42,8 @@ class Dual(Protocol):
         """Mean square derivative, lim drop/gap at gap -> 0."""
         ...
 
-    def drop(self, gap: Floats) -> Floats:
-        """Phi(q, 0) - Phi(q, gap), for gap in [0, 2q]."""
+    def drop(self, x: Floats) -> Floats:
+        """[Phi(q, 0) - Phi(q, x q)] / q, for x = gap/q in [0, 2]."""
         ...
 
 
@@ -64,8 +64,8 @@ class Linear:
     def slope(self) -> Floats:
         return np.ones_like(self.q)
 
-    def drop(self, gap: Floats) -> Floats:
-        return gap
+    def drop(self, x: Floats) -> Floats:
+        return 1.0 * x
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,22 @@ class Relu:
     def slope(self) -> Floats:
         return np.full_like(self.q, 0.5)
 
-    def drop(self, gap: Floats) -> Floats:
-        y = np.minimum(gap * (0.5 / self.q), 1.0)  # exceeds one by rounding only
-        arc = np.sqrt(y)
-        half = np.arcsin(arc)
-        cosine = 1 - y
-        arc *= np.sqrt(cosine)
-        cosine -= y
-        cosine *= half
-        arc -= cosine  # (sin theta - theta cos theta) / 2
-        if np.min(half, initial=1.0) < SMALL_ANGLE / 2:
-            arc = np.where(half < SMALL_ANGLE / 2, _small_arc(2 * half), arc)
+    def drop(self, x: Floats) -> Floats:
+        y = np.asarray(x / 2)
+        np.minimum(y, 1.0, out=y)  # exceeds one by rounding only
+        root = np.asarray(np.sqrt(y))
+        half = np.asarray(np.arcsin(root))
+        arc = np.asarray(1 - y)
+        np.sqrt(arc, out=arc)
+        arc *= root
+        np.subtract(1.0, x, out=root)
+        root *= half
+        arc -= root  # (sin theta - theta cos theta) / 2
+        small = np.flatnonzero(half < SMALL_ANGLE / 2)
+        if small.size:
+            arc.reshape(-1)[small] = _small_arc(2 * half.reshape(-1)[small])
         arc *= 1 / np.pi
-        y = y - arc
-        y *= self.q
+        y -= arc
         return y
 
 
@@ -128,10 +130,11 @@ class Erf:
     def slope(self) -> Floats:
         return 4 / np.pi / np.sqrt(1 + 4 * self.q)
 
-    def drop(self, gap: Floats) -> Floats:
-        one, q, p = 1 + 2 * self.q, self.q, self.q - gap
+    def drop(self, x: Floats) -> Floats:
+        one, q, gap = 1 + 2 * self.q, self.q, x * self.q
+        p = q - gap
         cosines = np.sqrt(1 + 4 * q) + np.sqrt((1 + 2 * gap) * (one + 2 * p))
-        return 4 / np.pi * np.arctan(2 * gap / cosines)
+        return 4 / np.pi / q * np.arctan(2 * gap / cosines)
 
 
 @dataclass(frozen=True)
@@ -164,20 +167,17 @@ class Gelu:
         inner = q + 2 * q**3 / ((1 + q) * (1 + 2 * q)) + 2 * q * (1 - q) / (1 + q)
         return b0 + a0 * inner
 
-    def drop(self, gap: Floats) -> Floats:
-        q, p, (a0, b0) = self.q, self.q - gap, self._at_zero
+    def drop(self, x: Floats) -> Floats:
+        q, gap, (a0, b0) = self.q, x * self.q, self._at_zero
+        p = q - gap
         squares = gap * (q + p)  # q^2 - p^2
         root0 = np.sqrt(1 + 2 * q)
         root = np.sqrt(1 + 2 * q + squares)
         a = 1 / (2 * np.pi * root)
         fall_a = squares / (2 * np.pi * root * root0 * (root + root0))
         fall_b = np.arctan(gap / (root0 + root)) / np.pi
-        return np.asarray(
-            gap * b0
-            + p * fall_b
-            + fall_a * 2 * q**2 / (1 + q)
-            + a * squares * (1 - q) / (1 + q)
-        )
+        rest = fall_a * (2 * q / (1 + q)) + a * (x * (q + p)) * ((1 - q) / (1 + q))
+        return np.asarray(x * b0 + (1 - x) * fall_b + rest)
 
 
 def _silu(x: Floats) -> Floats:
@@ -219,10 +219,10 @@ class Mehler:
 
         return fit(at_nodes, 1e-12 * float(np.min(self.slope)))
 
-    def drop(self, gap: Floats) -> Floats:
-        c = 1 - gap / self.q
-        shared = c.size >= SHARED * self.q.size
-        return np.asarray(gap * (self.compressed(c) if shared else _power_series(self.tails, c)))
+    def drop(self, x: Floats) -> Floats:
+        shared = np.size(x) >= SHARED * self.q.size
+        ratio = self.compressed(1 - x) if shared else _power_series(self.tails, 1 - x)
+        return np.asarray(x * ratio)
 
 
 def _power_series(coefficients: Floats, c: Floats) -> Floats:

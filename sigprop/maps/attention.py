@@ -8,36 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigprop.rem.statistics import Rem
-from sigprop.state import State
+from sigprop.state import State, added, multiplied
 
-__all__ = ["Attention", "reduced_beta"]
+__all__ = ["Attention"]
 
 Floats = NDArray[np.float64]
-
-
-def reduced_beta(beta: float | Floats, state: State) -> Floats:
-    r"""Score standard deviation over :math:`\sqrt{\log T}`: :math:`\beta\sqrt{q\,gap}` (E2, E3).
-
-    Parameters
-    ----------
-    beta : float or array
-        Inverse temperature.
-    state : State
-        The tokens that attention reads.
-
-    Returns
-    -------
-    array
-        The reduced inverse temperature b; attention freezes at b = sqrt(2) in the limit.
-
-    Examples
-    --------
-    >>> from sigprop.maps.attention import reduced_beta
-    >>> from sigprop.state import State
-    >>> float(reduced_beta(3.0, State(1.0, 0.25)))
-    1.5
-    """
-    return np.asarray(beta * np.sqrt(state.q * state.gap))
 
 
 @dataclass(frozen=True)
@@ -67,7 +42,7 @@ class Attention:
     --------
     >>> from sigprop.maps.attention import Attention
     >>> from sigprop.rem import Limit
-    >>> from sigprop.state import State
+    >>> from sigprop.state import State, added, multiplied
     >>> Attention(Limit(), beta=0.0, sigma_v2=2.0)(State(1.0, 0.25)).q
     1.5
     """
@@ -81,12 +56,12 @@ class Attention:
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        weights = self.rem.weights(reduced_beta(self.beta, state), state.gap / state.q)
+        weights = self.rem.seen(self.beta, state)
         value = self.sigma_o2 * self.sigma_v2
         gap = value * state.gap
         if self.centred:
             return State(gap * weights.excess, gap * weights.spread)
-        lost = (weights.y2 - 1) * gap
-        return State(
-            lost + (value * state.q + self.sigma_o2 * self.sigma_b2), gap * weights.spread
-        )
+        q = weights.y2 - 1
+        q = multiplied(q, gap)
+        q = added(q, value * state.q + self.sigma_o2 * self.sigma_b2)
+        return State(q, multiplied(gap, weights.spread))

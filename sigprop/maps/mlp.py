@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sigprop.maps.activations import Activation, Dual
-from sigprop.state import State
+from sigprop.state import State, multiplied
 
 __all__ = ["Mlp"]
 
 Floats = NDArray[np.float64]
 ABSENT = 1e-300  # stands for a vanishing preactivation variance, whose duals all vanish
+
+
+class _Constants(NamedTuple):
+    dual: Dual
+    inner: float | Floats  # from gap to gap/q of the preactivations
+    outer: float | Floats
+    out: float | Floats  # output variance
+
+
+def _number(value: Floats) -> float | Floats:
+    """A float where there is no shape: Python's arithmetic is faster on it than numpy's."""
+    return float(value) if np.ndim(value) == 0 else value
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ class Mlp:
     --------
     >>> from sigprop.maps.activations import activation
     >>> from sigprop.maps.mlp import Mlp
-    >>> from sigprop.state import State
+    >>> from sigprop.state import State, multiplied
     >>> float(Mlp(activation("relu"), 1.0, 2.0)(State(1.0, 0.0)).q)
     1.0
     """
@@ -58,26 +71,28 @@ class Mlp:
     q: float | Floats | None = None
 
     def __post_init__(self) -> None:
-        prepared = None if self.q is None else self.activation(self._inner(self.q))
-        object.__setattr__(self, "_prepared", prepared)
+        constants = None if self.q is None else self._constants(self.q)
+        object.__setattr__(self, "_prepared", constants)
 
-    def _inner(self, q: float | Floats) -> Floats:
-        return np.maximum(self.sigma_w1_2 * q + self.sigma_b2, ABSENT)
-
-    def dual(self, q: float | Floats) -> Dual:
-        """Dual activation at the preactivation variance that follows from input variance q."""
-        prepared: Dual | None = getattr(self, "_prepared", None)
-        return self.activation(self._inner(q)) if prepared is None else prepared
+    def _constants(self, q: float | Floats) -> _Constants:
+        """Dual at input variance q, and the numbers that go with it."""
+        dual = self.activation(np.maximum(self.sigma_w1_2 * q + self.sigma_b2, ABSENT))
+        variance = dual.variance * (dual.q if self.gated else 1.0)
+        return _Constants(
+            dual,
+            _number(self.sigma_w1_2 / dual.q),
+            _number(self.sigma_w2_2 * dual.q),
+            _number(self.sigma_w2_2 * variance + self.sigma_b2),
+        )
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        dual = self.dual(state.q)
-        gap1 = self.sigma_w1_2 * state.gap
-        variance, drop = dual.variance, dual.drop(gap1)
+        known: _Constants = getattr(self, "_prepared", None) or self._constants(state.q)
+        x = state.gap * known.inner
+        drop = known.dual.drop(x)
         if self.gated:
-            drop = drop * dual.q + (variance - drop) * gap1
-            variance = variance * dual.q
-        return State(self.sigma_w2_2 * variance + self.sigma_b2, self.sigma_w2_2 * drop)
+            drop = drop * known.dual.q + (known.dual.variance - drop * known.dual.q) * x
+        return State(known.out, multiplied(drop, known.outer))
 
     def slope(self, q: float | Floats) -> Floats:
         r"""Gain gap'/gap in the limit gap -> 0: :math:`\sigma_{w1}^2 \sigma_{w2}^2 E\phi'^2` (E19).
@@ -93,7 +108,7 @@ class Mlp:
             The gain; for a gated MLP :math:`q_1 E\phi'^2 + E\phi^2` takes the place of
             :math:`E\phi'^2`.
         """
-        dual = self.dual(q)
+        dual = self._constants(q).dual
         rate = dual.slope
         if self.gated:
             rate = rate * dual.q + dual.variance

@@ -40,5 +40,8 @@ class Norm:
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        square = np.square(self.gain)
-        return State(square, state.gap * (square / state.q))
+        square = self.gain * self.gain
+        gap = state.gap / state.q
+        if np.ndim(square) or square != 1:
+            gap = gap * square
+        return State(square, gap)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.state import State
+from sigprop.state import State, added
 
 __all__ = ["Residual"]
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,19 @@ class Residual:
     Examples
     --------
     >>> from sigprop.maps.residual import Residual
-    >>> from sigprop.state import State
+    >>> from sigprop.state import State, added
     >>> Residual(2.0, (lambda s: s,))(State(1.0, 0.5))
     State(q=5.0, gap=2.5)
     """
 
-    alpha: float | NDArray[np.float64]
+    alpha: float | Floats
     branches: tuple[Callable[[State], State], ...]
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        square = self.alpha**2
+        square = self.alpha * self.alpha
         q, gap = square * state.q, square * state.gap
         for branch in self.branches:
             out = branch(state)
-            q, gap = q + out.q, gap + out.gap
+            q, gap = added(q, out.q), added(gap, out.gap)
         return State(q, gap)

@@ -3,7 +3,7 @@
 from sigprop.rem.finite import Moments, entropy_deficit, moments
 from sigprop.rem.limit import Limit, critical_beta, freezing
 from sigprop.rem.overlap import excess, overlap, spread
-from sigprop.rem.statistics import Rem, Weights
+from sigprop.rem.statistics import Rem, Weights, reduced_beta
 from sigprop.rem.table import ERROR_BOUND, Finite, Profile, head_nodes
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "head_nodes",
     "moments",
     "overlap",
+    "reduced_beta",
     "spread",
 ]

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sigprop.errors import require
 from sigprop.rem.statistics import Weights
+from sigprop.state import State
 
 __all__ = ["Limit", "critical_beta", "freezing"]
 
@@ -99,8 +100,17 @@ class Limit:
         self.context = np.asarray(context, float)
 
     def weights(self, b: Floats, x: Floats) -> Weights:
-        """Participation, excess and spread; all three equal 1 - m."""
-        y2 = 1 - ROOT / np.maximum(b, ROOT)
+        """Participation, excess and spread at b, whatever x < 1; all three equal 1 - m."""
+        y2 = 1 - freezing(b)
+        return Weights(y2, y2, y2)
+
+    def seen(self, beta: float | Floats, state: State) -> Weights:
+        """The same at b^2 = beta^2 q gap, with one root."""
+        y2 = np.asarray(state.gap * (beta * beta * state.q / 2))
+        np.maximum(y2, 1.0, out=y2)
+        np.sqrt(y2, out=y2)
+        np.divide(-1.0, y2, out=y2)
+        y2 += 1
         return Weights(y2, y2, y2)
 
     def entropy_ratio(self, b: Floats) -> Floats:

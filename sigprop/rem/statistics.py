@@ -7,7 +7,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Rem", "Weights"]
+from sigprop.state import State
+
+__all__ = ["Rem", "Weights", "reduced_beta"]
 
 Floats = NDArray[np.float64]
 
@@ -36,13 +38,38 @@ class Weights(NamedTuple):
     spread: Floats
 
 
-class Rem(Protocol):
-    """A random energy model: statistics at b = beta sqrt(q gap) and x = gap/q = 1 - r."""
+def reduced_beta(beta: float | Floats, state: State) -> Floats:
+    r"""Score standard deviation over :math:`\sqrt{\log T}`: :math:`b = \beta\sqrt{q\,gap}` (E3).
 
-    def weights(self, b: Floats, x: Floats) -> Weights:
-        """Participation, excess and spread."""
+    Parameters
+    ----------
+    beta : float or array
+        Inverse temperature.
+    state : State
+        The tokens that attention reads.
+
+    Returns
+    -------
+    array
+        The reduced inverse temperature; attention freezes at b = sqrt(2) in the limit.
+
+    Examples
+    --------
+    >>> from sigprop.rem import reduced_beta
+    >>> from sigprop.state import State
+    >>> float(reduced_beta(3.0, State(1.0, 0.25)))
+    1.5
+    """
+    return np.asarray(beta * np.sqrt(state.q * state.gap))
+
+
+class Rem(Protocol):
+    """A random energy model as attention's map sees it."""
+
+    def seen(self, beta: float | Floats, state: State) -> Weights:
+        """Participation, excess and spread when attention at `beta` reads `state`."""
         ...
 
     def entropy_ratio(self, b: Floats) -> Floats:
-        """Attention entropy over log T, in [0, 1]."""
+        """Attention entropy over log T, in [0, 1], at b = beta sqrt(q gap)."""
         ...

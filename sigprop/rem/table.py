@@ -23,19 +23,21 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
+from sigprop.cells import Cells
 from sigprop.chebyshev import Series, fit
 from sigprop.errors import require
 from sigprop.rem import coordinates as co
 from sigprop.rem.finite import entropy_deficit
 from sigprop.rem.overlap import excess, spread_at_gap
-from sigprop.rem.statistics import Weights
+from sigprop.rem.statistics import Weights, reduced_beta
+from sigprop.state import State
 
 __all__ = ["ERROR_BOUND", "Finite", "Profile", "head_nodes"]
 
 Floats = NDArray[np.float64]
 MAX_SIGMA = 40.0  # score standard deviation up to which the quadrature is used
 ERROR_BOUND = 1e-6  # absolute, of y2, overlap and entropy / log T
-PROFILE_TOLERANCE = 1e-9  # of a statistic over its value at small s
+PROFILE_ERROR = 1e-7  # absolute, of excess and spread
 FLAT = 1e-5  # score standard deviation below which attention is uniform to 1e-10
 HEAD_NODES = 8
 
@@ -131,6 +133,10 @@ class Finite:
         rest, fall = self._averaged(self._pairs, b, x)
         return Weights(1 / self.context + rest, rest, fall)
 
+    def seen(self, beta: float | Floats, state: State) -> Weights:
+        """Participation, excess and spread when attention at `beta` reads `state`."""
+        return self.weights(reduced_beta(beta, state), state.gap / state.q)
+
     def entropy_ratio(self, b: Floats) -> Floats:
         """Attention entropy over log T."""
         (deficit,) = self._averaged(self._deficit, b)
@@ -220,8 +226,9 @@ class Profile:
     r"""Statistics along the line b = B sqrt(x) that attention follows behind a norm.
 
     There q is constant, so at each inverse temperature everything depends on x = gap/q alone. Each
-    statistic over its value at small s becomes one Chebyshev series in s/(s + a), to 1e-9: this is
-    what makes a grid of many states at few temperatures fast.
+    statistic over its value at small s becomes a Chebyshev series in s/(s + a), and that a piecewise
+    cubic, to an absolute error of 1e-7 in excess and spread beside the table's own. This is what
+    makes a grid of many states at few temperatures fast.
 
     Parameters
     ----------
@@ -235,7 +242,7 @@ class Profile:
     >>> import numpy as np
     >>> from sigprop.rem import Finite, Profile
     >>> rem, x = Finite(512), np.array(0.3)
-    >>> exact, fast = rem.weights(2.0 * np.sqrt(x), x), Profile(rem, 2.0).weights(None, x)
+    >>> exact, fast = rem.weights(2.0 * np.sqrt(x), x), Profile(rem, 2.0).weights(x)
     >>> bool(abs(exact.spread - fast.spread) < 1e-8)
     True
     """
@@ -247,9 +254,12 @@ class Profile:
         self._line = np.maximum(self._top, FLAT)
         self._end = self._line / np.sqrt(1 - 1 / context)  # at the largest x, 1 + 1/(T-1)
         self._unit = (1 - 1 / context) / context
-        series = fit(self._at_nodes, PROFILE_TOLERANCE)
-        self._rest = Series(np.ascontiguousarray(series.coefficients[:, 0]))
-        self._fall = Series(np.ascontiguousarray(series.coefficients[:, 1]))
+        lines = np.shape(self._end)
+        tolerance = PROFILE_ERROR * float(np.min(1 / np.maximum(self._end**2 * self._unit, 1e-2)))
+        series = fit(self._at_nodes, tolerance, start=32)
+        rest, fall = (Series(np.ascontiguousarray(series.coefficients[:, i])) for i in (0, 1))
+        self._rest = Cells(lambda y: rest(2 * y - 1), lines, tolerance)
+        self._fall = Cells(lambda y: fall(2 * y - 1), lines, tolerance)
 
     def _at_nodes(self, t: Floats) -> Floats:
         t = t.reshape((-1,) + (1,) * np.ndim(self._end))
@@ -260,13 +270,21 @@ class Profile:
         unit = s**2 * self._unit
         return np.stack([weights.excess / unit, weights.spread / (unit * x)], axis=1)
 
-    def weights(self, b: Floats | None, x: Floats) -> Weights:
-        """Participation, excess and spread at x; b is implied."""
+    def seen(self, beta: float | Floats, state: State) -> Weights:
+        """Participation, excess and spread; `beta` is that of the profile."""
+        return self.weights(state.gap / state.q)
+
+    def weights(self, x: Floats) -> Weights:
+        """Participation, excess and spread at x."""
         s = self._top * np.sqrt(x)
-        y = s * (2 * (self._end + co.A) / self._end) / (s + co.A) - 1
+        y = s / (s + co.A)
+        y *= (self._end + co.A) / self._end
         unit = (self._top**2 * self._unit) * x
-        rest = unit * self._rest(y)
-        return Weights(1 / self.rem.context + rest, rest, unit * x * self._fall(y))
+        fall = self._fall(y)
+        fall *= unit
+        fall *= x
+        unit *= self._rest(y)
+        return Weights(1 / self.rem.context + unit, unit, fall)
 
     def entropy_ratio(self, b: Floats) -> Floats:
         """Attention entropy over log T."""
