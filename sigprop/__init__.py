@@ -3,14 +3,9 @@
 Importing it loads numpy alone; scipy, xarray and matplotlib load where they are used.
 """
 
-from sigprop.critical import (
-    Critical,
-    asymptotic_alpha,
-    beta_profile,
-    critical,
-    entropy_boundary,
-)
+from sigprop.critical import Critical, asymptotic_alpha, critical
 from sigprop.diagram import boundaries, diagram
+from sigprop.entropy import beta_profile, entropy_boundary
 from sigprop.errors import (
     AssumptionError,
     DomainError,

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.errors import AssumptionError
 from sigprop.maps.activations import activation
 from sigprop.maps.attention import Attention
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
-from sigprop.rem import Finite, Limit, Profile, Rem
+from sigprop.rem import Finite, Limit, Profile, Rem, Statistics
 from sigprop.spec import Transformer
 from sigprop.state import State
 
 __all__ = ["Block", "build_block", "fold", "rem_of"]
 
-Floats = NDArray[np.float64]
 Map = Callable[[State], State]
+PROFILE_COST = 256  # states for which one profile pays
 
 
 def fold(maps: tuple[Map, ...]) -> Map:
@@ -84,11 +84,31 @@ class Block:
         return fold(self.maps)(state)
 
     def read(self, state: State) -> State:
-        """State that attention reads, given the state that enters the block."""
+        """State that attention reads, given the state that enters the block.
+
+        Parameters
+        ----------
+        state : State
+            What enters the block.
+
+        Returns
+        -------
+        State
+            The same, behind the norm if the block is pre-norm.
+
+        Examples
+        --------
+        >>> from sigprop import State, Transformer
+        >>> from sigprop.block import build_block
+        >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0,
+        ...                    norm="pre")
+        >>> float(build_block(spec).read(State(4.0, 1.0)).gap)
+        0.25
+        """
         return state if self.norm is None else self.norm(state)
 
 
-def rem_of(spec: Transformer, limit: bool = False) -> Rem:
+def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
     """Attention statistics of a spec: exact at its context length, or the published limit.
 
     Parameters
@@ -100,7 +120,7 @@ def rem_of(spec: Transformer, limit: bool = False) -> Rem:
 
     Returns
     -------
-    Rem
+    Statistics
         Source of attention statistics.
 
     Raises
@@ -116,8 +136,6 @@ def rem_of(spec: Transformer, limit: bool = False) -> Rem:
     >>> type(rem_of(spec)).__name__
     'Limit'
     """
-    from sigprop.errors import AssumptionError
-
     infinite = np.isinf(spec.context)
     if limit or np.all(infinite):
         return Limit(spec.context)
@@ -161,8 +179,8 @@ def build_block(spec: Transformer, limit: bool = False, states: int = 1) -> Bloc
         spec.sigma_o2,
         spec.attention == "centred",
     )
-    mlp = Mlp(activation(spec.activation), spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2,
-              spec.gated, q)  # fmt: skip
+    dual = activation(spec.activation)
+    mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, q)
     return assemble(spec, norm, attention, mlp)
 
 
@@ -179,13 +197,10 @@ def assemble(spec: Transformer, norm: Norm | None, attention: Attention, mlp: Ml
     return Block(maps, read, think, attention, norm if before else None)
 
 
-def _profiled(rem: Rem, spec: Transformer, states: int) -> Rem:
+def _profiled(rem: Statistics, spec: Transformer, states: int) -> Rem:
     """Follow the line of constant q behind a norm when that is cheaper than the full table."""
     if spec.norm == "none" or not isinstance(rem, Finite):
         return rem
     top = spec.beta * np.square(spec.norm_gain)
     lines = np.broadcast(top, spec.context).size
     return Profile(rem, top) if states > PROFILE_COST * lines else rem
-
-
-PROFILE_COST = 256  # states for which one profile pays

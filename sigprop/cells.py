@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.arrays import Floats
 from sigprop.chebyshev import nodes
 
 __all__ = ["Cells"]
-
-Floats = NDArray[np.float64]
 
 
 class Cells:
@@ -59,8 +57,8 @@ class Cells:
     def _fit(self, function: Callable[[Floats], Floats], lines: tuple[int, ...]) -> Floats:
         """Coefficients of 1, t, t^2, t^3 on each cell, from four Chebyshev nodes in it."""
         t = (nodes(4) + 1) / 2
-        places = ((np.arange(self.count)[:, None] + t) / self.count).reshape((-1,) + (1,) * len(lines))
-        values = function(places).reshape(self.count, 4, -1)
+        places = (np.arange(self.count)[:, None] + t) / self.count
+        values = function(places.reshape((-1,) + (1,) * len(lines))).reshape(self.count, 4, -1)
         inverse = np.linalg.inv(np.vander(t, increasing=True))
         return np.ascontiguousarray(np.einsum("kj,cjl->klc", inverse, values).reshape(4, -1))
 
@@ -71,8 +69,8 @@ class Cells:
         place = place - cell
         cell = cell + self._offset
         c0, c1, c2, c3 = self._table
-        out = c3.take(cell)
+        out: Floats = c3.take(cell, mode="clip")  # a NaN, which has no cell, stays NaN
         for coefficient in (c2, c1, c0):
             out = out * place
-            out += coefficient.take(cell)
+            out += coefficient.take(cell, mode="clip")
         return out

@@ -7,20 +7,55 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
+
+from sigprop.arrays import Floats, Number
 
 __all__ = ["Series", "fit", "nodes", "transform"]
 
-Floats = NDArray[np.float64]
-
 
 def nodes(count: int) -> Floats:
-    """Chebyshev nodes of the first kind."""
+    """Chebyshev nodes of the first kind.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+
+    Returns
+    -------
+    array, shape (count,)
+        Nodes in (-1, 1), increasing.
+
+    Examples
+    --------
+    >>> from sigprop.chebyshev import nodes
+    >>> nodes(3).round(6).tolist()
+    [-0.866025, 0.0, 0.866025]
+    """
     return np.asarray(chebyshev.chebpts1(count))
 
 
 def transform(values: Floats, axis: int = 0) -> Floats:
-    """Coefficients along `axis` from values at first-kind nodes."""
+    """Coefficients along `axis` from values at first-kind nodes.
+
+    Parameters
+    ----------
+    values : array
+        Values at `nodes(values.shape[axis])` along `axis`.
+    axis : int
+        The axis to transform.
+
+    Returns
+    -------
+    array
+        Chebyshev coefficients, of the same shape.
+
+    Examples
+    --------
+    >>> from sigprop.chebyshev import nodes, transform
+    >>> abs(transform(nodes(3) ** 2)).round(12).tolist()
+    [0.5, 0.0, 0.5]
+    """
     count = values.shape[axis]
     basis = chebyshev.chebvander(nodes(count), count - 1)
     basis = basis * np.where(np.arange(count) == 0, 1, 2) / count
@@ -46,7 +81,7 @@ class Series:
 
     coefficients: Floats
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Number) -> Floats:
         """Sum of the series at x, in place on four work arrays."""
         x = np.asarray(x, dtype=np.float64)
         c = self.coefficients
@@ -61,7 +96,25 @@ class Series:
         return np.asarray(c[0] + x * b1 - b2)
 
     def chopped(self, tolerance: float) -> Series:
-        """Without the trailing coefficients whose sum is below `tolerance` in every series."""
+        """Without the trailing coefficients whose sum is below `tolerance` in every series.
+
+        Parameters
+        ----------
+        tolerance : float
+            Absolute size of what may be dropped.
+
+        Returns
+        -------
+        Series
+            The shorter series, of one coefficient at least.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.chebyshev import Series
+        >>> Series(np.array([1.0, 0.5, 1e-20])).chopped(1e-15).coefficients.size
+        2
+        """
         tail = np.cumsum(np.abs(self.coefficients[::-1]), axis=0)[::-1]
         keep = int(np.sum(tail.reshape(len(tail), -1).max(axis=1) > tolerance))
         return Series(self.coefficients[: max(keep, 1)])

@@ -23,8 +23,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Spec = Annotated[str, typer.Argument(help="SPEC.json, a Hugging Face config.json, or an example "
-                                     "(bert-base, gpt2, opt-125m, llama-2-7b, vit-base).")]  # fmt: skip
+Spec = Annotated[
+    str,
+    typer.Argument(
+        help="SPEC.json, a Hugging Face config.json, or an example "
+        "(bert-base, gpt2, opt-125m, llama-2-7b, vit-base)."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Limit = Annotated[bool, typer.Option("--limit", help="Published limit of infinite context.")]
 Png = Annotated[Path | None, typer.Option(help="Draw a figure (.png, .pdf or .svg).")]
@@ -79,9 +84,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
-                                          help="Print the version.")] = False,
-) -> None:  # fmt: skip
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -112,7 +118,9 @@ def rem(
 @app.command()
 def curves(
     png: Annotated[Path, typer.Option(help="Figure to draw (.png, .pdf or .svg).")],
-    contexts: Annotated[str, typer.Option(help="Context lengths, with commas.")] = "64,512,4096,65536",
+    contexts: Annotated[
+        str, typer.Option(help="Context lengths, with commas.")
+    ] = "64,512,4096,65536",
     beta: Annotated[str, typer.Option(help="Reduced inverse temperatures, LO:HI:N.")] = "0:4:201",
 ) -> None:
     """Draw participation ratio, overlap and entropy of attention against temperature."""
@@ -125,9 +133,7 @@ def curves(
 
 
 @app.command()
-def propagate(
-    spec: Spec, limit: Limit = False, as_json: AsJson = False, png: Png = None
-) -> None:
+def propagate(spec: Spec, limit: Limit = False, as_json: AsJson = False, png: Png = None) -> None:
     """Overlap, variance and attention statistics, layer by layer."""
     from sigprop.huggingface import load
 
@@ -146,9 +152,7 @@ def propagate(
 
 
 @app.command()
-def critical(
-    spec: Spec, rho_max: RhoMax, limit: Limit = False, as_json: AsJson = False
-) -> None:
+def critical(spec: Spec, rho_max: RhoMax, limit: Limit = False, as_json: AsJson = False) -> None:
     """Smallest residual strength that keeps the overlap below rho_max at the last block."""
     from sigprop.huggingface import load
 
@@ -167,12 +171,14 @@ def diagram(
     x: Annotated[str, typer.Option(help="First axis, NAME=LO:HI:N.")] = "beta=0:4:200",
     y: Annotated[str, typer.Option(help="Second axis, NAME=LO:HI:N.")] = "alpha_attn=0:4:200",
     rho_max: RhoMax = 0.98,
-    entropy_min: Annotated[float | None, typer.Option(
-        help="H / log T that counts as collapsed [default: freezing point].")] = None,
+    entropy_min: Annotated[
+        float | None,
+        typer.Option(help="H / log T that counts as collapsed [default: freezing point]."),
+    ] = None,
     limit: Limit = False,
     png: Png = None,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Trainability diagram over two parameters: NetCDF data and a figure."""
     from sigprop.diagram import save
     from sigprop.huggingface import load
@@ -190,8 +196,14 @@ def diagram(
     for values in axes.values():
         total *= len(values)
     with _progress(total, "grid points") as advance:
-        data = sigprop.diagram(reading.spec, rho_max=rho_max, entropy_min=entropy_min, limit=limit,
-                               progress=advance, **axes)  # fmt: skip
+        data = sigprop.diagram(
+            reading.spec,
+            rho_max=rho_max,
+            entropy_min=entropy_min,
+            limit=limit,
+            progress=advance,
+            **axes,
+        )
     if png is not None:
         save_figure(plot_diagram(data, Path(spec).stem), png)
     save(data, out)
@@ -235,15 +247,22 @@ def profile(
 
 @app.command()
 def show(spec: Spec, rho_max: RhoMax = 0.98, limit: Limit = False, as_json: AsJson = False) -> None:
-    """What was read, what follows, and the verdict."""
+    """Show what was read, what follows, and the verdict."""
     from sigprop.huggingface import load
     from sigprop.verdict import judge
 
     reading = load(spec)
     found = judge(reading.spec, rho_max, limit)
     if as_json:
-        return _emit({"family": reading.family, "spec": reading.spec.to_dict(),
-                      "facts": reading.facts, "notes": list(reading.notes), **found.to_dict()})  # fmt: skip
+        return _emit(
+            {
+                "family": reading.family,
+                "spec": reading.spec.to_dict(),
+                "facts": reading.facts,
+                "notes": list(reading.notes),
+                **found.to_dict(),
+            }
+        )
     from sigprop import tables
 
     return _show(lambda: tables.show(reading, found))
@@ -300,3 +319,7 @@ def _axis(name: str, text: str) -> Any:
     else:
         raise DomainError(name, text, "LO > 0 on a logarithmic axis")
     return np.unique(np.round(values)) if name == "context" else values
+
+
+if __name__ == "__main__":
+    main()

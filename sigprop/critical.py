@@ -1,4 +1,4 @@
-r"""Critical residual strength and entropy boundary (E4, E20, E21)."""
+r"""Critical residual strength (E20, E21)."""
 
 from __future__ import annotations
 
@@ -6,28 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from sigprop.block import build_block, rem_of
-from sigprop.errors import AssumptionError, require
+from sigprop.arrays import Bools, Floats, Ints, finite_or_none
+from sigprop.block import build_block
+from sigprop.errors import require
 from sigprop.fixed_points import linear_response
-from sigprop.propagate import initial_state, propagate, sweep
-from sigprop.rem import Limit, Rem, reduced_beta
+from sigprop.propagate import sweep
 from sigprop.spec import Transformer
-from sigprop.state import State
 
-__all__ = [
-    "REASONS",
-    "BetaProfile",
-    "Critical",
-    "asymptotic_alpha",
-    "beta_profile",
-    "critical",
-    "entropy_beta",
-    "entropy_boundary",
-]
+__all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical"]
 
-Floats = NDArray[np.float64]
 LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
 SCAN = 25  # strengths at which the overlap is computed before refining
 REASONS = (
@@ -65,17 +54,25 @@ class Critical:
     monotone : array of bool
         Whether the overlap decreases with alpha_attn all over the scan. Where it does not, the
         smallest root is returned.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, critical
+    >>> spec = Transformer(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=0, rho0=0.5)
+    >>> found = critical(spec, 0.9)
+    >>> bool(found.converged), bool(found.residual < 1e-9)
+    (True, True)
     """
 
     alpha_attn: Floats
     rho: Floats
     asymptotic: Floats
-    converged: NDArray[np.bool_]
-    reason: NDArray[np.int64]
+    converged: Bools
+    reason: Ints
     residual: Floats
-    iterations: NDArray[np.int64]
+    iterations: Ints
     bracket: tuple[Floats, Floats]
-    monotone: NDArray[np.bool_]
+    monotone: Bools
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is null, reasons are sentences.
@@ -84,14 +81,22 @@ class Critical:
         -------
         dict
             One entry for each attribute.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer, critical
+        >>> spec = Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+        >>> critical(spec, 0.99).to_dict()["reason"]
+        'no skip branch is needed: the overlap stays below rho_max at alpha_attn = 0'
         """
         out: dict[str, Any] = {}
         for name, value in vars(self).items():
             parts = value if isinstance(value, tuple) else (value,)
-            plain = [np.where(np.isfinite(v), v.astype(object), None).tolist() for v in parts]
+            plain = [finite_or_none(part) for part in parts]
             out[name] = plain if isinstance(value, tuple) else plain[0]
-        out["reason"] = np.asarray(REASONS, dtype=object)[self.reason].tolist() if (
-            self.reason.ndim) else REASONS[int(self.reason)]  # fmt: skip
+        sentences = np.empty(self.reason.shape, dtype=object)
+        sentences[...] = np.asarray(REASONS, dtype=object)[self.reason]
+        out["reason"] = sentences.tolist()
         return out
 
 
@@ -142,9 +147,13 @@ def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Crit
     height = search(grid[:, None], every)
     low, high, found = _bracket(grid, height)
     index = every[found]
-    out = elementwise.find_root(search, (low[found], high[found]), args=(index,),
-                                tolerances={"xatol": 1e-15, "xrtol": 1e-15, "fatol": 1e-13})  # fmt: skip
-    return search.finish(out.x, out.nfev, low, high, found, height)
+    out = elementwise.find_root(
+        search,
+        (low[found], high[found]),
+        args=(index,),
+        tolerances={"xatol": 1e-15, "xrtol": 1e-15, "fatol": 1e-13},
+    )
+    return search.finish(out.x, out.nfev.astype(np.int64), low, high, found, height)
 
 
 class _Search:
@@ -160,35 +169,36 @@ class _Search:
             if name not in ("alpha_attn", "sigma_w2") and np.ndim(getattr(spec, name))
         }
 
-    def at(self, alpha: Floats, index: NDArray[np.int64]) -> Floats:
+    def at(self, alpha: Floats, index: Ints) -> Floats:
         """1 - rho_L of the specs of `index` at strengths alpha; NaN where undefined."""
         if not index.size:
             return np.empty(0)
-        parts = {name: value[index] for name, value in self._wide.items()}
+        parts: dict[str, Any] = {name: value[index] for name, value in self._wide.items()}
         alpha = np.minimum(alpha, 10.0**HIGHEST)  # exp(log(1e6)) rounds above it
         spec = replace(self.spec, alpha_attn=alpha, sigma_w2=None, **parts)
         state = sweep(spec, self.limit).state
         return np.asarray(state.gap / state.q)
 
-    def __call__(self, log_alpha: Floats, index: NDArray[np.int64]) -> Floats:
+    def __call__(self, log_alpha: Floats, index: Ints) -> Floats:
         with np.errstate(divide="ignore"):  # gap = 0 is rho = 1: minus infinity
             return np.log(self.at(np.exp(log_alpha), index) / (1 - self.target[index]))
 
     def finish(
         self,
         roots: Floats,
-        calls: Floats,
+        calls: Ints,
         low: Floats,
         high: Floats,
-        found: NDArray[np.bool_],
+        found: Bools,
         height: Floats,
     ) -> Critical:
+        """Gather what was found, in the shape of the specs."""
         size = self.target.size
         alpha = np.where(height[0] >= 0, 0.0, np.where(np.isnan(height).all(0), np.nan, np.inf))
         reason = np.where(height[0] >= 0, 1, np.where(np.isnan(height).all(0), 3, 2))
         alpha[found] = np.exp(roots)
         iterations = np.full(size, SCAN)
-        iterations[found] += calls.astype(int)
+        iterations[found] += calls
         rho = np.full(size, np.nan)
         usable = np.isfinite(alpha)
         rho[usable] = 1 - self.at(alpha[usable], np.flatnonzero(usable))
@@ -201,11 +211,11 @@ class _Search:
         columns = (alpha, rho, limit_alpha, reason == 0, reason, residual, iterations)
         a, r, asym, conv, why, res, its = (np.reshape(c, self.shape) for c in columns)
         ends = [np.where(found, np.exp(e), np.nan).reshape(self.shape) for e in (low, high)]
-        return Critical(a, r, asym, conv, why, res, its, (ends[0], ends[1]),
-                        monotone.reshape(self.shape))  # fmt: skip
+        bracket, falling = (ends[0], ends[1]), monotone.reshape(self.shape)
+        return Critical(a, r, asym, conv, why, res, its, bracket, falling)
 
 
-def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, Bools]:
     """First upward crossing of zero along the scan."""
     crossing = (height[:-1] < 0) & (height[1:] >= 0)
     first = crossing.argmax(axis=0)
@@ -252,158 +262,3 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
         out, gain = linear_response(block.maps[2:], q)
         chi_mlp = gain * q / out
         return np.where(chi_mlp > 1, np.sqrt(value / q / (chi_mlp - 1)), np.inf)
-
-
-def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) -> Floats:
-    """Reduced inverse temperature b = beta sqrt(q gap) at which H / log T has a given value.
-
-    Parameters
-    ----------
-    rem : Rem
-        Attention statistics.
-    entropy_ratio : float
-        H / log T, in (0, 1) at finite context; 0 in the limit gives the freezing point sqrt 2.
-    shape : tuple of int
-        Shape of the contexts of `rem`.
-
-    Returns
-    -------
-    array
-        b, unique because the entropy decreases with it.
-
-    Raises
-    ------
-    DomainError
-        If the entropy is outside its range.
-
-    Examples
-    --------
-    >>> from sigprop.critical import entropy_beta
-    >>> from sigprop.rem import Limit
-    >>> float(entropy_beta(Limit(), 0.0)) ** 2
-    2.0000000000000004
-    """
-    from scipy.optimize import elementwise
-
-    target = np.asarray(entropy_ratio, dtype=np.float64)
-    if isinstance(rem, Limit):
-        require((target >= 0) & (target < 1), "entropy_ratio", target, "a number in [0, 1)")
-        return np.broadcast_to(np.sqrt(2 * (1 - target)), shape)
-    require((target >= 0.01) & (target <= 0.9999), "entropy_ratio", target,
-            "a number in [0.01, 0.9999]")  # fmt: skip
-
-    def excess(log_b: Floats, index: NDArray[np.int64]) -> Floats:
-        full = np.zeros(int(np.prod(shape, dtype=np.int64)))
-        full[index] = np.exp(log_b)
-        return rem.entropy_ratio(full.reshape(shape)).ravel()[index] - float(target)
-
-    count = int(np.prod(shape, dtype=np.int64))
-    ends = (np.full(count, np.log(1e-3)), np.full(count, np.log(5.0)))
-    cold = excess(ends[1], np.arange(count)) > 0
-    ends[1][cold] = np.log(1e3)
-    out = elementwise.find_root(excess, ends, args=(np.arange(count),))
-    return np.exp(out.x).reshape(shape)
-
-
-def entropy_boundary(
-    spec: Transformer, entropy_ratio: float, limit: bool = False
-) -> Floats:
-    """Inverse temperature at which each block's entropy would fall to a fraction of log T.
-
-    The states are those of the spec; the boundary is lowest where tokens differ most. In the
-    limit with entropy_ratio = 0 it is the freezing point beta_c of each block (E4).
-
-    Parameters
-    ----------
-    spec : Transformer
-        The description.
-    entropy_ratio : float
-        H / log T on the boundary.
-    limit : bool
-        Use the limit of infinite context.
-
-    Returns
-    -------
-    array, shape (L, ...)
-        Critical inverse temperature of each block; infinite where tokens have merged.
-
-    Raises
-    ------
-    DomainError
-        If the entropy is outside its range.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer, entropy_boundary
-    >>> spec = Transformer(depth=3, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> bool((entropy_boundary(spec, 0.5)[1:] > entropy_boundary(spec, 0.5)[:-1]).all())
-    True
-    """
-    trajectory = propagate(spec, limit)
-    read = build_block(spec, limit).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
-    b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
-    with np.errstate(divide="ignore"):  # merged tokens: no temperature freezes them
-        return np.asarray(b / reduced_beta(1.0, read))
-
-
-@dataclass(frozen=True)
-class BetaProfile:
-    """Inverse temperatures that hold every block at one entropy.
-
-    Attributes
-    ----------
-    beta : array, shape (L, ...)
-        Inverse temperature of each block.
-    rho : array, shape (L+1, ...)
-        Overlap that results.
-    """
-
-    beta: Floats
-    rho: Floats
-
-
-def beta_profile(spec: Transformer, entropy_ratio: float, limit: bool = False) -> BetaProfile:
-    """Inverse temperature per block such that every block has the same entropy.
-
-    As tokens grow alike, attention must grow colder to stay as selective.
-
-    Parameters
-    ----------
-    spec : Transformer
-        The description; its beta is ignored.
-    entropy_ratio : float
-        H / log T to hold.
-    limit : bool
-        Use the limit of infinite context.
-
-    Returns
-    -------
-    BetaProfile
-        Temperatures and the overlap that results; pass `beta` to `propagate` as `beta_by_layer`.
-
-    Raises
-    ------
-    DomainError
-        If the entropy is outside its range.
-    AssumptionError
-        If tokens merge to rounding before the last block.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer, beta_profile, propagate
-    >>> spec = Transformer(depth=6, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> profile = beta_profile(spec, 0.7)
-    >>> [round(float(h), 6) for h in propagate(spec, beta_by_layer=profile.beta).entropy_ratio]
-    [0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
-    """
-    b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
-    state, betas, rhos = initial_state(spec), [], []
-    for _ in range(spec.depth):
-        rhos.append(np.broadcast_to(state.rho, spec.shape))
-        read = build_block(spec.replace(beta=0.0), limit).read(state)
-        scale = reduced_beta(1.0, read)
-        if not np.all(scale > 0):
-            raise AssumptionError("tokens merge before the last block: no beta holds the entropy")
-        betas.append(np.broadcast_to(b / scale, spec.shape))
-        state = build_block(spec.replace(beta=betas[-1]), limit)(state)
-    return BetaProfile(np.stack(betas), np.stack([*rhos, np.broadcast_to(state.rho, spec.shape)]))

@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sigprop.version import __version__
+from sigprop.arrays import Floats, Number
 from sigprop.block import rem_of
 from sigprop.errors import DomainError, require
 from sigprop.notation import NOTATION
 from sigprop.propagate import Final, sweep
+from sigprop.rem import Finite, Limit, Statistics
 from sigprop.spec import Transformer
+from sigprop.state import State
+from sigprop.version import __version__
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["BOUNDARIES", "REGIMES", "boundaries", "diagram", "load", "rem_curves", "save"]
 
-Floats = NDArray[np.float64]
 REGIMES = ("trainable", "rank_collapse", "entropy_collapse", "rank_and_entropy_collapse")
 UNDEFINED = -1
 BOUNDARIES = ("rank_collapse", "entropy_collapse")
@@ -39,7 +41,7 @@ def diagram(
     progress: Callable[[int], None] | None = None,
     **axes: ArrayLike,
 ) -> xr.Dataset:
-    """Final overlap, smallest entropy and regime over a grid of parameters.
+    """Compute the final overlap, smallest entropy and regime over a grid of parameters.
 
     Parameters
     ----------
@@ -104,11 +106,10 @@ def diagram(
         "entropy_ratio": ratio,
         "regime": _regimes(final, fields),
     }
-    out = xr.Dataset({n: (tuple(grid), v, _attributes(n)) for n, v in data.items()},
-                     coords={n: (n, v, _attributes(n)) for n, v in grid.items()})  # fmt: skip
-    out.attrs = _provenance(spec, rho_max, entropy_min, limit) | {
-        "undefined": int(np.sum(~final.defined))
-    }
+    variables = {n: (tuple(grid), v, _attributes(n)) for n, v in data.items()}
+    coords = {n: (n, v, _attributes(n)) for n, v in grid.items()}
+    undefined = {"undefined": int(np.sum(~final.defined))}
+    out = xr.Dataset(variables, coords, _provenance(spec, rho_max, entropy_min, limit) | undefined)
     return out.assign(boundaries(out)) if count == 2 else out
 
 
@@ -135,8 +136,8 @@ def _fields(
     with np.errstate(divide="ignore"):  # merged tokens, and beta = 0
         rank = np.log(final.state.gap / final.state.q / (1 - rho_max))
         cold = -np.log(final.reduced_beta / FREEZING)
-    return {"rank_collapse": rank,
-            "entropy_collapse": cold if entropy_min is None else ratio - entropy_min}  # fmt: skip
+    entropy = cold if entropy_min is None else ratio - entropy_min
+    return {"rank_collapse": rank, "entropy_collapse": entropy}
 
 
 def _regimes(final: Final, fields: dict[str, Floats]) -> NDArray[np.int8]:
@@ -216,15 +217,13 @@ def boundaries(data: xr.Dataset) -> dict[str, Any]:
 
 
 def _stored_fields(data: xr.Dataset) -> dict[str, Floats]:
-    """The boundary fields again, from what a diagram stores."""
-    from sigprop.state import State
-
+    """Compute the boundary fields again, from what a diagram stores."""
     ratio = np.asarray(data["entropy_ratio"])
     gap = np.asarray(data["gap_ratio"])
     final = Final(State(np.ones_like(gap), gap), np.asarray(data["reduced_beta"]), ~np.isnan(gap))
     floor = data.attrs["entropy_min"]
-    return _fields(final, ratio, float(data.attrs["rho_max"]),
-                   None if isinstance(floor, str) else float(floor))  # fmt: skip
+    entropy_min = None if isinstance(floor, str) else float(floor)
+    return _fields(final, ratio, float(data.attrs["rho_max"]), entropy_min)
 
 
 def save(data: xr.Dataset, path: str | Path) -> None:
@@ -281,6 +280,15 @@ def load(path: str | Path) -> xr.Dataset:
     ------
     DomainError
         If the file is missing or not NetCDF.
+
+    Examples
+    --------
+    >>> import tempfile, xarray
+    >>> from sigprop.diagram import load, save
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(xarray.Dataset({"rho": ("layer", [0.25, 0.5])}), f"{folder}/a.nc")
+    ...     load(f"{folder}/a.nc").rho.values.tolist()
+    [0.25, 0.5]
     """
     import xarray as xr
 
@@ -316,14 +324,12 @@ def rem_curves(contexts: ArrayLike, beta: ArrayLike, overlap_at: float = 0.5) ->
     """
     import xarray as xr
 
-    from sigprop.rem import Finite, Limit
-
     lengths, b = np.asarray(contexts, float), np.asarray(beta, float)
     require((b >= 0) & (b <= 1e3), "beta", b, "a number in [0, 1000]")
     require(0 <= overlap_at <= 1, "overlap_at", overlap_at, "a number in [0, 1]")
-    rems = [*(Finite(t) for t in lengths), Limit()]
+    rems: list[Statistics] = [*(Finite(t) for t in lengths), Limit()]
     weights = [rem.weights(b, np.full_like(b, 1 - overlap_at)) for rem in rems]
-    columns = {
+    columns: dict[str, list[Number]] = {
         "y2": [w.y2 for w in weights],
         "overlap": [w.y2 - w.spread for w in weights],
         "entropy_ratio": [rem.entropy_ratio(b) for rem in rems],

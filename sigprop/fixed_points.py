@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.arrays import Floats
 from sigprop.block import Block, Map, build_block, fold
 from sigprop.errors import AssumptionError
 from sigprop.spec import Transformer
@@ -19,7 +19,6 @@ from sigprop.state import State
 
 __all__ = ["Exponents", "FixedPoint", "exponents", "fixed_points", "linear_response"]
 
-Floats = NDArray[np.float64]
 TINY = 1e-40
 SCAN = 400  # points between gap/q = 1e-12 and its largest value
 
@@ -44,6 +43,13 @@ class Exponents:
     Notes
     -----
     theory.md section 4; Schoenholz et al. (2017), Cowsik et al., arXiv 2403.02579.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, exponents
+    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> round(float(exponents(spec).depth_scale), 6)
+    1.442695
     """
 
     chi: Floats
@@ -64,6 +70,14 @@ class FixedPoint:
         Derivative of the map of gap/q there; stable when below one in size.
     stable : bool
         Whether nearby overlaps converge to it.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, fixed_points
+    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> point = fixed_points(spec)[0]
+    >>> point.rho, point.stable
+    (1.0, True)
     """
 
     rho: float
@@ -159,7 +173,7 @@ def _pre_norm(spec: Transformer, block: Block) -> tuple[Floats, Floats]:
 
 
 def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
-    """Fixed points of the overlap of a single post-norm spec, from rho = 1 downwards.
+    """Find the fixed points of the overlap of a single post-norm spec, from rho = 1 downwards.
 
     Parameters
     ----------
@@ -183,9 +197,9 @@ def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
     --------
     >>> from sigprop import Transformer, fixed_points
     >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=9,
-    ...                    activation="tanh", alpha_attn=2, rho0=0)
+    ...                    sigma_b2=0.05, activation="tanh", alpha_attn=2, rho0=0)
     >>> [(round(p.rho, 3), p.stable) for p in fixed_points(spec)]
-    [(1.0, False), (0.359, True)]
+    [(1.0, False), (0.118, True)]
     """
     from scipy.optimize import elementwise
 

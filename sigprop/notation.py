@@ -38,7 +38,7 @@ NOTATION: dict[str, Entry] = {
     "rho": Entry(r"\rho", "token overlap", "1", "section 1"),
     "q": Entry("q", "variance of the stream", "1", "section 1"),
     "gap": Entry(r"q - p", "gap of the token kernel", "1", "section 1"),
-    "gap_ratio": Entry(r"1 - \rho", "one minus the token overlap", "1", "section 1"),
+    "gap_ratio": Entry(r"1 - \rho", "overlap deficit", "1", "section 1"),
     "y2": Entry("Y_2", "participation ratio", "1", "E6"),
     "y3": Entry("Y_3", "third moment of attention weights", "1", "E6"),
     "y4": Entry("Y_4", "fourth moment of attention weights", "1", "E6"),
@@ -46,7 +46,7 @@ NOTATION: dict[str, Entry] = {
     "overlap": Entry("O", "attention overlap of two queries", "1", "E9"),
     "log_z": Entry(r"E \log Z", "free energy of attention", "nats", "E8"),
     "entropy": Entry("H", "attention entropy", "nats", "E8"),
-    "entropy_ratio": Entry(r"H/\log T", "attention entropy over log T", "1", "E8"),
+    "entropy_ratio": Entry(r"H/\log T", "relative attention entropy", "1", "E8"),
     "score_std": Entry("s", "score standard deviation", "1", "E3"),
     "reduced_beta": Entry(r"\beta\sqrt{q\,(q-p)}", "reduced inverse temperature", "1", "E3"),
     "layer": Entry("l", "block", "1", "section 4"),
@@ -74,7 +74,7 @@ NOTATION: dict[str, Entry] = {
 
 
 def label(name: str) -> str:
-    """Axis label: meaning and symbol.
+    r"""Axis label: meaning and symbol.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def label(name: str) -> str:
     --------
     >>> from sigprop.notation import label
     >>> label("rho")
-    'token overlap $\\\\rho$'
+    'token overlap $\\rho$'
     """
     entry = NOTATION.get(name)
     return name if entry is None else f"{entry.meaning} ${entry.symbol}$"

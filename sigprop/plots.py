@@ -10,7 +10,7 @@ import numpy as np
 
 from sigprop.diagram import BOUNDARIES, REGIMES
 from sigprop.errors import DomainError
-from sigprop.notation import NOTATION, label
+from sigprop.notation import label
 from sigprop.propagate import Trajectory
 
 if TYPE_CHECKING:
@@ -22,12 +22,24 @@ __all__ = ["plot_diagram", "plot_rem", "plot_trajectory", "save_figure"]
 
 # Okabe & Ito (2008): distinguishable with every common colour-vision deficiency
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, BLACK = (
-    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#000000")  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#CC79A7",
+    "#000000",
+)
 LINES = {"rank_collapse": ("-", BLACK), "entropy_collapse": ("--", VERMILLION)}
-NAMES = dict(zip(REGIMES, ("trainable", "rank\ncollapse", "entropy\ncollapse",
-                           "rank and\nentropy collapse"), strict=True))  # fmt: skip
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-         "legend.frameon": False, "figure.dpi": 150, "savefig.dpi": 200}  # fmt: skip
+NAMES = {name: name.replace("_", " ").replace(" and ", " + ") for name in REGIMES}
+FLAT, ROOM = 3.0, 0.009  # shape of a regime's name; half its width per letter, in axes
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.dpi": 150,
+    "savefig.dpi": 200,
+}
 
 
 def _figure(columns: int, rows: int = 1, width: float = 3.4, height: float = 3.0) -> Any:
@@ -64,7 +76,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     >>> save_figure(plot_trajectory(propagate(spec)), "/nowhere/a.png")
     Traceback (most recent call last):
         ...
-    sigprop.errors.DomainError: png = '/nowhere/a.png' is not admissible: expected a file in an existing folder
+    sigprop.errors.DomainError: png = '/nowhere/a.png' is not admissible: ...
     """
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
@@ -94,7 +106,7 @@ def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Two panels: rho with 1 - rho on a logarithmic axis, and H / log T with Y_2.
+        Three panels: rho; 1 - rho on a logarithmic axis; H / log T with Y_2.
 
     Raises
     ------
@@ -111,20 +123,21 @@ def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
     """
     if trajectory.rho.ndim != 1:
         raise DomainError("trajectory", trajectory.rho.shape, "a single trajectory")
-    figure, ((left, right),) = _figure(2)
+    from matplotlib.ticker import MaxNLocator
+
+    figure, ((first, second, third),) = _figure(3, width=3.1)
     layer = trajectory.layer
-    left.plot(layer, trajectory.rho, color=BLUE)
-    left.set(xlabel=label("layer"), ylim=(min(0.0, float(trajectory.rho.min())), 1.02))
-    left.set_ylabel(label("rho"), color=BLUE)
-    twin = left.twinx()
-    twin.semilogy(layer, trajectory.gap / trajectory.q, color=ORANGE, linestyle="--")
-    twin.set_ylabel(f"${NOTATION['gap_ratio'].symbol}$", color="#8a5f00")
-    twin.spines["right"].set_visible(True)
-    right.plot(layer[1:], trajectory.entropy_ratio, color=GREEN,
-               label=label("entropy_ratio"))  # fmt: skip
-    right.plot(layer[1:], trajectory.y2, color=PURPLE, linestyle="--", label=label("y2"))
-    right.set(xlabel=label("layer"), ylim=(-0.02, 1.05))
-    right.legend(loc="center right")
+    first.plot(layer, trajectory.rho, color=BLUE)
+    first.set(ylabel=label("rho"), ylim=(min(0.0, float(trajectory.rho.min())), 1.02))
+    second.semilogy(layer, trajectory.gap / trajectory.q, color=BLUE)
+    second.set(ylabel=label("gap_ratio"))
+    third.plot(layer[1:], trajectory.entropy_ratio, color=GREEN, label=label("entropy_ratio"))
+    third.plot(layer[1:], trajectory.y2, "--", color=PURPLE, label=label("y2"))
+    third.set(ylim=(-0.02, 1.02))
+    third.legend(fontsize=7, frameon=False)
+    for axes in (first, second, third):
+        axes.set(xlabel=label("layer"))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if title:
         figure.suptitle(title, fontsize=10)
     return figure  # type: ignore[no-any-return]
@@ -169,15 +182,26 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
     gap = np.asarray(data["gap_ratio"])
     floor = max(float(np.nanmin(gap, initial=1.0)), 1e-6)
     top = max(float(np.nanmax(gap, initial=floor)), 2 * floor)
-    _field(left, data, np.ma.masked_invalid(np.maximum(gap, floor)), "gap_ratio", "cividis",
-           LogNorm(floor, top))  # fmt: skip
+    _field(
+        left,
+        data,
+        np.ma.masked_invalid(np.maximum(gap, floor)),
+        "gap_ratio",
+        "cividis",
+        LogNorm(floor, top),
+    )
     entropy = np.ma.masked_invalid(np.asarray(data["entropy_ratio"]))
     _field(right, data, entropy, "entropy_ratio", "viridis")
     for axes in (left, right):
         _boundaries(axes, data)
     _regimes(left, data)
-    right.legend(*left.get_legend_handles_labels(), loc="upper right", frameon=True,
-                 framealpha=0.85, fontsize=8)  # fmt: skip
+    right.legend(
+        *left.get_legend_handles_labels(),
+        loc="upper right",
+        frameon=True,
+        framealpha=0.85,
+        fontsize=8,
+    )
     left.set_title("after the last block", fontsize=9)
     right.set_title("smallest over the blocks", fontsize=9)
     if title:
@@ -185,11 +209,17 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
     return figure  # type: ignore[no-any-return]
 
 
-def _field(axes: Axes, data: xr.Dataset, values: Any, name: str, cmap: str, norm: Any = None) -> None:  # noqa: E501
+def _field(
+    axes: Axes, data: xr.Dataset, values: Any, name: str, cmap: str, norm: Any = None
+) -> None:
     x, y = (np.asarray(data[d]) for d in data["rho"].dims)
     mesh = axes.pcolormesh(x, y, values.T, cmap=cmap, norm=norm, shading="nearest", rasterized=True)
-    axes.set(xlabel=label(str(data["rho"].dims[0])), ylabel=label(str(data["rho"].dims[1])),
-             xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))  # fmt: skip
+    axes.set(
+        xlabel=label(str(data["rho"].dims[0])),
+        ylabel=label(str(data["rho"].dims[1])),
+        xlim=(x[0], x[-1]),
+        ylim=(y[0], y[-1]),
+    )
     assert axes.figure is not None
     axes.figure.colorbar(mesh, ax=axes, label=label(name))
 
@@ -206,20 +236,30 @@ def _boundaries(axes: Axes, data: xr.Dataset) -> None:
 
 
 def _regimes(axes: Axes, data: xr.Dataset) -> None:
-    """Name each regime at the point of it that is farthest from all others."""
+    """Name each regime where its text has most room; leave out names that do not fit."""
     from scipy.ndimage import distance_transform_edt
 
     x, y = (np.asarray(data[d]) for d in data["rho"].dims)
     code = np.pad(np.asarray(data["regime"]), 1, constant_values=-2)
     for number, name in enumerate(REGIMES):
-        inside = code == number
-        if inside.sum() < 0.03 * code.size:
-            continue
-        depth = distance_transform_edt(inside, sampling=(1 / len(x), 1 / len(y)))
-        i, j = np.unravel_index(int(np.argmax(depth)), depth.shape)
-        axes.text(x[i - 1], y[j - 1], NAMES[name], ha="center", va="center", fontsize=8,
-                  bbox={"boxstyle": "round", "facecolor": "white", "alpha": 0.8,
-                        "edgecolor": "none"})  # fmt: skip
+        # distance to other regimes, in widths of the axes, for a box FLAT times wider than high
+        room = distance_transform_edt(code == number, sampling=(1 / len(x), FLAT / len(y)))
+        i, j = np.unravel_index(int(np.argmax(room)), room.shape)
+        if room[i, j] >= ROOM * len(NAMES[name]):
+            axes.text(
+                x[i - 1],
+                y[j - 1],
+                NAMES[name],
+                ha="center",
+                va="center",
+                fontsize=7,
+                bbox={
+                    "boxstyle": "round",
+                    "facecolor": "white",
+                    "alpha": 0.85,
+                    "edgecolor": "none",
+                },
+            )
 
 
 def plot_rem(data: xr.Dataset) -> Figure:
@@ -250,10 +290,14 @@ def plot_rem(data: xr.Dataset) -> Figure:
     for axes, name in zip(row, ("y2", "overlap", "entropy_ratio"), strict=True):
         for i, length in enumerate(lengths):
             limit = np.isinf(length)
-            axes.plot(data["beta"], data[name][i], color=BLACK if limit else shades[i],
-                      linestyle="--" if limit else "-",
-                      label=r"$T \to \infty$" if limit else f"$T = {length:g}$")  # fmt: skip
+            axes.plot(
+                data["beta"],
+                data[name][i],
+                color=BLACK if limit else shades[i],
+                linestyle="--" if limit else "-",
+                label=r"$T \to \infty$" if limit else f"$T = {length:g}$",
+            )
         axes.axvline(np.sqrt(2), color="0.5", linewidth=0.8, linestyle=":")
         axes.set(xlabel=label("reduced_beta"), ylabel=label(name))
-    row[0].legend(fontsize=7)
+    row[0].legend(fontsize=7, frameon=False)
     return figure  # type: ignore[no-any-return]

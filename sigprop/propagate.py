@@ -9,8 +9,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sigprop.arrays import Bools, Floats, Ints, Number, finite_or_none
 from sigprop.block import Block, build_block, rem_of
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.rem import reduced_beta
@@ -19,7 +20,6 @@ from sigprop.state import State
 
 __all__ = ["Final", "Trajectory", "initial_state", "propagate", "sweep"]
 
-Floats = NDArray[np.float64]
 CHUNK = 16384  # states iterated together: a dozen work arrays of 128 KB fit the cache
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
 # releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
@@ -59,7 +59,7 @@ class Trajectory:
     True
     """
 
-    layer: NDArray[np.int64]
+    layer: Ints
     q: Floats
     gap: Floats
     rho: Floats
@@ -69,7 +69,7 @@ class Trajectory:
     entropy_ratio: Floats
     score_std: Floats
     reduced_beta: Floats
-    ended: NDArray[np.int64]
+    ended: Ints
     reason: str
     notes: tuple[str, ...]
 
@@ -91,7 +91,7 @@ class Trajectory:
         out: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
-                value = np.where(np.isfinite(value), value.astype(object), None).tolist()
+                value = finite_or_none(value)
             out[name] = list(value) if isinstance(value, tuple) else value
         return out
 
@@ -109,11 +109,18 @@ class Final:
         entropy over the layers is the entropy there.
     defined : array of bool
         Whether the iteration stayed finite with q > 0.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, sweep
+    >>> final = sweep(Transformer(depth=2, context=8, beta=[1, 2], sigma_v2=1, sigma_w2=2, rho0=0))
+    >>> final.defined.tolist()
+    [True, True]
     """
 
     state: State
     reduced_beta: Floats
-    defined: NDArray[np.bool_]
+    defined: Bools
 
 
 def initial_state(spec: Transformer) -> State:
@@ -145,7 +152,9 @@ def notes_of(spec: Transformer, limit: bool) -> tuple[str, ...]:
     """Approximations that the exchangeable theory makes for a spec, one sentence each."""
     notes = []
     if limit or np.any(np.isinf(spec.context)):
-        notes.append("Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train.")
+        notes.append(
+            "Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train."
+        )
     if spec.causal:
         notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
     if spec.rotary_base is not None:
@@ -205,7 +214,7 @@ def propagate(
     q, gap = (np.stack([np.broadcast_to(s[i], spec.shape) for s in states]) for i in (0, 1))
     ended = _ended(q, gap)
     q, gap = _cut(ended, spec.depth, q, gap)
-    return _described(spec, limit, blocks, State(q, gap), ended)
+    return _described(spec, limit, blocks, q, gap, ended)
 
 
 def _blocks(spec: Transformer, limit: bool, beta_by_layer: ArrayLike | None) -> list[Block]:
@@ -218,17 +227,17 @@ def _blocks(spec: Transformer, limit: bool, beta_by_layer: ArrayLike | None) -> 
     return [build_block(spec.replace(beta=beta), limit) for beta in betas]
 
 
-def _valid(q: Floats, gap: Floats) -> NDArray[np.bool_]:
+def _valid(q: Number, gap: Number) -> Bools:
     """Finite, and not vanished; comparisons with NaN are false."""
-    return (q > 0) & (q < LARGEST) & (gap >= 0) & (gap < LARGEST)
+    return np.asarray((q > 0) & (q < LARGEST) & (gap >= 0) & (gap < LARGEST))
 
 
-def _ended(q: Floats, gap: Floats) -> NDArray[np.int64]:
+def _ended(q: Floats, gap: Floats) -> Ints:
     """Last layer up to which the state is valid."""
     return np.asarray(np.cumprod(_valid(q, gap), axis=0).sum(axis=0) - 1)
 
 
-def _cut(ended: NDArray[np.int64], depth: int, q: Floats, gap: Floats) -> tuple[Floats, Floats]:
+def _cut(ended: Ints, depth: int, q: Floats, gap: Floats) -> tuple[Floats, Floats]:
     """Drop (single) or mask (array) the layers after the end."""
     if ended.ndim == 0:
         if ended < 1:
@@ -242,53 +251,59 @@ def _cut(ended: NDArray[np.int64], depth: int, q: Floats, gap: Floats) -> tuple[
 
 
 def _described(
-    spec: Transformer, limit: bool, blocks: list[Block], states: State, ended: NDArray[np.int64]
+    spec: Transformer, limit: bool, blocks: list[Block], q: Floats, gap: Floats, ended: Ints
 ) -> Trajectory:
     """Attention statistics of the recorded states."""
     rem = rem_of(spec, limit)
-    count = len(states.q) - 1
+    count = len(q) - 1
     seen, heat = [], []
-    for block, q, gap in zip(blocks, states.q[:count], states.gap[:count], strict=False):
-        read = block.read(State(q, gap))
+    for block, own_q, own_gap in zip(blocks, q[:count], gap[:count], strict=False):
+        read = block.read(State(own_q, own_gap))
         seen.append(read.gap / read.q)
         heat.append(reduced_beta(block.attention.beta, read))
     b, x = np.stack(heat), np.stack(seen)
-    known = np.isfinite(x) & np.isfinite(states.q[1:])
+    known = np.isfinite(x) & np.isfinite(q[1:])
     b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
     weights, ratio = rem.weights(b, x), rem.entropy_ratio(b)
-    overlap = weights.y2 - weights.spread
     log_t = np.log(spec.context)
     with np.errstate(invalid="ignore"):  # 0 * inf at infinite context
         entropy, std = ratio * log_t, b * np.sqrt(log_t)
-    columns = (weights.y2, overlap, entropy, ratio, std, b)
-    masked = [np.where(known, np.broadcast_to(c, b.shape), np.nan) for c in columns]
-    short = int(np.sum(ended < spec.depth))
+
+    def masked(column: Number) -> Floats:
+        return np.where(known, np.broadcast_to(column, b.shape), np.nan)
+
     return Trajectory(
-        np.arange(count + 1),
-        states.q,
-        states.gap,
-        states.rho,
-        *masked,
-        ended,
-        _reason(spec, ended, short),
-        notes_of(spec, limit),
+        layer=np.arange(count + 1),
+        q=q,
+        gap=gap,
+        rho=1 - gap / q,
+        y2=masked(weights.y2),
+        overlap=masked(weights.y2 - weights.spread),
+        entropy=masked(entropy),
+        entropy_ratio=masked(ratio),
+        score_std=masked(std),
+        reduced_beta=masked(b),
+        ended=ended,
+        reason=_reason(spec, ended, int(np.sum(ended < spec.depth))),
+        notes=notes_of(spec, limit),
     )
 
 
-def _reason(spec: Transformer, ended: NDArray[np.int64], short: int) -> str:
+def _reason(spec: Transformer, ended: Ints, short: int) -> str:
     if not short:
         return f"all {spec.depth} layers were computed"
     which = "the trajectory" if ended.ndim == 0 else f"{short} of {ended.size} trajectories"
     return (
-        f"{which} ended before layer {spec.depth}: the state vanished, overflowed, or left the range "
-        "where its statistics are known (score standard deviation 40, tanh or silu at variance 100)"
+        f"{which} ended before layer {spec.depth}: the state vanished, overflowed, or left the "
+        "range where its statistics are known (score standard deviation 40, tanh or silu at "
+        "variance 100)"
     )
 
 
 def sweep(
     spec: Transformer, limit: bool = False, progress: Callable[[int], None] | None = None
 ) -> Final:
-    """Final state of every spec of an array, in chunks that stay in cache: for large grids.
+    """Compute the final states of an array of specs, in chunks that stay in cache: for large grids.
 
     Parameters
     ----------

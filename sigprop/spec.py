@@ -8,15 +8,13 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.arrays import Number
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.validate import array, choice, count, flag, plain, scalar
 
 __all__ = ["ACTIVATIONS", "ATTENTIONS", "NORMS", "Transformer"]
 
-Floats = NDArray[np.float64]
-Number = float | Floats
 
 NORMS = ("post", "pre", "none")
 ATTENTIONS = ("softmax", "centred")
@@ -179,8 +177,8 @@ class Transformer:
         context = array("context", np.inf if infinite else self.context)
         whole = np.isinf(context) | (context == np.floor(context))
         words = 'an integer in [2, 1e12] or "inf"'
-        require((context >= 2) & ((context <= 1e12) | np.isinf(context)) & whole,
-                "context", context, words)  # fmt: skip
+        inside = (context >= 2) & ((context <= 1e12) | np.isinf(context))
+        require(inside & whole, "context", context, words)
         rho0 = array("rho0", self.rho0)
         self._set("context", plain(context))
         self._set("rho0", plain(rho0))
@@ -210,6 +208,11 @@ class Transformer:
     @staticmethod
     def numbers() -> tuple[str, ...]:
         """Names of the parameters that may be arrays.
+
+        Returns
+        -------
+        tuple of str
+            The names.
 
         Examples
         --------
@@ -282,7 +285,7 @@ class Transformer:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Transformer:
-        """Description from plain values, as in a SPEC.json.
+        """Read a description from plain values, as in a SPEC.json.
 
         Parameters
         ----------
@@ -305,7 +308,7 @@ class Transformer:
         >>> Transformer.from_dict({"depth": 2})
         Traceback (most recent call last):
             ...
-        sigprop.errors.DomainError: context = None is not admissible: expected a value: it is required
+        sigprop.errors.DomainError: context = None is not admissible: expected a value...
         """
         _known(values)
         for name in ("depth", "context", "beta", "sigma_v2", "rho0"):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from sigprop.arrays import Number
 
 __all__ = ["State", "added", "multiplied"]
-
-Floats = NDArray[np.float64]
 
 
 class State(NamedTuple):
@@ -17,9 +16,9 @@ class State(NamedTuple):
 
     Attributes
     ----------
-    q : array
+    q : float or array
         Variance :math:`q = x_t \cdot x_t / d`, >= 0.
-    gap : array
+    gap : float or array
         :math:`q - p`, where :math:`p = x_t \cdot x_s / d` for :math:`t \ne s`; in
         [0, q (1 + 1/(T-1))]. The gap is carried, not p: near rank collapse 1 - rho falls to 1e-14
         and must keep its digits.
@@ -35,29 +34,29 @@ class State(NamedTuple):
     0.75
     """
 
-    q: Floats
-    gap: Floats
+    q: Number
+    gap: Number
 
     @property
-    def rho(self) -> Floats:
+    def rho(self) -> Number:
         """Token overlap (cosine similarity), for reporting; computing uses `gap`."""
         return 1 - self.gap / self.q
 
 
-def added(own: Floats, other: Floats) -> Floats:
-    """Sum of two arrays, in the memory of `own` where that has the sum's shape.
+def added(own: Number, other: Number) -> Number:
+    """Add two arrays, in the memory of `own` where that has the sum's shape.
 
     The maps are the inner loop of every diagram and bound by memory, so a temporary that a map
     made itself is reused. `own` must not be used afterwards.
 
     Parameters
     ----------
-    own, other : arrays
+    own, other : float or array
         What to add; `own` was made by the caller.
 
     Returns
     -------
-    array
+    float or array
         The sum.
 
     Examples
@@ -73,17 +72,17 @@ def added(own: Floats, other: Floats) -> Floats:
     return own + other
 
 
-def multiplied(own: Floats, other: Floats) -> Floats:
-    """Product of two arrays, with the memory of `own` as in `added`.
+def multiplied(own: Number, other: Number) -> Number:
+    """Multiply two arrays, with the memory of `own` as in `added`.
 
     Parameters
     ----------
-    own, other : arrays
+    own, other : float or array
         What to multiply; `own` was made by the caller.
 
     Returns
     -------
-    array
+    float or array
         The product.
 
     Examples

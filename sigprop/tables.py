@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
@@ -50,17 +51,25 @@ def trajectory(t: Trajectory) -> Group:
     """Layers of a trajectory; of many, evenly spaced ones."""
     if t.rho.ndim > 1:
         last = t.rho[-1].ravel()
-        rows = {"trajectories": last.size, "layers": len(t.layer) - 1,
-                "rho after the last layer": f"{np.nanmin(last):.6g} ... {np.nanmax(last):.6g}"}  # fmt: skip
+        known = last[np.isfinite(last)]
+        rows = {
+            "trajectories": last.size,
+            "layers": len(t.layer) - 1,
+            "rho after the last layer": f"{known.min():.6g} ... {known.max():.6g}"
+            if known.size
+            else "none",
+        }
         return Group(_pairs(rows, "Trajectories (--json lists every layer)"), *t.notes, t.reason)
-    heads = ("layer", "rho", "1 - rho", "q", "Y_2", "overlap", "H (nats)", "H / log T", "score std")
-    table = Table(*heads, title="Layer by layer", title_justify="left")
+    heads = ("l", "rho", "1 - rho", "q", "Y_2", "O", "H/nats", "H/logT", "s")
+    table = Table(
+        *heads, title="Layer by layer", title_justify="left", box=SIMPLE_HEAD, padding=(0, 0)
+    )
     shown = np.unique(np.linspace(0, len(t.layer) - 1, ROWS).round().astype(int))
     per_layer = (t.y2, t.overlap, t.entropy, t.entropy_ratio, t.score_std)
     for i in shown:
         inside = [float(v[i - 1]) if i else None for v in per_layer]
         row = (float(t.rho[i]), float(t.gap[i] / t.q[i]), float(t.q[i]), *inside)
-        table.add_row(str(i), *(_cell(v) if v is None else f"{v:.4g}" for v in row))
+        table.add_row(str(i), *(_cell(v) if v is None else f"{v:.3g}" for v in row))
     return Group(table, *t.notes, t.reason)
 
 
@@ -81,7 +90,7 @@ def critical(found: Critical, rho_max: float) -> Table:
 
 
 def regimes(summary: dict[str, Any]) -> Table:
-    """What a diagram holds."""
+    """Summary of a diagram."""
     rows = {name.replace("_", " "): count for name, count in summary["regimes"].items()}
     rows |= {"undefined": summary["undefined"], "data": summary["out"]}
     if summary["png"]:
@@ -98,7 +107,7 @@ def profile(values: dict[str, Any]) -> Table:
 
 
 def show(reading: Reading, found: Verdict) -> Group:
-    """What was read, what follows, verdict."""
+    """All about one spec: what was read, what follows, verdict."""
     spec = {k: v for k, v in reading.spec.to_dict().items() if v is not None}
     parts: list[Any] = []
     if reading.facts:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.arrays import Floats, Number
 from sigprop.errors import DomainError, require
 
 __all__ = ["array", "choice", "count", "flag", "is_number", "plain", "read_json", "scalar"]
 
-Floats = NDArray[np.float64]
 MAX_FILE = 2**24  # bytes; a description larger than this is something else
 MAX_AXES = 16  # of an array; numpy ends at 64, and the theory adds some
 
@@ -44,14 +43,19 @@ def read_json(path: str | Path) -> dict[str, Any]:
     >>> read_json("/nowhere/spec.json")
     Traceback (most recent call last):
         ...
-    sigprop.errors.DomainError: file = '/nowhere/spec.json' is not admissible: expected an existing file
+    sigprop.errors.DomainError: file = '/nowhere/spec.json' is not admissible: ...
     """
     text = _text(Path(path))
     if not text.strip():
         raise DomainError("file", str(path), "a JSON object; the file is empty")
     try:
-        values = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=str,
-                            object_pairs_hook=_unique)  # fmt: skip
+        values = json.loads(
+            text,
+            parse_int=_number,
+            parse_float=_number,
+            parse_constant=str,
+            object_pairs_hook=_unique,
+        )
     except DomainError:
         raise
     except (ValueError, RecursionError) as error:
@@ -97,40 +101,171 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def is_number(value: object) -> bool:
-    """Whether a value is an int or float, not a bool."""
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is an int or float, not a bool.
+
+    Parameters
+    ----------
+    value : object
+        Any value.
+
+    Returns
+    -------
+    bool
+        True for the numbers of Python and numpy.
+
+    Examples
+    --------
+    >>> from sigprop.validate import is_number
+    >>> is_number(1.5), is_number(True)
+    (True, False)
+    """
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def count(name: str, value: object, low: int, high: int) -> int:
-    """An integer in [low, high]."""
+    """Check an integer in [low, high].
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the error.
+    value : object
+        What was given.
+    low, high : int
+        Admissible range, ends included.
+
+    Returns
+    -------
+    int
+        The integer.
+
+    Raises
+    ------
+    DomainError
+        If the value is anything else.
+
+    Examples
+    --------
+    >>> from sigprop.validate import count
+    >>> count("depth", 12.0, 1, 100)
+    12
+    """
     words = f"an integer in [{low}, {high}]"
-    if not is_number(value) or not low <= value <= high or value != int(value):  # type: ignore[operator,call-overload]  # a number by the first test
+    if not is_number(value) or not low <= value <= high or value != int(value):
         raise DomainError(name, value, words)
-    return int(value)  # type: ignore[call-overload,no-any-return]  # a number by the test above
+    return int(value)
 
 
 def scalar(name: str, value: object, low: float, high: float) -> float:
-    """A float in [low, high]."""
-    if not is_number(value) or not low <= value <= high:  # type: ignore[operator]  # a number by the first test
+    """Check a number in [low, high].
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the error.
+    value : object
+        What was given.
+    low, high : float
+        Admissible range, ends included.
+
+    Returns
+    -------
+    float
+        The number.
+
+    Raises
+    ------
+    DomainError
+        If the value is anything else.
+
+    Examples
+    --------
+    >>> from sigprop.validate import scalar
+    >>> scalar("mlp_ratio", 4, 1e-6, 1e6)
+    4.0
+    """
+    if not is_number(value) or not low <= value <= high:
         raise DomainError(name, value, f"a number in [{low:g}, {high:g}]")
-    return float(value)  # type: ignore[arg-type]  # a number by the test above
+    return float(value)
 
 
 def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """One of a set of words."""
+    """Check that a value is one of a set of words.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the error.
+    value : object
+        What was given.
+    choices : tuple of str
+        The words.
+
+    Raises
+    ------
+    DomainError
+        If the value is anything else.
+
+    Examples
+    --------
+    >>> from sigprop.validate import choice
+    >>> choice("norm", "post", ("post", "pre"))
+    """
     if not isinstance(value, str) or value not in choices:
         raise DomainError(name, value, "one of " + ", ".join(choices))
 
 
 def flag(name: str, value: object) -> None:
-    """A JSON boolean."""
+    """Check that a value is a boolean.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the error.
+    value : object
+        What was given.
+
+    Raises
+    ------
+    DomainError
+        If the value is anything else.
+
+    Examples
+    --------
+    >>> from sigprop.validate import flag
+    >>> flag("causal", True)
+    """
     if not isinstance(value, bool):
         raise DomainError(name, value, "true or false")
 
 
 def array(name: str, value: object) -> Floats:
-    """A float array of a number or (nested) list of numbers, without NaN."""
+    """Make a float array of a number or (nested) list of numbers, without NaN.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the error.
+    value : object
+        What was given.
+
+    Returns
+    -------
+    array
+        A copy.
+
+    Raises
+    ------
+    DomainError
+        If the value is anything else, ragged, or has more than 16 dimensions.
+
+    Examples
+    --------
+    >>> from sigprop.validate import array
+    >>> array("beta", [1, 2]).tolist()
+    [1.0, 2.0]
+    """
     if isinstance(value, list | tuple):
         flat = np.array(value, dtype=object).ravel()
         if flat.size == 0 or not all(is_number(v) or v == "inf" for v in flat):
@@ -149,8 +284,26 @@ def array(name: str, value: object) -> Floats:
     return out
 
 
-def plain(value: Floats) -> float | Floats:
-    """A float where there is no shape, else a read-only array."""
+def plain(value: Floats) -> Number:
+    """Make a float where there is no shape, else a read-only array.
+
+    Parameters
+    ----------
+    value : array
+        Any shape; the array itself becomes read-only.
+
+    Returns
+    -------
+    float or array
+        The same numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.validate import plain
+    >>> plain(np.array(1.5))
+    1.5
+    """
     if value.ndim == 0:
         return float(value)
     value.setflags(write=False)

@@ -121,16 +121,21 @@ def _reasons(
     spec: Transformer, t: Trajectory, found: Critical, rho_max: float, rank: bool, cold: bool
 ) -> list[str]:
     alpha, low = float(found.alpha_attn), float(t.entropy_ratio.min())
-    out = [f"After {spec.depth} blocks two tokens overlap by {float(t.rho[-1]):.6g} "
-           f"({'above' if rank else 'at most'} {rho_max:g})."]  # fmt: skip
+    out = [
+        f"After {spec.depth} blocks two tokens overlap by {float(t.rho[-1]):.6g} "
+        f"({'above' if rank else 'at most'} {rho_max:g})."
+    ]
     if rank and np.isfinite(alpha):
         out.append(f"alpha_attn >= {alpha:.4g} would keep the overlap below {rho_max:g}.")
     elif rank:
         out.append(f"No alpha_attn alone keeps it below {rho_max:g}: the MLP collapses tokens too.")
     block = int(t.entropy_ratio.argmin()) + 1
     where = f"{low:.4g} log T in block {block}"
-    out.append(f"Attention is frozen on few keys: entropy {where}." if cold
-               else f"Attention stays above the freezing point: lowest entropy {where}.")  # fmt: skip
+    out.append(
+        f"Attention is frozen on few keys: entropy {where}."
+        if cold
+        else f"Attention stays above the freezing point: lowest entropy {where}."
+    )
     if low > UNIFORM:
         out.append("Attention is almost uniform everywhere: queries and keys hardly matter yet.")
     return out

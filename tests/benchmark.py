@@ -110,9 +110,16 @@ def numba_loop():
 
 def grid(size, **changes):
     """Spec of a size x size grid over beta and residual strength, at infinite context."""
-    values = {"depth": DEPTH, "context": "inf", "beta": np.linspace(0, 4, size)[:, None],
-              "alpha_attn": np.linspace(0.05, 4, size), "sigma_v2": VALUE, "sigma_w2": WEIGHT,
-              "sigma_b2": BIAS, "rho0": RHO0}  # fmt: skip
+    values = {
+        "depth": DEPTH,
+        "context": "inf",
+        "beta": np.linspace(0, 4, size)[:, None],
+        "alpha_attn": np.linspace(0.05, 4, size),
+        "sigma_v2": VALUE,
+        "sigma_w2": WEIGHT,
+        "sigma_b2": BIAS,
+        "rho0": RHO0,
+    }
     return Transformer(**(values | changes))
 
 
@@ -202,8 +209,11 @@ def overhead(size):
 
 def rows(times, memory):
     """Ratios with their requirements: name, value, sign, bound, met."""
-    found = [(name, times[slow] / times[fast], sign, bound)
-             for name, (slow, fast, sign, bound) in RATIOS.items() if slow in times]  # fmt: skip
+    found = [
+        (name, times[slow] / times[fast], sign, bound)
+        for name, (slow, fast, sign, bound) in RATIOS.items()
+        if slow in times
+    ]
     small, large = memory.values()
     found.append(("work memory, {1}^2 / {0}^2 grid".format(*memory), large / small, "<=", 1.5))
     return [(*row, row[1] >= row[3] if row[2] == ">=" else row[1] <= row[3]) for row in found]
@@ -244,9 +254,15 @@ def main():
     printed(times, memory, ratios, title)
     if options.json:
         names = ("ratio", "measured", "sign", "required", "met")
-        report = {"machine": platform.processor() or platform.machine(), "numpy": np.__version__,
-                  "size": size, "rounds": rounds, "nanoseconds": times, "work_bytes": memory,
-                  "ratios": [dict(zip(names, row, strict=True)) for row in ratios]}  # fmt: skip
+        report = {
+            "machine": platform.processor() or platform.machine(),
+            "numpy": np.__version__,
+            "size": size,
+            "rounds": rounds,
+            "nanoseconds": times,
+            "work_bytes": memory,
+            "ratios": [dict(zip(names, row, strict=True)) for row in ratios],
+        }
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 

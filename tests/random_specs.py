@@ -16,7 +16,10 @@ def random_specs(rng, count, structure, limit=False, **fixed):
     context = np.floor(np.exp(rng.uniform(np.log(2), np.log(2**17), count)))
     context = np.maximum(context, rng.choice([2, 16, 512], count))
     lowest = np.zeros(count) if limit else np.maximum(-1 / (context - 1), -0.3)
-    wide = lambda low, high: np.exp(rng.uniform(np.log(low), np.log(high), count))  # noqa: E731
+
+    def wide(low, high):
+        return np.exp(rng.uniform(np.log(low), np.log(high), count))
+
     numbers = {
         "beta": rng.uniform(0, 5.5, count) * rng.choice([1, 1, 0.1, 0], count),
         "sigma_v2": wide(1e-3, 10) * rng.choice([1, 1, 1, 0], count),
@@ -30,5 +33,14 @@ def random_specs(rng, count, structure, limit=False, **fixed):
         "context": np.full(count, np.inf) if limit else context,
         "q0": wide(0.01, 100),
     }
-    return Transformer(depth=int(rng.integers(1, 13)), norm=norm, attention=attention,
-                       activation=activation, gated=gated, **(numbers | fixed))  # fmt: skip
+    if norm == "none":  # q is free: keep most scores within the table, some beyond
+        numbers |= {"alpha_attn": wide(0.03, 2), "alpha_mlp": wide(0.03, 1), "q0": wide(0.01, 2)}
+        numbers |= {"beta": 0.15 * numbers["beta"], "sigma_w1_2": wide(1e-3, 1)}
+    return Transformer(
+        depth=int(rng.integers(1, 13)),
+        norm=norm,
+        attention=attention,
+        activation=activation,
+        gated=gated,
+        **(numbers | fixed),
+    )

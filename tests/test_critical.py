@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from random_specs import STRUCTURES, random_specs
+
 from sigprop import (
     DomainError,
     Transformer,
@@ -48,8 +48,18 @@ def test_depth_asymptote():
 def test_asymptotic_tanh(context, gain):
     """E20 for a chaotic tanh network, against a direct quadrature of the slopes."""
     v, w, b, am = 0.8, 6.0, 0.05, 0.9
-    spec = Transformer(depth=1, context=context, beta=0.4, sigma_v2=v, sigma_w2=w, sigma_b2=b,
-                       alpha_mlp=am, activation="tanh", norm_gain=gain, rho0=0.1)  # fmt: skip
+    spec = Transformer(
+        depth=1,
+        context=context,
+        beta=0.4,
+        sigma_v2=v,
+        sigma_w2=w,
+        sigma_b2=b,
+        alpha_mlp=am,
+        activation="tanh",
+        norm_gain=gain,
+        rho0=0.1,
+    )
     z = np.linspace(-12, 12, 4001)
     weight = np.exp(-(z**2) / 2) * (z[1] - z[0]) / np.sqrt(2 * np.pi)
     q, u = gain**2, np.sqrt(w * gain**2 + b) * z
@@ -61,8 +71,15 @@ def test_asymptotic_tanh(context, gain):
 
 
 def test_relu_always_collapses():
-    spec = Transformer(depth=1, context=512, beta=1, sigma_v2=1, sigma_w2=np.geomspace(0.1, 50, 9),
-                       alpha_attn=5, rho0=0.1)  # fmt: skip
+    spec = Transformer(
+        depth=1,
+        context=512,
+        beta=1,
+        sigma_v2=1,
+        sigma_w2=np.geomspace(0.1, 50, 9),
+        alpha_attn=5,
+        rho0=0.1,
+    )
     assert (exponents(spec).chi < 1).all()
     assert np.isinf(asymptotic_alpha(spec)).all()
 
@@ -116,7 +133,7 @@ def test_reasons():
     apart = base.replace(activation="tanh", sigma_w2=20, rho0=0.0, sigma_v2=1e-12)
     assert float(critical(apart, 0.9).alpha_attn) >= 0
     assert float(critical(base.replace(sigma_v2=0, sigma_w2=0), 0.5).alpha_attn) == 0
-    with pytest.raises(DomainError, match="^rho_max"):
+    with pytest.raises(DomainError, match=r"^rho_max"):
         critical(base, 1.0)
 
 
@@ -144,8 +161,17 @@ def test_beta_profile():
 
 def test_fixed_points():
     """The chaotic network is drawn to a fixed point below one, at the rate its slope says."""
-    spec = Transformer(depth=400, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=9, sigma_b2=0.1,
-                       activation="tanh", alpha_attn=2, rho0=0.9)  # fmt: skip
+    spec = Transformer(
+        depth=400,
+        context=512,
+        beta=0.5,
+        sigma_v2=0.2,
+        sigma_w2=9,
+        sigma_b2=0.1,
+        activation="tanh",
+        alpha_attn=2,
+        rho0=0.9,
+    )
     collapsed, inner = fixed_points(spec)
     assert (collapsed.stable, inner.stable) == (False, True)
     t = propagate(spec)
@@ -158,16 +184,25 @@ def test_fixed_points():
 
 def test_depth_scale():
     """Near collapse 1 - rho shrinks by chi a block (without ReLU's square-root correction)."""
-    spec = Transformer(depth=300, context=512, beta=0.3, sigma_v2=0.1, sigma_w2=0.5,
-                       activation="erf", rho0=0.5)  # fmt: skip
+    spec = Transformer(
+        depth=300, context=512, beta=0.3, sigma_v2=0.1, sigma_w2=0.5, activation="erf", rho0=0.5
+    )
     t = propagate(spec)
     assert float(t.gap[-1] / t.gap[-2]) == pytest.approx(float(exponents(spec).chi), rel=1e-9)
 
 
 def test_pre_norm_power_law():
     """1 - rho ~ l^(kappa/c - 1): the local exponent of a deep stack approaches the prediction."""
-    spec = Transformer(depth=60_000, context="inf", norm="pre", beta=0.2, sigma_v2=0.5, sigma_w2=1,
-                       activation="gelu", rho0=0.1)  # fmt: skip
+    spec = Transformer(
+        depth=60_000,
+        context="inf",
+        norm="pre",
+        beta=0.2,
+        sigma_v2=0.5,
+        sigma_w2=1,
+        activation="gelu",
+        rho0=0.1,
+    )
     state = {n: sweep(spec.replace(depth=n)).state for n in (30_000, 60_000)}
     ratio = [float(s.gap / s.q) for s in state.values()]
     local = np.log(ratio[1] / ratio[0]) / np.log(2)

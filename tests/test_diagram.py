@@ -93,8 +93,12 @@ def test_memory_is_flat(spec):
     """Beyond the output, memory does not grow with the number of grid points."""
     peaks = []
     for size in (100, 400):
-        wide = spec.replace(context="inf", depth=5, beta=np.linspace(0, 4, size)[:, None],
-                            alpha_attn=np.linspace(0.3, 4, size))  # fmt: skip
+        wide = spec.replace(
+            context="inf",
+            depth=5,
+            beta=np.linspace(0, 4, size)[:, None],
+            alpha_attn=np.linspace(0.3, 4, size),
+        )
         sweep(wide)
         tracemalloc.start()
         sweep(wide)

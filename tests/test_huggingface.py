@@ -25,41 +25,101 @@ def noted(reading, words):
 # s^2 * 4096 = 1.6384, s^2 * 11008 = 4.4032, 1/(2 * 12) = 1/24, patches 3 * 16^2 = 768.
 EXPECTED = {
     "bert-base": {
-        "depth": 12, "width": 768, "heads": 12, "context": 512, "mlp_ratio": 4,
-        "norm": "post", "causal": False, "gated": False, "activation": "gelu",
+        "depth": 12,
+        "width": 768,
+        "heads": 12,
+        "context": 512,
+        "mlp_ratio": 4,
+        "norm": "post",
+        "causal": False,
+        "gated": False,
+        "activation": "gelu",
         "beta": 0.3072 / math.sqrt(math.log(512)),
-        "sigma_v2": 0.3072, "sigma_o2": 0.3072, "sigma_w1_2": 0.3072, "sigma_w2_2": 1.2288,
-        "rho0": 1 / 3, "q0": 1, "rotary_base": None,
+        "sigma_v2": 0.3072,
+        "sigma_o2": 0.3072,
+        "sigma_w1_2": 0.3072,
+        "sigma_w2_2": 1.2288,
+        "rho0": 1 / 3,
+        "q0": 1,
+        "rotary_base": None,
     },
     "gpt2": {
-        "depth": 12, "width": 768, "heads": 12, "context": 1024, "mlp_ratio": 4,
-        "norm": "pre", "causal": True, "gated": False, "activation": "gelu",
+        "depth": 12,
+        "width": 768,
+        "heads": 12,
+        "context": 1024,
+        "mlp_ratio": 4,
+        "norm": "pre",
+        "causal": True,
+        "gated": False,
+        "activation": "gelu",
         "beta": 0.3072 / math.sqrt(math.log(1024)),
-        "sigma_v2": 0.3072, "sigma_o2": 0.0128, "sigma_w1_2": 0.3072, "sigma_w2_2": 0.0512,
-        "rho0": 0, "q0": 0.0008, "rotary_base": None,
+        "sigma_v2": 0.3072,
+        "sigma_o2": 0.0128,
+        "sigma_w1_2": 0.3072,
+        "sigma_w2_2": 0.0512,
+        "rho0": 0,
+        "q0": 0.0008,
+        "rotary_base": None,
     },
     "opt-125m": {
-        "depth": 12, "width": 768, "heads": 12, "context": 2048, "mlp_ratio": 4,
-        "norm": "pre", "causal": True, "gated": False, "activation": "relu",
+        "depth": 12,
+        "width": 768,
+        "heads": 12,
+        "context": 2048,
+        "mlp_ratio": 4,
+        "norm": "pre",
+        "causal": True,
+        "gated": False,
+        "activation": "relu",
         "beta": 0.3072 / math.sqrt(math.log(2048)),
-        "sigma_v2": 0.3072, "sigma_o2": 0.3072, "sigma_w1_2": 0.3072, "sigma_w2_2": 1.2288,
-        "rho0": 0, "q0": 0.0008, "rotary_base": None,
+        "sigma_v2": 0.3072,
+        "sigma_o2": 0.3072,
+        "sigma_w1_2": 0.3072,
+        "sigma_w2_2": 1.2288,
+        "rho0": 0,
+        "q0": 0.0008,
+        "rotary_base": None,
     },
     "llama-2-7b": {
-        "depth": 32, "width": 4096, "heads": 32, "context": 4096, "mlp_ratio": 2.6875,
-        "norm": "pre", "causal": True, "gated": True, "activation": "silu",
+        "depth": 32,
+        "width": 4096,
+        "heads": 32,
+        "context": 4096,
+        "mlp_ratio": 2.6875,
+        "norm": "pre",
+        "causal": True,
+        "gated": True,
+        "activation": "silu",
         "beta": 1.6384 / math.sqrt(math.log(4096)),
-        "sigma_v2": 1.6384, "sigma_o2": 1.6384, "sigma_w1_2": 1.6384, "sigma_w2_2": 4.4032,
-        "rho0": 0, "q0": 0.0004, "rotary_base": 10000,
+        "sigma_v2": 1.6384,
+        "sigma_o2": 1.6384,
+        "sigma_w1_2": 1.6384,
+        "sigma_w2_2": 4.4032,
+        "rho0": 0,
+        "q0": 0.0004,
+        "rotary_base": 10000,
     },
     "vit-base": {
-        "depth": 12, "width": 768, "heads": 12, "context": 197, "mlp_ratio": 4,
-        "norm": "pre", "causal": False, "gated": False, "activation": "gelu",
+        "depth": 12,
+        "width": 768,
+        "heads": 12,
+        "context": 197,
+        "mlp_ratio": 4,
+        "norm": "pre",
+        "causal": False,
+        "gated": False,
+        "activation": "gelu",
         "beta": 0.3072 / math.sqrt(math.log(197)),
-        "sigma_v2": 0.3072, "sigma_o2": 0.3072, "sigma_w1_2": 0.3072, "sigma_w2_2": 1.2288,
-        "rho0": 0, "q0": 0.3076, "rotary_base": None,
+        "sigma_v2": 0.3072,
+        "sigma_o2": 0.3072,
+        "sigma_w1_2": 0.3072,
+        "sigma_w2_2": 1.2288,
+        "rho0": 0,
+        "q0": 0.3076,
+        "rotary_base": None,
     },
-}  # fmt: skip
+}
 
 
 def test_every_example_has_its_numbers_here():
@@ -79,8 +139,11 @@ def test_examples_convert_to_hand_computed_numbers(name):
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_examples_need_no_default(name):
     notes = [note for note in example(name).notes if note.startswith("Missing keys")]
-    assert notes == (["Missing keys took the defaults of the transformers class: n_inner 3072."]
-                     if name == "gpt2" else [])  # fmt: skip
+    assert notes == (
+        ["Missing keys took the defaults of the transformers class: n_inner 3072."]
+        if name == "gpt2"
+        else []
+    )
 
 
 def test_scores_of_a_drawn_bert_layer_have_the_variance_beta_states():
@@ -177,8 +240,15 @@ def test_a_head_width_of_its_own_changes_the_output_fan_in_only():
 
 
 def test_opt_350m_is_post_norm_with_projected_words():
-    reading = read("opt", do_layer_norm_before=False, hidden_size=1024, num_attention_heads=16,
-                   ffn_dim=4096, num_hidden_layers=24, word_embed_proj_dim=512)  # fmt: skip
+    reading = read(
+        "opt",
+        do_layer_norm_before=False,
+        hidden_size=1024,
+        num_attention_heads=16,
+        ffn_dim=4096,
+        num_hidden_layers=24,
+        word_embed_proj_dim=512,
+    )
     assert reading.spec.norm == "post"
     # position s^2 plus word s^2 * s^2 * 512
     assert reading.spec.q0 == pytest.approx(4e-4 + 4e-4 * 4e-4 * 512, rel=1e-14)
@@ -224,9 +294,13 @@ def test_null_is_a_missing_value():
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [("GPT2LMHeadModel", "gpt2"), ("XLMRobertaForMaskedLM", "xlm-roberta"),
-     ("RobertaModel", "roberta"), ("Qwen2ForCausalLM", "qwen2")],
-)  # fmt: skip
+    [
+        ("GPT2LMHeadModel", "gpt2"),
+        ("XLMRobertaForMaskedLM", "xlm-roberta"),
+        ("RobertaModel", "roberta"),
+        ("Qwen2ForCausalLM", "qwen2"),
+    ],
+)
 def test_architectures_stand_in_for_a_missing_model_type(name, family):
     assert from_config({"architectures": [name]}).family == family
 
@@ -241,8 +315,9 @@ def test_unknown_architectures_are_refused(names):
 def test_is_config():
     assert is_config({"model_type": "x"})
     assert is_config({"architectures": []})
-    assert not is_config(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1,
-                                     rho0=0).to_dict())  # fmt: skip
+    assert not is_config(
+        Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0).to_dict()
+    )
 
 
 def test_the_epsilon_of_the_first_norm_is_noted_where_it_matters():
@@ -329,8 +404,10 @@ def test_a_new_context_keeps_the_weights():
         ({"model_type": "gpt2", "scale_attn_weights": False}, "scale_attn_weights"),
         ({"model_type": "gpt2", "n_inner": "3072"}, "n_inner"),
         ({"model_type": "gpt2", "n_positions": 0}, "n_positions"),
-        ({"model_type": "opt", "init_std": None, "do_layer_norm_before": 1},
-         "do_layer_norm_before"),
+        (
+            {"model_type": "opt", "init_std": None, "do_layer_norm_before": 1},
+            "do_layer_norm_before",
+        ),
         ({"model_type": "opt", "word_embed_proj_dim": 0}, "word_embed_proj_dim"),
         ({"model_type": "roberta", "max_position_embeddings": 3}, "max_position_embeddings"),
         ({"model_type": "roberta", "pad_token_id": -1}, "pad_token_id"),
@@ -348,7 +425,7 @@ def test_a_new_context_keeps_the_weights():
         ({"model_type": "vit", "image_size": []}, "image_size"),
         ({"model_type": "vit", "num_channels": 0}, "num_channels"),
     ],
-)  # fmt: skip
+)
 def test_bad_configs_are_refused_by_the_name_of_their_key(values, parameter):
     with pytest.raises(DomainError) as caught:
         from_config({"model_type": "bert"} | values)
@@ -373,16 +450,48 @@ def test_an_unknown_example_is_refused():
         example("bert-huge")
 
 
-ODD = (None, True, 0, 1, 2, 3, -1, 7, 1e-9, 0.5, 1e300, 10**30, math.nan, math.inf, "", "gelu",
-       "nan", [], [1, 2], [None], {}, {"rope_theta": None}, {"rope_type": 3})  # fmt: skip
+ODD = (
+    None,
+    True,
+    0,
+    1,
+    2,
+    3,
+    -1,
+    7,
+    1e-9,
+    0.5,
+    1e300,
+    10**30,
+    math.nan,
+    math.inf,
+    "",
+    "gelu",
+    "nan",
+    [],
+    [1, 2],
+    [None],
+    {},
+    {"rope_theta": None},
+    {"rope_type": 3},
+)
 
 
 def test_no_other_error_escapes_from_odd_values():
     rng, outcomes = random.Random(0), [0, 0]
     for _ in range(4000):
         family = rng.choice(list(FAMILIES.values()))
-        keys = [*family.defaults, *family.fixed, *family.aliases.values(), "head_dim", "sigprop",
-                "rope_scaling", "rope_parameters", "num_key_value_heads", "n_inner"]  # fmt: skip
+        keys = [
+            *family.defaults,
+            *family.fixed,
+            *family.aliases.values(),
+            "head_dim",
+            "sigprop",
+            "rope_scaling",
+            "rope_parameters",
+            "num_key_value_heads",
+            "n_inner",
+        ]
         values = {key: rng.choice(ODD) for key in rng.sample(keys, rng.randint(1, 2))}
         if rng.random() < 0.3:
             names = [*Transformer.numbers(), "depth", "width", "norm", "parallel", "mlp_ratio"]

@@ -10,8 +10,14 @@ import pytest
 
 from sigprop import Transformer, cli
 
-BASE = {"depth": "2", "context": '"inf"', "beta": "1", "sigma_v2": "1", "sigma_w2": "2",
-        "rho0": "0.1"}  # fmt: skip
+BASE = {
+    "depth": "2",
+    "context": '"inf"',
+    "beta": "1",
+    "sigma_v2": "1",
+    "sigma_w2": "2",
+    "rho0": "0.1",
+}
 DIGITS = "1" + 5000 * "0"  # more than Python reads as an integer
 
 
@@ -76,8 +82,21 @@ NO_NUMBER = {
     "1e300": "1e300",
     "deep-list": 500 * "[" + "1" + 500 * "]",
 }
-ARRAYS = ("context", "rho0", "beta", "sigma_v2", "sigma_o2", "sigma_w2", "sigma_w1_2", "sigma_w2_2",
-          "sigma_b2", "alpha_attn", "alpha_mlp", "norm_gain", "q0")  # fmt: skip
+ARRAYS = (
+    "context",
+    "rho0",
+    "beta",
+    "sigma_v2",
+    "sigma_o2",
+    "sigma_w2",
+    "sigma_w1_2",
+    "sigma_w2_2",
+    "sigma_b2",
+    "alpha_attn",
+    "alpha_mlp",
+    "norm_gain",
+    "q0",
+)
 SCALARS = ("depth", "width", "heads", "mlp_ratio", "rotary_base")
 NEVER_NULL = set(ARRAYS + SCALARS) - {"width", "rotary_base", "sigma_w1_2", "sigma_w2_2"}
 
@@ -111,26 +130,73 @@ def test_words_and_flags_of_the_spec(refuse, tmp_path, key, literal):
 
 
 RANGES = [
-    ("depth", "0"), ("depth", "-3"), ("depth", "2.5"), ("depth", "100001"),
-    ("context", "1"), ("context", "0"), ("context", "-8"), ("context", "2.5"),
-    ("context", "1e13"), ("context", "1e308"), ("context", '"infinite"'), ("context", '"Inf"'),
-    ("context", "[8, 1]"), ("context", "[8, 8.5]"), ("context", '[8, "in"]'),
+    ("depth", "0"),
+    ("depth", "-3"),
+    ("depth", "2.5"),
+    ("depth", "100001"),
+    ("context", "1"),
+    ("context", "0"),
+    ("context", "-8"),
+    ("context", "2.5"),
+    ("context", "1e13"),
+    ("context", "1e308"),
+    ("context", '"infinite"'),
+    ("context", '"Inf"'),
+    ("context", "[8, 1]"),
+    ("context", "[8, 8.5]"),
+    ("context", '[8, "in"]'),
     ("context", '["inf", null]'),
-    ("width", "0"), ("width", "-1"), ("width", "8.5"), ("width", "1e10"),
-    ("heads", "0"), ("heads", "-1"), ("heads", "1.5"), ("heads", "100001"),
-    ("mlp_ratio", "0"), ("mlp_ratio", "-4"), ("mlp_ratio", "1e7"),
-    ("rotary_base", "0"), ("rotary_base", "0.5"), ("rotary_base", "-1"), ("rotary_base", "1e13"),
-    ("beta", "-1"), ("beta", "-1e-300"), ("beta", "1001"), ("beta", "[1, -1]"),
-    ("beta", "[[1], [1001]]"), ("beta", '["inf"]'),
-    ("sigma_v2", "-1"), ("sigma_v2", "1e7"), ("sigma_o2", "-1"), ("sigma_o2", "1e7"),
-    ("sigma_w2", "-1"), ("sigma_w2", "1e7"), ("sigma_w1_2", "-1"), ("sigma_w1_2", "1e7"),
-    ("sigma_w2_2", "-1"), ("sigma_w2_2", "1e7"), ("sigma_b2", "-1"), ("sigma_b2", "1e7"),
-    ("alpha_attn", "-1"), ("alpha_attn", "1e7"), ("alpha_mlp", "-1"), ("alpha_mlp", "1e7"),
-    ("norm_gain", "0"), ("norm_gain", "-1"), ("norm_gain", "1001"),
-    ("q0", "0"), ("q0", "-1"), ("q0", "1e7"),
-    ("rho0", "-0.01"), ("rho0", "1.0000001"), ("rho0", "-2"), ("rho0", "[0.5, 1.5]"),
-    ("norm", '"Post"'), ("attention", '"linear"'), ("activation", '"swiglu"'),
-]  # fmt: skip
+    ("width", "0"),
+    ("width", "-1"),
+    ("width", "8.5"),
+    ("width", "1e10"),
+    ("heads", "0"),
+    ("heads", "-1"),
+    ("heads", "1.5"),
+    ("heads", "100001"),
+    ("mlp_ratio", "0"),
+    ("mlp_ratio", "-4"),
+    ("mlp_ratio", "1e7"),
+    ("rotary_base", "0"),
+    ("rotary_base", "0.5"),
+    ("rotary_base", "-1"),
+    ("rotary_base", "1e13"),
+    ("beta", "-1"),
+    ("beta", "-1e-300"),
+    ("beta", "1001"),
+    ("beta", "[1, -1]"),
+    ("beta", "[[1], [1001]]"),
+    ("beta", '["inf"]'),
+    ("sigma_v2", "-1"),
+    ("sigma_v2", "1e7"),
+    ("sigma_o2", "-1"),
+    ("sigma_o2", "1e7"),
+    ("sigma_w2", "-1"),
+    ("sigma_w2", "1e7"),
+    ("sigma_w1_2", "-1"),
+    ("sigma_w1_2", "1e7"),
+    ("sigma_w2_2", "-1"),
+    ("sigma_w2_2", "1e7"),
+    ("sigma_b2", "-1"),
+    ("sigma_b2", "1e7"),
+    ("alpha_attn", "-1"),
+    ("alpha_attn", "1e7"),
+    ("alpha_mlp", "-1"),
+    ("alpha_mlp", "1e7"),
+    ("norm_gain", "0"),
+    ("norm_gain", "-1"),
+    ("norm_gain", "1001"),
+    ("q0", "0"),
+    ("q0", "-1"),
+    ("q0", "1e7"),
+    ("rho0", "-0.01"),
+    ("rho0", "1.0000001"),
+    ("rho0", "-2"),
+    ("rho0", "[0.5, 1.5]"),
+    ("norm", '"Post"'),
+    ("attention", '"linear"'),
+    ("activation", '"swiglu"'),
+]
 
 
 @pytest.mark.parametrize(("key", "literal"), RANGES)
@@ -264,17 +330,26 @@ def test_every_command_refuses_mixed_contexts(refuse, tmp_path, command):
 
 
 REM = [
-    (["--sigma=-1"], "sigma"), (["--sigma", "nan"], "sigma"), (["--sigma", "inf"], "sigma"),
-    (["--sigma", "1e7"], "sigma"), (["--sigma", "one"], "--sigma"), (["--sigma", ""], "--sigma"),
+    (["--sigma=-1"], "sigma"),
+    (["--sigma", "nan"], "sigma"),
+    (["--sigma", "inf"], "sigma"),
+    (["--sigma", "1e7"], "sigma"),
+    (["--sigma", "one"], "--sigma"),
+    (["--sigma", ""], "--sigma"),
     (["--sigma", "1,2"], "--sigma"),
-    (["--context", "1"], "context"), (["--context", "0"], "context"),
-    (["--context=-5"], "context"), (["--context", "nan"], "context"),
-    (["--context", "inf"], "context"), (["--context", "1e13"], "context"),
+    (["--context", "1"], "context"),
+    (["--context", "0"], "context"),
+    (["--context=-5"], "context"),
+    (["--context", "nan"], "context"),
+    (["--context", "inf"], "context"),
+    (["--context", "1e13"], "context"),
     (["--context", "many"], "--context"),
-    (["--overlap", "2"], "overlap"), (["--overlap=-1.1"], "overlap"),
-    (["--overlap", "nan"], "overlap"), (["--overlap", "x"], "--overlap"),
+    (["--overlap", "2"], "overlap"),
+    (["--overlap=-1.1"], "overlap"),
+    (["--overlap", "nan"], "overlap"),
+    (["--overlap", "x"], "--overlap"),
     (["--beta", "1"], "--beta"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("options", "culprit"), REM)
@@ -323,23 +398,54 @@ def test_entropy_of_a_profile(refuse, tmp_path, value):
 
 
 AXES = [
-    ("betta=0:1:3", "axis"), ("depth=1:5:3", "axis"), ("norm=0:1:3", "axis"),
-    ("width=64:128:3", "axis"), ("spec=0:1:3", "axis"), ("limit=0:1:2", "axis"),
-    ("rho_max=0:1:3", "axis"), ("progress=0:1:3", "axis"),
-    ("beta=1:1:3", "beta"), ("beta=2:1:3", "beta"), ("beta=0:1:1", "beta"),
-    ("beta=0:1:0", "beta"), ("beta=0:1:-3", "beta"), ("beta=0:1:2.5", "beta"),
-    ("beta=0:1:nan", "beta"), ("beta=0:1:inf", "beta"), ("beta=0:1:1e6", "beta"),
-    ("beta=0:1:1e400", "beta"), ("beta=nan:1:3", "beta"), ("beta=0:inf:3", "beta"),
-    ("beta=-inf:1:3", "beta"), ("beta=0:1", "beta"), ("beta=0:1:3:4", "beta"),
-    ("beta=0:1:3:log:", "beta"), ("beta=0:1:3:log", "beta"), ("beta=-1:1:3:log", "beta"),
-    ("beta=0:1:3:lin", "beta"), ("beta=", "beta"), ("beta=a:b:c", "beta"), ("beta=0:1:c", "beta"),
-    ("beta=::", "beta"), ("beta=-1:1:3", "beta"), ("beta=0:1001:3", "beta"),
-    ("rho0=-0.5:0.5:3", "rho0"), ("rho0=0:1.5:3", "rho0"), ("norm_gain=0:1:3", "norm_gain"),
-    ("context=1:9:3", "context"), ("context=8:1e13:3", "context"),
-    ("context=8:8.2:3", "context"), ("q0=1:2:3", "y"), ("q0=1:2:2:log", "y"),
-    ("beta", "axis"), ("", "axis"), ("0:1:3", "axis"), ("=0:1:3", "axis"), ("beta:0:1:3", "axis"),
+    ("betta=0:1:3", "axis"),
+    ("depth=1:5:3", "axis"),
+    ("norm=0:1:3", "axis"),
+    ("width=64:128:3", "axis"),
+    ("spec=0:1:3", "axis"),
+    ("limit=0:1:2", "axis"),
+    ("rho_max=0:1:3", "axis"),
+    ("progress=0:1:3", "axis"),
+    ("beta=1:1:3", "beta"),
+    ("beta=2:1:3", "beta"),
+    ("beta=0:1:1", "beta"),
+    ("beta=0:1:0", "beta"),
+    ("beta=0:1:-3", "beta"),
+    ("beta=0:1:2.5", "beta"),
+    ("beta=0:1:nan", "beta"),
+    ("beta=0:1:inf", "beta"),
+    ("beta=0:1:1e6", "beta"),
+    ("beta=0:1:1e400", "beta"),
+    ("beta=nan:1:3", "beta"),
+    ("beta=0:inf:3", "beta"),
+    ("beta=-inf:1:3", "beta"),
+    ("beta=0:1", "beta"),
+    ("beta=0:1:3:4", "beta"),
+    ("beta=0:1:3:log:", "beta"),
+    ("beta=0:1:3:log", "beta"),
+    ("beta=-1:1:3:log", "beta"),
+    ("beta=0:1:3:lin", "beta"),
+    ("beta=", "beta"),
+    ("beta=a:b:c", "beta"),
+    ("beta=0:1:c", "beta"),
+    ("beta=::", "beta"),
+    ("beta=-1:1:3", "beta"),
+    ("beta=0:1001:3", "beta"),
+    ("rho0=-0.5:0.5:3", "rho0"),
+    ("rho0=0:1.5:3", "rho0"),
+    ("norm_gain=0:1:3", "norm_gain"),
+    ("context=1:9:3", "context"),
+    ("context=8:1e13:3", "context"),
+    ("context=8:8.2:3", "context"),
+    ("q0=1:2:3", "y"),
+    ("q0=1:2:2:log", "y"),
+    ("beta", "axis"),
+    ("", "axis"),
+    ("0:1:3", "axis"),
+    ("=0:1:3", "axis"),
+    ("beta:0:1:3", "axis"),
     ("beta=1:1.0000000000000002:9", "beta"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("axis", "culprit"), AXES)
@@ -351,20 +457,32 @@ def test_axes_of_a_diagram(refuse, tmp_path, axis, culprit):
 
 
 TARGETS = [
-    (["--out", "none/d.nc"], "out"), (["--out", "folder"], "out"), (["--out", ""], "out"),
-    (["--out", "pipe"], "out"), (["--png", "pipe"], "png"), (["--out", "old.nc/d.nc"], "out"),
+    (["--out", "none/d.nc"], "out"),
+    (["--out", "folder"], "out"),
+    (["--out", ""], "out"),
+    (["--out", "pipe"], "out"),
+    (["--png", "pipe"], "png"),
+    (["--out", "old.nc/d.nc"], "out"),
     (["--out", 300 * "n"], "out"),
-    (["--out", 5000 * "n"], "out"), (["--out", "/proc/d.nc"], "out"),
+    (["--out", 5000 * "n"], "out"),
+    (["--out", "/proc/d.nc"], "out"),
     (["--out", "same.png", "--png", "same.png"], "png"),
-    (["--png", "d.gif"], "png"), (["--png", "d"], "png"), (["--png", "none/d.png"], "png"),
-    (["--png", "folder"], "png"), (["--png", ".png"], "png"),
-    (["--png", 300 * "n" + ".png"], "png"), (["--png", "/proc/d.png"], "png"),
-    (["--entropy-min", "0"], "entropy_min"), (["--entropy-min", "1"], "entropy_min"),
-    (["--entropy-min=-1"], "entropy_min"), (["--entropy-min", "2"], "entropy_min"),
-    (["--entropy-min", "nan"], "entropy_min"), (["--entropy-min", "low"], "--entropy-min"),
+    (["--png", "d.gif"], "png"),
+    (["--png", "d"], "png"),
+    (["--png", "none/d.png"], "png"),
+    (["--png", "folder"], "png"),
+    (["--png", ".png"], "png"),
+    (["--png", 300 * "n" + ".png"], "png"),
+    (["--png", "/proc/d.png"], "png"),
+    (["--entropy-min", "0"], "entropy_min"),
+    (["--entropy-min", "1"], "entropy_min"),
+    (["--entropy-min=-1"], "entropy_min"),
+    (["--entropy-min", "2"], "entropy_min"),
+    (["--entropy-min", "nan"], "entropy_min"),
+    (["--entropy-min", "low"], "--entropy-min"),
     (["--out", "/proc/d.nc", "--png", "d.png"], "out"),
     (["--x", "beta=0:4:100000", "--y", "q0=1:2:100000"], "shape"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("options", "culprit"), TARGETS)
@@ -390,18 +508,31 @@ def test_figures_of_a_trajectory(refuse, tmp_path, png):
 
 
 CURVES = [
-    (["--contexts", ""], "contexts"), (["--contexts", "a"], "contexts"),
-    (["--contexts", "64,,128"], "contexts"), (["--contexts", "64,"], "contexts"),
-    (["--contexts", "64;128"], "contexts"), (["--contexts", "1"], "context"),
-    (["--contexts", "0"], "context"), (["--contexts=-8"], "context"),
-    (["--contexts", "nan"], "context"), (["--contexts", "inf"], "context"),
+    (["--contexts", ""], "contexts"),
+    (["--contexts", "a"], "contexts"),
+    (["--contexts", "64,,128"], "contexts"),
+    (["--contexts", "64,"], "contexts"),
+    (["--contexts", "64;128"], "contexts"),
+    (["--contexts", "1"], "context"),
+    (["--contexts", "0"], "context"),
+    (["--contexts=-8"], "context"),
+    (["--contexts", "nan"], "context"),
+    (["--contexts", "inf"], "context"),
     (["--contexts", "64,1e13"], "context"),
-    (["--beta", "0:4"], "beta"), (["--beta", "4:0:3"], "beta"), (["--beta", "0:4:1"], "beta"),
-    (["--beta", "0:4:2.5"], "beta"), (["--beta", "0:x:3"], "beta"), (["--beta", ""], "beta"),
-    (["--beta=-1:1:3"], "beta"), (["--beta", "0:1e200:3"], "beta"), (["--beta", "0:1:1e7"], "beta"),
+    (["--beta", "0:4"], "beta"),
+    (["--beta", "4:0:3"], "beta"),
+    (["--beta", "0:4:1"], "beta"),
+    (["--beta", "0:4:2.5"], "beta"),
+    (["--beta", "0:x:3"], "beta"),
+    (["--beta", ""], "beta"),
+    (["--beta=-1:1:3"], "beta"),
+    (["--beta", "0:1e200:3"], "beta"),
+    (["--beta", "0:1:1e7"], "beta"),
     (["--beta", "0:1:3:log"], "beta"),
-    (["--png", "c.gif"], "png"), (["--png", "none/c.png"], "png"), (["--png", "."], "png"),
-]  # fmt: skip
+    (["--png", "c.gif"], "png"),
+    (["--png", "none/c.png"], "png"),
+    (["--png", "."], "png"),
+]
 
 
 @pytest.mark.parametrize(("options", "culprit"), CURVES)
@@ -463,8 +594,13 @@ def test_the_installed_command(tmp_path, argv, culprit):
     (tmp_path / "s.json").write_text(spec_text(beta="-1"))
     before = contents(tmp_path)
     code = "from sigprop.cli import main; main()"
-    run = subprocess.run([sys.executable, "-c", code, *argv], cwd=tmp_path, capture_output=True,
-                         text=True, check=False)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     check(run.returncode, run.stdout, run.stderr, culprit)
     assert contents(tmp_path) == before
 

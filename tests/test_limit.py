@@ -14,8 +14,10 @@ def relu_dual(q, gap):
     """E16; the difference for the gap, by the series of sin t - t cos t for small angles."""
     theta = 2 * math.asin(math.sqrt(gap / (2 * q)))
     if theta < 0.3:
-        arc = sum((-1) ** (n + 1) * theta ** (2 * n + 1) * 2 * n / math.factorial(2 * n + 1)
-                  for n in range(1, 9))  # fmt: skip
+        arc = sum(
+            (-1) ** (n + 1) * theta ** (2 * n + 1) * 2 * n / math.factorial(2 * n + 1)
+            for n in range(1, 9)
+        )
     else:
         arc = math.sin(theta) - theta * math.cos(theta)
     return q / 2, gap / 2 - q / (2 * math.pi) * arc
@@ -48,9 +50,17 @@ def block(q, gap, p):
 
 def random_case(rng, norm, centred):
     draw = rng.uniform
-    return {"norm": norm, "centred": centred, "beta": draw(0, 5) * rng.choice([1, 1, 0]),
-            "sigma_v2": draw(0, 3), "sigma_w2": draw(0, 3), "sigma_b2": draw(0, 0.5),
-            "alpha_attn": draw(0.1, 3), "alpha_mlp": draw(0.1, 3), "rho0": draw(0, 1)}  # fmt: skip
+    return {
+        "norm": norm,
+        "centred": centred,
+        "beta": draw(0, 5) * rng.choice([1, 1, 0]),
+        "sigma_v2": draw(0, 3),
+        "sigma_w2": draw(0, 3),
+        "sigma_b2": draw(0, 0.5),
+        "alpha_attn": draw(0.1, 3),
+        "alpha_mlp": draw(0.1, 3),
+        "rho0": draw(0, 1),
+    }
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
@@ -60,8 +70,13 @@ def test_transcription(norm, centred):
     for _ in range(200):
         p = random_case(rng, norm, centred)
         numbers = {k: v for k, v in p.items() if k not in ("norm", "centred")}
-        spec = Transformer(depth=20, context="inf", norm=norm,
-                           attention="centred" if centred else "softmax", **numbers)  # fmt: skip
+        spec = Transformer(
+            depth=20,
+            context="inf",
+            norm=norm,
+            attention="centred" if centred else "softmax",
+            **numbers,
+        )
         found = propagate(spec)
         q, gap = 1.0, 1 - p["rho0"]
         for layer in range(1, 21):
@@ -75,7 +90,7 @@ def test_transcription_has_power():
     p = random_case(np.random.default_rng(1), "post", False) | {"beta": 3.0}
     numbers = {k: v for k, v in p.items() if k not in ("norm", "centred")}
     found = propagate(Transformer(depth=1, context="inf", **numbers))
-    q, gap = block(1.0, 1 - p["rho0"], p | {"beta": p["beta"] ** 2 / 2})
+    _, gap = block(1.0, 1 - p["rho0"], p | {"beta": p["beta"] ** 2 / 2})
     assert abs(found.gap[1] / gap - 1) > 1e-3
 
 

@@ -46,13 +46,16 @@ def mehler_drop(function, q, gap, terms=140):
     c = 1 - gap / q
     z_step = mp.mpf(1) / 12
     nodes = [k * z_step for k in range(-170, 171)]
-    values = [function(mp.sqrt(q) * z) * mp.exp(-z * z / 2) * z_step / mp.sqrt(2 * mp.pi) for z in nodes]
+    density = [mp.exp(-z * z / 2) * z_step / mp.sqrt(2 * mp.pi) for z in nodes]
+    values = [function(mp.sqrt(q) * z) * w for z, w in zip(nodes, density, strict=True)]
     before, now, total = [mp.mpf(0)] * len(nodes), [mp.mpf(1)] * len(nodes), mp.mpf(0)
     for k in range(terms):
         b = mp.fdot(values, now)
         total += b * b * (1 - c**k)
-        following = [(z * n - mp.sqrt(k) * o) / mp.sqrt(k + 1)
-                     for z, n, o in zip(nodes, now, before, strict=True)]  # fmt: skip
+        following = [
+            (z * n - mp.sqrt(k) * o) / mp.sqrt(k + 1)
+            for z, n, o in zip(nodes, now, before, strict=True)
+        ]
         before, now = now, following
     return total
 
@@ -91,8 +94,10 @@ def _variance(name, q):
         return q / 2
     if name == "gelu":
         return gelu_dual(q, q)
-    return mp.quad(lambda z: (mp.sqrt(q) * z / (1 + mp.exp(-mp.sqrt(q) * z))) ** 2 * mp.npdf(z),
-                   [-20, -5, 0, 5, 20])  # fmt: skip
+    return mp.quad(
+        lambda z: (mp.sqrt(q) * z / (1 + mp.exp(-mp.sqrt(q) * z))) ** 2 * mp.npdf(z),
+        [-20, -5, 0, 5, 20],
+    )
 
 
 @pytest.mark.parametrize("ratio", GAPS[:-1])

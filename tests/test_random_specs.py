@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
-
 from random_specs import STRUCTURES, random_specs
+
 from sigprop import propagate
 
 TOTAL = 100_000

@@ -1,5 +1,7 @@
 """The random energy model against independent quadrature, exact cases, laws and limits."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,12 +29,19 @@ def two_level(sigma, r=None, count=400):
     """T = 2 exactly: the weights are logistic in the difference of two scores."""
     z, weight = np.polynomial.hermite_e.hermegauss(count // 4)
     weight = weight / np.sqrt(2 * np.pi)
-    logistic = lambda d: 1 / (1 + np.exp(-d))  # noqa: E731
+
+    def logistic(d):
+        return 1 / (1 + np.exp(-d))
+
     if r is None:
         a = logistic(sigma * np.sqrt(2) * z)
-        return {"y2": 2 * weight @ a**2, "y3": 2 * weight @ a**3, "y4": 2 * weight @ a**4,
-                "y22": weight @ (a**2 + (1 - a) ** 2) ** 2,
-                "entropy": -2 * weight @ (a * np.log(a))}  # fmt: skip
+        return {
+            "y2": 2 * weight @ a**2,
+            "y3": 2 * weight @ a**3,
+            "y4": 2 * weight @ a**4,
+            "y22": weight @ (a**2 + (1 - a) ** 2) ** 2,
+            "entropy": -2 * weight @ (a * np.log(a)),
+        }
     other = r * z[:, None] + np.sqrt(1 - r**2) * z
     first, second = logistic(sigma * np.sqrt(2) * z)[:, None], logistic(sigma * np.sqrt(2) * other)
     return 2 * weight @ (first * second) @ weight
@@ -111,7 +120,8 @@ def test_laws(sigma, log_context):
 @given(st.floats(0.01, 15), st.sampled_from([2, 3, 17, 512, 10**6, 10**12]))
 def test_overlap_ends(sigma, context):
     assert overlap(sigma, context, 0.0) * context == pytest.approx(1, rel=1e-10)
-    assert overlap(sigma, context, 1.0) == pytest.approx(float(moments(sigma, context).y2), rel=1e-10)
+    y2 = float(moments(sigma, context).y2)
+    assert overlap(sigma, context, 1.0) == pytest.approx(y2, rel=1e-10)
 
 
 def test_free_energy_by_direct_integration():
@@ -148,7 +158,7 @@ def test_approach_to_the_limit():
     b = 2.0
     finite = [float(moments(b * np.sqrt(np.log(t)), t).y2) for t in (512, 10**5, 10**9, 10**12)]
     limit = 1 - freezing(b)
-    assert all(a > c > limit for a, c in zip(finite[:-1], finite[1:], strict=True))
+    assert all(a > c > limit for a, c in pairwise(finite))
     assert finite[0] - limit > 0.1 > finite[-1] - limit
 
 
@@ -173,7 +183,8 @@ def _survey(rng, count):
     context = np.floor(np.exp(rng.uniform(np.log(2), np.log(2**17), count)))
     context = np.maximum(context, 2)
     b = rng.uniform(0, 6, count) * rng.choice([1, 0.2], count)
-    x = np.minimum(rng.uniform(0, 1.3, count) ** rng.choice([1, 3, 8], count), 1 / (1 - 1 / context))
+    x = rng.uniform(0, 1.3, count) ** rng.choice([1, 3, 8], count)
+    x = np.minimum(x, 1 / (1 - 1 / context))
     sigma = b * np.sqrt(np.log(context))
     rem, exact = Finite(context), moments(sigma, context)
     found = rem.weights(b, x)
@@ -181,7 +192,8 @@ def _survey(rng, count):
     assert np.abs(rem.entropy_ratio(b) - exact.entropy / np.log(context)).max() < ERROR_BOUND
     pair = np.array([overlap(*p) for p in zip(sigma, context, 1 - x, strict=True)])
     error = np.abs(found.y2 - found.spread - pair)
-    assert error.max() < ERROR_BOUND, (context[error.argmax()], b[error.argmax()], x[error.argmax()])
+    worst = error.argmax()
+    assert error[worst] < ERROR_BOUND, (context[worst], b[worst], x[worst])
 
 
 def test_interpolants_fall_back():
@@ -199,8 +211,9 @@ def test_table_keeps_digits_near_collapse():
         b = 0.02 / np.sqrt(np.log(context))
         for x in (1e-14, 1e-4, 0.5):
             found = Finite(context).weights(np.array(b), np.array(x))
-            assert found.spread == pytest.approx(float(spread(0.02, context, 1 - x)) * (
-                x / (1 - (1 - x))), rel=1e-10)  # 1 - x rounds at x = 1e-14  # fmt: skip
+            assert found.spread == pytest.approx(
+                float(spread(0.02, context, 1 - x)) * (x / (1 - (1 - x))), rel=1e-10
+            )  # 1 - x rounds at x = 1e-14
             assert found.excess == pytest.approx(float(excess(0.02, context)), rel=1e-10)
 
 

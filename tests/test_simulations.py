@@ -41,7 +41,10 @@ def deviations(measured, limit):
     rho = np.array(measured["rho"])
     error = np.abs(found.rho - rho)[1:]
     apart = rho[:-1] < 0.95
-    column = lambda name: np.array(measured[name][1:], float)  # noqa: E731
+
+    def column(name):
+        return np.array(measured[name][1:], float)
+
     y2 = np.abs(found.y2 - column("y2")) - 4 * column("y2_se") - 0.01
     entropy = np.abs(found.entropy - column("h")) - 4 * column("h_se") - 0.05
     return error.mean(), error.max(), y2[apart].max(), entropy[apart].max()

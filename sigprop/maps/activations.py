@@ -13,14 +13,13 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.arrays import Floats, Number
 from sigprop.chebyshev import Series, fit
 from sigprop.errors import DomainError
 
 __all__ = ["Activation", "Dual", "activation"]
 
-Floats = NDArray[np.float64]
 SMALL_ANGLE = 0.02
 MEHLER_TERMS = 16384
 SHARED = 8  # gaps per variance from which a Chebyshev series pays
@@ -28,9 +27,21 @@ MAX_Q = 100.0  # preactivation variance up to which the Mehler series is summed
 
 
 class Dual(Protocol):
-    """An activation's averages at one preactivation variance q (an array)."""
+    """An activation's averages at one preactivation variance q (an array).
 
-    q: Floats
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.maps.activations import Dual, activation
+    >>> dual: Dual = activation("relu")(np.array(2.0))
+    >>> float(dual.variance)
+    1.0
+    """
+
+    @property
+    def q(self) -> Floats:
+        """Preactivation variance."""
+        ...
 
     @property
     def variance(self) -> Floats:
@@ -42,8 +53,19 @@ class Dual(Protocol):
         """Mean square derivative, lim drop/gap at gap -> 0."""
         ...
 
-    def drop(self, x: Floats) -> Floats:
-        """[Phi(q, 0) - Phi(q, x q)] / q, for x = gap/q in [0, 2]."""
+    def drop(self, x: Number) -> Number:
+        """[Phi(q, 0) - Phi(q, x q)] / q, for x = gap/q in [0, 2].
+
+        Parameters
+        ----------
+        x : float or array
+            gap/q, which broadcasts with q.
+
+        Returns
+        -------
+        float or array
+            The drop over q, without cancellation.
+        """
         ...
 
 
@@ -64,7 +86,7 @@ class Linear:
     def slope(self) -> Floats:
         return np.ones_like(self.q)
 
-    def drop(self, x: Floats) -> Floats:
+    def drop(self, x: Number) -> Number:
         return 1.0 * x
 
 
@@ -88,7 +110,7 @@ class Relu:
     def slope(self) -> Floats:
         return np.full_like(self.q, 0.5)
 
-    def drop(self, x: Floats) -> Floats:
+    def drop(self, x: Number) -> Floats:
         y = np.asarray(x / 2)
         np.minimum(y, 1.0, out=y)  # exceeds one by rounding only
         root = np.asarray(np.sqrt(y))
@@ -124,17 +146,19 @@ class Erf:
 
     @property
     def variance(self) -> Floats:
-        return 2 / np.pi * np.arctan2(2 * self.q, np.sqrt(1 + 4 * self.q))
+        variance: Floats = 2 / np.pi * np.arctan2(2 * self.q, np.sqrt(1 + 4 * self.q))
+        return variance
 
     @property
     def slope(self) -> Floats:
         return 4 / np.pi / np.sqrt(1 + 4 * self.q)
 
-    def drop(self, x: Floats) -> Floats:
+    def drop(self, x: Number) -> Floats:
         one, q, gap = 1 + 2 * self.q, self.q, x * self.q
         p = q - gap
         cosines = np.sqrt(1 + 4 * q) + np.sqrt((1 + 2 * gap) * (one + 2 * p))
-        return 4 / np.pi / q * np.arctan(2 * gap / cosines)
+        drop: Floats = 4 / np.pi / q * np.arctan(2 * gap / cosines)
+        return drop
 
 
 @dataclass(frozen=True)
@@ -167,8 +191,8 @@ class Gelu:
         inner = q + 2 * q**3 / ((1 + q) * (1 + 2 * q)) + 2 * q * (1 - q) / (1 + q)
         return b0 + a0 * inner
 
-    def drop(self, x: Floats) -> Floats:
-        q, gap, (a0, b0) = self.q, x * self.q, self._at_zero
+    def drop(self, x: Number) -> Floats:
+        q, gap, (_, b0) = self.q, x * self.q, self._at_zero
         p = q - gap
         squares = gap * (q + p)  # q^2 - p^2
         root0 = np.sqrt(1 + 2 * q)
@@ -181,7 +205,8 @@ class Gelu:
 
 
 def _silu(x: Floats) -> Floats:
-    return x / (1 + np.exp(-x))
+    value: Floats = x / (1 + np.exp(-x))
+    return value
 
 
 @dataclass(frozen=True)
@@ -219,14 +244,14 @@ class Mehler:
 
         return fit(at_nodes, 1e-12 * float(np.min(self.slope)))
 
-    def drop(self, x: Floats) -> Floats:
+    def drop(self, x: Number) -> Floats:
         shared = np.size(x) >= SHARED * self.q.size
         ratio = self.compressed(1 - x) if shared else _power_series(self.tails, 1 - x)
         return np.asarray(x * ratio)
 
 
-def _power_series(coefficients: Floats, c: Floats) -> Floats:
-    total = np.zeros(np.broadcast_shapes(c.shape, coefficients.shape[1:]))
+def _power_series(coefficients: Floats, c: Number) -> Floats:
+    total = np.zeros(np.broadcast_shapes(np.shape(c), coefficients.shape[1:]))
     for coefficient in coefficients[::-1]:
         total *= c
         total += coefficient

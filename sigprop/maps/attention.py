@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from sigprop.arrays import Number
 from sigprop.rem.statistics import Rem
 from sigprop.state import State, added, multiplied
 
 __all__ = ["Attention"]
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,16 +38,16 @@ class Attention:
     --------
     >>> from sigprop.maps.attention import Attention
     >>> from sigprop.rem import Limit
-    >>> from sigprop.state import State, added, multiplied
-    >>> Attention(Limit(), beta=0.0, sigma_v2=2.0)(State(1.0, 0.25)).q
+    >>> from sigprop.state import State
+    >>> float(Attention(Limit(), beta=0.0, sigma_v2=2.0)(State(1.0, 0.25)).q)
     1.5
     """
 
     rem: Rem
-    beta: float | Floats
-    sigma_v2: float | Floats
-    sigma_b2: float | Floats = 0.0
-    sigma_o2: float | Floats = 1.0
+    beta: Number
+    sigma_v2: Number
+    sigma_b2: Number = 0.0
+    sigma_o2: Number = 1.0
     centred: bool = False
 
     def __call__(self, state: State) -> State:

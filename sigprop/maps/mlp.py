@@ -6,26 +6,25 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.arrays import Floats, Number
 from sigprop.maps.activations import Activation, Dual
 from sigprop.state import State, multiplied
 
 __all__ = ["Mlp"]
 
-Floats = NDArray[np.float64]
 ABSENT = 1e-300  # stands for a vanishing preactivation variance, whose duals all vanish
 
 
 class _Constants(NamedTuple):
     dual: Dual
-    inner: float | Floats  # from gap to gap/q of the preactivations
-    outer: float | Floats
-    out: float | Floats  # output variance
+    inner: Number  # from gap to gap/q of the preactivations
+    outer: Number
+    out: Number  # output variance
 
 
-def _number(value: Floats) -> float | Floats:
-    """A float where there is no shape: Python's arithmetic is faster on it than numpy's."""
+def _number(value: Floats) -> Number:
+    """Make a float where there is no shape: Python's arithmetic is faster on it than numpy's."""
     return float(value) if np.ndim(value) == 0 else value
 
 
@@ -58,23 +57,23 @@ class Mlp:
     --------
     >>> from sigprop.maps.activations import activation
     >>> from sigprop.maps.mlp import Mlp
-    >>> from sigprop.state import State, multiplied
+    >>> from sigprop.state import State
     >>> float(Mlp(activation("relu"), 1.0, 2.0)(State(1.0, 0.0)).q)
     1.0
     """
 
     activation: Activation
-    sigma_w1_2: float | Floats
-    sigma_w2_2: float | Floats
-    sigma_b2: float | Floats = 0.0
+    sigma_w1_2: Number
+    sigma_w2_2: Number
+    sigma_b2: Number = 0.0
     gated: bool = False
-    q: float | Floats | None = None
+    q: Number | None = None
 
     def __post_init__(self) -> None:
         constants = None if self.q is None else self._constants(self.q)
         object.__setattr__(self, "_prepared", constants)
 
-    def _constants(self, q: float | Floats) -> _Constants:
+    def _constants(self, q: Number) -> _Constants:
         """Dual at input variance q, and the numbers that go with it."""
         dual = self.activation(np.maximum(self.sigma_w1_2 * q + self.sigma_b2, ABSENT))
         variance = dual.variance * (dual.q if self.gated else 1.0)
@@ -94,7 +93,7 @@ class Mlp:
             drop = drop * known.dual.q + (known.dual.variance - drop * known.dual.q) * x
         return State(known.out, multiplied(drop, known.outer))
 
-    def slope(self, q: float | Floats) -> Floats:
+    def slope(self, q: Number) -> Floats:
         r"""Gain gap'/gap in the limit gap -> 0: :math:`\sigma_{w1}^2 \sigma_{w2}^2 E\phi'^2` (E19).
 
         Parameters
@@ -107,6 +106,13 @@ class Mlp:
         array
             The gain; for a gated MLP :math:`q_1 E\phi'^2 + E\phi^2` takes the place of
             :math:`E\phi'^2`.
+
+        Examples
+        --------
+        >>> from sigprop.maps.activations import activation
+        >>> from sigprop.maps.mlp import Mlp
+        >>> float(Mlp(activation("relu"), 1.0, 2.0).slope(1.0))
+        1.0
         """
         dual = self._constants(q).dual
         rate = dual.slope

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.arrays import Number
 from sigprop.state import State
 
 __all__ = ["Norm"]
@@ -36,7 +36,7 @@ class Norm:
     0.25
     """
 
-    gain: float | NDArray[np.float64] = 1.0
+    gain: Number = 1.0
 
     def __call__(self, state: State) -> State:
         """Apply the map."""

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from sigprop.arrays import Number
 from sigprop.state import State, added
 
 __all__ = ["Residual"]
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,12 +31,12 @@ class Residual:
     Examples
     --------
     >>> from sigprop.maps.residual import Residual
-    >>> from sigprop.state import State, added
+    >>> from sigprop.state import State
     >>> Residual(2.0, (lambda s: s,))(State(1.0, 0.5))
     State(q=5.0, gap=2.5)
     """
 
-    alpha: float | Floats
+    alpha: Number
     branches: tuple[Callable[[State], State], ...]
 
     def __call__(self, state: State) -> State:

@@ -12,11 +12,11 @@ and 1/s tails become polynomials at y = 1. v resolves queries closer than one un
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from sigprop.arrays import Floats
 
 __all__ = ["COUNTS", "MAX_BETA", "MAX_CONTEXT", "MIN_CONTEXT"]
 
-Floats = NDArray[np.float64]
 MIN_CONTEXT, MAX_CONTEXT = 2.0, 2.0**17
 MAX_BETA = 6.0  # of s / sqrt(log T) = beta sqrt(q gap)
 MAX_GAP = 1.3  # of 1 - r: below r = -0.3 (T < 5 only) the statistics are singular at r = -1
@@ -28,17 +28,19 @@ COUNTS_1 = (32, 72)  # of the statistics of one query, in log T and y
 def from_context(context: Floats) -> Floats:
     """Log T on [-1, 1]."""
     low, high = np.log(MIN_CONTEXT), np.log(MAX_CONTEXT)
-    return 2 * (np.log(context) - low) / (high - low) - 1
+    tau: Floats = 2 * (np.log(context) - low) / (high - low) - 1
+    return tau
 
 
 def to_context(tau: Floats) -> Floats:
     """Inverse of `from_context`."""
     low, high = np.log(MIN_CONTEXT), np.log(MAX_CONTEXT)
-    return np.exp(low + (tau + 1) / 2 * (high - low))
+    context: Floats = np.exp(low + (tau + 1) / 2 * (high - low))
+    return context
 
 
 def _top(context: Floats) -> Floats:
-    top = MAX_BETA * np.sqrt(np.log(context))
+    top: Floats = MAX_BETA * np.sqrt(np.log(context))
     return top / (top + A)
 
 

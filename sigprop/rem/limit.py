@@ -3,15 +3,15 @@ r"""The random energy model in the limit of infinite context: closed forms (E4, 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sigprop.arrays import Floats, Number
 from sigprop.errors import require
 from sigprop.rem.statistics import Weights
 from sigprop.state import State
 
 __all__ = ["Limit", "critical_beta", "freezing"]
 
-Floats = NDArray[np.float64]
 ROOT = float(np.sqrt(2.0))
 
 
@@ -70,12 +70,13 @@ def freezing(b: ArrayLike) -> Floats:
     Examples
     --------
     >>> from sigprop.rem import freezing
-    >>> freezing([0.5, 2**1.5]).tolist()
-    [1.0, 0.5000000000000001]
+    >>> freezing([0.5, 2**1.5]).round(12).tolist()
+    [1.0, 0.5]
     """
     b = np.asarray(b, float)
     require(b >= 0, "b", b, "a number >= 0")
-    return ROOT / np.maximum(b, ROOT)
+    m: Floats = ROOT / np.maximum(b, ROOT)
+    return m
 
 
 class Limit:
@@ -99,13 +100,52 @@ class Limit:
     def __init__(self, context: ArrayLike = np.inf) -> None:
         self.context = np.asarray(context, float)
 
-    def weights(self, b: Floats, x: Floats) -> Weights:
-        """Participation, excess and spread at b, whatever x < 1; all three equal 1 - m."""
+    def weights(self, b: Number, x: Number) -> Weights:
+        """Participation, excess and spread at b, whatever x < 1; all three equal 1 - m.
+
+        Parameters
+        ----------
+        b : float or array
+            Reduced inverse temperature beta sqrt(q gap), >= 0.
+        x : float or array
+            gap/q = 1 - r, r the correlation of the scores of two queries.
+
+        Returns
+        -------
+        Weights
+            Arrays of the broadcast shape.
+
+        Examples
+        --------
+        >>> from sigprop.rem import Limit
+        >>> float(round(Limit().weights(2**1.5, 1.0).spread, 12))
+        0.5
+        """
         y2 = 1 - freezing(b)
         return Weights(y2, y2, y2)
 
-    def seen(self, beta: float | Floats, state: State) -> Weights:
-        """The same at b^2 = beta^2 q gap, with one root."""
+    def seen(self, beta: Number, state: State) -> Weights:
+        """Find the same at b^2 = beta^2 q gap, with one root.
+
+        Parameters
+        ----------
+        beta : float or array
+            Inverse temperature.
+        state : State
+            The tokens that attention reads.
+
+        Returns
+        -------
+        Weights
+            Arrays of the broadcast shape.
+
+        Examples
+        --------
+        >>> from sigprop.rem import Limit
+        >>> from sigprop.state import State
+        >>> float(Limit().seen(4.0, State(1.0, 0.5)).y2)
+        0.5
+        """
         y2 = np.asarray(state.gap * (beta * beta * state.q / 2))
         np.maximum(y2, 1.0, out=y2)
         np.sqrt(y2, out=y2)
@@ -113,6 +153,23 @@ class Limit:
         y2 += 1
         return Weights(y2, y2, y2)
 
-    def entropy_ratio(self, b: Floats) -> Floats:
-        """H / log T = max(0, 1 - b^2/2)."""
+    def entropy_ratio(self, b: Number) -> Floats:
+        """H / log T = max(0, 1 - b^2/2).
+
+        Parameters
+        ----------
+        b : float or array
+            Reduced inverse temperature beta sqrt(q gap), >= 0.
+
+        Returns
+        -------
+        array
+            The ratio, in [0, 1].
+
+        Examples
+        --------
+        >>> from sigprop.rem import Limit
+        >>> float(Limit().entropy_ratio(1.0))
+        0.5
+        """
         return np.maximum(0.0, 1 - b**2 / 2)

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sigprop.arrays import Floats
 from sigprop.errors import require
 from sigprop.rem.finite import checked, moments
 from sigprop.rem.quadrature import (
@@ -28,7 +29,6 @@ from sigprop.rem.quadrature import (
 
 __all__ = ["excess", "overlap", "spread", "spread_at_gap"]
 
-Floats = NDArray[np.float64]
 SMALL = 0.3  # sigma below which Y_2 - 1/T is computed as a spread
 C_STEP = 0.5  # of c: trapezoid error of a Gaussian, e^(-2 pi^2/h^2) = 5e-35
 SERIES = 0.2  # below this s^2 (1 - r) the spread is an integral of its derivative
@@ -121,7 +121,7 @@ def spread_at_gap(sigma: ArrayLike, context: ArrayLike, gap: ArrayLike) -> Float
     Examples
     --------
     >>> from sigprop.rem.overlap import spread_at_gap
-    >>> float(spread_at_gap(1e-6, 2, 1e-14) / 1e-26)
+    >>> round(float(spread_at_gap(1e-6, 2, 1e-14) / 1e-26), 9)
     0.25
     """
     return _each(_spread_point, sigma, context, gap, 1.0)
@@ -190,22 +190,20 @@ def _pair_sums(s: float, t: float, r: float) -> tuple[float, float, float]:
     joint = g1 @ first.T[mirror]
     alone = lost @ weight
     both = alone[:, None] + alone - (lost * weight) @ lost.T[mirror]
-    others = step**2 * survival(both, np.float64(t - 1))
-    two = step**2 * survival(both, np.float64(t - 2))
+    others = step**2 * survival(both, t - 1)
+    two = step**2 * survival(both, t - 2)
     one_one = t * float(np.vdot(joint, others))
     two_one = t * float(np.vdot(g2 @ first.T[mirror], others))
     same = t * float(np.vdot(g2 @ second.T[mirror], others))
     return one_one, two_one, same + t * (t - 1) * float(np.vdot(joint**2, two))
 
 
-def _conditional(
-    s: float, t: float, r: float
-) -> tuple[Floats, Floats, Floats, Floats, float]:
+def _conditional(s: float, t: float, r: float) -> tuple[Floats, Floats, Floats, Floats, float]:
     """F_1, F_2 and C given c, on the grid (u, c), with the weights of c and the step of u."""
     common, private = s * np.sqrt(abs(r)), s * np.sqrt(1 - abs(r))
     scale = min(s / np.sqrt(2 * np.log(t) + 20), 0.7 * private)
     coarse = log_grid(np.array([s]), np.array([t]))
-    stop = float(coarse.start[0] + coarse.step[0] * (coarse.count - 1))
+    stop = float(coarse.start[0] + coarse.step[0] * (coarse.size - 1))
     step = STEP * max(1.0, scale)
     count = int(np.ceil((stop - coarse.start[0]) / step)) + 1
     if common < NARROW:

@@ -16,11 +16,11 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from sigprop.arrays import Floats, Number
 
 __all__ = ["Grid", "averages", "gaussian_nodes", "log_grid", "survival"]
 
-Floats = NDArray[np.float64]
 
 STEP = 0.3  # of u and of x: trapezoid error e^(-pi^2/h) = 5e-15
 NARROW = 0.5  # below this s the average runs over z, above it over x = u + s z
@@ -30,15 +30,24 @@ TAIL = 33.0  # -log of the weight that is dropped: 5e-15
 
 
 class Grid(NamedTuple):
-    """Uniform grids `start + step * arange(count)`, one for each element of `start`."""
+    """Uniform grids `start + step * arange(size)`, one for each element of `start`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.rem.quadrature import Grid
+    >>> Grid(np.array(1.0), np.array(0.5), 3).points.tolist()
+    [1.0, 1.5, 2.0]
+    """
 
     start: Floats
     step: Floats
-    count: int
+    size: int
 
     @property
     def points(self) -> Floats:
-        return self.start[..., None] + self.step[..., None] * np.arange(self.count)
+        """All points, along a new last axis."""
+        return self.start[..., None] + self.step[..., None] * np.arange(self.size)
 
 
 def log_grid(s: Floats, context: Floats) -> Grid:
@@ -47,6 +56,23 @@ def log_grid(s: Floats, context: Floats) -> Grid:
     The integrands live where u + log Z is of order one, on the left with a tail e^u; log Z lies
     between s times the lower quantile of the largest of T normals and log T + s^2/2 or, frozen,
     s times the upper quantile. The step grows with the scale s/sqrt(2 log T) on which G^T varies.
+
+    Parameters
+    ----------
+    s, context : array, shape (P,)
+        Standard deviations of the scores and context lengths.
+
+    Returns
+    -------
+    Grid
+        One line of points for each pair.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.rem.quadrature import log_grid
+    >>> bool(log_grid(np.array([1.0]), np.array([512.0])).points[0, 0] < -33)
+    True
     """
     from scipy.special import ndtri
 
@@ -59,14 +85,47 @@ def log_grid(s: Floats, context: Floats) -> Grid:
     return Grid(start, step, int(np.ceil(np.max((stop - start) / step))) + 1)
 
 
-def survival(complement: Floats, power: Floats) -> Floats:
-    """(1 - complement)**power without cancellation; the last ulp below one stands for one."""
+def survival(complement: Floats, power: Number) -> Floats:
+    """(1 - complement)**power without cancellation; the last ulp below one stands for one.
+
+    Parameters
+    ----------
+    complement : array
+        One minus the base, in [0, 1].
+    power : float or array
+        Exponent.
+
+    Returns
+    -------
+    array
+        The power.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.rem.quadrature import survival
+    >>> float(survival(np.array(0.5), 2.0).round(12))
+    0.25
+    """
     return np.exp(power * np.log1p(-np.minimum(complement, 1 - 2.0**-53)))
 
 
 @cache
 def gaussian_nodes() -> tuple[Floats, Floats]:
-    """Gauss-Hermite nodes and weights for E_z at widths below `NARROW`."""
+    """Gauss-Hermite nodes and weights for E_z at widths below `NARROW`.
+
+    Returns
+    -------
+    nodes, weights : arrays
+        Standard normal quadrature.
+
+    Examples
+    --------
+    >>> from sigprop.rem.quadrature import gaussian_nodes
+    >>> nodes, weights = gaussian_nodes()
+    >>> round(float(weights @ nodes**2), 12)
+    1.0
+    """
     z, weight = np.polynomial.hermite_e.hermegauss(Z_COUNT)
     return z, weight / np.sqrt(2 * np.pi)
 
@@ -89,6 +148,22 @@ def averages(grid: Grid, s: Floats, kinds: tuple[int, ...]) -> tuple[Floats, Flo
         Standard deviations, all below or all from `NARROW`.
     kinds : tuple of int
         Exponents k; 0 stands for the average of x g_1(x).
+
+    Returns
+    -------
+    smooth : array, shape (P, ..., size, K)
+        F_k at every point.
+    complement : array, shape (P, ..., size)
+        C at every point.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.rem.quadrature import averages, log_grid
+    >>> s = np.array([1.0])
+    >>> smooth, complement = averages(log_grid(s, np.array([512.0])), s, (2, 3))
+    >>> smooth.shape == (*complement.shape, 2)
+    True
     """
     s = s.reshape(s.shape + (1,) * (grid.start.ndim - s.ndim))
     return (_average_z if np.all(s < NARROW) else _average_x)(grid, s, kinds)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.arrays import Floats, Number
 from sigprop.state import State
 
-__all__ = ["Rem", "Weights", "reduced_beta"]
-
-Floats = NDArray[np.float64]
+__all__ = ["Rem", "Statistics", "Weights", "reduced_beta"]
 
 
 class Weights(NamedTuple):
@@ -19,11 +17,11 @@ class Weights(NamedTuple):
 
     Attributes
     ----------
-    y2 : array
+    y2 : float or array
         Participation ratio :math:`Y_2`.
-    excess : array
+    excess : float or array
         :math:`Y_2 - 1/T`, kept apart so that it has relative accuracy (E11).
-    spread : array
+    spread : float or array
         :math:`Y_2 - O`, kept apart so that it has relative accuracy (E10).
 
     Examples
@@ -33,12 +31,12 @@ class Weights(NamedTuple):
     0.125
     """
 
-    y2: Floats
-    excess: Floats
-    spread: Floats
+    y2: Number
+    excess: Number
+    spread: Number
 
 
-def reduced_beta(beta: float | Floats, state: State) -> Floats:
+def reduced_beta(beta: Number, state: State) -> Floats:
     r"""Score standard deviation over :math:`\sqrt{\log T}`: :math:`b = \beta\sqrt{q\,gap}` (E3).
 
     Parameters
@@ -64,12 +62,69 @@ def reduced_beta(beta: float | Floats, state: State) -> Floats:
 
 
 class Rem(Protocol):
-    """A random energy model as attention's map sees it."""
+    """A random energy model as attention's map sees it.
 
-    def seen(self, beta: float | Floats, state: State) -> Weights:
-        """Participation, excess and spread when attention at `beta` reads `state`."""
+    Examples
+    --------
+    >>> from sigprop.rem import Finite, Profile, Rem
+    >>> rem: Rem = Profile(Finite(512), 1.0)
+    """
+
+    def seen(self, beta: Number, state: State) -> Weights:
+        """Participation, excess and spread when attention at `beta` reads `state`.
+
+        Parameters
+        ----------
+        beta : float or array
+            Inverse temperature.
+        state : State
+            The tokens that attention reads.
+
+        Returns
+        -------
+        Weights
+            Arrays of the broadcast shape.
+        """
         ...
 
-    def entropy_ratio(self, b: Floats) -> Floats:
-        """Attention entropy over log T, in [0, 1], at b = beta sqrt(q gap)."""
+    def entropy_ratio(self, b: Number) -> Floats:
+        """Attention entropy over log T, in [0, 1], at b = beta sqrt(q gap).
+
+        Parameters
+        ----------
+        b : float or array
+            Reduced inverse temperature beta sqrt(q gap), >= 0.
+
+        Returns
+        -------
+        array
+            The ratio, in [0, 1].
+        """
+        ...
+
+
+class Statistics(Rem, Protocol):
+    """A random energy model at any pair (b, x), not only along one line as `Profile`.
+
+    Examples
+    --------
+    >>> from sigprop.rem import Limit, Statistics
+    >>> rem: Statistics = Limit()
+    """
+
+    def weights(self, b: Number, x: Number) -> Weights:
+        """Participation, excess and spread at b = beta sqrt(q gap), x = gap/q = 1 - r.
+
+        Parameters
+        ----------
+        b : float or array
+            Reduced inverse temperature beta sqrt(q gap), >= 0.
+        x : float or array
+            gap/q = 1 - r, r the correlation of the scores of two queries.
+
+        Returns
+        -------
+        Weights
+            Arrays of the broadcast shape.
+        """
         ...

@@ -12,14 +12,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sigprop.arrays import Floats
 from sigprop.chebyshev import nodes, transform
 from sigprop.rem import coordinates as co
 from sigprop.rem.finite import entropy_deficit
 from sigprop.rem.overlap import excess, spread
 
-Floats = NDArray[np.float64]
 
 def one_query(s: Floats, context: Floats) -> Floats:
     """Logarithms of (Y_2 - 1/T) and log T - H over their values at small s."""
@@ -32,20 +31,18 @@ def one_query(s: Floats, context: Floats) -> Floats:
 
 
 def two_queries(s: float, context: float, gap: Floats) -> Floats:
-    """log[D / ((1 - r)(Y_2 - 1/T))] / r: D is exact at r = 0, 1 and has its sign by construction."""
+    """log[D / ((1 - r)(Y_2 - 1/T))] / r, so that D is exact at r = 0, 1 and has its sign."""
     r = 1 - gap
-    ratio = spread(s, context, r) / gap / excess(np.float64(s), np.float64(context))
+    ratio = spread(s, context, r) / gap / excess(s, context)
     return np.log(ratio) / r
 
 
 def _row(tau: float) -> Floats:
     """All (y, v) nodes of one context."""
-    context = float(co.to_context(np.float64(tau)))
+    context = float(co.to_context(np.asarray(tau)))
     y, v = (nodes(n) for n in co.COUNTS[1:])
-    sigma = co.to_sigma(y, np.float64(context))
-    return np.stack(
-        [two_queries(s, context, co.to_gap(v, np.float64(s))) for s in sigma.tolist()]
-    )
+    sigma = co.to_sigma(y, np.asarray(context))
+    return np.stack([two_queries(s, context, co.to_gap(v, np.asarray(s))) for s in sigma.tolist()])
 
 
 def _part(path: Path, index: int) -> Floats:
@@ -67,7 +64,7 @@ def build(path: Path, workers: int) -> None:
 
 
 def _bend(s: Floats) -> Floats:
-    """What every tabulated logarithm is divided by: s^2 / (1 + s^2)."""
+    """Divisor of every tabulated logarithm, s^2 / (1 + s^2)."""
     return s**2 / (1 + s**2)
 
 

@@ -1,0 +1,178 @@
+"""Inverse temperatures at which attention has a given entropy (E4, E8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sigprop.arrays import Floats, Ints
+from sigprop.block import build_block, rem_of
+from sigprop.errors import AssumptionError, require
+from sigprop.propagate import initial_state, propagate
+from sigprop.rem import Limit, Rem, reduced_beta
+from sigprop.spec import Transformer
+from sigprop.state import State
+
+__all__ = ["BetaProfile", "beta_profile", "entropy_beta", "entropy_boundary"]
+
+
+def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) -> Floats:
+    """Reduced inverse temperature b = beta sqrt(q gap) at which H / log T has a given value.
+
+    Parameters
+    ----------
+    rem : Rem
+        Attention statistics.
+    entropy_ratio : float
+        H / log T, in (0, 1) at finite context; 0 in the limit gives the freezing point sqrt 2.
+    shape : tuple of int
+        Shape of the contexts of `rem`.
+
+    Returns
+    -------
+    array
+        b, unique because the entropy decreases with it.
+
+    Raises
+    ------
+    DomainError
+        If the entropy is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.entropy import entropy_beta
+    >>> from sigprop.rem import Limit
+    >>> float(entropy_beta(Limit(), 0.0)) ** 2
+    2.0000000000000004
+    """
+    from scipy.optimize import elementwise
+
+    target = np.asarray(entropy_ratio, dtype=np.float64)
+    if isinstance(rem, Limit):
+        require((target >= 0) & (target < 1), "entropy_ratio", target, "a number in [0, 1)")
+        return np.broadcast_to(np.sqrt(2 * (1 - target)), shape)
+    known = (target >= 0.01) & (target <= 0.9999)
+    require(known, "entropy_ratio", target, "a number in [0.01, 0.9999]")
+
+    def excess(log_b: Floats, index: Ints) -> Floats:
+        full = np.zeros(int(np.prod(shape, dtype=np.int64)))
+        full[index] = np.exp(log_b)
+        return rem.entropy_ratio(full.reshape(shape)).ravel()[index] - float(target)
+
+    count = int(np.prod(shape, dtype=np.int64))
+    ends = (np.full(count, np.log(1e-3)), np.full(count, np.log(5.0)))
+    cold = excess(ends[1], np.arange(count)) > 0
+    ends[1][cold] = np.log(1e3)
+    out = elementwise.find_root(excess, ends, args=(np.arange(count),))
+    return np.exp(out.x).reshape(shape)
+
+
+def entropy_boundary(spec: Transformer, entropy_ratio: float, limit: bool = False) -> Floats:
+    """Inverse temperature at which each block's entropy would fall to a fraction of log T.
+
+    The states are those of the spec; the boundary is lowest where tokens differ most. In the
+    limit with entropy_ratio = 0 it is the freezing point beta_c of each block (E4).
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    entropy_ratio : float
+        H / log T on the boundary.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    array, shape (L, ...)
+        Critical inverse temperature of each block; infinite where tokens have merged.
+
+    Raises
+    ------
+    DomainError
+        If the entropy is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, entropy_boundary
+    >>> spec = Transformer(depth=3, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> bool((entropy_boundary(spec, 0.5)[1:] > entropy_boundary(spec, 0.5)[:-1]).all())
+    True
+    """
+    trajectory = propagate(spec, limit)
+    read = build_block(spec, limit).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
+    b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
+    with np.errstate(divide="ignore"):  # merged tokens: no temperature freezes them
+        return np.asarray(b / reduced_beta(1.0, read))
+
+
+@dataclass(frozen=True)
+class BetaProfile:
+    """Inverse temperatures that hold every block at one entropy.
+
+    Attributes
+    ----------
+    beta : array, shape (L, ...)
+        Inverse temperature of each block.
+    rho : array, shape (L+1, ...)
+        Overlap that results.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, beta_profile
+    >>> spec = Transformer(depth=6, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> profile = beta_profile(spec, 0.7)
+    >>> profile.beta.shape, profile.rho.shape
+    ((6,), (7,))
+    """
+
+    beta: Floats
+    rho: Floats
+
+
+def beta_profile(spec: Transformer, entropy_ratio: float, limit: bool = False) -> BetaProfile:
+    """Inverse temperature per block such that every block has the same entropy.
+
+    As tokens grow alike, attention must grow colder to stay as selective.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; its beta is ignored.
+    entropy_ratio : float
+        H / log T to hold.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    BetaProfile
+        Temperatures and the overlap that results; pass `beta` to `propagate` as `beta_by_layer`.
+
+    Raises
+    ------
+    DomainError
+        If the entropy is outside its range.
+    AssumptionError
+        If tokens merge to rounding before the last block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, beta_profile, propagate
+    >>> spec = Transformer(depth=6, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> profile = beta_profile(spec, 0.7)
+    >>> [round(float(h), 6) for h in propagate(spec, beta_by_layer=profile.beta).entropy_ratio]
+    [0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
+    """
+    b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
+    state, betas, rhos = initial_state(spec), [], []
+    for _ in range(spec.depth):
+        rhos.append(np.broadcast_to(state.rho, spec.shape))
+        read = build_block(spec.replace(beta=0.0), limit).read(state)
+        scale = reduced_beta(1.0, read)
+        if not np.all(scale > 0):
+            raise AssumptionError("tokens merge before the last block: no beta holds the entropy")
+        betas.append(np.broadcast_to(b / scale, spec.shape))
+        state = build_block(spec.replace(beta=betas[-1]), limit)(state)
+    return BetaProfile(np.stack(betas), np.stack([*rhos, np.broadcast_to(state.rho, spec.shape)]))
