@@ -14,7 +14,7 @@ import argparse
 import json
 import platform
 import tracemalloc
-from math import asin, exp, pi, sqrt, tanh
+from math import asin, cos, exp, pi, sin, sqrt, tanh
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -56,28 +56,26 @@ LABELS = {
 
 
 def scalar(beta, alpha, depth, value, weight, bias, rho0):
-    """Gap and largest q gap after post-norm ReLU blocks in the limit (E4, E5, E10, E13-E16).
-
-    Behind a norm q = 1, so the MLP's preactivation variance and its norm are constants.
-    """
-    square, beta2, root2 = alpha * alpha, beta * beta, sqrt(2.0)
-    q1 = weight + bias
-    half, branch, norm = weight / (2 * q1), weight * q1, 1 / (1 + weight * q1 / 2 + bias)
-    top, gap, heat = square + value + bias, 1 - rho0, 0.0
+    """Gap and largest q gap after post-norm ReLU blocks in the limit, equation by equation."""
+    square, root2, q, gap, heat = alpha * alpha, sqrt(2.0), 1.0, 1 - rho0, 0.0
     for _ in range(depth):
-        if gap > heat:
-            heat = gap
-        y2 = 1 - root2 / (beta * sqrt(gap)) if beta2 * gap > 2 else 0.0
-        gap = gap * (square + value * y2) / (top - value * gap * (1 - y2))
-        y = half * gap
-        root = sqrt(y)
-        theta = 2 * asin(root)
+        if q * gap > heat:
+            heat = q * gap
+        b = beta * sqrt(q * gap)
+        y2 = 1 - root2 / b if b > root2 else 0.0  # E4, E5
+        out = value * (q - gap + gap * y2) + bias + square * q  # E10, E13
+        gap = (value * gap * y2 + square * gap) / out  # E14
+        q = 1.0
+        q1, gap1 = weight * q + bias, weight * gap  # E15
+        theta = 2 * asin(sqrt(gap1 / (2 * q1)))
         if theta < 0.02:
             t2 = theta * theta
             arc = theta * t2 * (1 / 3 - t2 * (1 / 30 - t2 * (1 / 840 - t2 / 45360)))
         else:
-            arc = 2 * root * sqrt(1 - y) - theta * (1 - 2 * y)
-        gap = (gap + branch * (y - arc / TWO_PI)) * norm
+            arc = sin(theta) - theta * cos(theta)  # E16
+        out = weight * q1 / 2 + bias + q
+        gap = (weight * (gap1 / 2 - q1 / TWO_PI * arc) + gap) / out
+        q = 1.0
     return gap, heat
 
 
@@ -163,7 +161,7 @@ def complaint(spec, compiled, sample):
         if loop is not None and (worst := disagreement(spec, loop, *sample)) > AGREEMENT:
             return f"the {name} loop is off by {worst:.1e}, more than {AGREEMENT:g}"
     dual = activation("tanh")(WEIGHT + BIAS)
-    ours = float(dual.variance - dual.drop(np.array(WEIGHT * (1 - RHO_QUADRATURE))))
+    ours = float(dual.variance - dual.q * dual.drop(WEIGHT * (1 - RHO_QUADRATURE) / dual.q))
     apart = abs(quadrature() - ours)
     return f"double quadrature is off by {apart:.1e}" if apart > QUADRATURE_ERROR else ""
 

@@ -275,8 +275,9 @@ def _patched(
         return values
     shape = np.broadcast_shapes(covered.shape, *(v.shape for v in values))
     missing = ~np.broadcast_to(covered, shape)
-    known = missing & (np.broadcast_to(args[0], shape) <= MAX_SIGMA)
-    points = [np.broadcast_to(a, shape)[known] for a in args]
+    wide = [np.broadcast_to(a, shape) for a in args]
+    known = missing & (wide[0] <= MAX_SIGMA) & np.all(np.isfinite(wide), axis=0)
+    points = [a[known] for a in wide]
     out = [np.where(missing, np.nan, value) for value in values]
     for value, fresh in zip(out, exact(*points), strict=True):
         value[known] = fresh
