@@ -93,6 +93,7 @@ def multiplied(own: Number, other: Number) -> Number:
     [6.0, 6.0]
     """
     if np.ndim(own) and np.shape(other) in ((), np.shape(own)):
-        own *= other
+        if np.ndim(other) or other != 1:
+            own *= other
         return own
     return own * other

@@ -17,6 +17,7 @@ import numpy as np
 from sigprop.arrays import Floats, Number
 from sigprop.chebyshev import Series, fit
 from sigprop.errors import DomainError
+from sigprop.state import multiplied
 
 __all__ = ["Activation", "Dual", "activation"]
 
@@ -111,14 +112,16 @@ class Relu:
         return np.full_like(self.q, 0.5)
 
     def drop(self, x: Number) -> Floats:
-        y = np.asarray(x / 2)
+        y = multiplied(x, 0.5)
+        y = np.asarray(y)
         np.minimum(y, 1.0, out=y)  # exceeds one by rounding only
         root = np.asarray(np.sqrt(y))
         half = np.asarray(np.arcsin(root))
         arc = np.asarray(1 - y)
         np.sqrt(arc, out=arc)
         arc *= root
-        np.subtract(1.0, x, out=root)
+        np.multiply(y, -2.0, out=root)
+        root += 1
         root *= half
         arc -= root  # (sin theta - theta cos theta) / 2
         small = np.flatnonzero(half < SMALL_ANGLE / 2)

@@ -57,7 +57,6 @@ class Attention:
         gap = value * state.gap
         if self.centred:
             return State(gap * weights.excess, gap * weights.spread)
-        q = weights.y2 - 1
-        q = multiplied(q, gap)
+        q = multiplied(weights.y2 - 1, gap)
         q = added(q, value * state.q + self.sigma_o2 * self.sigma_b2)
         return State(q, multiplied(gap, weights.spread))

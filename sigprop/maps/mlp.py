@@ -88,7 +88,7 @@ class Mlp:
         """Apply the map."""
         known: _Constants = getattr(self, "_prepared", None) or self._constants(state.q)
         x = state.gap * known.inner
-        drop = known.dual.drop(x)
+        drop = known.dual.drop(1.0 * x if self.gated else x)  # which may overwrite x
         if self.gated:
             drop = drop * known.dual.q + (known.dual.variance - drop * known.dual.q) * x
         return State(known.out, multiplied(drop, known.outer))

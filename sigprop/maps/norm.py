@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sigprop.arrays import Number
-from sigprop.state import State
+from sigprop.state import State, multiplied
 
 __all__ = ["Norm"]
 
@@ -31,7 +31,7 @@ class Norm:
     Examples
     --------
     >>> from sigprop.maps.norm import Norm
-    >>> from sigprop.state import State
+    >>> from sigprop.state import State, multiplied
     >>> Norm(1.0)(State(4.0, 1.0)).gap
     0.25
     """
@@ -41,7 +41,6 @@ class Norm:
     def __call__(self, state: State) -> State:
         """Apply the map."""
         square = self.gain * self.gain
-        gap = state.gap / state.q
-        if np.ndim(square) or square != 1:
-            gap = gap * square
-        return State(square, gap)
+        if np.ndim(state.q) == 0:
+            return State(square, state.gap * (square / state.q))
+        return State(square, multiplied(state.gap / state.q, square))
