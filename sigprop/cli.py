@@ -122,14 +122,19 @@ def curves(
         str, typer.Option(help="Context lengths, with commas.")
     ] = "64,512,4096,65536",
     beta: Annotated[str, typer.Option(help="Reduced inverse temperatures, LO:HI:N.")] = "0:4:201",
+    out: Annotated[Path | None, typer.Option(help="NetCDF file to write.")] = None,
 ) -> None:
     """Draw participation ratio, overlap and entropy of attention against temperature."""
-    from sigprop.diagram import rem_curves
+    from sigprop.diagram import rem_curves, save
     from sigprop.plots import plot_rem, save_figure
 
     _check_target("png", png, FIGURES)
+    _check_target("out", out)
     lengths = [_number("contexts", text) for text in contexts.split(",")]
-    save_figure(plot_rem(rem_curves(lengths, _axis("beta", beta))), png)
+    data = rem_curves(lengths, _axis("beta", beta))
+    save_figure(plot_rem(data), png)
+    if out is not None:
+        save(data, out)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from sigprop.state import State
 
 __all__ = ["Final", "Trajectory", "initial_state", "propagate", "sweep"]
 
-CHUNK = 16384  # states iterated together: a dozen work arrays of 128 KB fit the cache
+CHUNK = 20000  # states iterated together: a dozen work arrays of 160 KB fit the cache
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
 # releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
 HEAP = 2**21

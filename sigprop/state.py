@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from sigprop.arrays import Number
 
 __all__ = ["State", "added", "multiplied"]
@@ -43,6 +41,12 @@ class State(NamedTuple):
         return 1 - self.gap / self.q
 
 
+def _fits(own: Number, other: Number) -> bool:
+    """Whether the result of an operation has the shape of `own`, an array."""
+    shape = getattr(own, "shape", ())
+    return shape != () and getattr(other, "shape", ()) in ((), shape)
+
+
 def added(own: Number, other: Number) -> Number:
     """Add two arrays, in the memory of `own` where that has the sum's shape.
 
@@ -66,7 +70,7 @@ def added(own: Number, other: Number) -> Number:
     >>> added(np.ones(2), np.ones(2)).tolist()
     [2.0, 2.0]
     """
-    if np.ndim(own) and np.shape(other) in ((), np.shape(own)):
+    if _fits(own, other):
         own += other
         return own
     return own + other
@@ -92,8 +96,7 @@ def multiplied(own: Number, other: Number) -> Number:
     >>> multiplied(np.full(2, 3.0), np.full(2, 2.0)).tolist()
     [6.0, 6.0]
     """
-    if np.ndim(own) and np.shape(other) in ((), np.shape(own)):
-        if np.ndim(other) or other != 1:
-            own *= other
+    if _fits(own, other):
+        own *= other
         return own
     return own * other

@@ -36,7 +36,7 @@ from sigprop.state import State
 __all__ = ["ERROR_BOUND", "Finite", "head_nodes"]
 
 MAX_SIGMA = 40.0  # score standard deviation up to which the quadrature is used
-ERROR_BOUND = 1e-6  # absolute, of y2, overlap and entropy / log T
+ERROR_BOUND = 1e-6  # absolute, of y2, overlap and entropy / log T; ten times what was measured
 HEAD_NODES = 8
 Function = Callable[..., tuple[Floats, ...]]  # of the score standard deviation and more
 
