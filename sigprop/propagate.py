@@ -347,17 +347,13 @@ def sweep(
 def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:
     state = initial_state(spec)
     block = build_block(spec, limit, prod(spec.shape) * spec.depth)
-    heat, scale = np.zeros(spec.shape), np.asarray(1.0)
+    heat = np.zeros(spec.shape)
     with np.errstate(all="ignore"):  # what overflows or vanishes is masked in sweep
         for _ in range(spec.depth):
             read = block.read(state)
-            if spec.norm != "none" and np.ndim(read.q) == 0:  # one number, the same in every layer
-                scale = np.asarray(read.q)
-                np.maximum(heat, read.gap, out=heat)
-            else:
-                np.maximum(heat, read.q * read.gap, out=heat)
+            np.maximum(heat, read.q * read.gap, out=heat)
             state = block(state)
-        return state, spec.beta * np.sqrt(heat * scale)
+        return state, spec.beta * np.sqrt(heat)
 
 
 def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

@@ -112,8 +112,7 @@ class Relu:
         return np.full_like(self.q, 0.5)
 
     def drop(self, x: Number) -> Floats:
-        y = multiplied(x, 0.5)
-        y = np.asarray(y)
+        y = np.asarray(multiplied(x, 0.5))
         np.minimum(y, 1.0, out=y)  # exceeds one by rounding only
         root = np.asarray(np.sqrt(y))
         half = np.asarray(np.arcsin(root))
