@@ -114,27 +114,26 @@ class Relu:
     def drop(self, x: Number) -> Floats:
         y = np.asarray(multiplied(x, 0.5))
         np.minimum(y, 1.0, out=y)  # exceeds one by rounding only
-        root = np.asarray(np.sqrt(y))
-        half = np.asarray(np.arcsin(root))
-        arc = np.asarray(1 - y)
+        half = np.asarray(np.sqrt(y))
+        np.arcsin(half, out=half)
+        cos = np.asarray(1 - y)
+        arc = np.asarray(cos * y)
         np.sqrt(arc, out=arc)
-        arc *= root
-        np.multiply(y, -2.0, out=root)
-        root += 1
-        root *= half
-        arc -= root  # (sin theta - theta cos theta) / 2
+        cos -= y
+        cos *= half
+        arc -= cos  # (sin theta - theta cos theta) / 2
         small = np.flatnonzero(half < SMALL_ANGLE / 2)
         if small.size:
-            arc.reshape(-1)[small] = _small_arc(2 * half.reshape(-1)[small])
+            arc.reshape(-1)[small] = _small_arc(half.take(small))
         arc *= 1 / np.pi
         y -= arc
         return y
 
 
-def _small_arc(theta: Floats) -> Floats:
-    """(sin theta - theta cos theta) / 2 by its series."""
-    t2 = theta**2
-    return theta * t2 * (1 / 6 - t2 * (1 / 60 - t2 / 1680))
+def _small_arc(half: Floats) -> Floats:
+    """(sin theta - theta cos theta) / 2 by its series in theta / 2."""
+    square = half * half
+    return half * square * (4 / 3 - square * (8 / 15))
 
 
 @dataclass(frozen=True)

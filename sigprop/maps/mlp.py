@@ -91,7 +91,7 @@ class Mlp:
         drop = known.dual.drop(1.0 * x if self.gated else x)  # which may overwrite x
         if self.gated:
             drop = drop * known.dual.q + (known.dual.variance - drop * known.dual.q) * x
-        return State(known.out, multiplied(drop, known.outer))
+        return State(+known.out, multiplied(drop, known.outer))
 
     def slope(self, q: Number) -> Floats:
         r"""Gain gap'/gap in the limit gap -> 0: :math:`\sigma_{w1}^2 \sigma_{w2}^2 E\phi'^2` (E19).
