@@ -93,9 +93,9 @@ def subtracted(own: Number, whole: Number) -> Number:
     >>> subtracted(np.ones(2), 3.0).tolist()
     [2.0, 2.0]
     """
-    if np.ndim(own):
+    if isinstance(own, np.ndarray) and own.ndim:
         try:
-            return np.asarray(np.subtract(whole, own, out=own))
+            return np.asarray(np.subtract(np.asarray(whole), own, out=own))
         except ValueError:  # the difference is larger than `own`
             pass
     return whole - own

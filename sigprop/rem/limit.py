@@ -151,8 +151,8 @@ class Limit:
         """
         frozen = np.asarray(np.sqrt(state.gap))
         scale = ROOT / np.maximum(beta * np.sqrt(state.q), COLD)
-        kept = subtracted(multiplied(frozen, scale), state.gap)
-        kept = np.maximum(kept, 0.0, out=kept if np.ndim(kept) else None)
+        kept = np.asarray(subtracted(multiplied(frozen, scale), state.gap))
+        np.maximum(kept, 0.0, out=kept)
         return Passed(kept, kept)
 
     def entropy_ratio(self, b: Number) -> Floats:

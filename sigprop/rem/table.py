@@ -176,7 +176,8 @@ class Finite:
         >>> float(Finite(512).passed(1.0, State(1.0, 0.0)).spread)
         0.0
         """
-        return self.weights(reduced_beta(beta, state), state.gap / state.q).times(state.gap, centred)
+        weights = self.weights(reduced_beta(beta, state), state.gap / state.q)
+        return weights.times(state.gap, centred)
 
     def entropy_ratio(self, b: Number) -> Floats:
         """Attention entropy over log T.
