@@ -165,9 +165,8 @@ def text_kernel(ids: Ints, positions: str = "sinusoidal") -> Floats:
 
     :math:`K_{ts} = 1[\mathrm{id}_t = \mathrm{id}_s] + P_{ts}`; learned positions of unit variance
     have :math:`P_{ts} = \delta_{ts}`, sinusoidal ones of base :math:`10^4` (Vaswani et al. 2017)
-    :math:`P_{ts} = \frac12 \int_0^1 \cos(10^{-4u}(t - s))\,du - \mu_t \mu_s` as d grows; the mean over
-    features, :math:`\mu_t = \frac12 \int_0^1 (\sin + \cos)(10^{-4u} t)\,du`, is what LayerNorm
-    removes.
+    :math:`P_{ts} = \frac12 \int_0^1 \cos(10^{-4u}(t - s))\,du - \mu_t \mu_s` as d grows; LayerNorm
+    removes the mean over features, :math:`\mu_t = \frac12 \int_0^1 (\sin + \cos)(10^{-4u} t)\,du`.
 
     Parameters
     ----------

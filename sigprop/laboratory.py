@@ -168,4 +168,26 @@ def validate(
     return show(lambda: tables.comparisons(found))
 
 
-COMMANDS = (simulate, kernel, validate)
+def reproduce(
+    figures: Annotated[
+        list[str] | None, typer.Argument(metavar="[FIGURE]...", help="Names [default: all].")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small and fast, for a check.")] = False,
+    text: Text = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("figures"),
+    workers: Workers = CORES,
+    as_json: AsJson = False,
+) -> None:
+    """Make the paper's figures again: theory over measurement. An interrupted run resumes."""
+    from sigprop import tables
+    from sigprop.figures import Lab
+    from sigprop.reproduce import reproduce as run
+
+    lab = Lab(quick, text, None, workers, progress)
+    tell = None if as_json else lambda made: show(lambda: tables.made(made))
+    found = run(figures or (), lab, out, tell)
+    if as_json:
+        emit({"figures": [vars(made) for made in found]})
+
+
+COMMANDS = (simulate, kernel, validate, reproduce)

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_comparisons", "plot_diagram", "plot_rem", "plot_trajectory", "save_figure"]
+__all__ = [
+    "panels",
+    "plot_comparisons",
+    "plot_diagram",
+    "plot_rem",
+    "plot_trajectory",
+    "save_figure",
+]
 
 # Okabe & Ito (2008): distinguishable with every common colour-vision deficiency
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, BLACK = (
@@ -43,7 +50,27 @@ STYLE = {
 }
 
 
-def _figure(columns: int, rows: int = 1, width: float = 3.4, height: float = 3.0) -> Any:
+def panels(columns: int, rows: int = 1, width: float = 3.4, height: float = 3.0) -> Any:
+    """Make an empty figure in the house style.
+
+    Parameters
+    ----------
+    columns, rows : int
+        Panels.
+    width, height : float
+        Size of a panel, in inches.
+
+    Returns
+    -------
+    figure, array of matplotlib.axes.Axes
+        The figure and its panels, rows first.
+
+    Examples
+    --------
+    >>> from sigprop.plots import panels
+    >>> panels(3, 2)[1].shape
+    (2, 3)
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -126,7 +153,7 @@ def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
         raise DomainError("trajectory", trajectory.rho.shape, "a single trajectory")
     from matplotlib.ticker import MaxNLocator
 
-    figure, ((first, second, third),) = _figure(3, width=3.1)
+    figure, ((first, second, third),) = panels(3, width=3.1)
     layer = trajectory.layer
     first.plot(layer, trajectory.rho, color=BLUE)
     first.set(ylabel=label("rho"), ylim=(min(0.0, float(trajectory.rho.min())), 1.02))
@@ -179,7 +206,7 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
         raise DomainError("diagram", data["rho"].dims, "two dimensions; select a slice")
     from matplotlib.colors import LogNorm
 
-    figure, ((left, right),) = _figure(2, width=4.4, height=3.7)
+    figure, ((left, right),) = panels(2, width=4.4, height=3.7)
     gap = np.asarray(data["gap_ratio"])
     floor = max(float(np.nanmin(gap, initial=1.0)), 1e-6)
     top = max(float(np.nanmax(gap, initial=floor)), 2 * floor)
@@ -285,7 +312,7 @@ def plot_rem(data: xr.Dataset) -> Figure:
     """
     from matplotlib import colormaps
 
-    figure, (row,) = _figure(3, width=3.2)
+    figure, (row,) = panels(3, width=3.2)
     lengths = np.asarray(data["context"])
     shades = colormaps["viridis"](np.linspace(0.1, 0.85, max(len(lengths) - 1, 1)))
     for axes, name in zip(row, ("y2", "overlap", "entropy_ratio"), strict=True):
@@ -327,7 +354,7 @@ def plot_comparisons(found: list[Comparison]) -> Figure:
     >>> len(plot_comparisons([compare("small", spec, seeds=2)]).axes)
     3
     """
-    figure, rows = _figure(3, len(found), width=3.2, height=2.3)
+    figure, rows = panels(3, len(found), width=3.2, height=2.3)
     for row, one in zip(rows, found, strict=True):
         layer = one.finite.layer
         for axes, name in zip(row, ("rho", "y2", "entropy"), strict=True):

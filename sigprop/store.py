@@ -103,7 +103,7 @@ def gather(
     found = {i: kept for i, job in enumerate(jobs) if (kept := _kept(job, folder)) is not None}
     told(len(found))
     todo = [i for i in range(len(jobs)) if i not in found]
-    if workers == 1 or len(todo) < 2:
+    if workers == 1 or not todo:  # one job too runs in a process: threads change the last digits
         for i in todo:
             found[i] = _done(jobs[i], folder)
             told(1)

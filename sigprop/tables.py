@@ -16,12 +16,14 @@ from sigprop.huggingface import Reading
 from sigprop.kernel import Solved
 from sigprop.notation import NOTATION
 from sigprop.propagate import Trajectory
+from sigprop.reproduce import Made
 from sigprop.simulate import Measured
 from sigprop.verdict import Verdict
 
 __all__ = [
     "comparisons",
     "critical",
+    "made",
     "measured",
     "profile",
     "regimes",
@@ -191,3 +193,9 @@ def comparisons(found: list[Comparison]) -> Group:
                 table.add_row(c.name, name, theory, *numbers, "yes" if d.agrees else "no")
     notes = dict.fromkeys(f"{c.name}: {note}" for c in found for note in c.finite.notes)
     return Group(table, *notes, *(c.verdict for c in found))
+
+
+def made(figure: Made) -> Group:
+    """Say what a figure shows, and how far theory is from measurement."""
+    lines = (f"- {line}" for line in figure.findings)
+    return Group(f"[bold]{figure.name}: {figure.title}[/bold]", figure.shows, *lines, "")
