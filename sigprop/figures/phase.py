@@ -73,7 +73,7 @@ def _phase(lab: Lab) -> xr.Dataset:
     out: dict[str, Any] = {
         n: (("context", "beta", "rho0"), v, attributes(n.split("_")[0])) for n, v in columns.items()
     }
-    wide, level = np.linspace(0, 5, lab.pick(201, 61)), np.linspace(0, 0.98, lab.pick(148, 50))
+    wide, level = np.linspace(0, 5, lab.pick(201, 61)), np.linspace(0.01, 0.99, lab.pick(148, 50))
     field = {"beta": wide[:, None], "rho0": level}
     for name, values in _theory([contexts[-1]], names, width=width, **field).items():
         out[f"map_{name}"] = (("map_beta", "map_rho0"), values[0], attributes(name.split("_")[0]))
@@ -110,10 +110,8 @@ def _phase_map(axes: Axes, data: xr.Dataset, key: str, name: str, title: str) ->
     x, y = np.asarray(data["map_beta"]), np.asarray(data["map_rho0"])
     values = np.asarray(data[key]).T
     mesh = axes.pcolormesh(x, y, values, cmap="cividis", vmin=0, vmax=1, rasterized=True)
-    inside = np.asarray(data["boundary"]) <= x[-1]
-    curve = np.asarray(data["boundary"])[inside]
-    axes.plot(curve, y[inside], "--", color="white", lw=1.6, label=r"$\beta_c(\rho)$")
-    axes.set(xlabel=label("beta"), ylabel=label("rho0"), xlim=(0, x[-1]), ylim=(0, y[-1]))
+    axes.plot(data["boundary"], y, "--", color="white", lw=1.6, label=r"$\beta_c(\rho)$")
+    axes.set(xlabel=label("beta"), ylabel=label("rho0"), xlim=(0, x[-1]), ylim=(y[0], y[-1]))
     axes.set_title(title, fontsize=9)
     axes.legend(fontsize=8, labelcolor="white", loc="upper left", frameon=False)
     assert axes.figure is not None
@@ -166,7 +164,7 @@ def _phase_findings(data: xr.Dataset) -> list[str]:
 PHASE = Figure(
     "phase",
     "One attention layer: participation and output overlap over (beta, rho)",
-    "The limit is black left of the dashed line, where attention would be uniform; at any real "
+    "The limit is dark left of the dashed line, where attention would be uniform; at any real "
     "length the participation ratio rises smoothly through it. Bottom right: how slowly the limit "
     "is approached.",
     _phase,

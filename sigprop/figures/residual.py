@@ -28,6 +28,7 @@ __all__ = ["CRITICAL", "TRAINABILITY"]
 DEPTHS = (12, 30, 60)
 THEORIES = ("limit", "finite")
 RHO_MAX = 0.9
+ENTROPY_MIN = 0.3  # H / log T below which attention counts as collapsed
 
 
 def _trainability(lab: Lab) -> xr.Dataset:
@@ -50,6 +51,7 @@ def _trainability(lab: Lab) -> xr.Dataset:
             one = diagram(
                 spec.replace(depth=depth),
                 rho_max=RHO_MAX,
+                entropy_min=ENTROPY_MIN,
                 limit=theory == "limit",
                 beta=beta,
                 alpha_attn=alpha,
@@ -67,7 +69,7 @@ def _trainability(lab: Lab) -> xr.Dataset:
     coords = {"beta": beta, "alpha_attn": alpha, "depth": list(DEPTHS)}
     coords |= {f"some_{name}": values for name, values in some.items()}
     about = {"spec": json.dumps(spec.to_dict()), "seeds": list(found.seeds), "rho_max": RHO_MAX}
-    return xr.Dataset(out, coords, about)
+    return xr.Dataset(out, coords, about | {"entropy_min": ENTROPY_MIN})
 
 
 def _at_depths(spec: Transformer, found: Measured) -> dict[str, Any]:
@@ -87,8 +89,8 @@ def _trainability_picture(data: xr.Dataset) -> Picture:
         for axes, depth in zip(row, DEPTHS, strict=True):
             mesh = _trainability_panel(axes, data, theory, depth)
     figure.colorbar(mesh, ax=rows, label=r"overlap $\rho_L$ after the last block", shrink=0.7)
-    rows[0][0].legend(fontsize=7, frameon=True, framealpha=0.85, loc="upper left")
-    figure.suptitle("Circles: random networks, in the colours of the map", fontsize=9)
+    lines = rows[0][0].get_legend_handles_labels()
+    figure.legend(*lines, fontsize=8, loc="outside upper center", ncols=3)
     return figure  # type: ignore[no-any-return]
 
 
@@ -108,7 +110,8 @@ def _trainability_panel(axes: Axes, data: xr.Dataset, theory: str, depth: int) -
             axes.plot(cx, cy, style, color=colour, lw=1.5, label=text)
     bx, by = np.meshgrid(data["some_beta"], data["some_alpha_attn"], indexing="ij")
     found = data["rho"].sel(depth=depth)
-    axes.scatter(bx, by, c=found, s=26, edgecolors="white", linewidths=0.8, **scale)
+    rim: dict[str, Any] = {"s": 26, "edgecolors": "white", "linewidths": 0.8}
+    axes.scatter(bx, by, c=found, label="random networks", **rim, **scale)
     axes.set(xlabel=label("beta"), ylabel=label("alpha_attn"))
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     words = r"limit $T \to \infty$" if theory == "limit" else "finite $T$"
@@ -127,8 +130,8 @@ TRAINABILITY = Figure(
     "trainability",
     "Trainability diagrams at three depths",
     "Below the black line tokens have merged after L blocks (overlap above 0.9); right of the "
-    "dashed line attention freezes in some block. Deeper stacks need a stronger skip branch; at "
-    "finite T more focused attention helps before freezing.",
+    "dashed line entropy falls below 0.3 log T in some block, which at finite T takes a much larger "
+    "beta than in the limit. Deeper stacks need a stronger skip branch.",
     _trainability,
     _trainability_picture,
     _trainability_findings,
@@ -247,8 +250,11 @@ def _critical_picture(data: xr.Dataset) -> Picture:
             .replace("beta", r"$\beta$")
             .replace("sigma_w2", r"$\sigma_w^2$")
         )
-        axes.loglog(data["depth"], one["curve_finite"], color=colour, lw=1.3, label=name)
-        axes.loglog(data["depth"], one["curve_limit"], "--", color=colour, lw=0.9)
+        finite, limit = (
+            one[f"curve_{t}"].where(one[f"curve_{t}"] > 0) for t in ("finite", "limit")
+        )
+        axes.loglog(data["depth"], finite, color=colour, lw=1.3, label=name)
+        axes.loglog(data["depth"], limit, "--", color=colour, lw=0.9)
         axes.errorbar(
             data["measured_depth"], one["alpha"], 4 * one["alpha_se"], fmt="o", ms=4, color=colour
         )
