@@ -130,8 +130,8 @@ TRAINABILITY = Figure(
     "trainability",
     "Trainability diagrams at three depths",
     "Below the black line tokens have merged after L blocks (overlap above 0.9); right of the "
-    "dashed line entropy falls below 0.3 log T in some block, which at finite T takes a much larger "
-    "beta than in the limit. Deeper stacks need a stronger skip branch.",
+    "dashed line entropy falls below 0.3 log T in some block, which at finite T takes a much "
+    "larger beta than in the limit. Deeper stacks need a stronger skip branch.",
     _trainability,
     _trainability_picture,
     _trainability_findings,
@@ -250,9 +250,8 @@ def _critical_picture(data: xr.Dataset) -> Picture:
             .replace("beta", r"$\beta$")
             .replace("sigma_w2", r"$\sigma_w^2$")
         )
-        finite, limit = (
-            one[f"curve_{t}"].where(one[f"curve_{t}"] > 0) for t in ("finite", "limit")
-        )
+        finite, limit = (one[f"curve_{t}"] for t in ("finite", "limit"))
+        finite, limit = finite.where(finite > 0), limit.where(limit > 0)  # 0: no skip is needed
         axes.loglog(data["depth"], finite, color=colour, lw=1.3, label=name)
         axes.loglog(data["depth"], limit, "--", color=colour, lw=0.9)
         axes.errorbar(
