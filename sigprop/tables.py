@@ -9,13 +9,29 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from sigprop.arrays import Floats
+from sigprop.compare import Comparison
 from sigprop.critical import REASONS, Critical
 from sigprop.huggingface import Reading
+from sigprop.kernel import Solved
 from sigprop.notation import NOTATION
 from sigprop.propagate import Trajectory
+from sigprop.reproduce import Made
+from sigprop.simulate import Measured
 from sigprop.verdict import Verdict
 
-__all__ = ["critical", "profile", "regimes", "show", "statistics", "trajectory"]
+__all__ = [
+    "comparisons",
+    "critical",
+    "made",
+    "measured",
+    "profile",
+    "regimes",
+    "show",
+    "solved",
+    "statistics",
+    "trajectory",
+]
 
 ROWS = 24  # layers shown of a deep trajectory
 
@@ -129,3 +145,57 @@ def show(reading: Reading, found: Verdict) -> Group:
     parts += [f"- {note}" for note in reading.notes]
     parts += ["", f"[bold]Verdict: {found.verdict}[/bold]", *found.reasons]
     return Group(*parts)
+
+
+def _layers(title: str, total: int, columns: dict[str, tuple[Floats, Floats]]) -> Table:
+    """Layers of a measurement, evenly spaced ones; what starts at the first block is shifted."""
+    table = Table("l", *columns, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for i in np.unique(np.linspace(0, total - 1, ROWS).round().astype(int)):
+        row = []
+        for mean, se in columns.values():
+            j = i - (total - len(mean))
+            row.append("-" if j < 0 else f"{mean[j]:.4g} ± {se[j]:.1g}")
+        table.add_row(str(i), *row)
+    return table
+
+
+def measured(found: Measured) -> Table:
+    """Measured layers, with standard errors; of many settings, how many there are."""
+    if found.samples["rho"].ndim > 2:
+        shape = found.samples["rho"].shape[2:]
+        rows = {"settings": int(np.prod(shape)), "layers": len(found.layer) - 1}
+        return _pairs(rows, "Random networks (--json lists every layer)")
+    names = {"rho": "rho", "q": "q", "Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
+    columns = {head: (found.mean(name), found.se(name)) for head, name in names.items()}
+    return _layers(f"{len(found.seeds)} random networks", len(found.layer), columns)
+
+
+def solved(found: Solved) -> Table:
+    """Kernel of each layer, in short; the block means are in the JSON."""
+    names = {"rho": "rho", "q": "q", "Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
+    columns = {head: (found.mean(name), found.se(name)) for head, name in names.items()}
+    return _layers(
+        f"Token kernel at infinite width, {len(found.rho)} draws (--json lists its block means)",
+        found.rho.shape[1],
+        columns,
+    )
+
+
+def comparisons(found: list[Comparison]) -> Group:
+    """Deviations of theory from measurement, and the verdicts."""
+    heads = ("spec", "statistic", "theory", "largest", "mean", "z", "agrees")
+    table = Table(*heads, title="Theory beside random networks", title_justify="left")
+    for c in found:
+        for name in c.deviations["finite"]:
+            for theory, rows in c.deviations.items():
+                d = rows[name]
+                numbers = (f"{d.largest:.3g}", f"{d.mean:.3g}", f"{d.z:.1f}")
+                table.add_row(c.name, name, theory, *numbers, "yes" if d.agrees else "no")
+    notes = dict.fromkeys(f"{c.name}: {note}" for c in found for note in c.finite.notes)
+    return Group(table, *notes, *(c.verdict for c in found))
+
+
+def made(figure: Made) -> Group:
+    """Say what a figure shows, and how far theory is from measurement."""
+    lines = (f"- {line}" for line in figure.findings)
+    return Group(f"[bold]{figure.name}: {figure.title}[/bold]", figure.shows, *lines, "")
