@@ -16,6 +16,7 @@ from sigprop.block import Block, build_block, rem_of
 from sigprop.causal import MAX_BLOCKS, Positions, causal, resolves
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.rem import reduced_beta
+from sigprop.rotary import ByDistance, by_distance, turns
 from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.validate import count
@@ -56,6 +57,9 @@ class Trajectory:
         The same by position, for a causal spec that is solved so; q, y2, entropy, entropy_ratio,
         score_std and reduced_beta are then means over positions, rho and overlap over pairs of
         positions, and gap is q (1 - rho).
+    distances : ByDistance or None
+        The kernel by distance, for a bidirectional spec with rotary positions; rho and overlap are
+        then means over pairs.
     kernel_blocks : array, shape (L+1, B, B), or None
         Means of the normalised kernel, diagonal included, over B equal ranges of positions.
 
@@ -81,6 +85,7 @@ class Trajectory:
     reason: str
     notes: tuple[str, ...]
     positions: Positions | None = None
+    distances: ByDistance | None = None
     kernel_blocks: Floats | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +107,7 @@ class Trajectory:
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
                 value = finite_or_none(value)
-            elif isinstance(value, Positions):
+            elif isinstance(value, Positions | ByDistance):
                 value = value.to_dict()
             if value is not None:
                 out[name] = list(value) if isinstance(value, tuple) else value
@@ -172,7 +177,9 @@ def notes_of(spec: Transformer, limit: bool, by_position: bool = False) -> tuple
         notes.append("Causal mask: means over positions; `positions` has each.")
     elif spec.causal:
         notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
-    if spec.rotary_base is not None:
+    if spec.rotary_base is not None and by_position:
+        notes.append("Rotary positions: means over pairs; near tokens are more alike than far.")
+    elif spec.rotary_base is not None:
         notes.append(
             "Rotary positions are not in the score variance: at beta sqrt(log T) > 1 "
             "collapse is slower than predicted."
@@ -189,7 +196,8 @@ def propagate(
     """Iterate the block map of a spec over its depth.
 
     A single causal spec of finite context with norms is solved position by position
-    (`sigprop.causal`); every other spec as an exchangeable kernel.
+    (`sigprop.causal`), a single bidirectional one with rotary positions distance by distance
+    (`sigprop.rotary`); every other spec as an exchangeable kernel.
 
     Parameters
     ----------
@@ -231,7 +239,11 @@ def propagate(
     if resolves(spec) and not limit:
         betas = np.asarray([layer.attention.beta for layer in _blocks(spec, limit, beta_by_layer)])
         return _by_position(spec, causal(spec, blocks=blocks, beta_by_layer=betas))
-    found = exchangeable(spec, limit, beta_by_layer)
+    if turns(spec) and not limit:
+        betas = np.asarray([layer.attention.beta for layer in _blocks(spec, limit, beta_by_layer)])
+        found = _by_distance(spec, by_distance(spec, betas))
+    else:
+        found = exchangeable(spec, limit, beta_by_layer)
     return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
 
 
@@ -281,6 +293,27 @@ def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
     size = context / blocks
     gap = (found.gap / found.q)[:, None, None]
     return np.asarray(1 - gap * (1 - np.eye(blocks) / size))
+
+
+def _by_distance(spec: Transformer, found: ByDistance) -> Trajectory:
+    """Means over pairs of positions, as one trajectory."""
+    ended, log_t = len(found.q) - 1, np.log(spec.context)
+    return Trajectory(
+        layer=np.arange(ended + 1),
+        q=found.q,
+        gap=found.q * found.gap_ratio_mean,
+        rho=1 - found.gap_ratio_mean,
+        y2=found.y2,
+        overlap=found.overlap,
+        entropy=found.entropy,
+        entropy_ratio=found.entropy / log_t,
+        score_std=found.score_std,
+        reduced_beta=found.score_std / np.sqrt(log_t),
+        ended=np.asarray(ended),
+        reason=_reason(spec, np.asarray(ended), int(ended < spec.depth)),
+        notes=notes_of(spec, False, True),
+        distances=found,
+    )
 
 
 def _by_position(spec: Transformer, found: Positions) -> Trajectory:
