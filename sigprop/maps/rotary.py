@@ -254,8 +254,7 @@ class RotaryAttention:
 
     def _variance(self, q: float, kernel: Floats) -> Floats:
         """Variance of scores about their mean over the context, at each frequency, over q."""
-        waves = kernel[:, None] * self.distances.waves
-        return np.asarray(q - self.distances.uniform @ waves)
+        return q - self.distances.mean(kernel[1:, None] * self.distances.waves[1:])
 
     def _scale(self, q: float) -> float:
         return float(self.beta**2 * np.log(self.context) * q)

@@ -5,7 +5,8 @@ has, at each covariance, as many neighbours as a position has on the line: on av
 context 2 (1 - Delta/T) at distance Delta. Distances are grouped as 1, 2, 3-4, 5-8, ..., so the
 sizes :math:`w_j` of nested clusters and the covariances :math:`c_j` of two leaves whose smallest
 common cluster is j follow; branching numbers :math:`n_j = w_{j+1}/w_j` need not be whole. On the
-tree the averages of E6 are a recursion from the leaves (Derrida & Gardner 1986, J. Phys. C 19, 2253):
+tree the averages of E6 are a recursion from the leaves (Derrida & Gardner 1986, J. Phys. C 19,
+2253):
 
 .. math:: G_0 = E\,e^{-e^{u + \sqrt{v_0} z}}, \qquad
           G_{j+1}(u) = E\,G_j(u + \sqrt{v_{j+1}} z)^{n_j}, \qquad v_j = c_j - c_{j+1},
