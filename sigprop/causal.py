@@ -278,7 +278,7 @@ def _input(spec: Transformer, layout: Layout, kernel: ArrayLike | None) -> State
     """State that enters the first block; behind the first norm in a post-norm stack."""
     if kernel is None:
         level = float(np.square(spec.norm_gain) if spec.norm == "post" else spec.q0)
-        return State(level, np.full(layout.pairs.shape, level * (1 - float(spec.rho0))))
+        return State(level, np.where(layout.pairs > 0, level * (1 - float(spec.rho0)), 0.0))
     matrix = _checked(np.asarray(kernel, dtype=np.float64), int(layout.edges[-1]))
     variance = np.diag(matrix)
     state = State(variance, (variance[:, None] + variance) / 2 - matrix)
@@ -286,8 +286,8 @@ def _input(spec: Transformer, layout: Layout, kernel: ArrayLike | None) -> State
         state = TokenNorm(float(spec.norm_gain))(state)
     start, size = layout.edges[:-1], layout.size
     sums = np.add.reduceat(np.add.reduceat(state.gap, start, axis=0), start, axis=1)
-    q = np.broadcast_to(state.q, variance.shape)
-    return State(np.add.reduceat(q, start) / size, sums / np.maximum(layout.pairs, 1))
+    q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size
+    return State(q, sums / np.maximum(layout.pairs, 1))
 
 
 def _checked(matrix: Floats, context: int) -> Floats:

@@ -20,6 +20,8 @@ from sigprop.errors import require
 __all__ = ["Layout", "Rows", "make_layout"]
 
 SINGLES = 24
+PER_WINDOW = 8  # blocks in a sliding window
+MAX_SIZE = 500  # blocks of a context behind a window
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,10 @@ def make_layout(
     grown = np.geomspace(single[-1], context, max(resolution - SINGLES, 1) + 1)
     if resolution >= context:
         grown = np.arange(context + 1.0)
+    if window < context:  # behind a window the kernel varies over the window, not the position
+        fine = np.arange(0, context, max(window // PER_WINDOW, 1))
+        require(len(fine) <= MAX_SIZE, "window", window, f"at least {context} / 50")
+        grown = np.concatenate([grown, fine])
     inside = [c for c in (*cuts, prefix) if 0 < c < context]
     edges = np.unique(np.concatenate([single, np.round(grown), inside]).astype(np.int64))
     return Layout(edges, window, prefix)
