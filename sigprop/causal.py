@@ -266,6 +266,7 @@ def _layers(
                 float(spec.sigma_o2),
                 spec.attention == "centred",
                 spec.head_width,
+                spec.rotary_base,
                 seen.append,
             ),
             mlp,

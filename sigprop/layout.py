@@ -183,6 +183,45 @@ class Layout:
         means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
         return np.diag(means).copy(), means[i, j]
 
+    def turned_means(self, values: Floats, omega: Floats) -> tuple[Floats, Floats]:
+        r"""Like `means`, of values times :math:`\cos\omega(t - t' - s + s')`, t and t' the queries.
+
+        Parameters
+        ----------
+        values : array, shape (B, B)
+            Mean of a quantity over pairs of different tokens of two blocks.
+        omega : array, shape (F,)
+            Frequencies, over which the mean is taken too.
+
+        Returns
+        -------
+        own : array, shape (P,)
+            Mean over the keys that a query sees, taken twice; zero where it sees one.
+        between : array, shape (N,)
+            Mean over the keys of the one and the keys of the other query.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layout import make_layout
+        >>> own, between = make_layout(2).turned_means(np.ones((2, 2)), np.array([np.pi]))
+        >>> own.round(12).tolist(), between.round(12).tolist()
+        ([0.0, -1.0], [1.0])
+        """
+        i, j = self.couples
+        phase = omega[:, None, None]
+        size = self.size.astype(np.float64)
+        shape = np.sin(phase * size / 2) / (size * np.sin(phase / 2))
+        turn = phase * (self.queries.position[:, None] - self.centres.position)
+        weight = values * np.outer(size, size)
+        waves = [_joined(self._seen * shape * part(turn), weight) for part in (np.cos, np.sin)]
+        sums = sum(turned @ seen.T for turned, seen in waves) / omega.size
+        equal = (self._seen * (np.diag(values) * size)) @ self._seen.T  # pairs of one key
+        gap = self.queries.position[:, None] - self.queries.position
+        sums -= equal * np.mean(np.cos(omega * gap[..., None]), axis=-1)
+        means = np.divide(sums, self._counts, out=np.zeros_like(sums), where=self._counts > 0)
+        return np.diag(means).copy(), means[i, j]
+
     @cached_property
     def _counts(self) -> Floats:
         counts: Floats = self._seen @ self.pairs @ self._seen.T
@@ -241,6 +280,13 @@ class Layout:
         stop = np.minimum(cuts[1:, None], self.edges[1:])
         start = np.maximum(cuts[:-1, None], self.edges[:-1])
         return np.asarray(np.maximum(stop - start, 0.0))
+
+
+def _joined(stack: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """(F, P, B) times a (B, B) matrix, and itself, each as (P, F B) for one matrix product."""
+    pair = (stack @ weight, stack)
+    turned, seen = (np.moveaxis(x, 0, 1).reshape(stack.shape[1], -1) for x in pair)
+    return turned, seen
 
 
 def make_layout(

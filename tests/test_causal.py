@@ -245,3 +245,81 @@ def test_command_line(monkeypatch, capsys, tmp_path):
     code, out = run("--blocks", "64")
     assert code == 2
     assert "blocks = 64" in out.err
+
+
+def turned(x, base):
+    """Rotary positions of the rows of x."""
+    half = x.shape[1] // 2
+    angle = np.outer(np.arange(len(x)), base ** -(np.arange(half) / half))
+    z = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag], axis=1)
+
+
+def sampled_kernel(rng, kernel, mask, spec, heads=8, runs=12):
+    """Kernel after each block at infinite width: heads are drawn, nothing is averaged by theory."""
+    context, width = len(kernel), 64
+    out = np.empty((runs, spec.depth, context, context))
+    for run in range(runs):
+        k = kernel
+        for layer in range(spec.depth):
+            values, vectors = np.linalg.eigh(k)
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            sigma = np.sqrt(spec.beta * np.sqrt(np.log(context)))
+            total = np.zeros_like(k)
+            for _ in range(heads):
+                query, key = (
+                    sigma * root @ rng.standard_normal((context, width)) for _ in range(2)
+                )
+                if spec.rotary_base is not None:
+                    query, key = turned(query, spec.rotary_base), turned(key, spec.rotary_base)
+                scores = np.where(mask, query @ key.T / np.sqrt(width), -np.inf)
+                weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+                weights /= weights.sum(axis=1, keepdims=True)
+                total += weights @ k @ weights.T / heads
+            k = spec.sigma_v2 * total + k
+            norm = np.sqrt(np.diag(k))
+            k = k / np.outer(norm, norm)
+            out[run, layer] = k
+    blocks = out.reshape(runs, spec.depth, 8, context // 8, 8, context // 8).mean(axis=(3, 5))
+    return blocks.mean(axis=0), blocks.std(axis=0) / np.sqrt(runs)
+
+
+BASE = Transformer(
+    depth=6,
+    context=64,
+    width=512,
+    heads=8,
+    causal=True,
+    beta=1.5,
+    sigma_v2=0.7,
+    sigma_w2=0,
+    rho0=0.2,
+)
+ALLOWED = 0.008  # of the mean field of E25, beside four standard errors
+
+
+@pytest.mark.parametrize("changes", [{}, {"window": 16}, {"prefix": 24}, {"rotary_base": 1e3}])
+def test_masks_and_rotation_against_drawn_heads(changes):
+    spec = BASE.replace(**changes)
+    t = np.arange(64)
+    mask = (t[:, None] >= t) | ((t[:, None] < spec.prefix) & (t < spec.prefix))
+    mask &= t[:, None] - t < (spec.window or 64)
+    kernel = 0.2 + 0.8 * np.eye(64)
+    mean, error = sampled_kernel(np.random.default_rng(11), kernel, mask, spec)
+    found = causal(spec, blocks=8).kernel_blocks[1:]
+    assert (np.abs(found - mean) <= 4 * error + ALLOWED).all()
+    if changes:  # negative control: another mask, or no rotation
+        plain = causal(BASE, blocks=8).kernel_blocks[1:]
+        assert (np.abs(plain - mean) > 4 * error + ALLOWED).any()
+
+
+def test_repeated_tokens_against_drawn_heads():
+    word = np.random.default_rng(2).integers(0, 6, 64)
+    kernel = 0.1 + 0.6 * (word[:, None] == word) + 0.3 * np.eye(64)
+    spec = BASE.replace(beta=0.7)
+    mask = np.tri(64, dtype=bool)
+    mean, error = sampled_kernel(np.random.default_rng(12), kernel, mask, spec)
+    found = causal(spec, kernel, blocks=8).kernel_blocks[1:]
+    assert (np.abs(found - mean) <= 4 * error + ALLOWED).all()
+    flat = causal(spec, blocks=8).kernel_blocks[1:]
+    assert (np.abs(flat - mean) > 4 * error + ALLOWED).any()

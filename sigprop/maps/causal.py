@@ -15,11 +15,16 @@ import numpy as np
 
 from sigprop.arrays import Floats, Number
 from sigprop.layout import Layout
+from sigprop.maps.rotary import frequencies, make_distances
+from sigprop.rem.hierarchy import picks
 from sigprop.rem.table import Finite
 from sigprop.rem.unequal import queries, shared_excess, weight_of_one
 from sigprop.state import State
 
 __all__ = ["CausalAttention", "Seen", "TokenNorm"]
+
+WAVES = 32  # frequencies of rotary positions that are resolved
+NODES = 8  # positions at which correlated scores are solved on a tree
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,11 @@ class CausalAttention:
         Width of a head. Y_2 and entropy are averaged over it exactly (E12); the excess of O over
         its value without correlation is scaled by the geometric mean of what E12 does to the
         excess of both queries, exact for small s and at r = 1.
+    rotary_base : float, optional
+        Base of rotary positions. The variance of scores is then that about their mean over what a
+        query sees, reduced to the one at which independent scores would have the Y_2 of the tree
+        (`sigprop.rem.hierarchy`, the kernel taken flat within what is seen), found at `NODES`
+        positions; two queries' scores correlate as in `sigprop.maps.rotary`.
     record : callable, optional
         Receives the `Seen` of every call.
 
@@ -142,15 +152,15 @@ class CausalAttention:
     sigma_o2: float = 1.0
     centred: bool = False
     head_width: float | None = None
+    rotary_base: float | None = None
     record: Callable[[Seen], None] | None = None
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
         gap = np.asarray(state.gap)
         own, between = self.layout.means(gap)
-        sigma = self.beta * np.sqrt(np.log(self.context) * state.q * own)
         i, j = self.layout.couples
-        r = 1 - gap[self.layout.cells] / state.q
+        sigma, r = self._scores(float(state.q), gap, own)
         single, count = self._single(sigma), self.layout.queries.count
         excess = shared_excess(queries(sigma, count), i, j, self.layout.common, r)
         excess *= single.heads[i] * single.heads[j]
@@ -161,6 +171,50 @@ class CausalAttention:
         kept = (excess if self.centred else overlap - 1) * between
         alone = (single.excess if self.centred else single.y2 - 1) * own
         return self._projected(state.q, alone, kept)
+
+    def _scores(self, q: float, gap: Floats, own: Floats) -> tuple[Floats, Floats]:
+        """Find each query's score deviation, and the correlation of each couple's scores."""
+        scale, r = self.beta * np.sqrt(np.log(self.context) * q), 1 - gap[self.layout.cells] / q
+        if self.rotary_base is None:
+            return scale * np.sqrt(own), r
+        omega = frequencies(self.rotary_base, self._turned_width)
+        mean, between = self.layout.turned_means(q - gap, omega)
+        many = self.layout.queries.count > 1
+        variance = np.where(many, q - mean, 0.0)
+        (i, j), position = self.layout.couples, self.layout.queries.position
+        waves = np.cos((position[j] - position[i])[:, None] * omega) @ np.full(len(omega), q)
+        root = np.sqrt(variance[i] * variance[j])
+        apart = waves / len(omega) - between
+        r *= np.divide(apart, root, out=np.zeros_like(root), where=root > 0)
+        sigma = scale * np.sqrt(variance)
+        return sigma * self._shrink(scale**2, q, own, sigma), np.clip(r, -1.0, 1.0)
+
+    @property
+    def _turned_width(self) -> float:
+        """Head width whose frequencies are used: more than `WAVES` change little."""
+        return min(self.head_width or np.inf, 2.0 * WAVES)
+
+    def _shrink(self, scale: float, q: float, own: Floats, sigma: Floats) -> Floats:
+        """Factor on the score deviation, at which independent scores have the tree's Y_2."""
+        rows = self.layout.centres
+        index = np.flatnonzero(rows.count >= 3)
+        if not index.size or not scale:
+            return np.ones_like(sigma)
+        index = index[np.unique(np.geomspace(1, index.size, NODES).round().astype(int)) - 1]
+        ratio = [self._ratio(scale, q, own[k], sigma[k], int(rows.count[k])) for k in index]
+        place = np.log(self.layout.queries.position)
+        return np.asarray(np.interp(place, np.log(rows.position[index]), ratio))
+
+    def _ratio(self, scale: float, q: float, own: float, sigma: float, count: int) -> float:
+        if self.rotary_base is None or sigma == 0:
+            return 1.0
+        distances = make_distances(count, self.rotary_base, self._turned_width)
+        covariance = scale * (q - own) * distances.waves.mean(axis=1)
+        covariance[0] = scale * q
+        tree = picks(covariance, distances.sizes).pairs[0] - 1 / count
+        ratio = np.linspace(0.2, 1.1, 181)
+        excess = Finite(count).weights(ratio * sigma / np.sqrt(np.log(count)), 1.0).excess
+        return float(np.interp(tree, excess, ratio))
 
     def _projected(self, q: Number, alone: Floats, kept: Floats) -> State:
         """Kernel after values and output projection, from each query's and each pair's part."""

@@ -125,7 +125,7 @@ class Distances(NamedTuple):
         return np.asarray(np.tensordot(weight / weight.sum(), values, 1))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def make_distances(context: int, base: float, head_width: float | None) -> Distances:
     """Group the distances of a context, and average the waves over each group.
 
