@@ -112,13 +112,21 @@ def curves(
 
 
 @app.command()
-def propagate(spec: Spec, limit: Limit = False, as_json: AsJson = False, png: Png = None) -> None:
-    """Overlap, variance and attention statistics, layer by layer."""
+def propagate(
+    spec: Spec,
+    limit: Limit = False,
+    blocks: Annotated[
+        int | None, typer.Option(help="Add means of the kernel over B x B blocks of positions.")
+    ] = None,
+    as_json: AsJson = False,
+    png: Png = None,
+) -> None:
+    """Overlap, variance and attention statistics, layer by layer; by position if causal."""
     from sigprop.huggingface import load
 
     reading = load(spec)
     check_target("png", png, FIGURES)
-    trajectory = sigprop.propagate(reading.spec, limit)
+    trajectory = sigprop.propagate(reading.spec, limit, blocks=blocks)
     if png is not None:
         from sigprop.plots import plot_trajectory, save_figure
 

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 
 from sigprop.arrays import Floats
+from sigprop.causal import Positions
 from sigprop.compare import Comparison
 from sigprop.critical import REASONS, Critical
 from sigprop.huggingface import Reading
@@ -25,6 +26,7 @@ __all__ = [
     "critical",
     "made",
     "measured",
+    "positions",
     "profile",
     "regimes",
     "show",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 ROWS = 24  # layers shown of a deep trajectory
+PLACES = 6  # positions shown of a context
 
 
 def _cell(value: object) -> str:
@@ -86,7 +89,26 @@ def trajectory(t: Trajectory) -> Group:
         inside = [float(v[i - 1]) if i else None for v in per_layer]
         row = (float(t.rho[i]), float(t.gap[i] / t.q[i]), float(t.q[i]), *inside)
         table.add_row(str(i), *(_cell(v) if v is None else f"{v:.3g}" for v in row))
-    return Group(table, *t.notes, t.reason)
+    extra = [] if t.positions is None else [positions(t.positions)]
+    return Group(table, *extra, *t.notes, t.reason)
+
+
+def positions(p: Positions) -> Table:
+    """First, middle and last block at evenly spaced positions."""
+    heads = ("t", "l", "rho", "Y_2", "O", "H/nats", "H/log t", "s", "A_1")
+    table = Table(
+        *heads, title="By position", title_justify="left", box=SIMPLE_HEAD, padding=(0, 0)
+    )
+    last = len(p.y2)
+    layers = sorted({1, (last + 1) // 2, last})
+    shown = np.unique(np.geomspace(1, len(p.position), PLACES).round().astype(int) - 1)
+    columns = (p.y2, p.overlap, p.entropy, p.entropy_ratio, p.score_std, p.first_weight)
+    for i in shown:
+        for layer in layers:
+            row = (p.rho[layer, i], *(column[layer - 1, i] for column in columns))
+            cells = ("-" if np.isnan(v) else f"{v:.3g}" for v in row)
+            table.add_row(f"{p.position[i]:g}", str(layer), *cells)
+    return table
 
 
 def critical(found: Critical, rho_max: float) -> Table:
