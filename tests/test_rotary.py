@@ -119,9 +119,9 @@ def test_slow_rotation_is_none():
     assert d.waves[1, 0] == pytest.approx(np.cos(1.0))
     slow = d._replace(waves=np.ones_like(d.waves))
     out = RotaryAttention(slow, 64, beta=1.5, sigma_v2=1.0)(State(1.0, np.full(7, 0.6)))
-    weights = Finite(64).seen(1.5, State(1.0, 0.6))
-    np.testing.assert_allclose(out.q, 0.4 + 0.6 * weights.y2, rtol=1e-6)
-    np.testing.assert_allclose(out.gap, 0.6 * weights.spread, rtol=1e-6)
+    passed = Finite(64).passed(1.5, State(1.0, 0.6))
+    np.testing.assert_allclose(out.q, 0.4 + passed.kept, rtol=1e-6)
+    np.testing.assert_allclose(out.gap, passed.spread, rtol=1e-6)
 
 
 def test_zero_temperature_is_uniform_attention():

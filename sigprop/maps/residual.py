@@ -50,5 +50,5 @@ class Residual:
         q, gap = scaled(state.q, self.square), scaled(state.gap, self.square)
         for branch in self.branches:
             out = branch(state)
-            q, gap = added(out.q, q), added(gap, out.gap)
+            q, gap = added(out.q, q), added(out.gap, gap)
         return State(q, gap)
