@@ -42,6 +42,8 @@ ORDER = (
     "maps",
     "block",
     "propagate",
+    "pullback",
+    "backward",
     "fixed_points",
     "entropy",
     "critical",

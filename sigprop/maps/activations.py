@@ -2,7 +2,8 @@ r"""Dual activations: averages of an activation over two correlated Gaussians (E
 
 For preactivations of variance q and covariance q - gap,
 :math:`\Phi(q, gap) = E\,\phi(u_1)\phi(u_2)`. Every dual gives :math:`\Phi(q, 0)`, the drop
-:math:`\Phi(q, 0) - \Phi(q, gap)` without cancellation, and the slope :math:`E\phi'^2`.
+:math:`\Phi(q, 0) - \Phi(q, gap)` without cancellation, and the slopes :math:`E\phi'^2` and
+:math:`E\,\phi'(u_1)\phi'(u_2) = -\partial\Phi/\partial gap` (Price's theorem).
 """
 
 from __future__ import annotations
@@ -69,6 +70,21 @@ class Dual(Protocol):
         """
         ...
 
+    def slopes(self, x: Number) -> Number:
+        """Average of phi'(u_1) phi'(u_2), for x = gap/q in [0, 2].
+
+        Parameters
+        ----------
+        x : float or array
+            gap/q, which broadcasts with q.
+
+        Returns
+        -------
+        float or array
+            The average; `slope` at x = 0.
+        """
+        ...
+
 
 Activation = Callable[[Floats], Dual]
 
@@ -89,6 +105,9 @@ class Linear:
 
     def drop(self, x: Number) -> Number:
         return 1.0 * x
+
+    def slopes(self, x: Number) -> Number:
+        return np.ones(np.broadcast_shapes(np.shape(x), self.q.shape))
 
 
 @dataclass(frozen=True)
@@ -130,6 +149,11 @@ class Relu:
         y -= arc
         return y
 
+    def slopes(self, x: Number) -> Floats:
+        """(pi - theta) / 2 pi, the arc-cosine kernel of order zero."""
+        half = np.arcsin(np.sqrt(np.clip(np.asarray(x) / 2, 0, 1)))
+        return np.asarray((0.5 - half / np.pi) * np.ones_like(self.q))
+
 
 def _small_arc(theta: Floats) -> Floats:
     """(sin theta - theta cos theta) / 2 by its series."""
@@ -161,6 +185,11 @@ class Erf:
         cosines = np.sqrt(1 + 4 * q) + np.sqrt((1 + 2 * gap) * (one + 2 * p))
         drop: Floats = 4 / np.pi / q * np.arctan(2 * gap / cosines)
         return drop
+
+    def slopes(self, x: Number) -> Floats:
+        """4 / pi sqrt((1 + 2q)^2 - 4p^2), Williams' arcsine differentiated in p."""
+        gap = x * self.q
+        return np.asarray(4 / np.pi / np.sqrt((1 + 2 * gap) * (1 + 4 * self.q - 2 * gap)))
 
 
 @dataclass(frozen=True)
@@ -204,6 +233,14 @@ class Gelu:
         fall_b = np.arctan(gap / (root0 + root)) / np.pi
         rest = fall_a * (2 * q / (1 + q)) + a * (x * (q + p)) * ((1 - q) / (1 + q))
         return np.asarray(x * b0 + (1 - x) * fall_b + rest)
+
+    def slopes(self, x: Number) -> Floats:
+        """B + p A [1 + (q^2 + p^2 k)/D + 2 k], k = (1-q)/(1+q): the dual differentiated in p."""
+        q, p, k = self.q, (1 - x) * self.q, (1 - self.q) / (1 + self.q)
+        d = (1 + x * q) * (1 + q + p)
+        a = 1 / (2 * np.pi * np.sqrt(d))
+        b = 0.25 + np.arctan2(p, np.sqrt(d)) / (2 * np.pi)
+        return np.asarray(b + p * a * (1 + (q**2 + p**2 * k) / d + 2 * k))
 
 
 def _silu(x: Floats) -> Floats:
@@ -250,6 +287,12 @@ class Mehler:
         shared = np.size(x) >= SHARED * self.q.size
         ratio = self.compressed(1 - x) if shared else _power_series(self.tails, 1 - x)
         return np.asarray(x * ratio)
+
+    def slopes(self, x: Number) -> Floats:
+        """(1/q) sum_k k b_k^2 c^(k-1), the power series differentiated."""
+        squares = -np.diff(self.tails, axis=0, append=0)
+        rates = np.arange(1, len(squares) + 1).reshape((-1,) + (1,) * self.q.ndim) * squares
+        return _power_series(rates, 1 - x)
 
 
 def _power_series(coefficients: Floats, c: Number) -> Floats:

@@ -28,6 +28,8 @@ class Attention:
         Inverse temperature and weight variances.
     centred : bool
         Whether 1/T is subtracted from every weight.
+    width : float, optional
+        Model width d, for terms of order 1/d; None is infinite.
 
     Notes
     -----
@@ -49,6 +51,7 @@ class Attention:
     sigma_b2: Number = 0.0
     sigma_o2: Number = 1.0
     centred: bool = False
+    width: float | None = None
 
     def __call__(self, state: State) -> State:
         """Apply the map."""

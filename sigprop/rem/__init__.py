@@ -4,7 +4,7 @@ from sigprop.rem.finite import Moments, entropy_deficit, moments
 from sigprop.rem.limit import Limit, critical_beta, freezing
 from sigprop.rem.overlap import excess, overlap, spread
 from sigprop.rem.profile import Profile
-from sigprop.rem.statistics import Rem, Statistics, Weights, reduced_beta
+from sigprop.rem.statistics import Rem, Response, Statistics, Weights, reduced_beta
 from sigprop.rem.table import ERROR_BOUND, Finite, head_nodes
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Moments",
     "Profile",
     "Rem",
+    "Response",
     "Statistics",
     "Weights",
     "critical_beta",
