@@ -27,8 +27,8 @@ sum over queries that see the same key. A score gradient sums to zero over keys,
 entry. Paths do not interfere at infinite width: each ends in a matrix of its own.
 
 *Finite width.* In :math:`\mathrm{tr}(J K J K)` the off-diagonal entries of K, of variance
-:math:`gap^2/d`, add :math:`gap^2 (\mathrm{tr} J)(\mathrm{tr} J')/d`, with tr J = 1 - sum A^2. It is of
-relative order T/d while attention is near uniform; it belongs to the query path and to both weight
+:math:`gap^2/d`, add :math:`gap^2 (\mathrm{tr} J)(\mathrm{tr} J')/d`, tr J = 1 - sum A^2. It is of relative
+order T/d while attention is near uniform; it belongs to the query path and to both weight
 gradients. Here :math:`E\,\mathrm{tr}J\,\mathrm{tr}J'` is taken as :math:`(1-Y_2)^2`; what that
 drops is below 0.07/d absolute, against P = 0.08 where it is largest.
 
