@@ -14,13 +14,14 @@ from sigprop.maps.attention import Attention
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
-from sigprop.rem import Finite, Limit, Profile, Rem, Statistics
+from sigprop.rem import Finite, Limit, Profile, Rem, Sphere, Statistics
 from sigprop.spec import Transformer
 from sigprop.state import State
 
 __all__ = ["Block", "Fold", "build_block", "fold", "rem_of"]
 
 Map = Callable[[State], State]
+SMALLEST = 8  # width from which keys are taken to lie on a sphere
 PROFILE_COST = 256  # states for which one profile pays
 
 
@@ -202,11 +203,17 @@ def build_block(spec: Transformer, limit: bool = False, states: int = 1) -> Bloc
         spec.sigma_b2,
         spec.sigma_o2,
         spec.attention == "centred",
-        spec.width,
+        _sphere(spec),
     )
     dual = activation(spec.activation)
     mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, q)
     return assemble(spec, norm, attention, mlp)
+
+
+def _sphere(spec: Transformer) -> Sphere | None:
+    if spec.width is None or spec.width < SMALLEST:
+        return None
+    return Sphere(spec.width, spec.width / spec.heads)
 
 
 def assemble(spec: Transformer, norm: Norm | None, attention: Attention, mlp: Mlp) -> Block:

@@ -29,6 +29,7 @@ ORDER = (
     "rem.finite",
     "rem.overlap",
     "rem.coordinates",
+    "rem.sphere",
     "rem.limit",
     "rem.table",
     "rem.profile",

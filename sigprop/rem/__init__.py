@@ -4,6 +4,7 @@ from sigprop.rem.finite import Moments, entropy_deficit, moments
 from sigprop.rem.limit import Limit, critical_beta, freezing
 from sigprop.rem.overlap import excess, overlap, spread
 from sigprop.rem.profile import Profile
+from sigprop.rem.sphere import Sphere, Traces
 from sigprop.rem.statistics import Rem, Response, Statistics, Weights, reduced_beta
 from sigprop.rem.table import ERROR_BOUND, Finite, head_nodes
 
@@ -15,7 +16,9 @@ __all__ = [
     "Profile",
     "Rem",
     "Response",
+    "Sphere",
     "Statistics",
+    "Traces",
     "Weights",
     "critical_beta",
     "entropy_deficit",
