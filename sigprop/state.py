@@ -1,4 +1,4 @@
-"""The state that travels between components: variance and gap of the token kernel."""
+"""What travels between components: the token kernel forward, the gradient kernel backward."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from sigprop.arrays import Number
 
-__all__ = ["State", "added", "multiplied", "scaled", "subtracted"]
+__all__ = ["Gradient", "State", "added", "multiplied", "scaled", "subtracted"]
 
 
 class State(NamedTuple):
@@ -41,6 +41,32 @@ class State(NamedTuple):
     def rho(self) -> Number:
         """Token overlap (cosine similarity), for reporting; computing uses `gap`."""
         return 1 - self.gap / self.q
+
+
+class Gradient(NamedTuple):
+    r"""Exchangeable gradient kernel of the tokens: what travels backward.
+
+    Attributes
+    ----------
+    q : float or array
+        Variance :math:`q^g = g_t \cdot g_t / d` of the loss gradient at a token, >= 0.
+    others : float or array
+        :math:`(T-1) p^g`, the sum of :math:`g_t \cdot g_s / d` over the other tokens s, of either
+        sign. It is often of the size of q, and in it no map depends on T.
+
+    Notes
+    -----
+    theory.md E23.
+
+    Examples
+    --------
+    >>> from sigprop.state import Gradient
+    >>> Gradient(q=1.0, others=0.0).q
+    1.0
+    """
+
+    q: Number
+    others: Number
 
 
 def added(own: Number, other: Number) -> Number:

@@ -176,4 +176,6 @@ def test_interpolated_dual(name):
     assert np.allclose(many.slope, [d.slope for d in own], rtol=1e-12, atol=0)
     drops = [float(d.drop(value)) for d, value in zip(own, x, strict=True)]
     assert np.allclose(many.drop(x), drops, rtol=1e-12, atol=0)
+    slopes = [float(d.slopes(value)) for d, value in zip(own, x, strict=True)]
+    assert np.allclose(many.slopes(x), slopes, rtol=1e-10, atol=1e-13)
     assert np.isnan(activation(name)(np.full(9, 101.0)).variance).all()

@@ -2,7 +2,8 @@ r"""Dual activations: averages of an activation over two correlated Gaussians (E
 
 For preactivations of variance q and covariance q - gap,
 :math:`\Phi(q, gap) = E\,\phi(u_1)\phi(u_2)`. Every dual gives :math:`\Phi(q, 0)`, the drop
-:math:`\Phi(q, 0) - \Phi(q, gap)` without cancellation, and the slope :math:`E\phi'^2`.
+:math:`\Phi(q, 0) - \Phi(q, gap)` without cancellation, and the slopes :math:`E\phi'^2` and
+:math:`E\,\phi'(u_1)\phi'(u_2) = -\partial\Phi/\partial gap` (Price's theorem).
 """
 
 from __future__ import annotations
@@ -73,6 +74,21 @@ class Dual(Protocol):
         """
         ...
 
+    def slopes(self, x: Number) -> Number:
+        """Average of phi'(u_1) phi'(u_2), for x = gap/q in [0, 2].
+
+        Parameters
+        ----------
+        x : float or array
+            gap/q, which broadcasts with q.
+
+        Returns
+        -------
+        float or array
+            The average; `slope` at x = 0.
+        """
+        ...
+
 
 Activation = Callable[[Floats], Dual]
 
@@ -93,6 +109,9 @@ class Linear:
 
     def drop(self, x: Number) -> Number:
         return 1.0 * x
+
+    def slopes(self, x: Number) -> Number:
+        return np.ones(np.broadcast_shapes(np.shape(x), self.q.shape))
 
 
 @dataclass(frozen=True)
@@ -133,6 +152,11 @@ class Relu:
         y -= arc
         return y
 
+    def slopes(self, x: Number) -> Floats:
+        """(pi - theta) / 2 pi, the arc-cosine kernel of order zero."""
+        half = np.arcsin(np.sqrt(np.clip(np.asarray(x) / 2, 0, 1)))
+        return np.asarray((0.5 - half / np.pi) * np.ones_like(self.q))
+
 
 def _small_arc(half: Floats) -> Floats:
     """(sin theta - theta cos theta) / 2 by its series in theta / 2."""
@@ -164,6 +188,11 @@ class Erf:
         cosines = np.sqrt(1 + 4 * q) + np.sqrt((1 + 2 * gap) * (one + 2 * p))
         drop: Floats = 4 / np.pi / q * np.arctan(2 * gap / cosines)
         return drop
+
+    def slopes(self, x: Number) -> Floats:
+        """4 / pi sqrt((1 + 2q)^2 - 4p^2), Williams' arcsine differentiated in p."""
+        gap = x * self.q
+        return np.asarray(4 / np.pi / np.sqrt((1 + 2 * gap) * (1 + 4 * self.q - 2 * gap)))
 
 
 @dataclass(frozen=True)
@@ -207,6 +236,14 @@ class Gelu:
         fall_b = np.arctan(gap / (root0 + root)) / np.pi
         rest = fall_a * (2 * q / (1 + q)) + a * (x * (q + p)) * ((1 - q) / (1 + q))
         return np.asarray(x * b0 + (1 - x) * fall_b + rest)
+
+    def slopes(self, x: Number) -> Floats:
+        """B + p A [1 + (q^2 + p^2 k)/D + 2 k], k = (1-q)/(1+q): the dual differentiated in p."""
+        q, p, k = self.q, (1 - x) * self.q, (1 - self.q) / (1 + self.q)
+        d = (1 + x * q) * (1 + q + p)
+        a = 1 / (2 * np.pi * np.sqrt(d))
+        b = 0.25 + np.arctan2(p, np.sqrt(d)) / (2 * np.pi)
+        return np.asarray(b + p * a * (1 + (q**2 + p**2 * k) / d + 2 * k))
 
 
 def _silu(x: Floats) -> Floats:
@@ -253,6 +290,12 @@ class Mehler:
         shared = np.size(x) >= SHARED * self.q.size
         ratio = self.compressed(1 - x) if shared else _power_series(self.tails, 1 - x)
         return np.asarray(x * ratio)
+
+    def slopes(self, x: Number) -> Floats:
+        """(1/q) sum_k k b_k^2 c^(k-1), the power series differentiated."""
+        squares = -np.diff(self.tails, axis=0, append=0)
+        rates = np.arange(1, len(squares) + 1).reshape((-1,) + (1,) * self.q.ndim) * squares
+        return _power_series(rates, 1 - x)
 
 
 def _power_series(coefficients: Floats, c: Number) -> Floats:
@@ -329,20 +372,30 @@ class Interpolated:
         return np.asarray(self.basis @ _grid(self.phi).slope)
 
     def drop(self, x: Number) -> Floats:
-        ratio = Series(np.moveaxis(self.basis @ _grid(self.phi).ratio, -1, 0))
         near = np.minimum(x, 2 - x)
-        drop = near * ratio(_bent(near, self.q))
+        drop = near * self._at(_grid(self.phi).ratio, near)
         square, sign = self.phi.linear**2, -1 if self.phi.odd else 1
         psi = sign * (drop - square * near) + (1 - sign) * (self.variance / self.q - square)
         return np.where(near == x, drop, psi + square * x)
 
+    def slopes(self, x: Number) -> Floats:
+        near = np.minimum(x, 2 - x)
+        slopes = self._at(_grid(self.phi).slopes, near)
+        square, sign = self.phi.linear**2, 1 if self.phi.odd else -1
+        return np.where(near == x, slopes, sign * (slopes - square) + square)
+
+    def _at(self, coefficients: Floats, x: Number) -> Floats:
+        """Interpolant at x in [0, 1]."""
+        return Series(np.moveaxis(self.basis @ coefficients, -1, 0))(_bent(x, self.q))
+
 
 class _Grid(NamedTuple):
-    """Chebyshev coefficients in q of variance/q, of the slope, and of those of drop/gap."""
+    """Chebyshev coefficients in q, and in q and gap, of four averages."""
 
-    variance: Floats
+    variance: Floats  # over q
     slope: Floats
-    ratio: Floats
+    ratio: Floats  # drop/gap
+    slopes: Floats
 
 
 @cache
@@ -351,8 +404,9 @@ def _grid(phi: _Smooth) -> _Grid:
     y = (nodes(Q_NODES) + 1) / 2 * top / (1 + top)
     known = Mehler(phi.function, (y / (1 - y)) ** 2)
     x = _unbent(nodes(X_NODES)[:, None], known.q)
-    ratio = transform(transform(_power_series(known.tails, 1 - x)), axis=1)
-    return _Grid(transform(known.variance / known.q), transform(known.slope), ratio.T)
+    averages = (_power_series(known.tails, 1 - x), known.slopes(x))
+    ratio, slopes = (transform(transform(values.T), axis=1) for values in averages)
+    return _Grid(transform(known.variance / known.q), transform(known.slope), ratio, slopes)
 
 
 def _compact(q: Floats) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sigprop.arrays import Number
+from sigprop.rem.sphere import Sphere
 from sigprop.rem.statistics import Rem
 from sigprop.state import State, added, multiplied, subtracted
 
@@ -28,6 +29,8 @@ class Attention:
         Inverse temperature and weight variances.
     centred : bool
         Whether 1/T is subtracted from every weight.
+    sphere : Sphere, optional
+        Keys of finite width, for the gradients; None is infinite width.
 
     Notes
     -----
@@ -49,6 +52,7 @@ class Attention:
     sigma_b2: Number = 0.0
     sigma_o2: Number = 1.0
     centred: bool = False
+    sphere: Sphere | None = None
 
     def __call__(self, state: State) -> State:
         """Apply the map."""

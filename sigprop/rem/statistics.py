@@ -9,7 +9,7 @@ import numpy as np
 from sigprop.arrays import Floats, Number
 from sigprop.state import State, multiplied
 
-__all__ = ["Passed", "Rem", "Statistics", "Weights", "reduced_beta"]
+__all__ = ["Passed", "Rem", "Response", "Statistics", "Weights", "reduced_beta"]
 
 
 class Passed(NamedTuple):
@@ -79,6 +79,31 @@ class Weights(NamedTuple):
         """
         kept = self.excess if centred else self.y2
         return Passed(multiplied(kept, gap), multiplied(self.spread, gap))
+
+
+class Response(NamedTuple):
+    r"""How attention weights answer to their scores: :math:`P = E\,\mathrm{tr}\,J J'`.
+
+    J is the Jacobian of the softmax, :math:`J_{su} = A_s (\delta_{su} - A_u)`, and J' that of a
+    second query whose scores have correlation r = 1 - x. By Price's theorem :math:`s^2 P` is the
+    derivative dD/dx of the spread D.
+
+    Attributes
+    ----------
+    own : float or array
+        One query: :math:`Y_2 - 2 Y_3 + Y_{22}`.
+    cross : float or array
+        Two: :math:`E[\sum A A' - \sum A^2 A' - \sum A A'^2 + (\sum A A')^2]`.
+
+    Examples
+    --------
+    >>> from sigprop.rem import Response
+    >>> Response(own=0.5, cross=0.25).own
+    0.5
+    """
+
+    own: Number
+    cross: Number
 
 
 def reduced_beta(beta: Number, state: State) -> Floats:
