@@ -363,9 +363,11 @@ class Interpolated:
     def __post_init__(self) -> None:
         compact = _compact(np.minimum(self.q, MAX_Q))
         basis = chebvander(compact, Q_NODES - 1).reshape(*compact.shape, Q_NODES)
-        variance = np.where(self.q <= MAX_Q, self.q, np.nan) * (basis @ _grid(self.phi).variance)
         object.__setattr__(self, "basis", basis)
-        object.__setattr__(self, "variance", variance)
+        grid, known = _grid(self.phi), np.where(self.q <= MAX_Q, self.q, np.nan)
+        # at x = 1 the drop of an odd phi is its variance: to rounding, not to the table's error
+        ratio = self._at(grid.ratio, 1.0) if self.phi.odd else basis @ grid.variance
+        object.__setattr__(self, "variance", known * ratio)
 
     @property
     def slope(self) -> Floats:
