@@ -50,6 +50,7 @@ ORDER = (
     "rotary",
     "propagate",
     "fixed_points",
+    "effects",
     "entropy",
     "critical",
     "diagram",
