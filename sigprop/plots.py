@@ -340,7 +340,7 @@ def plot_rotary(data: xr.Dataset) -> Figure:
     shown = np.unique(np.linspace(0, len(beta) - 1, 4).round().astype(int))
     for rotary, style in ((1, "-"), (0, "--")):
         for i, colour in zip(shown, (BLUE, GREEN, ORANGE, VERMILLION), strict=False):
-            text = rf"$\beta = {beta[i]:g}$" if rotary else None
+            text = rf"$\beta = {beta[i]:.3g}$" if rotary else None
             first.semilogy(layer, data["gap_ratio"][rotary, i], style, color=colour, label=text)
         alpha = np.asarray(data["alpha_attn"])[rotary]
         text = "rotary positions" if rotary else "without"
@@ -387,7 +387,7 @@ def plot_positions(positions: Positions) -> Figure:
         curves = (positions.rho[layer], positions.entropy_ratio[layer - 1])
         for axes, curve in zip(row, (*curves, positions.first_weight[layer - 1]), strict=True):
             axes.plot(positions.position, curve, color=colour, label=f"block {layer}")
-    for axes, name in zip(row, ("rho", "entropy_ratio", "first_weight"), strict=True):
+    for axes, name in zip(row, ("rho", "entropy_by_position", "first_weight"), strict=True):
         axes.set(xscale="log", xlabel=label("position"), ylabel=label(name))
     row[2].set(yscale="log")
     row[0].legend(fontsize=7, frameon=False)
