@@ -69,6 +69,9 @@ NOTATION: dict[str, Entry] = {
     "window": Entry("w", "latest keys that a causal token sees", "tokens", "section 6"),
     "prefix": Entry("P", "leading tokens that see each other", "tokens", "section 6"),
     "position": Entry("t", "position", "tokens", "section 6"),
+    "entropy_by_position": Entry(
+        r"H_t/\log n_t", "entropy over log of keys seen", "1", "section 6"
+    ),
     "first_weight": Entry("A_{t1}", "attention on the first token", "1", "section 6"),
     "rho_late": Entry(r"\rho_{late}", "token overlap in the second half", "1", "section 6"),
     "kernel_blocks": Entry("K_{bb'}", "block means of the token kernel", "1", "E25"),

@@ -21,6 +21,8 @@ context are taken out, :math:`r(\Delta) = \frac{K(\Delta)}{q} \frac{q \kappa(\De
 \kappa(\Delta - \cdot)}}{q - \overline{K\kappa}}` (exact at small s). A head of finite width has
 random weights chi^2_2/2 on its frequencies; their effect is taken to second order. Against random
 networks (T = 256, 16 layers): rho within 0.007, Y_2 within 0.004 at beta = 1 and 0.030 at beta = 3.
+Against heads drawn at infinite width: rho within 0.005 and Y_2 within 0.016 at T = 384, beta = 1.5,
+0.012 and 0.045 at T = 128, beta = 2, base 500, heads of 32 (standard errors of Y_2 0.01).
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ __all__ = ["Queries", "queries", "shared_excess", "weight_of_one"]
 TERMS = 32
 POINTS = 44
 TAIL = 13.0  # -log of the weight that is dropped at the ends of u
+LEVELS = 8  # variances between which log G is linear
 CHUNK = 128  # pairs that share work arrays (8 MB)
 THREADS = min(4, cpu_count() or 1)
 
@@ -126,37 +127,51 @@ def _averages(u: Floats, sigma: Floats, terms: int) -> tuple[Floats, Floats]:
     return np.exp(x - w) @ basis[:, :terms], -np.expm1(-w) @ basis[:, :terms]
 
 
-def weight_of_one(own: Floats, sigma: Floats, count: Floats) -> Floats:
-    r"""Mean weight of a key whose score has another standard deviation than those of the rest.
+def _lost(u: Floats, sigma: Floats) -> Floats:
+    """Mean of 1 - exp(-e^(u + s z)) alone."""
+    z, basis = _hermite()
+    x = np.minimum(u[..., None] + sigma[:, None, None] * z, 6.0)
+    return np.asarray(-np.expm1(-np.exp(x)) @ basis[:, 0])
 
-    :math:`E A_1 = \int F_1(u; s_1)\,G(u; s)^{n-1}\,du`, as E6 with k = 1.
+
+def weight_of_one(own: Floats, others: Floats, number: Floats) -> Floats:
+    r"""Mean weight of a key among others whose scores have standard deviations of their own.
+
+    :math:`E A_1 = \int F_1(u; s_1) \prod_s G(u; s_s)^{n_s} du`, as E6 with k = 1. log G is linear
+    between `LEVELS` values of the variance.
 
     Parameters
     ----------
     own : array, shape (P,)
         Standard deviation of the key's score.
-    sigma : array, shape (P,)
-        That of the others.
-    count : array, shape (P,)
-        Number of keys, this one included, >= 1.
+    others : array, shape (P, B)
+        Those of the other keys, in B groups.
+    number : array, shape (P, B)
+        Number of keys in each group.
 
     Returns
     -------
     array, shape (P,)
-        The weight, 1/n where the two deviations agree.
+        The weight, 1/n where all deviations agree.
 
     Examples
     --------
     >>> import numpy as np
     >>> from sigprop.rem.unequal import weight_of_one
-    >>> one = np.array([1.0])
-    >>> round(float(weight_of_one(one, one, 8 * one)[0]), 5)
+    >>> one = np.ones((1, 1))
+    >>> round(float(weight_of_one(one[0], one, 7 * one)[0]), 5)
     0.125
     """
-    u, step = _grid(np.maximum(own, sigma), count)
+    top = np.maximum(own, others.max(axis=1))
+    u, step = _grid(top, 1 + number.sum(axis=1))
     smooth, _ = _averages(u, own, 1)
-    _, lost = _averages(u, sigma, 1)
-    rest = survival(lost[..., 0], count[:, None] - 1)
+    level = np.arange(LEVELS)
+    place = (LEVELS - 1) * (others / np.maximum(top, 1e-300)[:, None]) ** 2
+    hats = np.maximum(1 - np.abs(place[..., None] - level), 0.0)
+    shares = np.einsum("pb,pbk->pk", number, hats)
+    rest = np.ones_like(u)
+    for share, part in zip(shares.T, np.sqrt(level / (LEVELS - 1)), strict=True):
+        rest *= survival(_lost(u, part * top), share[:, None])
     return np.asarray(step * np.sum(smooth[..., 0] * rest, axis=1))
 
 
