@@ -371,7 +371,8 @@ def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) ->
     dict of str to array
         The attributes of `Solved` without their first axis.
     """
-    return _Draw(Transformer.from_dict(spec), np.random.default_rng(seed)).run(kernel, blocks)
+    rng = np.random.Generator(np.random.SFC64(seed))
+    return _Draw(Transformer.from_dict(spec), rng).run(kernel, blocks)
 
 
 def _checked(spec: Transformer) -> int:
@@ -446,6 +447,7 @@ class _Draw:
 
     def _norm(self, kernel: Floats) -> Floats:
         """Norm of every token (E14)."""
+        _alive(kernel)
         return float(self.spec.norm_gain) ** 2 * _cosines(kernel)
 
     def _attention(self, kernel: Floats) -> tuple[Floats, Floats]:
@@ -468,9 +470,22 @@ class _Draw:
         variance = float(self.spec.beta) * math.sqrt(math.log(len(root)))
         if size is None:
             return np.asarray(variance * (root @ self.rng.standard_normal((rank, rank)) @ root.T))
+        if size >= rank and self.spec.rotary_base is None:
+            product = self._wishart_root(rank, size) @ self.rng.standard_normal((rank, rank))
+            return np.asarray(variance / math.sqrt(size) * (root @ product @ root.T))
         query, key = (root @ self.rng.standard_normal((rank, size)) for _ in range(2))
         scores: Floats = variance / math.sqrt(size) * (self._turned(query) @ self._turned(key).T)
         return scores
+
+    def _wishart_root(self, rank: int, size: int) -> Floats:
+        """Triangular factor L of Z = L V, Z normal (rank, size) and V orthonormal (Bartlett 1933).
+
+        V times an independent normal matrix is a normal matrix of shape (rank, rank): wide heads
+        need no more numbers than the rank of the kernel.
+        """
+        root = np.tril(self.rng.standard_normal((rank, rank)), -1)
+        np.fill_diagonal(root, np.sqrt(self.rng.chisquare(size - np.arange(rank))))
+        return root
 
     def _turned(self, y: Floats) -> Floats:
         """Rotary positions: pairs of features turn with the position (theory.md 2d)."""
@@ -533,9 +548,19 @@ class _Draw:
         return float(spec.sigma_w2_2) * branch + float(spec.sigma_b2)
 
 
+def _alive(kernel: Floats) -> None:
+    """Refuse a kernel whose cosines are not defined."""
+    q = np.diagonal(kernel)
+    if not (np.isfinite(kernel).all() and (q > 0).all()):
+        raise AssumptionError("the state of some token vanishes or overflows on the way")
+
+
 def _cosines(kernel: Floats) -> Floats:
+    """Cosines of the tokens; zero where one has no variance."""
     root = np.sqrt(np.diagonal(kernel))
-    out: Floats = kernel / np.outer(root, root)
+    square = np.outer(root, root)
+    out: Floats = np.zeros_like(kernel)
+    np.divide(kernel, square, out=out, where=square > 0)
     np.fill_diagonal(out, 1.0)
     return out
 
@@ -564,6 +589,7 @@ def _statistics(weights: Floats) -> Floats:
 
 def _described(kernel: Floats, blocks: int) -> Arrays:
     """Block means of the cosines, mean cosine off the diagonal, mean variance."""
+    _alive(kernel)
     cosines, number = _cosines(kernel), len(kernel)
     edges = np.linspace(0, number, blocks + 1).round().astype(int)
     size = np.diff(edges)

@@ -23,3 +23,13 @@ def rem_rows():
 @pytest.fixture(scope="session")
 def simulations():
     return _load("simulations.json")
+
+
+@pytest.fixture(scope="session")
+def causal_gradients():
+    return _load("causal_gradients.json")
+
+
+@pytest.fixture(scope="session")
+def rotary():
+    return _load("rotary.json")

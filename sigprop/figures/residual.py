@@ -111,7 +111,7 @@ def _trainability_panel(axes: Axes, data: xr.Dataset, theory: str, depth: int) -
     bx, by = np.meshgrid(data["some_beta"], data["some_alpha_attn"], indexing="ij")
     found = data["rho"].sel(depth=depth)
     rim: dict[str, Any] = {"s": 26, "edgecolors": "white", "linewidths": 0.8}
-    axes.scatter(bx, by, c=found, label="random networks", **rim, **scale)
+    axes.scatter(bx, by, c=found, label="random networks", zorder=3, **rim, **scale)
     axes.set(xlabel=label("beta"), ylabel=label("alpha_attn"))
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     words = r"limit $T \to \infty$" if theory == "limit" else "finite $T$"
