@@ -107,7 +107,7 @@ def test_without_positions_the_rotary_references_fail(rotary):
         {"beta": 2.0, "heads": 4},
         {"beta": 1.0, "norm": "pre", "activation": "gelu"},
         {"beta": 1.5, "attention": "centred"},
-        {"beta": 1.0, "norm": "none", "sigma_b2": 0.1},
+        {"beta": 1.0, "norm": "none", "sigma_b2": 0.1, "alpha_attn": 0.7, "alpha_mlp": 0.5},
         {"beta": 1.0, "sigma_b2": 0.1, "gated": True},
         {"beta": 1.0, "norm": "pre", "parallel": True, "activation": "silu", "sigma_o2": 0.6},
         {"beta": 2.0, "width": None},

@@ -57,7 +57,11 @@ def _trainability(lab: Lab) -> xr.Dataset:
                 alpha_attn=alpha,
             )
             ending = f"{theory}_{depth}"
-            out[f"map_{ending}"] = (("beta", "alpha_attn"), one["rho"].values, attributes("rho"))
+            out[f"map_{ending}"] = (
+                ("beta", "alpha_attn"),
+                np.float32(one["rho"]),
+                attributes("rho"),
+            )
             for name in BOUNDARIES:
                 point = f"{name}_{ending}_point"
                 for part in ("x", "y", "curve"):
