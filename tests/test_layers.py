@@ -50,6 +50,7 @@ ORDER = (
     "maps",
     "block",
     "propagate",
+    "kernel_draw",
     "kernel",
     "fixed_points",
     "entropy",

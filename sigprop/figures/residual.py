@@ -45,6 +45,19 @@ def _trainability(lab: Lab) -> xr.Dataset:
         sigma_w2=0.2,
         rho0=0.1,
     )
+    out = _maps(spec, beta, alpha)
+    some = {"beta": np.linspace(0.4, 3.6, 5), "alpha_attn": np.linspace(0.4, 2.8, 5)}
+    grid = {"beta": some["beta"][:, None], "alpha_attn": some["alpha_attn"]}
+    (found,) = lab.measure([spec.replace(**grid)], lab.pick(4, 2), "trainability")
+    out |= _at_depths(spec.replace(**grid), found)
+    coords = {"beta": beta, "alpha_attn": alpha, "depth": list(DEPTHS)}
+    coords |= {f"some_{name}": values for name, values in some.items()}
+    about = {"spec": json.dumps(spec.to_dict()), "seeds": list(found.seeds), "rho_max": RHO_MAX}
+    return xr.Dataset(out, coords, about | {"entropy_min": ENTROPY_MIN})
+
+
+def _maps(spec: Transformer, beta: Floats, alpha: Floats) -> dict[str, Any]:
+    """Predicted overlap over the grid, with its boundaries, for each theory and depth."""
     out: dict[str, Any] = {}
     for theory in THEORIES:
         for depth in DEPTHS:
@@ -66,14 +79,7 @@ def _trainability(lab: Lab) -> xr.Dataset:
                 point = f"{name}_{ending}_point"
                 for part in ("x", "y", "curve"):
                     out[f"{name}_{ending}_{part}"] = (point, one[f"{name}_{part}"].values)
-    some = {"beta": np.linspace(0.4, 3.6, 5), "alpha_attn": np.linspace(0.4, 2.8, 5)}
-    grid = {"beta": some["beta"][:, None], "alpha_attn": some["alpha_attn"]}
-    (found,) = lab.measure([spec.replace(**grid)], lab.pick(4, 2), "trainability")
-    out |= _at_depths(spec.replace(**grid), found)
-    coords = {"beta": beta, "alpha_attn": alpha, "depth": list(DEPTHS)}
-    coords |= {f"some_{name}": values for name, values in some.items()}
-    about = {"spec": json.dumps(spec.to_dict()), "seeds": list(found.seeds), "rho_max": RHO_MAX}
-    return xr.Dataset(out, coords, about | {"entropy_min": ENTROPY_MIN})
+    return out
 
 
 def _at_depths(spec: Transformer, found: Measured) -> dict[str, Any]:
