@@ -302,8 +302,8 @@ CRITICAL = Figure(
     "critical",
     "Critical residual strength against depth",
     "Attention alone needs a skip branch that grows as the square root of depth (dotted: the "
-    "closed form); a chaotic MLP keeps tokens apart by itself, and the strength that is needed "
-    "levels off at a finite value (dash-dotted).",
+    "closed form). With a chaotic MLP the strength that is needed levels off: dash-dotted is where "
+    "tokens stop merging at infinite depth; an overlap below 0.9 takes a little more.",
     _critical,
     _critical_picture,
     _critical_findings,
