@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,9 +126,10 @@ def _kept(job: Job, folder: Path | None) -> Arrays | None:
     if folder is None:
         return None
     try:
-        with np.load(folder / f"{job.key}.npz", allow_pickle=False) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError):
+        with (folder / f"{job.key}.npz").open("rb") as file:
+            with np.load(file, allow_pickle=False) as stored:
+                return dict(stored)
+    except (OSError, ValueError, EOFError, BadZipFile):
         return None
 
 

@@ -26,10 +26,15 @@ def simulations():
 
 
 @pytest.fixture(scope="session")
-def rotary():
-    return _load("rotary.json")
+def causal_gradients():
+    return _load("causal_gradients.json")
 
 
 @pytest.fixture(scope="session")
-def causal_kernels():
-    return {k: v for k, v in _load("causal_gradients.json").items() if k.startswith("causal")}
+def causal_kernels(causal_gradients):
+    return {k: v for k, v in causal_gradients.items() if k.startswith("causal")}
+
+
+@pytest.fixture(scope="session")
+def rotary():
+    return _load("rotary.json")

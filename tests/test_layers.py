@@ -58,6 +58,7 @@ ORDER = (
     "causal",
     "rotary",
     "propagate",
+    "kernel_draw",
     "kernel",
     "pullback",
     "backward",

@@ -230,9 +230,21 @@ def _relu(y: Singles) -> Singles:
 
 
 def _erf(y: Singles) -> Singles:
-    from scipy.special import erf
-
-    return np.asarray(erf(y), np.float32)
+    """Error function to 6e-7 (Abramowitz & Stegun 7.1.26), in a third of the time of scipy."""
+    t = np.abs(y)
+    t *= np.float32(0.3275911)
+    t += 1
+    np.divide(1, t, out=t)
+    sum_ = t * np.float32(1.061405429)
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        sum_ += np.float32(coefficient)
+        sum_ *= t
+    np.square(y, out=t)
+    np.negative(t, out=t)
+    np.exp(t, out=t)
+    sum_ *= t
+    np.subtract(1, sum_, out=sum_)
+    return np.copysign(sum_, y, out=sum_)
 
 
 def _gelu(y: Singles) -> Singles:

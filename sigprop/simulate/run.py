@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.arrays import Floats, Ints, finite_or_none
-from sigprop.errors import require
+from sigprop.errors import AssumptionError, require
 from sigprop.simulate.inputs import Exchangeable, Source
 from sigprop.simulate.measure import ATTENTION, STREAM, block_means, stream
 from sigprop.simulate.network import Network, check
@@ -150,6 +150,8 @@ def simulate(
     DomainError
         If the description has no width, its heads do not divide it, or the context is not one
         finite number.
+    AssumptionError
+        If the state of some token vanishes or overflows.
 
     Examples
     --------
@@ -294,11 +296,14 @@ def _measure(
     found, heads, kernels = [stream(x)], [], []
     if blocks is not None:
         kernels.append(block_means(x, blocks))
-    for layer in Network(spec, rng, projection).run(x):
-        found.append(stream(layer.x))
-        heads.append(layer.attention)
-        if blocks is not None:
-            kernels.append(block_means(layer.x, blocks))
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        for layer in Network(spec, rng, projection).run(x):
+            found.append(stream(layer.x))
+            heads.append(layer.attention)
+            if blocks is not None:
+                kernels.append(block_means(layer.x, blocks))
     out = dict(zip(STREAM, np.stack(found, axis=1), strict=True))
     out |= dict(zip(ATTENTION, np.stack(heads, axis=1), strict=True))
+    if not np.isfinite(np.stack(found)).all():
+        raise AssumptionError("the state of some token vanishes or overflows on the way")
     return out | ({"block_means": np.stack(kernels)} if kernels else {})
