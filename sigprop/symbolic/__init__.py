@@ -1,6 +1,6 @@
 """The theory as symbols: equations, derivations that sympy performs, expansions, LaTeX."""
 
-from sigprop.symbolic import choices, strength
+from sigprop.symbolic import choices, collapse, freezing, strength
 from sigprop.symbolic.accuracy import accurate_to, estimated_error, evaluate
 from sigprop.symbolic.block import LAYOUTS, block, fold
 from sigprop.symbolic.bridge import compiled, stable
@@ -10,6 +10,7 @@ from sigprop.symbolic.expansions import Expansion, expansion
 from sigprop.symbolic.kernels import KERNELS, Kernel
 from sigprop.symbolic.maps import Attention, Mlp, Norm, Residual, State
 from sigprop.symbolic.rem import critical_beta
+from sigprop.symbolic.sheet import sheet
 from sigprop.symbolic.symbols import latex, symbol
 from sigprop.symbolic.theory import EQUATIONS
 
@@ -31,6 +32,7 @@ __all__ = [
     "accurate_to",
     "block",
     "choices",
+    "collapse",
     "compiled",
     "critical_beta",
     "derive",
@@ -39,7 +41,9 @@ __all__ = [
     "evaluate",
     "expansion",
     "fold",
+    "freezing",
     "latex",
+    "sheet",
     "stable",
     "strength",
     "symbol",

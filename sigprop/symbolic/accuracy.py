@@ -17,6 +17,7 @@ __all__ = ["accurate_to", "estimated_error", "evaluate"]
 
 LINE = np.arange(-9.5, 9.5, 0.05)  # trapezoid rule on |y| <= 9.5, where T <= 1e12 normals lie
 SCAN = np.geomspace(1e-3, 1e4, 7001)  # s, in steps of 0.23 %
+SAFETY = 1.25  # over the estimate; where tested it was at most 7 % below the true error
 MAX_R = 0.95  # |r| up to which the two-dimensional rule resolves the ridge y = v
 Floats = NDArray[np.float64]
 
@@ -129,7 +130,7 @@ def accurate_to(
     True
     """
     require(0 < tolerance < 1, "tolerance", tolerance, "a number in (0, 1)")
-    good = estimated_error(quantity, regime, SCAN, context, r) <= tolerance
+    good = SAFETY * estimated_error(quantity, regime, SCAN, context, r) <= tolerance
     if regime == "large":
         good = good[::-1]
     run = int(np.argmin(good)) if not good.all() else len(good)
@@ -154,8 +155,7 @@ def _numbers(
     if (quantity, regime) == ("overlap", "large") and context > 1e8:
         raise DomainError("context", context, "a number in [2, 1e8] for the overlap at large s")
     kept, omitted = (
-        {n: _number(c, context, r) for n, c in part.items()}
-        for part in (found.kept, found.omitted)
+        {n: _number(c, context, r) for n, c in part.items()} for part in (found.kept, found.omitted)
     )
     return kept, omitted
 
@@ -175,7 +175,7 @@ def _number(expression: sp.Expr, context: float, r: float) -> float:
 def _functions(
     expression: sp.Expr,
 ) -> tuple[Callable[..., float], list[tuple[Callable[..., Floats], bool]]]:
-    """Function of T, r and the values of the integrals; their integrands, and which are double."""
+    """Compile the function of T, r and the integrals, and integrands; say which are double."""
     integrals = sorted(expression.atoms(sp.Integral), key=str)
     names = [sp.Dummy(f"I{i}") for i in range(len(integrals))]
     rest = expression.subs(dict(zip(integrals, names, strict=True)))

@@ -60,7 +60,7 @@ def block(
     parts: Mapping[str, Map] = HOUSE,
     strengths: Mapping[str, sp.Expr] | None = None,
 ) -> tuple[Map, ...]:
-    """Maps of one block.
+    """Assemble the maps of one block.
 
     Parameters
     ----------

@@ -68,9 +68,7 @@ def _sum_without_cancellation(total: sp.Expr) -> sp.Expr:
     return total
 
 
-def compiled(
-    expression: sp.Expr, *names: str, digits: int | None = None
-) -> Callable[..., Any]:
+def compiled(expression: sp.Expr, *names: str, digits: int | None = None) -> Callable[..., Any]:
     """Numerical function of an expression, common subexpressions computed once.
 
     Parameters

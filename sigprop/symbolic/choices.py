@@ -16,6 +16,10 @@ __all__: list[str] = []
 UNKNOWN = sp.Symbol("v", positive=True)
 
 
+def _parts(attention: Map, mlp: Map) -> dict[str, Map]:
+    return {"attention": attention, "norm": Norm(), "mlp": mlp}
+
+
 def _positive_root(equation: sp.Eq) -> sp.Expr:
     """Root of a quadratic that is positive at a generic point of the domain."""
     roots = sp.solve(equation, UNKNOWN)
@@ -42,8 +46,8 @@ def relu_variance(kernel: Kernel = KERNELS["relu"]) -> Steps:
 
 @derivation("pre-norm-alpha", "residual strength that bounds q in pre-norm", "E13-E16")
 def pre_norm_alpha(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
-    """Fixed point of q at rho = 1, solved for one residual strength in both sublayers."""
-    q, parts = symbol("q"), {"attention": attention, "norm": Norm(), "mlp": mlp}
+    """Solve the fixed point of q at rho = 1 for one residual strength in both sublayers."""
+    q, parts = symbol("q"), _parts(attention, mlp)
     alpha = sp.sqrt(UNKNOWN)
     maps = block("pre", parts, {"alpha_attn": alpha, "alpha_mlp": alpha})
     out = sp.expand(fold(maps, State(q, sp.S.Zero)).q)
@@ -58,7 +62,7 @@ def pre_norm_alpha(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # noqa
 @derivation("pre-norm-bounded", "pre-norm of unequal strengths: when q is bounded", "E13-E16")
 def pre_norm_bounded(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
     """Path of q over depth."""
-    q, parts = symbol("q"), {"attention": attention, "norm": Norm(), "mlp": mlp}
+    q, parts = symbol("q"), _parts(attention, mlp)
     out = sp.expand(fold(block("pre", parts), State(q, sp.S.Zero)).q)
     factor = sp.diff(out, q)
     yield "factor on q per block; bounded where it is below one", factor
@@ -73,7 +77,7 @@ def pre_norm_bounded(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # no
 
 @derivation("relu-marginal", "ReLU's MLP keeps overlaps only without bias", "E16, E19")
 def relu_marginal(mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
-    """chi = 1 solved for the bias variance."""
+    """Solve chi = 1 for the bias variance."""
     bias = sp.Symbol("b", real=True)
     chi = slope(overlap_map((mlp,)))
     yield "slope of gap/q through the MLP alone; at most one", chi
@@ -88,5 +92,8 @@ def erf_chaos(kernel: Kernel = KERNELS["erf"]) -> Steps:
     w1 = symbol("sigma_w1_2")
     chi = slope(overlap_map((Mlp(kernel, sigma_b2=sp.S.Zero),)))
     yield "for small inner weights", sp.series(chi, w1, 0, 3)
-    yield "for large ones it grows as sqrt(sigma_w1^2) times", sp.limit(chi / sp.sqrt(w1), w1, sp.oo)
+    yield (
+        "for large ones it grows as sqrt(sigma_w1^2) times",
+        sp.limit(chi / sp.sqrt(w1), w1, sp.oo),
+    )
     yield "slope of the MLP alone; the outer weights drop out", sp.Eq(symbol("chi"), chi)

@@ -48,7 +48,7 @@ def overlap_map(maps: tuple[Map, ...], q: sp.Expr = sp.S.One) -> sp.Expr:
 
 
 def slope(function: sp.Expr) -> sp.Expr:
-    """Derivative of a function of x at x -> 0.
+    """Differentiate a function of x at x -> 0.
 
     Parameters
     ----------
@@ -156,7 +156,10 @@ def chi_mlp(mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
     yield "gap' of the MLP at q = 1, x = gap", gap
     yield "its slope at x = 0", slope(gap)
     ratio = overlap_map(sublayer(mlp, "alpha_mlp"))
-    yield "slope of the sublayer, residual and norm included", sp.Eq(symbol("chi_mlp"), slope(ratio))
+    yield (
+        "slope of the sublayer, residual and norm included",
+        sp.Eq(symbol("chi_mlp"), slope(ratio)),
+    )
 
 
 def _chi_of(kernel: Kernel) -> Steps:
@@ -171,8 +174,9 @@ def _chi_of(kernel: Kernel) -> Steps:
         return mlp.outer(State(q1, mlp.inner(state).gap))
 
     ratio = overlap_map(sublayer(behind, "alpha_mlp"))
-    yield "slope of the sublayer, q_1 the preactivation variance", sp.Eq(
-        symbol("chi_mlp"), slope(ratio)
+    yield (
+        "slope of the sublayer, q_1 the preactivation variance",
+        sp.Eq(symbol("chi_mlp"), slope(ratio)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import sympy as sp
@@ -77,7 +77,7 @@ def entries() -> dict[str, Entry]:
     Returns
     -------
     dict
-        In the order of theory.md.
+        In the order of registration.
 
     Examples
     --------
@@ -116,10 +116,6 @@ def derive(name: str, **maps: Any) -> Derivation:
     """
     if name not in _ENTRIES:
         raise DomainError("NAME", name, "one of " + ", ".join(_ENTRIES))
-    *about, function = _ENTRIES[name]
-    return Derivation(*about, tuple(_performed(function(**maps))))
-
-
-def _performed(steps: Iterable[tuple[str, sp.Basic]]) -> Iterator[Step]:
-    for text, expression in steps:
-        yield Step(text, expression)
+    entry = _ENTRIES[name]
+    steps = tuple(Step(text, expression) for text, expression in entry.function(**maps))
+    return Derivation(entry.name, entry.title, entry.equations, entry.source, steps)

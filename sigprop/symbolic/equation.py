@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sympy as sp
 
@@ -12,7 +12,7 @@ __all__ = ["Derivation", "Equation", "Step"]
 
 
 class Equation(NamedTuple):
-    """One equation of the theory, its right side not evaluated further.
+    r"""One equation of the theory, its right side not evaluated further.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Equation(NamedTuple):
     --------
     >>> from sigprop.symbolic import EQUATIONS
     >>> EQUATIONS["score_std"].number, EQUATIONS["score_std"].latex
-    ('E3', 's = \\\\sqrt{\\\\Delta} \\\\beta \\\\sqrt{q} \\\\sqrt{\\\\log{\\\\left(T \\\\right)}}')
+    ('E3', 's = \\sqrt{\\Delta} \\beta \\sqrt{q} \\sqrt{\\log{\\left(T \\right)}}')
     """
 
     name: str
@@ -68,6 +68,11 @@ class Step(NamedTuple):
     text: str
     expression: sp.Basic
 
+    @property
+    def latex(self) -> str:
+        """LaTeX of the expression."""
+        return latex(self.expression)
+
 
 class Derivation(NamedTuple):
     """A derived result and the way to it.
@@ -100,4 +105,22 @@ class Derivation(NamedTuple):
     @property
     def latex(self) -> str:
         """LaTeX of the result."""
-        return latex(self.result)
+        return self.steps[-1].latex
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values.
+
+        Returns
+        -------
+        dict
+            Name, title, equations, source, and the steps as text, expression and LaTeX.
+
+        Examples
+        --------
+        >>> from sigprop.symbolic import derive
+        >>> derive("chi-norm").to_dict()["steps"][-1]["expression"]
+        'Eq(chi, 1)'
+        """
+        steps = [{"text": s.text, "expression": str(s.expression), "latex": s.latex}
+                 for s in self.steps]  # fmt: skip
+        return {**self._asdict(), "steps": steps}

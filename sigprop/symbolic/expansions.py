@@ -104,8 +104,7 @@ def expansion(quantity: str, regime: str) -> Expansion:
         pairs = ", ".join(" ".join(key) for key in POWERS)
         raise DomainError("expansion", f"{quantity} {regime}", f"one of {pairs}")
     kept, omitted = (
-        {n: coefficient(quantity, regime, n) for n in powers}
-        for powers in POWERS[quantity, regime]
+        {n: coefficient(quantity, regime, n) for n in powers} for powers in POWERS[quantity, regime]
     )
     return Expansion(quantity, regime, kept, omitted)
 
@@ -123,7 +122,7 @@ def coefficient(quantity: str, regime: str, power: int) -> sp.Expr:
 
 
 def _scaled(operated: sp.Expr, power: sp.Expr, part: sp.Expr) -> sp.Expr:
-    """What an operator makes of a power of s, times the coefficient that stands before it."""
+    """Multiply what an operator makes of a power of s by the coefficient that stands before it."""
     factor = sp.simplify(operated / power)
     return sp.factor(factor * part) if part.is_rational_function(T) else factor * part
 
@@ -230,10 +229,14 @@ def y2_large() -> Steps:
 @derivation("entropy-large", "entropy at large s and any T", "E8")
 def entropy_large() -> Steps:
     """H = F - s F'; the maximum itself drops out."""
-    yield from _steps("entropy", "large", _smoothing(2), "variance of eta, from its generating function")
+    yield from _steps(
+        "entropy", "large", _smoothing(2), "variance of eta, from its generating function"
+    )
 
 
 @derivation("overlap-large", "attention overlap at large s and any T", "E9")
 def overlap_large() -> Steps:
     """Probability that two queries choose one key, and its correction."""
-    yield from _steps("overlap", "large", _smoothing(2), "variance of eta, from its generating function")
+    yield from _steps(
+        "overlap", "large", _smoothing(2), "variance of eta, from its generating function"
+    )

@@ -81,7 +81,7 @@ def saddle(power: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
 
 
 def weight_exponent() -> sp.Expr:
-    """log w of a level at x, in units of log T."""
+    """Logarithm of the weight of a level at x, in units of log T."""
     return sp.sqrt(2) * B * POSITION
 
 
@@ -179,8 +179,9 @@ def freezing(std: Std = rem.score_std) -> Steps:
     yield "d log(number of levels) / d log w", slope
     m = sp.simplify(-slope.subs(POSITION, 1))
     yield "at the last level: weights have density w^(-1-m) with m", m
-    yield "below freezing the last level does not matter and no share is finite: m = 1", sp.Eq(
-        symbol("freezing"), sp.Min(1, m.subs(B, reduced(std)))
+    yield (
+        "below freezing the last level does not matter and no share is finite: m = 1",
+        sp.Eq(symbol("freezing"), sp.Min(1, m.subs(B, reduced(std)))),
     )
 
 
@@ -254,7 +255,7 @@ def frozen_entropy(integral: Integral = rem.laplace_moment) -> Steps:
 @derivation("query-gradient-limit", "query gradients vanish below freezing", "E5, E22",
             "Giorlandino & Goldt, arXiv 2505.24333")  # fmt: skip
 def query_gradient_limit() -> Steps:
-    """The bracket of E22 in the frozen phase."""
+    """Insert the frozen moments into the bracket of E22."""
     moments, d = frozen(), symbol("width")
     yield "bracket of E22 with the frozen moments", query_bracket(moments, d)
     leading = sp.factor(sp.diff(query_bracket(moments, d), d))

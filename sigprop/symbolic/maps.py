@@ -14,6 +14,9 @@ from sigprop.symbolic.symbols import symbol
 
 __all__ = ["Attention", "Map", "Mlp", "Norm", "Residual", "State"]
 
+SIGMA_V2, SIGMA_B2 = symbol("sigma_v2"), symbol("sigma_b2")
+SIGMA_W1_2, SIGMA_W2_2 = symbol("sigma_w1_2"), symbol("sigma_w2_2")
+
 
 class State(NamedTuple):
     """Exchangeable token kernel, as expressions.
@@ -62,8 +65,8 @@ class Attention:
     ----------
     statistics : callable State -> (Y_2, O)
         Attention statistics; by default the symbols themselves.
-    beta, sigma_v2, sigma_b2, sigma_o2 : sympy.Expr
-        Inverse temperature and weight variances.
+    sigma_v2, sigma_b2, sigma_o2 : sympy.Expr
+        Weight and bias variances.
     centred : bool
         Whether 1/T is subtracted from every weight.
 
@@ -75,8 +78,8 @@ class Attention:
     """
 
     statistics: Statistics = free
-    sigma_v2: sp.Expr = symbol("sigma_v2")
-    sigma_b2: sp.Expr = symbol("sigma_b2")
+    sigma_v2: sp.Expr = SIGMA_V2
+    sigma_b2: sp.Expr = SIGMA_B2
     sigma_o2: sp.Expr = sp.S.One
     centred: bool = False
 
@@ -161,9 +164,9 @@ class Mlp:
     """
 
     kernel: Kernel = KERNELS["relu"]
-    sigma_w1_2: sp.Expr = symbol("sigma_w1_2")
-    sigma_w2_2: sp.Expr = symbol("sigma_w2_2")
-    sigma_b2: sp.Expr = symbol("sigma_b2")
+    sigma_w1_2: sp.Expr = SIGMA_W1_2
+    sigma_w2_2: sp.Expr = SIGMA_W2_2
+    sigma_b2: sp.Expr = SIGMA_B2
 
     def inner(self, state: State) -> State:
         """State of the preactivations.

@@ -91,7 +91,7 @@ def limit(q: sp.Expr, gap: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
 
 
 def score_std(q: sp.Expr, gap: sp.Expr) -> sp.Expr:
-    """Standard deviation of the part of the scores that differs between keys (E3).
+    """Score standard deviation: of the part that differs between keys (E3).
 
     Parameters
     ----------

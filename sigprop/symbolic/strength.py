@@ -61,7 +61,7 @@ def alpha_asymptotic(attention: Map = UNIFORM) -> Steps:
 
 
 def _at_depth(attention: Map) -> Steps:
-    """Steps that E21 with and without bias share; the last one is alpha_c^2."""
+    """Yield the steps that E21 with and without bias share; the last one is alpha_c^2."""
     alpha, depth = symbol("alpha_attn"), symbol("depth")
     factor, constant = recursion(sublayer(attention, "alpha_attn"))
     yield "u = 1/(1 - rho) grows by the factor", factor
@@ -103,7 +103,11 @@ def alpha_depth_bias(attention: Map = UNIFORM) -> Steps:
 def alpha_large_depth(attention: Map = UNIFORM) -> Steps:
     """Limit of alpha_c^2 / L, then of its ratio to 1/log(1/epsilon), epsilon = 1 - rho_max."""
     *_, (_, equation) = _at_depth(attention)
-    depth, eps, ratio = symbol("depth"), sp.Symbol("epsilon", positive=True), sp.Symbol("P", positive=True)
+    depth, eps, ratio = (
+        symbol("depth"),
+        sp.Symbol("epsilon", positive=True),
+        sp.Symbol("P", positive=True),
+    )
     power = next(p for p in equation.rhs.atoms(sp.Pow) if p.exp == 1 / depth)
     yield "alpha_c^2, with P the growth of u - u*", equation.rhs.subs(power, ratio ** (1 / depth))
     grown = sp.simplify(equation.rhs.subs(power, ratio ** (1 / depth)))
@@ -119,7 +123,7 @@ def alpha_large_depth(attention: Map = UNIFORM) -> Steps:
 @derivation("pre-norm-power", "pre-norm: 1 - rho decays as a power of depth", "section 4, E13-E16")
 def pre_norm_power(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
     """Exponent from the ratio of successive gaps (Raabe's limit), after solving the recursions."""
-    parts = {"attention": attention, "norm": Norm(), "mlp": mlp}
+    parts: dict[str, Map] = {"attention": attention, "norm": Norm(), "mlp": mlp}
     maps = block("pre", parts, {"alpha_attn": sp.S.One, "alpha_mlp": sp.S.One})
     q, gap, variance = sp.Function("q"), sp.Function("gap"), symbol("q")
     grown = sp.factor(fold(maps, State(variance, sp.S.Zero)).q - variance)

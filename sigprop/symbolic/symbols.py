@@ -43,7 +43,9 @@ def symbol(name: str) -> sp.Symbol:
         raise KeyError(name)
     if name in REAL:
         return sp.Symbol(name, real=True)
-    return sp.Symbol(name, nonnegative=True) if name in NONNEGATIVE else sp.Symbol(name, positive=True)
+    return (
+        sp.Symbol(name, nonnegative=True) if name in NONNEGATIVE else sp.Symbol(name, positive=True)
+    )
 
 
 class NormalCdf(sp.Function):
@@ -61,7 +63,7 @@ class NormalCdf(sp.Function):
     nargs = 1
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
-        """Derivative: the density."""
+        """Differentiate: the density."""
         return normal_density(self.args[0])
 
     def _latex(self, printer: Any, exp: str | None = None) -> str:
@@ -84,7 +86,7 @@ class BivariateCdf(sp.Function):
     nargs = 3
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
-        """Derivative in x, y or r (Plackett 1954: the density)."""
+        """Differentiate in x, y or r (Plackett 1954: the density)."""
         x, y, r = self.args
         if argindex == 3:
             square = (x**2 - 2 * r * x * y + y**2) / (1 - r**2)
@@ -99,7 +101,7 @@ class BivariateCdf(sp.Function):
 
 
 def normal_density(y: sp.Expr) -> sp.Expr:
-    """Standard normal density at y.
+    """Density of a standard normal at y.
 
     Parameters
     ----------
@@ -117,7 +119,7 @@ def normal_density(y: sp.Expr) -> sp.Expr:
     >>> normal_density(0)
     sqrt(2)/(2*sqrt(pi))
     """
-    return sp.exp(-sp.sympify(y) ** 2 / 2) / sp.sqrt(2 * sp.pi)
+    return sp.exp(-(sp.sympify(y) ** 2) / 2) / sp.sqrt(2 * sp.pi)
 
 
 def latex(expression: Any) -> str:

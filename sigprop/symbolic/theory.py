@@ -33,7 +33,7 @@ def _s(names: str) -> list[sp.Symbol]:
 
 
 def _new(letter: str) -> sp.Symbol:
-    """A letter of one equation alone, which the dictionary does not hold."""
+    """Make a letter of one equation alone, which the dictionary does not hold."""
     return sp.Symbol(letter, positive=True)
 
 
@@ -71,7 +71,14 @@ def _finite() -> Rows:
     density = sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
     boltzmann = density * sp.exp(-lam * sp.exp(s * z))
     line = (z, -sp.oo, sp.oo)
-    yield "laplace", "E6", "Laplace transform of a level", g(lam), sp.Integral(boltzmann, line), "new"
+    yield (
+        "laplace",
+        "E6",
+        "Laplace transform of a level",
+        g(lam),
+        sp.Integral(boltzmann, line),
+        "new",
+    )
     power = sp.Integral(boltzmann * sp.exp(k * s * z), line)
     yield "level_moment", "E6", "moment of a level", moment(k, lam), power, "new"
     yk = rem.laplace_moment(k, T * moment(k, lam), g(lam) ** (T - 1), lam)
@@ -116,7 +123,14 @@ def _perceptron() -> Rows:
     relu, at = KERNELS["relu"], {angle(Q, GAP): theta}
     yield "relu", "E16", "ReLU's dual", phi, relu.dual(Q, GAP).subs(at), "CS"
     drop = ABSTRACT.drop(Q, GAP)
-    yield "relu_drop", "E16", "its drop, without cancellation", drop, relu.drop(Q, GAP).subs(at), "CS"
+    yield (
+        "relu_drop",
+        "E16",
+        "its drop, without cancellation",
+        drop,
+        relu.drop(Q, GAP).subs(at),
+        "CS",
+    )
     yield "erf", "E17", "erf's dual", phi, KERNELS["erf"].dual(Q, GAP), "W"
     yield "gelu", "E17", "GELU's dual", phi, KERNELS["gelu"].dual(Q, GAP), "new"
     k = sp.Symbol("k", integer=True, nonnegative=True)

@@ -45,9 +45,7 @@ def _partitions(factors: tuple[Factor, ...]) -> Any:
     total = RING(0)
     for taken in product(*(range(rest.count(kind) + 1) for kind in kinds)):
         pairs = list(zip(kinds, taken, strict=True))
-        block = _gaussian(
-            a + sum(k[0] * n for k, n in pairs), b + sum(k[1] * n for k, n in pairs)
-        )
+        block = _gaussian(a + sum(k[0] * n for k, n in pairs), b + sum(k[1] * n for k, n in pairs))
         if block:
             ways = prod(comb(rest.count(kind), n) for kind, n in pairs)
             left = tuple(kind for kind, n in pairs for _ in range(rest.count(kind) - n))
