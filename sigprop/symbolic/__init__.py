@@ -1,6 +1,6 @@
 """The theory as symbols: equations, derivations that sympy performs, expansions, LaTeX."""
 
-from sigprop.symbolic import choices, collapse, freezing, strength
+from sigprop.symbolic import choices, collapse, freezing, rem, strength
 from sigprop.symbolic.accuracy import accurate_to, estimated_error, evaluate
 from sigprop.symbolic.block import LAYOUTS, block, fold
 from sigprop.symbolic.bridge import compiled, stable
@@ -43,6 +43,7 @@ __all__ = [
     "fold",
     "freezing",
     "latex",
+    "rem",
     "sheet",
     "stable",
     "strength",

@@ -187,56 +187,77 @@ def _partial(j: int, k: int) -> sp.Expr:
     return sp.Derivative(BivariateCdf(Y, V, R), *orders) if orders else BivariateCdf(Y, V, R)
 
 
-def _steps(quantity: str, regime: str, start: sp.Basic, text: str) -> Steps:
+def _in_maxima(expression: sp.Expr) -> sp.Expr:
+    """Name the integrals that are moments mu_n of the largest of T normals."""
+    density = sp.diff(NormalCdf(Y) ** T, Y)
+    names = {}
+    for integral in expression.atoms(sp.Integral):
+        ratio = sp.expand(sp.powsimp(sp.expand(integral.function / density)))
+        if ratio.is_polynomial(Y):
+            moments = sp.Poly(ratio, Y).terms()
+            names[integral] = sum(c * _maximum(n) for (n,), c in moments)
+    return expression.subs(names)
+
+
+def _maximum(power: int) -> sp.Expr:
+    return sp.Symbol(f"mu_{power}", positive=True) if power else sp.S.One
+
+
+def _steps(quantity: str, regime: str, *before: tuple[str, sp.Basic]) -> Steps:
     found = expansion(quantity, regime)
-    yield text, start
-    powers = ", ".join(str(n) for n in found.kept)
-    for power, c in found.kept.items():
+    yield from before
+    shown = {n: _in_maxima(c) if quantity != "overlap" else c for n, c in found.kept.items()}
+    for power, c in shown.items():
         yield f"coefficient of s^{power}", c
-    yield f"expansion in powers {powers} of s", sp.Eq(symbol(quantity), found.expression)
+    powers = ", ".join(str(n) for n in shown)
+    total = sp.Add(*(c * S**n for n, c in shown.items()))
+    yield f"expansion in powers {powers} of s", sp.Eq(symbol(quantity), total)
 
 
 def _free_energy() -> sp.Expr:
     return sp.log(T) + sp.Add(*(log_mean(n) * S**n for n in (2, 4, 6)))
 
 
+def _largest() -> Steps:
+    moment = sp.Integral(Y * sp.diff(NormalCdf(Y) ** T, Y), (Y, -sp.oo, sp.oo))
+    yield "mu_n: n-th moment of the largest of T normals; F/s tends to mu_1", moment
+    yield "variance of eta, from its generating function", _smoothing(2)
+
+
 @derivation("y2-small", "participation ratio at small s and any T", "E6, E8")
 def y2_small() -> Steps:
-    """Y_2 = 1 - F'/s with F to order s^8."""
-    yield from _steps("y2", "small", _free_energy(), "E log Z to s^6; Y_2 = 1 - F'/s")
+    """Y_2 = 1 - F'/s."""
+    yield from _steps("y2", "small", ("E log Z to s^6; Y_2 = 1 - F'/s", _free_energy()))
 
 
 @derivation("entropy-small", "entropy at small s and any T", "E8")
 def entropy_small() -> Steps:
     """H = F - s F'."""
-    yield from _steps("entropy", "small", _free_energy(), "E log Z to s^6; H = F - s F'")
+    yield from _steps("entropy", "small", ("E log Z to s^6; H = F - s F'", _free_energy()))
 
 
 @derivation("overlap-small", "attention overlap at small s and any T", "E9")
 def overlap_small() -> Steps:
     """O = s^-2 d/dr E log Z log Z'."""
     pair = sp.Add(*(log_pair(n) * S**n for n in (2, 4)))
-    text = "covariance of log Z and log Z' to s^4, up to what r does not enter; O = s^-2 d/dr of it"
-    yield from _steps("overlap", "small", pair, text)
+    text = "E log Z log Z' to s^4, less what r does not enter; O = s^-2 d/dr of it"
+    yield from _steps("overlap", "small", (text, pair))
 
 
 @derivation("y2-large", "participation ratio at large s and any T", "E6, E8")
 def y2_large() -> Steps:
-    """Y_2 = 1 - F'/s with F = s E max + ..."""
-    yield from _steps("y2", "large", _free_large(1), "F/s at infinite s: E max of T normals")
+    """Y_2 = 1 - F'/s with F = s mu_1 + ..."""
+    yield from _steps("y2", "large", *_largest())
 
 
 @derivation("entropy-large", "entropy at large s and any T", "E8")
 def entropy_large() -> Steps:
-    """H = F - s F'; the maximum itself drops out."""
-    yield from _steps(
-        "entropy", "large", _smoothing(2), "variance of eta, from its generating function"
-    )
+    """H = F - s F'; s mu_1 drops out."""
+    yield from _steps("entropy", "large", *_largest())
 
 
-@derivation("overlap-large", "attention overlap at large s and any T", "E9")
+@derivation("overlap-large", "attention overlap at large s and any T, r < 1", "E9")
 def overlap_large() -> Steps:
     """Probability that two queries choose one key, and its correction."""
-    yield from _steps(
-        "overlap", "large", _smoothing(2), "variance of eta, from its generating function"
-    )
+    variance = ("variance of eta, from its generating function", _smoothing(2))
+    yield from _steps("overlap", "large", variance)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import sympy as sp
 
+from sigprop.notation import NOTATION
 from sigprop.symbolic import rem
 from sigprop.symbolic.backward import query_bracket, relu_backward, value_path
 from sigprop.symbolic.equation import Equation
@@ -58,7 +59,8 @@ def _limit() -> Rows:
     yield "beta_c", "E4", "critical inverse temperature", beta_c, rem.critical_beta(Q, GAP), "REM"
     yield "freezing", "E4", "freezing order parameter", m, sp.Min(1, beta_c / BETA), "REM"
     for name, right in rem.frozen_moments(m).items():
-        yield f"{name}_limit", "E5", f"{name} as T grows", symbol(name), right, "REM"
+        meaning = f"{NOTATION[name].meaning} as T grows"
+        yield f"{name}_limit", "E5", meaning, symbol(name), right, "REM"
     yield "overlap_limit", "E5", "attention overlap as T grows", symbol("overlap"), sp.S.Zero, "GG"
     below = sp.Max(0, 1 - (BETA / beta_c) ** 2)
     yield "entropy_limit", "E5", "relative entropy as T grows", ratio, below, "REM"
