@@ -53,7 +53,7 @@ OFFSET = st.one_of(
     st.tuples(st.sampled_from((-1, 1)), st.floats(-15, -0.01)).map(lambda t: t[0] * 10 ** t[1]),
     st.floats(0.5, 30),
 )
-many = settings(max_examples=200, deadline=None)
+many = settings(max_examples=100, deadline=None)
 
 
 @cache
