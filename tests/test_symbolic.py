@@ -238,8 +238,9 @@ def test_both_blocks_fold_the_same_components(layout):
 
 
 @many
-@given(layout=LAYOUT, x=EXPONENT.map(lambda x: 10.0**x), q=st.floats(-0.5, 0.5).map(lambda e: 10.0**e), offset=OFFSET,
-       v=WIDE, w=WIDE, b=st.one_of(st.just(0.0), WIDE), alpha=WIDE)  # fmt: skip
+@given(layout=LAYOUT, x=EXPONENT.map(lambda x: 10.0**x), offset=OFFSET,
+       q=st.floats(-0.5, 0.5).map(lambda e: 10.0**e), v=WIDE, w=WIDE,
+       b=st.one_of(st.just(0.0), WIDE), alpha=WIDE)  # fmt: skip
 def test_block_in_the_limit(layout, x, q, offset, v, w, b, alpha):
     read = 1.0 if layout in ("pre", "parallel") else q
     beta = min(float(critical_beta(read, read * x)) * (1 + offset), 1000.0)
@@ -313,8 +314,9 @@ def test_gradients_through_values():
     kernel = np.full((t, t), p) + (q - p) * np.eye(t)
     back = 2.5 * a.T @ kernel @ a
     product = a @ a.T
-    values = {"y2": np.trace(product) / t, "context": float(t), "sigma_v2": 2.5, "q_grad": q,
-              "p_grad": p, "overlap": (product.sum() - np.trace(product)) / t / (t - 1)}  # fmt: skip
+    shared = (product.sum() - np.trace(product)) / t / (t - 1)
+    values = {"y2": np.trace(product) / t, "context": float(t), "sigma_v2": 2.5, "q_grad": q}
+    values |= {"p_grad": p, "overlap": shared}
     agree(np.trace(back) / t, EQUATIONS["value_path_q"].right, **values)
     off = (back.sum() - np.trace(back)) / t / (t - 1)
     agree(off, EQUATIONS["value_path_p"].right, **values)

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
+from resource import RUSAGE_CHILDREN, getrusage
 
 import pytest
 from matplotlib.mathtext import MathTextParser
@@ -39,9 +39,11 @@ def test_list(run):
 
 
 def test_list_is_quick():
-    start = perf_counter()
+    """Processor time, which other work on the machine does not change."""
+    before = getrusage(RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "sigprop.cli", "derive"], check=True, capture_output=True)
-    assert perf_counter() - start < 3
+    after = getrusage(RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
 def test_forms(run):
@@ -88,7 +90,8 @@ def test_committed_sheet_is_complete_and_parses():
     parser = MathTextParser("agg")
     for formula in formulas(text):
         parser.parse(f"${formula}$")
-    assert not {r"\operatorname", r"\begin", r"\substack", r"\limits"} & set(text.split("{"))
+    refused = (r"\operatorname", r"\begin", r"\substack", r"\limits")  # by GitHub or mathtext
+    assert not [macro for macro in refused if macro in text]
 
 
 @pytest.mark.parametrize("name", ["alpha-depth-bias", "frozen-y22", "overlap-small"])

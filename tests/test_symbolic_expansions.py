@@ -106,7 +106,7 @@ def test_entropy_and_participation_obey_stein():
 
 
 def test_limit_of_the_large_series():
-    """At T -> infinity the first terms are those of the frozen phase: H = pi^2 m/6 + ..., m = mu/s."""
+    """First terms are those of the frozen phase: H = pi^2 m/6 + ..., 1 - Y_2 = m = mu/s."""
     found = expansion("entropy", "large").kept[-1] / expansion("y2", "large").kept[-1]
     assert sp.simplify(found + sp.pi**2 / 6) == 0
 

@@ -54,7 +54,7 @@ def evaluate(
     --------
     >>> from sigprop.symbolic import evaluate
     >>> round(float(evaluate("y2", "small", 0.5, 512) * 512), 6)
-    1.281...
+    1.282783
     """
     kept, _ = _numbers(quantity, regime, *_checked(context, r))
     return _sum(kept, np.asarray(sigma, float))

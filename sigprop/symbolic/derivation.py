@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     --------
     >>> from sigprop.symbolic import entries
     >>> entries()["critical-beta"].equations
-    'E4'
+    'E3, E4'
     """
 
     name: str

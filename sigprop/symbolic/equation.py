@@ -30,8 +30,8 @@ class Equation(NamedTuple):
     Examples
     --------
     >>> from sigprop.symbolic import EQUATIONS
-    >>> EQUATIONS["score_std"].number, EQUATIONS["score_std"].latex
-    ('E3', 's = \\sqrt{\\Delta} \\beta \\sqrt{q} \\sqrt{\\log{\\left(T \\right)}}')
+    >>> print(EQUATIONS["score_std"].number, EQUATIONS["beta_c"].latex)
+    E3 \beta_c = \frac{\sqrt{2}}{\sqrt{\Delta} \sqrt{q}}
     """
 
     name: str

@@ -21,8 +21,10 @@ from typing import NamedTuple
 import sympy as sp
 
 from sigprop.errors import DomainError
+from sigprop.symbolic import rem
 from sigprop.symbolic.collapse import Steps
 from sigprop.symbolic.derivation import derivation
+from sigprop.symbolic.maps import Attention, State
 from sigprop.symbolic.symbols import BivariateCdf, NormalCdf, symbol
 from sigprop.symbolic.wick import log_mean, log_pair
 
@@ -204,9 +206,9 @@ def _maximum(power: int) -> sp.Expr:
 
 
 def _steps(quantity: str, regime: str, *before: tuple[str, sp.Basic]) -> Steps:
-    found = expansion(quantity, regime)
     yield from before
-    shown = {n: _in_maxima(c) if quantity != "overlap" else c for n, c in found.kept.items()}
+    kept = {n: coefficient(quantity, regime, n) for n in POWERS[quantity, regime][0]}
+    shown = {n: c if quantity == "overlap" else _in_maxima(c) for n, c in kept.items()}
     for power, c in shown.items():
         yield f"coefficient of s^{power}", c
     powers = ", ".join(str(n) for n in shown)
@@ -216,6 +218,22 @@ def _steps(quantity: str, regime: str, *before: tuple[str, sp.Basic]) -> Steps:
 
 def _free_energy() -> sp.Expr:
     return sp.log(T) + sp.Add(*(log_mean(n) * S**n for n in (2, 4, 6)))
+
+
+@derivation("attention-nonlinear", "attention's gap near collapse: gap^3", "E3, E10")
+def attention_nonlinear(std: Callable[..., sp.Expr] = rem.score_std) -> Steps:
+    """Leading term of E10 at finite T, from the expansions in small s."""
+    q, gap = State.free()
+    at = {S: std(q, gap), R: 1 - gap / q}
+    y2, overlap = (
+        sum(coefficient(name, "small", n) * S**n for n in (0, 2, 4)).subs(at)
+        for name in ("y2", "overlap")
+    )
+    yield "Y_2 - O at small s, with s and r = 1 - gap/q inserted", sp.factor(y2 - overlap)
+    out = Attention(lambda q, gap: (y2, overlap))(State(q, gap)).gap
+    leading = sp.limit(sp.expand(out / gap**3), gap, 0)
+    yield "limit of gap'/gap^3: no linear term, the slope of attention alone is zero", leading
+    yield "leading term", sp.Eq(sp.Symbol("Delta'"), sp.factor(leading) * gap**3)
 
 
 def _largest() -> Steps:

@@ -160,7 +160,7 @@ class Mlp:
     --------
     >>> from sigprop.symbolic import Mlp, State
     >>> Mlp()(State.free()).q
-    sigma_b2 + sigma_w2_2*(q*sigma_w1_2 + sigma_b2)/2
+    sigma_b2 + sigma_w2_2*(q*sigma_w1_2/2 + sigma_b2/2)
     """
 
     kernel: Kernel = KERNELS["relu"]

@@ -175,7 +175,7 @@ def frozen_moments(m: sp.Expr) -> dict[str, sp.Expr]:
     >>> frozen_moments(1)["y22"]
     0
     """
-    y2 = 1 - m
+    y2 = sp.S.One - m
     return {"y2": y2, "y3": (1 - m) * (2 - m) / 2, "y22": (y2 + 2 * y2**2) / 3}
 
 
