@@ -101,7 +101,7 @@ def test_entropy_and_participation_obey_stein():
     """F' = s (1 - Y_2) and H = F - s F' give H' = s^2 Y_2' - s (1 - Y_2), order by order."""
     h, y2 = expansion("entropy", "small"), expansion("y2", "small")
     for power in (2, 4, 6):
-        right = (power - 1) * y2.kept[power - 2] - (power == 2)
+        right = (power - 1) * y2.kept[power - 2] - int(power == 2)
         assert sp.simplify(power * h.kept[power] - right) == 0
 
 
