@@ -5,7 +5,7 @@ from __future__ import annotations
 import sympy as sp
 
 from sigprop.symbolic.block import block, fold
-from sigprop.symbolic.collapse import UNIFORM, Steps, overlap_map, slope
+from sigprop.symbolic.collapse import RELU_MLP, UNIFORM, Steps, overlap_map, slope
 from sigprop.symbolic.derivation import derivation
 from sigprop.symbolic.kernels import KERNELS, Kernel
 from sigprop.symbolic.maps import Map, Mlp, Norm, State
@@ -45,7 +45,7 @@ def relu_variance(kernel: Kernel = KERNELS["relu"]) -> Steps:
 
 
 @derivation("pre-norm-alpha", "residual strength that bounds q in pre-norm", "E13-E16")
-def pre_norm_alpha(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
+def pre_norm_alpha(attention: Map = UNIFORM, mlp: Map = RELU_MLP) -> Steps:
     """Solve the fixed point of q at rho = 1 for one residual strength in both sublayers."""
     q, parts = symbol("q"), _parts(attention, mlp)
     alpha = sp.sqrt(UNKNOWN)
@@ -60,7 +60,7 @@ def pre_norm_alpha(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # noqa
 
 
 @derivation("pre-norm-bounded", "pre-norm of unequal strengths: when q is bounded", "E13-E16")
-def pre_norm_bounded(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
+def pre_norm_bounded(attention: Map = UNIFORM, mlp: Map = RELU_MLP) -> Steps:
     """Path of q over depth."""
     q, parts = symbol("q"), _parts(attention, mlp)
     out = sp.expand(fold(block("pre", parts), State(q, sp.S.Zero)).q)
@@ -76,7 +76,7 @@ def pre_norm_bounded(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # no
 
 
 @derivation("relu-marginal", "ReLU's MLP keeps overlaps only without bias", "E16, E19")
-def relu_marginal(mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
+def relu_marginal(mlp: Map = RELU_MLP) -> Steps:
     """Solve chi = 1 for the bias variance."""
     bias = sp.Symbol("b", real=True)
     chi = slope(overlap_map((mlp,)))

@@ -13,11 +13,12 @@ from sigprop.symbolic.kernels import KERNELS, Kernel
 from sigprop.symbolic.maps import Attention, Map, Mlp, Norm, Residual, State
 from sigprop.symbolic.symbols import symbol
 
-__all__ = ["UNIFORM", "gap_gain", "leading_term", "overlap_map", "slope"]
+__all__ = ["RELU_MLP", "UNIFORM", "gap_gain", "leading_term", "overlap_map", "slope"]
 
 X = sp.Symbol("x", positive=True)  # gap/q
 ROOT = sp.Symbol("e", positive=True)  # its square root: ReLU's map is a power series in it
-UNIFORM = Attention(rem.uniform)
+UNIFORM, RELU_MLP = Attention(rem.uniform), Mlp()
+GAINED = Norm(symbol("norm_gain"))
 Steps = Iterator[tuple[str, sp.Basic]]
 
 
@@ -133,7 +134,7 @@ def sublayer(branch: Map, alpha: str) -> tuple[Map, ...]:
 
 
 @derivation("chi-norm", "slope of a norm", "E14, E18")
-def chi_norm(norm: Map = Norm(symbol("norm_gain"))) -> Steps:  # noqa: B008  # frozen
+def chi_norm(norm: Map = GAINED) -> Steps:
     """Slope of gap'/q' of the norm."""
     ratio = overlap_map((norm,), symbol("q"))
     yield "the norm's map of x = gap/q", ratio
@@ -150,7 +151,7 @@ def chi_attention(attention: Map = UNIFORM) -> Steps:
 
 @derivation("chi-mlp", "slope of an MLP sublayer with ReLU, post-norm", "E13, E15, E19",
             "Poole et al. (2016)")  # fmt: skip
-def chi_mlp(mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
+def chi_mlp(mlp: Map = RELU_MLP) -> Steps:
     """E19 for the MLP."""
     gap = fold((mlp,), State(sp.S.One, X)).gap
     yield "gap' of the MLP at q = 1, x = gap", gap
@@ -199,7 +200,7 @@ def chi_mlp_linear(kernel: Kernel = KERNELS["linear"]) -> Steps:
 
 
 @derivation("chi-block", "slope of a post-norm block with ReLU, low beta", "E18, E19")
-def chi_block(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
+def chi_block(attention: Map = UNIFORM, mlp: Map = RELU_MLP) -> Steps:
     """Slope of the whole block, and its factors."""
     first, second = sublayer(attention, "alpha_attn"), sublayer(mlp, "alpha_mlp")
     whole = slope(overlap_map((*first, *second)))

@@ -5,9 +5,18 @@ from __future__ import annotations
 import sympy as sp
 
 from sigprop.symbolic.block import block, fold
-from sigprop.symbolic.collapse import UNIFORM, Steps, X, gap_gain, overlap_map, slope, sublayer
+from sigprop.symbolic.collapse import (
+    RELU_MLP,
+    UNIFORM,
+    Steps,
+    X,
+    gap_gain,
+    overlap_map,
+    slope,
+    sublayer,
+)
 from sigprop.symbolic.derivation import derivation
-from sigprop.symbolic.maps import Map, Mlp, Norm, State
+from sigprop.symbolic.maps import Map, Norm, State
 from sigprop.symbolic.symbols import symbol
 
 __all__ = ["recursion"]
@@ -121,7 +130,7 @@ def alpha_large_depth(attention: Map = UNIFORM) -> Steps:
 
 
 @derivation("pre-norm-power", "pre-norm: 1 - rho decays as a power of depth", "section 4, E13-E16")
-def pre_norm_power(attention: Map = UNIFORM, mlp: Map = Mlp()) -> Steps:  # noqa: B008  # frozen
+def pre_norm_power(attention: Map = UNIFORM, mlp: Map = RELU_MLP) -> Steps:
     """Exponent from the ratio of successive gaps (Raabe's limit), after solving the recursions."""
     parts: dict[str, Map] = {"attention": attention, "norm": Norm(), "mlp": mlp}
     maps = block("pre", parts, {"alpha_attn": sp.S.One, "alpha_mlp": sp.S.One})
