@@ -14,17 +14,42 @@ from sigprop.maps.attention import Attention
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
-from sigprop.rem import Finite, Limit, Profile, Rem, Statistics
+from sigprop.rem import Finite, Limit, Profile, Rem, Sphere, Statistics
 from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["Block", "build_block", "fold", "rem_of"]
+__all__ = ["Block", "Fold", "Map", "build_block", "fold", "ordered", "rem_of"]
 
 Map = Callable[[State], State]
+SMALLEST = 8  # width from which keys are taken to lie on a sphere
 PROFILE_COST = 256  # states for which one profile pays
 
 
-def fold(maps: tuple[Map, ...]) -> Map:
+@dataclass(frozen=True)
+class Fold:
+    """Composition of maps, first to last.
+
+    Parameters
+    ----------
+    maps : tuple of callables State -> State
+        Maps in the order in which they act.
+
+    Examples
+    --------
+    >>> from sigprop.block import Fold
+    >>> from sigprop.state import State
+    >>> Fold(())(State(1.0, 0.5))
+    State(q=1.0, gap=0.5)
+    """
+
+    maps: tuple[Map, ...]
+
+    def __call__(self, state: State) -> State:
+        """Apply the maps in order."""
+        return reduce(lambda s, m: m(s), self.maps, state)
+
+
+def fold(maps: tuple[Map, ...]) -> Fold:
     """Composition of maps, first to last.
 
     Parameters
@@ -34,7 +59,7 @@ def fold(maps: tuple[Map, ...]) -> Map:
 
     Returns
     -------
-    callable
+    Fold
         The composed map.
 
     Examples
@@ -45,7 +70,7 @@ def fold(maps: tuple[Map, ...]) -> Map:
     >>> float(fold((Norm(), Norm()))(State(4.0, 1.0)).gap)
     0.25
     """
-    return lambda state: reduce(lambda s, m: m(s), maps, state)
+    return Fold(maps)
 
 
 @dataclass(frozen=True)
@@ -178,23 +203,35 @@ def build_block(spec: Transformer, limit: bool = False, states: int = 1) -> Bloc
         spec.sigma_b2,
         spec.sigma_o2,
         spec.attention == "centred",
+        _sphere(spec),
     )
     dual = activation(spec.activation)
     mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, q)
     return assemble(spec, norm, attention, mlp)
 
 
+def _sphere(spec: Transformer) -> Sphere | None:
+    if spec.width is None or spec.width < SMALLEST:
+        return None
+    return Sphere(spec.width, spec.width / spec.heads)
+
+
 def assemble(spec: Transformer, norm: Norm | None, attention: Attention, mlp: Mlp) -> Block:
+    """Block of the maps, which knows where attention reads."""
+    before = (norm,) if norm is not None and spec.norm == "pre" else ()
+    maps = ordered(spec, norm, attention, mlp)
+    return Block(maps, (*before, attention), (*before, mlp), attention, norm if before else None)
+
+
+def ordered(spec: Transformer, norm: Map | None, attention: Map, mlp: Map) -> tuple[Map, ...]:
     """Order of maps: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, or no norm."""
     before = (norm,) if norm is not None and spec.norm == "pre" else ()
     after = (norm,) if norm is not None and spec.norm == "post" else ()
-    read, think = (*before, attention), (*before, mlp)
+    read, think = fold((*before, attention)), fold((*before, mlp))
     if spec.parallel:
-        maps: tuple[Map, ...] = (Residual(spec.alpha_attn, (fold(read), fold(think))),)
-    else:
-        first = Residual(spec.alpha_attn, (fold(read),))
-        maps = (first, *after, Residual(spec.alpha_mlp, (fold(think),)), *after)
-    return Block(maps, read, think, attention, norm if before else None)
+        return (Residual(spec.alpha_attn, (read, think)),)
+    first = Residual(spec.alpha_attn, (read,))
+    return (first, *after, Residual(spec.alpha_mlp, (think,)), *after)
 
 
 def _profiled(rem: Statistics, spec: Transformer, states: int) -> Rem:

@@ -13,14 +13,17 @@ from numpy.typing import ArrayLike
 
 from sigprop.arrays import Bools, Floats, Ints, Number, finite_or_none
 from sigprop.block import Block, build_block, rem_of
+from sigprop.causal import MAX_BLOCKS, Positions, causal, resolves
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.rem import reduced_beta
+from sigprop.rotary import ByDistance, by_distance, turns
 from sigprop.spec import Transformer
 from sigprop.state import State
+from sigprop.validate import count
 
 __all__ = ["Final", "Trajectory", "initial_state", "propagate", "sweep"]
 
-CHUNK = 20000  # states iterated together: a dozen work arrays of 160 KB fit the cache
+CHUNK = 30000  # states iterated together: a dozen work arrays of 240 KB
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
 # releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
 HEAP = 2**21
@@ -50,6 +53,15 @@ class Trajectory:
         How the iteration ended, as a sentence.
     notes : tuple of str
         Approximations made for this spec.
+    positions : Positions or None
+        The same by position, for a causal spec that is solved so; q, y2, entropy, entropy_ratio,
+        score_std and reduced_beta are then means over positions, rho and overlap over pairs of
+        positions, and gap is q (1 - rho).
+    distances : ByDistance or None
+        The kernel by distance, for a bidirectional spec with rotary positions; rho and overlap are
+        then means over pairs.
+    kernel_blocks : array, shape (L+1, B, B), or None
+        Means of the normalised kernel, diagonal included, over B equal ranges of positions.
 
     Examples
     --------
@@ -72,6 +84,9 @@ class Trajectory:
     ended: Ints
     reason: str
     notes: tuple[str, ...]
+    positions: Positions | None = None
+    distances: ByDistance | None = None
+    kernel_blocks: Floats | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is null.
@@ -92,7 +107,10 @@ class Trajectory:
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
                 value = finite_or_none(value)
-            out[name] = list(value) if isinstance(value, tuple) else value
+            elif isinstance(value, Positions | ByDistance):
+                value = value.to_dict()
+            if value is not None:
+                out[name] = list(value) if isinstance(value, tuple) else value
         return out
 
 
@@ -148,16 +166,20 @@ def initial_state(spec: Transformer) -> State:
     return State(q, q * (1 - np.asarray(spec.rho0)))
 
 
-def notes_of(spec: Transformer, limit: bool) -> tuple[str, ...]:
+def notes_of(spec: Transformer, limit: bool, by_position: bool = False) -> tuple[str, ...]:
     """Approximations that the exchangeable theory makes for a spec, one sentence each."""
     notes = []
     if limit or np.any(np.isinf(spec.context)):
         notes.append(
             "Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train."
         )
-    if spec.causal:
+    if spec.causal and by_position:
+        notes.append("Causal mask: means over positions; `positions` has each.")
+    elif spec.causal:
         notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
-    if spec.rotary_base is not None:
+    if spec.rotary_base is not None and by_position:
+        notes.append("Rotary positions: means over pairs; near tokens are more alike than far.")
+    elif spec.rotary_base is not None:
         notes.append(
             "Rotary positions are not in the score variance: at beta sqrt(log T) > 1 "
             "collapse is slower than predicted."
@@ -166,9 +188,16 @@ def notes_of(spec: Transformer, limit: bool) -> tuple[str, ...]:
 
 
 def propagate(
-    spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
+    spec: Transformer,
+    limit: bool = False,
+    beta_by_layer: ArrayLike | None = None,
+    blocks: int | None = None,
 ) -> Trajectory:
     """Iterate the block map of a spec over its depth.
+
+    A single causal spec of finite context with norms is solved position by position
+    (`sigprop.causal`), a single bidirectional one with rotary positions distance by distance
+    (`sigprop.rotary`); every other spec as an exchangeable kernel.
 
     Parameters
     ----------
@@ -178,6 +207,8 @@ def propagate(
         Use the published limit of infinite context in place of the exact finite length.
     beta_by_layer : array_like, shape (L, ...), optional
         Inverse temperature of each block, in place of `spec.beta`.
+    blocks : int, optional
+        Number of equal ranges of positions over which the kernel is averaged.
 
     Returns
     -------
@@ -187,9 +218,10 @@ def propagate(
     Raises
     ------
     DomainError
-        If `beta_by_layer` has the wrong length.
+        If `beta_by_layer` has the wrong length, or `blocks` is outside [1, min(256, T)].
     AssumptionError
-        If the state of a single spec vanishes or overflows in the first block.
+        If the state of a single spec vanishes or overflows in the first block, or `blocks` is
+        given for an array of specs or an infinite context.
 
     Notes
     -----
@@ -204,17 +236,109 @@ def propagate(
     >>> t.rho.shape, t.y2.shape, t.reason
     ((51,), (50,), 'all 50 layers were computed')
     """
-    blocks = _blocks(spec, limit, beta_by_layer)
+    if resolves(spec) and not limit:
+        betas = np.asarray([layer.attention.beta for layer in _blocks(spec, limit, beta_by_layer)])
+        return _by_position(spec, causal(spec, blocks=blocks, beta_by_layer=betas))
+    if turns(spec) and not limit:
+        betas = np.asarray([layer.attention.beta for layer in _blocks(spec, limit, beta_by_layer)])
+        found = _by_distance(spec, by_distance(spec, betas))
+    else:
+        found = exchangeable(spec, limit, beta_by_layer)
+    return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
+
+
+def exchangeable(
+    spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
+) -> Trajectory:
+    """Iterate the block map on an exchangeable kernel, also where `propagate` resolves positions.
+
+    Parameters
+    ----------
+    spec, limit, beta_by_layer
+        As in `propagate`.
+
+    Returns
+    -------
+    Trajectory
+        Everything, layer by layer; of a causal spec, for its last tokens.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagate import exchangeable
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> exchangeable(spec).positions is None
+    True
+    """
+    layers = _blocks(spec, limit, beta_by_layer)
     state = initial_state(spec)
     states = [state]
     with np.errstate(all="ignore"):  # what overflows or vanishes is masked in _ended
-        for block in blocks:
-            state = block(state)
+        for layer in layers:
+            state = layer(state)
             states.append(state)
     q, gap = (np.stack([np.broadcast_to(s[i], spec.shape) for s in states]) for i in (0, 1))
     ended = _ended(q, gap)
     q, gap = _cut(ended, spec.depth, q, gap)
-    return _described(spec, limit, blocks, q, gap, ended)
+    return _described(spec, limit, layers, q, gap, ended)
+
+
+def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
+    """Block means of an exchangeable kernel: every block of n tokens has n of n^2 pairs alike."""
+    if spec.shape or np.isinf(spec.context):
+        raise AssumptionError("blocks needs a single spec of finite context")
+    context = int(np.asarray(spec.context))
+    count("blocks", blocks, 1, min(MAX_BLOCKS, context))
+    size = context / blocks
+    gap = (found.gap / found.q)[:, None, None]
+    return np.asarray(1 - gap * (1 - np.eye(blocks) / size))
+
+
+def _by_distance(spec: Transformer, found: ByDistance) -> Trajectory:
+    """Means over pairs of positions, as one trajectory."""
+    ended, log_t = len(found.q) - 1, np.log(spec.context)
+    return Trajectory(
+        layer=np.arange(ended + 1),
+        q=found.q,
+        gap=found.q * found.gap_ratio_mean,
+        rho=1 - found.gap_ratio_mean,
+        y2=found.y2,
+        overlap=found.overlap,
+        entropy=found.entropy,
+        entropy_ratio=found.entropy / log_t,
+        score_std=found.score_std,
+        reduced_beta=found.score_std / np.sqrt(log_t),
+        ended=np.asarray(ended),
+        reason=_reason(spec, np.asarray(ended), int(ended < spec.depth)),
+        notes=notes_of(spec, False, True),
+        distances=found,
+    )
+
+
+def _by_position(spec: Transformer, found: Positions) -> Trajectory:
+    """Means over positions, as one trajectory."""
+    pairs = np.outer(found.size, found.size) - np.diag(found.size)
+    deficit = np.sum(found.gap_ratio * pairs, axis=(1, 2)) / np.sum(pairs)
+    q, ended = found.mean(found.q), len(found.q) - 1
+    std = found.mean(found.score_std)
+    return Trajectory(
+        layer=np.arange(ended + 1),
+        q=q,
+        gap=q * deficit,
+        rho=1 - deficit,
+        y2=found.mean(found.y2),
+        overlap=found.overlap_mean,
+        entropy=found.mean(found.entropy),
+        entropy_ratio=found.mean(found.entropy_ratio),
+        score_std=std,
+        reduced_beta=std / np.sqrt(np.log(spec.context)),
+        ended=np.asarray(ended),
+        reason=_reason(spec, np.asarray(ended), int(ended < spec.depth)),
+        notes=notes_of(spec, False, True),
+        positions=found,
+        kernel_blocks=found.kernel_blocks,
+    )
 
 
 def _blocks(spec: Transformer, limit: bool, beta_by_layer: ArrayLike | None) -> list[Block]:
@@ -255,9 +379,9 @@ def _described(
 ) -> Trajectory:
     """Attention statistics of the recorded states."""
     rem = rem_of(spec, limit)
-    count = len(q) - 1
+    end = len(q) - 1
     seen, heat = [], []
-    for block, own_q, own_gap in zip(blocks, q[:count], gap[:count], strict=False):
+    for block, own_q, own_gap in zip(blocks, q[:end], gap[:end], strict=False):
         read = block.read(State(own_q, own_gap))
         seen.append(read.gap / read.q)
         heat.append(reduced_beta(block.attention.beta, read))
@@ -273,7 +397,7 @@ def _described(
         return np.where(known, np.broadcast_to(column, b.shape), np.nan)
 
     return Trajectory(
-        layer=np.arange(count + 1),
+        layer=np.arange(end + 1),
         q=q,
         gap=gap,
         rho=1 - gap / q,
@@ -348,12 +472,13 @@ def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:
     state = initial_state(spec)
     block = build_block(spec, limit, prod(spec.shape) * spec.depth)
     heat = np.zeros(spec.shape)
+    steady = spec.norm != "none"  # attention reads the same q in every layer
     with np.errstate(all="ignore"):  # what overflows or vanishes is masked in sweep
         for _ in range(spec.depth):
             read = block.read(state)
-            np.maximum(heat, read.q * read.gap, out=heat)
+            np.maximum(heat, read.gap if steady else read.q * read.gap, out=heat)
             state = block(state)
-        return state, spec.beta * np.sqrt(heat)
+        return state, spec.beta * np.sqrt(heat * read.q if steady else heat)
 
 
 def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

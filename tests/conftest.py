@@ -23,3 +23,13 @@ def rem_rows():
 @pytest.fixture(scope="session")
 def simulations():
     return _load("simulations.json")
+
+
+@pytest.fixture(scope="session")
+def rotary():
+    return _load("rotary.json")
+
+
+@pytest.fixture(scope="session")
+def causal_kernels():
+    return {k: v for k, v in _load("causal_gradients.json").items() if k.startswith("causal")}

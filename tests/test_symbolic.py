@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigprop import Transformer, exponents
-from sigprop.block import assemble, build_block
+from sigprop.block import build_block, ordered
 from sigprop.critical import asymptotic_alpha, critical
 from sigprop.errors import DomainError
 from sigprop.maps.activations import activation
@@ -23,7 +23,10 @@ from sigprop.maps.attention import Attention as NumericAttention
 from sigprop.maps.mlp import Mlp as NumericMlp
 from sigprop.maps.norm import Norm as NumericNorm
 from sigprop.maps.residual import Residual as NumericResidual
-from sigprop.rem import Finite, Limit, critical_beta, freezing, head_nodes, reduced_beta
+from sigprop.pullback import pull
+from sigprop.rem import Finite, Limit, critical_beta, freezing, head_nodes, moments, reduced_beta
+from sigprop.score_gradient import query_gain
+from sigprop.state import Gradient
 from sigprop.state import State as NumericState
 from sigprop.symbolic import (
     EQUATIONS,
@@ -108,7 +111,7 @@ def test_limit_on_both_sides_of_freezing(q, x, offset):
     m = rem.freezing(FREE.q, FREE.gap)
     agree(freezing(b), m, **values)
     y2 = 1 - m
-    weights = Limit().seen(beta, NumericState(q, gap))
+    weights = Limit().weights(b, x)
     agree(weights.y2, y2, conditioned=True, **values)
     agree(weights.spread, y2 - rem.limit(FREE.q, FREE.gap)[1], conditioned=True, **values)
     ratio = EQUATIONS["entropy_limit"].right.subs(symbol("beta_c"), EQUATIONS["beta_c"].right)
@@ -119,7 +122,11 @@ def test_limit_on_both_sides_of_freezing(q, x, offset):
 def test_limit_at_the_boundary(beta, sign):
     """q = 1, gap = 1/2: beta_c = 2 without rounding."""
     y2 = compiled(1 - rem.freezing(FREE.q, FREE.gap), "q", "gap", "beta")(1.0, 0.5, beta)
-    assert np.sign(y2) == np.sign(Limit().seen(beta, NumericState(1.0, 0.5)).y2) == sign
+    assert (
+        np.sign(y2)
+        == np.sign(Limit().weights(reduced_beta(beta, NumericState(1.0, 0.5)), 0.5).y2)
+        == sign
+    )
 
 
 @many
@@ -133,7 +140,7 @@ def test_attention(q, x, beta, context, v, o, b, centred, limit):
     source = Limit(context) if limit else Finite(context)
     state = NumericState(q, q * x)
     found = NumericAttention(source, beta, v, b, o, centred)(state)
-    weights = source.seen(beta, state)
+    weights = source.weights(reduced_beta(beta, state), state.gap / state.q)
     y2, excess, spread, t = symbol("y2"), symbol("excess"), symbol("spread"), symbol("context")
     if centred:
         y2 = excess + 1 / t
@@ -231,7 +238,7 @@ def test_both_blocks_fold_the_same_components(layout):
     """The numerical block's own assembly, given symbolic components, is the symbolic block."""
     spec = specified(layout)
     norm = None if spec.norm == "none" else Norm()
-    numeric = assemble(spec, norm, Attention(), Mlp())(FREE)
+    numeric = fold(ordered(spec, norm, Attention(), Mlp()), FREE)
     assert tuple(numeric) == tuple(fold(block(layout), FREE))
     other = "pre" if layout == "post" else "post"
     assert tuple(numeric) != tuple(fold(block(other), FREE))
@@ -306,6 +313,48 @@ def test_critical_strength(depth, v, rho0, top):
     assert found.alpha_attn**2 == pytest.approx(value, rel=RELATIVE + 4e-13 / height)
 
 
+PAIR = st.floats(-0.9, 0.9)
+
+
+@many
+@given(q=WIDE, x=st.floats(-10, 0).map(lambda e: 10.0**e), beta=st.floats(0, 4), p=PAIR, v=WIDE,
+       context=st.sampled_from((2, 17, 512, 65536)))  # fmt: skip
+def test_backward_attention(q, x, beta, p, v, context):
+    """E23 and E24 together, with the weights' statistics of the engine."""
+    beta, state = beta / q, NumericState(q, q * x)
+    layer = NumericAttention(Finite(context), beta, v)
+    found = pull(layer, state, Gradient(1.0, p)).gradient
+    b = reduced_beta(beta, state)
+    weights = layer.rem.weights(b, x)
+    one, hot = layer.rem.response(b, x), layer.rem.response(b, x, tilt=1)
+    values = {"q": q, "gap": q * x, "beta": beta, "sigma_v2": v, "context": float(context)}
+    values |= {"y2": weights.y2, "overlap": weights.y2 - weights.spread, "q_grad": 1.0}
+    values |= {"p_grad": p / (context - 1), "P": one.own, "P_r": one.cross}
+    values |= {r"\hat{P}": hot.own, r"\hat{P}_r": hot.cross}
+    values = {name: float(value) for name, value in values.items()}
+    for side, number in (("q", found.q), ("p", found.others / (context - 1))):
+        right = EQUATIONS[f"value_path_{side}"].right + EQUATIONS[f"score_path_{side}"].right
+        agree(number, right, conditioned=True, **values)
+
+
+@many
+@given(q=WIDE, x=ANY_GAP, p=PAIR, w1=WIDE, w2=WIDE, gain=WIDE, alpha=WIDE)
+def test_backward_other_maps(q, x, p, w1, w2, gain, alpha):
+    state, gradient = NumericState(q, q * x), Gradient(1.0, p)
+    values = {"q": q, "gap": q * x, "q_grad": 1.0, "p_grad": p, "sigma_w1_2": w1, "sigma_w2_2": w2}
+    values |= {"alpha_attn": alpha, "norm_gain": gain}
+    for layer, name, gained in (
+        (NumericMlp(activation("relu"), w1, w2), "relu_backward", 1),
+        (NumericNorm(gain), "norm_backward", symbol("norm_gain") ** 2),
+        (NumericResidual(alpha, ()), "residual_backward", 1),
+    ):
+        found = pull(layer, state, gradient).gradient
+        for side, number in (("q", found.q), ("p", found.others)):
+            right = EQUATIONS[f"{name}_{side}"].right * gained
+            right = right.subs(symbol("theta"), EQUATIONS["theta"].right)
+            agree(number, right, conditioned=True, **values)
+
+
 def test_gradients_through_values():
     """E23 is an identity of any row-stochastic A: the mean of A^T G A over exchangeable G."""
     rng = np.random.default_rng(0)
@@ -333,9 +382,21 @@ def test_gradients_through_relu():
         agree(exact, p, q=1.0, gap=gap)
 
 
+@pytest.mark.parametrize("beta", [0.3, 1.5, 3.0])
+def test_query_gradient(beta):
+    """E22 at finite T, and in the limit."""
+    spec = Transformer(depth=1, context=512, width=64, beta=beta, sigma_v2=1.3, sigma_w2=1, rho0=0)
+    found = moments(beta * np.sqrt(np.log(512)), 512)
+    right = EQUATIONS["query_gradient"].right
+    (g2,) = (s for s in right.free_symbols if s.name == "g^2")
+    values = {n: float(getattr(found, n)) for n in ("y2", "y3", "y22")}
+    values |= {"beta": beta, "sigma_v2": 1.3, "context": 512.0, "width": 64.0}
+    agree(query_gain(spec), right.subs(g2, 1), **values)
+
+
 def test_every_equation_is_there():
     numbers = {row.number for row in EQUATIONS.values()}
-    assert {f"E{n}" for n in (*range(1, 24), 25, 26)} <= numbers
+    assert {f"E{n}" for n in range(1, 27)} <= numbers
     for row in EQUATIONS.values():
         assert row.source
         assert row.meaning

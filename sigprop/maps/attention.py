@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sigprop.arrays import Number
+from sigprop.rem.sphere import Sphere
 from sigprop.rem.statistics import Rem
-from sigprop.state import State, added, multiplied
+from sigprop.state import State, added, multiplied, subtracted
 
 __all__ = ["Attention"]
 
@@ -28,6 +29,8 @@ class Attention:
         Inverse temperature and weight variances.
     centred : bool
         Whether 1/T is subtracted from every weight.
+    sphere : Sphere, optional
+        Keys of finite width, for the gradients; None is infinite width.
 
     Notes
     -----
@@ -49,14 +52,15 @@ class Attention:
     sigma_b2: Number = 0.0
     sigma_o2: Number = 1.0
     centred: bool = False
+    sphere: Sphere | None = None
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        weights = self.rem.seen(self.beta, state)
+        kept, spread = self.rem.passed(self.beta, state, self.centred)
         value = self.sigma_o2 * self.sigma_v2
-        gap = value * state.gap
+        gap = multiplied(spread, value)
+        kept = gap if kept is spread else multiplied(kept, value)
         if self.centred:
-            return State(gap * weights.excess, gap * weights.spread)
-        q = multiplied(weights.y2 - 1, gap)
-        q = added(q, value * state.q + self.sigma_o2 * self.sigma_b2)
-        return State(q, multiplied(gap, weights.spread))
+            return State(+kept, gap)
+        q = subtracted(value * state.gap, value * state.q + self.sigma_o2 * self.sigma_b2)
+        return State(added(q, kept), gap)

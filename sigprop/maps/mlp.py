@@ -11,7 +11,7 @@ from sigprop.arrays import Floats, Number
 from sigprop.maps.activations import Activation, Dual
 from sigprop.state import State, multiplied
 
-__all__ = ["Mlp"]
+__all__ = ["Mlp", "Moments"]
 
 ABSENT = 1e-300  # stands for a vanishing preactivation variance, whose duals all vanish
 
@@ -21,6 +21,46 @@ class _Constants(NamedTuple):
     inner: Number  # from gap to gap/q of the preactivations
     outer: Number
     out: Number  # output variance
+
+
+class Moments(NamedTuple):
+    """An average at one token and at two different ones.
+
+    Attributes
+    ----------
+    own, cross : float or array
+        At one token; at two.
+
+    Examples
+    --------
+    >>> from sigprop.maps.mlp import Moments
+    >>> Moments(1.0, 0.5).cross
+    0.5
+    """
+
+    own: Number
+    cross: Number
+
+    def times(self, other: Moments) -> Moments:
+        """Moments of the product of independent factors.
+
+        Parameters
+        ----------
+        other : Moments
+            Moments of the other factor.
+
+        Returns
+        -------
+        Moments
+            The products.
+
+        Examples
+        --------
+        >>> from sigprop.maps.mlp import Moments
+        >>> Moments(1.0, 0.5).times(Moments(2.0, 1.0))
+        Moments(own=2.0, cross=0.5)
+        """
+        return Moments(self.own * other.own, self.cross * other.cross)
 
 
 def _number(value: Floats) -> Number:
@@ -91,7 +131,42 @@ class Mlp:
         drop = known.dual.drop(1.0 * x if self.gated else x)  # which may overwrite x
         if self.gated:
             drop = drop * known.dual.q + (known.dual.variance - drop * known.dual.q) * x
-        return State(known.out, multiplied(drop, known.outer))
+        return State(+known.out, multiplied(drop, known.outer))
+
+    def second_moments(self, state: State) -> tuple[Moments, Moments]:
+        r"""Averages over hidden units at one token and at two.
+
+        Parameters
+        ----------
+        state : State
+            Input of the MLP.
+
+        Returns
+        -------
+        hidden : Moments
+            Of the second layer's input: :math:`E\phi^2`, :math:`E\phi\phi`; gated, times those of
+            the linear branch.
+        slopes : Moments
+            Of its derivative: :math:`E\phi'^2`, :math:`E\phi'\phi'`; gated,
+            :math:`q_1\phi'\phi' + \phi\phi`, from the two branches.
+
+        Examples
+        --------
+        >>> from sigprop.maps.activations import activation
+        >>> from sigprop.maps.mlp import Mlp
+        >>> from sigprop.state import State
+        >>> hidden, slopes = Mlp(activation("relu"), 1.0, 2.0).second_moments(State(1.0, 0.0))
+        >>> float(hidden.own), float(slopes.cross)
+        (0.5, 0.5)
+        """
+        dual, inner = self._constants(state.q)[:2]
+        x = state.gap * inner
+        hidden = Moments(dual.variance, dual.variance - dual.q * dual.drop(1.0 * x))
+        slopes = Moments(dual.slope, dual.slopes(x))
+        if not self.gated:
+            return hidden, slopes
+        linear = Moments(dual.q, dual.q * (1 - x))
+        return linear.times(hidden), Moments(*map(np.add, linear.times(slopes), hidden))
 
     def slope(self, q: Number) -> Floats:
         r"""Gain gap'/gap in the limit gap -> 0: :math:`\sigma_{w1}^2 \sigma_{w2}^2 E\phi'^2` (E19).

@@ -4,7 +4,15 @@ from sigprop.rem.finite import Moments, entropy_deficit, moments
 from sigprop.rem.limit import Limit, critical_beta, freezing
 from sigprop.rem.overlap import excess, overlap, spread
 from sigprop.rem.profile import Profile
-from sigprop.rem.statistics import Rem, Statistics, Weights, reduced_beta
+from sigprop.rem.sphere import Sphere, Traces
+from sigprop.rem.statistics import (
+    Passed,
+    Rem,
+    Response,
+    Statistics,
+    Weights,
+    reduced_beta,
+)
 from sigprop.rem.table import ERROR_BOUND, Finite, head_nodes
 
 __all__ = [
@@ -12,9 +20,13 @@ __all__ = [
     "Finite",
     "Limit",
     "Moments",
+    "Passed",
     "Profile",
     "Rem",
+    "Response",
+    "Sphere",
     "Statistics",
+    "Traces",
     "Weights",
     "critical_beta",
     "entropy_deficit",

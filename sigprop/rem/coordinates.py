@@ -61,6 +61,12 @@ def from_gap(gap: Floats, s: Floats) -> Floats:
     return 2 * root * (s + B) / (s * root + B) - 1
 
 
+def gap_rate(gap: Floats, s: Floats) -> Floats:
+    """Gap times the derivative of `from_gap` in it."""
+    root = np.sqrt(gap / MAX_GAP)
+    return root * B * (s + B) / (s * root + B) ** 2
+
+
 def to_gap(v: Floats, s: Floats) -> Floats:
     """Inverse of `from_gap`: 1 - r."""
     v = (v + 1) / 2

@@ -27,7 +27,7 @@ from sigprop.rem.quadrature import (
     survival,
 )
 
-__all__ = ["excess", "overlap", "spread", "spread_at_gap"]
+__all__ = ["excess", "overlap", "response_at_gap", "spread", "spread_at_gap"]
 
 SMALL = 0.3  # sigma below which Y_2 - 1/T is computed as a spread
 C_STEP = 0.5  # of c: trapezoid error of a Gaussian, e^(-2 pi^2/h^2) = 5e-35
@@ -127,6 +127,35 @@ def spread_at_gap(sigma: ArrayLike, context: ArrayLike, gap: ArrayLike) -> Float
     return _each(_spread_point, sigma, context, gap, 1.0)
 
 
+def response_at_gap(sigma: ArrayLike, context: ArrayLike, gap: ArrayLike) -> Floats:
+    r"""Response :math:`E\,\mathrm{tr}\,J J'` of two softmaxes: the spread differentiated, over s^2.
+
+    Parameters
+    ----------
+    sigma, context : array_like
+        As in `overlap`.
+    gap : array_like
+        1 - r in [0, 2], r the correlation of the two queries' scores.
+
+    Returns
+    -------
+    array
+        Response, :math:`Y_2 - 2 Y_3 + Y_{22}` at zero gap.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.rem.overlap import response_at_gap
+    >>> round(float(response_at_gap(0.0, 2, 1.0)), 9)
+    0.25
+    """
+    return _each(_response_point, sigma, context, gap, 1.0)
+
+
 def excess(sigma: ArrayLike, context: ArrayLike) -> Floats:
     """Y_2 - 1/T, which is the spread at r = 0, with relative accuracy also at small sigma.
 
@@ -178,8 +207,15 @@ def _spread_point(s: float, t: float, gap: float) -> float:
     if s**2 * gap > SERIES:
         return float(moments(s, t).y2) - _overlap_point(s, t, 1 - gap)
     x, weight = np.polynomial.legendre.leggauss(5)
-    slopes = [np.dot(_pair_sums(s, t, 1 - gap * (1 + node) / 2), (1, -2, 1)) for node in x]
+    slopes = [_response_point(s, t, gap * (1 + node) / 2) for node in x]
     return float(s**2 * gap * np.dot(weight, slopes) / 2)
+
+
+def _response_point(s: float, t: float, gap: float) -> float:
+    if gap == 0:
+        one = moments(s, t)
+        return float(one.y2 - 2 * one.y3 + one.y22)
+    return float(np.dot(_pair_sums(s, t, max(1 - gap, -1.0)), (1, -2, 1)))
 
 
 def _pair_sums(s: float, t: float, r: float) -> tuple[float, float, float]:

@@ -8,7 +8,7 @@ import sympy as sp
 
 from sigprop.notation import NOTATION
 from sigprop.symbolic import rem
-from sigprop.symbolic.backward import query_bracket, relu_backward, value_path
+from sigprop.symbolic.backward import query_bracket, relu_backward, score_path, value_path
 from sigprop.symbolic.equation import Equation
 from sigprop.symbolic.kernels import ABSTRACT, KERNELS, angle
 from sigprop.symbolic.maps import Attention, Map, Mlp, Norm, Residual, State
@@ -195,9 +195,10 @@ def _backward() -> Rows:
     ):
         yield f"{name}_q", "E23", f"{meaning}, variance", out, sides[0], "GG"
         yield f"{name}_p", "E23", f"{meaning}, covariance", pair, sides[1], "GG"
-    score = 2 * BETA**2 * sp.log(T) * (GAP / Q) ** 2 * v * (y2 - 2 * y3 + y22) * q
-    meaning = "gradient through scores, without the cross terms of queries that share a key"
-    yield "score_path_q", "E24", meaning, out, score, "new"
+    scores = score_path(q, p)
+    meaning = "gradient through queries and keys, P the squared softmax Jacobian (hat: tilted)"
+    yield "score_path_q", "E24", f"{meaning}, variance", out, scores[0], "new"
+    yield "score_path_p", "E24", f"{meaning}, covariance", pair, scores[1], "new"
 
 
 def _kernels() -> Rows:

@@ -1,0 +1,236 @@
+"""Gradient kernel and weight gradients of a stack, layer by layer (E22-E24)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigprop.arrays import Floats, Number, finite_or_none
+from sigprop.block import Fold, build_block
+from sigprop.propagate import Trajectory, propagate
+from sigprop.pullback import Pulled, pull
+from sigprop.spec import Transformer
+from sigprop.state import Gradient, State
+
+__all__ = ["Gradients", "gradient_exponent", "gradients"]
+
+WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
+VANISHING, EXPLODING = 1e-3, 1e3  # squared norm over the largest of the last block
+
+
+@dataclass(frozen=True)
+class Gradients:
+    r"""Gradients of a stack, for independent output gradients.
+
+    Entries where a trajectory has ended are NaN.
+
+    Attributes
+    ----------
+    q, p : arrays, shape (L, ...)
+        Variance of the gradient at the input of each block, and covariance of two tokens, for
+        output gradients of unit variance.
+    wq, wk, wv, w1, w2 : arrays, shape (L, ...)
+        Squared Frobenius norms of the gradients of the query, key, value and MLP matrices, for
+        output gradients of total squared norm one. Without a width they are per unit of width.
+    apjn : array, shape (...)
+        Averaged squared partial Jacobian norm of the stack, q at the first block.
+    exponent : array, shape (...)
+        :math:`\lambda_g`, log apjn over the number of blocks; its limit is
+        `gradient_exponent`.
+
+    Notes
+    -----
+    theory.md section 5; Cowsik et al., arXiv 2403.02579 (exponent); Doshi et al., arXiv 2111.12143
+    (APJN).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.backward import gradients
+    >>> spec = Transformer(depth=3, context=64, beta=0, sigma_v2=0, sigma_w2=0, rho0=0,
+    ...                    alpha_attn=2, norm="none")
+    >>> gradients(spec).q.tolist()
+    [64.0, 16.0, 4.0]
+    """
+
+    q: Floats
+    p: Floats
+    wq: Floats
+    wk: Floats
+    wv: Floats
+    w1: Floats
+    w2: Floats
+    apjn: Floats
+    exponent: Floats
+
+    def fates(
+        self, vanishing: float = VANISHING, exploding: float = EXPLODING
+    ) -> dict[str, NDArray[np.str_]]:
+        """Which parameters' gradients vanish or explode, block by block.
+
+        Parameters
+        ----------
+        vanishing, exploding : float
+            Squared norm, over the largest of the last block, below and above which a gradient is
+            called so.
+
+        Returns
+        -------
+        dict
+            For each of wq, wk, wv, w1, w2 an array of shape (L, ...) of "vanishing", "healthy",
+            "exploding" or, where it is not known, "undefined".
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> from sigprop.backward import gradients
+        >>> spec = Transformer(depth=2, context=512, beta=0.1, sigma_v2=1, sigma_w2=1, rho0=0.5)
+        >>> gradients(spec).fates()["wq"].tolist()
+        ['vanishing', 'vanishing']
+        """
+        norms = {name: getattr(self, name) for name in WEIGHTS}
+        known = np.isfinite(self.q)
+        last = np.maximum(known.sum(axis=0, keepdims=True) - 1, 0)
+        ends = [np.take_along_axis(value, last, 0) for value in norms.values()]
+        scale = np.max(ends, axis=0)
+        return {
+            name: np.select(
+                [~known, value < vanishing * scale, value > exploding * scale],
+                ["undefined", "vanishing", "exploding"],
+                "healthy",
+            )
+            for name, value in norms.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; what is not finite is null.
+
+        Returns
+        -------
+        dict
+            grad_q, grad_p, grad_wq, ..., apjn and lambda_g.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> from sigprop.backward import gradients
+        >>> spec = Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+        >>> sorted(gradients(spec).to_dict())[:3]
+        ['apjn', 'grad_p', 'grad_q']
+        """
+        out = {f"grad_{n}": finite_or_none(getattr(self, n)) for n in ("q", "p", *WEIGHTS)}
+        return out | {
+            "apjn": finite_or_none(self.apjn),
+            "lambda_g": finite_or_none(self.exponent),
+        }
+
+
+def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradients:
+    """Gradient kernel and weight gradients of a spec, layer by layer.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; arrays broadcast.
+    trajectory : Trajectory, optional
+        Its trajectory, if it is known.
+
+    Returns
+    -------
+    Gradients
+        Everything, layer by layer. The output gradient enters after the last block reached.
+
+    Raises
+    ------
+    AssumptionError
+        If the context is infinite, where the gradient of the scores diverges as log T.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.backward import gradients
+    >>> spec = Transformer(depth=10, context=256, width=384, beta=2, sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0.1)
+    >>> found = gradients(spec)
+    >>> found.q.shape, bool(found.q[0] > 10)
+    ((10,), True)
+    """
+    found = propagate(spec) if trajectory is None else trajectory
+    maps = Fold(build_block(spec).maps)
+    gradient = Gradient(np.full(spec.shape, np.nan), np.zeros(spec.shape))
+    rows: list[Pulled] = []
+    with np.errstate(all="ignore"):  # what overflows is masked
+        for layer in range(len(found.q) - 2, -1, -1):
+            last = found.ended == layer + 1
+            gradient = Gradient(
+                *(np.where(last, v, g) for v, g in zip((1, 0), gradient, strict=True))
+            )
+            rows.append(pull(maps, State(found.q[layer], found.gap[layer]), gradient))
+            gradient = rows[-1].gradient
+    return _collected(spec, found, rows[::-1])
+
+
+def _collected(spec: Transformer, found: Trajectory, rows: list[Pulled]) -> Gradients:
+    width = 1.0 if spec.width is None else float(spec.width)
+
+    def column(values: Iterable[Number]) -> Floats:
+        wide = np.stack([np.broadcast_to(v, spec.shape) for v in values])
+        return np.where(np.isfinite(wide), wide, np.nan)
+
+    fan_in = dict.fromkeys(WEIGHTS, width) | {"w2": width * spec.mlp_ratio}
+    q = column(row.gradient.q for row in rows)
+    with np.errstate(divide="ignore"):  # nothing passes
+        exponent = np.log(q[0]) / found.ended
+    return Gradients(
+        q=q,
+        p=column(row.gradient.others for row in rows) / (np.asarray(spec.context) - 1),
+        apjn=q[0],
+        exponent=exponent,
+        **{n: fan_in[n] * column(row.weights[n] for row in rows) for n in WEIGHTS},
+    )
+
+
+def gradient_exponent(spec: Transformer, state: State) -> Floats:
+    r"""Limit of :math:`\lambda_g` in a stack that stays at one state, as at a fixed point.
+
+    Pulling back is linear in (q^g, (T-1) p^g): this is the logarithm of its spectral radius.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    state : State
+        What enters the block, for instance the last state of a trajectory.
+
+    Returns
+    -------
+    array
+        Growth of the squared gradient per block, toward the input.
+
+    Notes
+    -----
+    Cowsik et al., arXiv 2403.02579, who give it at rho = 1 in the limit of infinite context.
+
+    Examples
+    --------
+    >>> from sigprop import State, Transformer
+    >>> from sigprop.backward import gradient_exponent
+    >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=0, sigma_w2=0, rho0=0, norm="none")
+    >>> float(gradient_exponent(spec, State(1.0, 0.5)))
+    0.0
+    """
+    maps = Fold(build_block(spec).maps)
+    with np.errstate(all="ignore"):
+        columns = [pull(maps, state, Gradient(*unit)).gradient for unit in ((1.0, 0.0), (0.0, 1.0))]
+    entries = np.broadcast_arrays(*(np.asarray(v) for column in columns for v in column))
+    matrix = np.moveaxis(np.stack(entries), 0, -1)
+    matrix = matrix.reshape(*matrix.shape[:-1], 2, 2)
+    known = np.all(np.isfinite(matrix), axis=(-2, -1), keepdims=True)
+    values = np.linalg.eigvals(np.where(known, matrix, 0.0))
+    with np.errstate(divide="ignore"):
+        radius = np.log(np.abs(values).max(axis=-1))
+    return np.where(known[..., 0, 0], radius, np.nan)
