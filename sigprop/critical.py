@@ -18,6 +18,7 @@ from sigprop.spec import Transformer
 __all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
 
 LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
+ROUNDING = 4 * np.finfo(float).eps  # of chi_mlp, which is one for ReLU without bias
 SCAN = 25  # strengths at which the overlap is computed before refining
 REASONS = (
     "converged",
@@ -261,7 +262,8 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
         value, _ = linear_response(block.attention_maps, q)
         out, gain = linear_response(block.maps[2:], q)
         chi_mlp = gain * q / out
-        return np.where(chi_mlp > 1, np.sqrt(value / q / (chi_mlp - 1)), np.inf)
+        chaotic = chi_mlp > 1 + ROUNDING
+        return np.where(chaotic, np.sqrt(value / q / (chi_mlp - 1)), np.inf)
 
 
 def odds_law_alpha(sigma_v2: float, rho0: float, rho_max: float, depth: ArrayLike) -> Floats:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from sigprop.arrays import Floats
 from sigprop.causal import Positions
@@ -21,9 +24,14 @@ from sigprop.reproduce import Made
 from sigprop.simulate import Measured
 from sigprop.verdict import Verdict
 
+if TYPE_CHECKING:
+    from sigprop.symbolic import Derivation, Entry  # sympy loads where it is used
+
 __all__ = [
     "comparisons",
     "critical",
+    "derivation",
+    "derivations",
     "made",
     "measured",
     "positions",
@@ -35,6 +43,7 @@ __all__ = [
     "trajectory",
 ]
 
+WIDEST = 100  # columns of a formula drawn in two dimensions; wider ones are one line of text
 ROWS = 24  # layers shown of a deep trajectory
 PLACES = 6  # positions shown of a context
 
@@ -142,6 +151,31 @@ def profile(values: dict[str, Any]) -> Table:
     for i, (beta, rho) in enumerate(zip(values["beta"], values["rho"][1:], strict=True)):
         table.add_row(str(i + 1), _cell(beta), _cell(rho))
     return table
+
+
+def derivations(known: Iterable[Entry]) -> Group:
+    """List of derivations, none performed."""
+    table = Table("name", "derives", "from", title="Derivations", title_justify="left")
+    table.columns[0].no_wrap = True
+    for entry in known:
+        table.add_row(entry.name, entry.title, entry.equations)
+    return Group(table, "sigprop derive NAME [--steps] [--latex | --text]; --sheet FILE.md")
+
+
+def derivation(found: Derivation, steps: bool) -> Group:
+    """Show a derived result, with every step on demand."""
+    from sympy import pretty
+
+    parts: list[Any] = [f"[bold]{found.name}[/bold]: {found.title}"]
+    parts += [f"from {found.equations}; {found.source}"]
+    for i, step in enumerate(found.steps, 1):
+        last = i == len(found.steps)
+        if steps or last:
+            drawn = pretty(step.expression, use_unicode=True, wrap_line=False)
+            wide = max(map(len, drawn.splitlines())) > WIDEST
+            parts += ["", Text(f"{i}. {step.text}:" if steps else f"{step.text}:")]
+            parts += ["", Padding(Text(str(step.expression) if wide else drawn), (0, 4))]
+    return Group(*parts)
 
 
 def show(reading: Reading, found: Verdict) -> Group:

@@ -70,6 +70,25 @@ ORDER = (
     "verdict",
     "score_gradient",
     "compare",
+    "symbolic.symbols",
+    "symbolic.equation",
+    "symbolic.kernels",
+    "symbolic.rem",
+    "symbolic.maps",
+    "symbolic.block",
+    "symbolic.backward",
+    "symbolic.theory",
+    "symbolic.derivation",
+    "symbolic.collapse",
+    "symbolic.strength",
+    "symbolic.freezing",
+    "symbolic.choices",
+    "symbolic.wick",
+    "symbolic.expansions",
+    "symbolic.bridge",
+    "symbolic.accuracy",
+    "symbolic.sheet",
+    "symbolic",
     "",
     "plots",
     "position_plots",
@@ -126,6 +145,13 @@ def test_every_module_has_its_place():
 @pytest.mark.parametrize("module", ORDER)
 def test_a_module_imports_from_above_only(module):
     assert violations(module, MODULES[module].read_text(encoding="utf-8")) == set()
+
+
+def test_the_symbolic_witness_imports_no_numerics():
+    for module in (m for m in ORDER if m.split(".")[0] == "symbolic"):
+        outside = {n for n in imported(MODULES[module].read_text(encoding="utf-8"))
+                   if n.split(".")[0] != "symbolic"}  # fmt: skip
+        assert outside <= {"notation", "errors"}, module
 
 
 @pytest.mark.parametrize(
