@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
+
+import sympy as sp
 
 from sigprop.notation import NOTATION
 from sigprop.symbolic.derivation import derive, entries
@@ -61,7 +63,7 @@ def markdown(found: Derivation, every_step: bool = True) -> str:
 
 
 def sheet() -> Iterator[str]:
-    """Whole theory sheet: every equation, every derivation with its steps, every letter.
+    """Whole theory sheet: every equation, every derivation with its steps, the letters.
 
     Yields
     ------
@@ -78,20 +80,28 @@ def sheet() -> Iterator[str]:
     for number, rows in groupby(EQUATIONS.values(), key=lambda row: row.number):
         yield f"### {number}\n\n" + "\n".join(map(_equation, rows))
     yield "## Derived results\n"
+    used = _names(side for row in EQUATIONS.values() for side in (row.left, row.right))
     for name in entries():
-        yield markdown(derive(name))
-    yield _letters()
+        found = derive(name)
+        used |= _names(step.expression for step in found.steps)
+        yield markdown(found)
+    yield _letters(used)
+
+
+def _names(expressions: Iterable[sp.Basic]) -> set[str]:
+    return {s.name for e in expressions for s in e.free_symbols if isinstance(s, sp.Symbol)}
 
 
 def _equation(row: Equation) -> str:
     return f"{row.meaning} (`{row.name}`; {row.source}):\n\n$$\n{row.latex}\n$$\n"
 
 
-def _letters() -> str:
+def _letters(used: set[str]) -> str:
     head = "## Letters\n\n| letter | name | meaning | unit | defined in |\n|---|---|---|---|---|\n"
     rows = (
         f"| ${e.symbol.replace('|', chr(92) + '|')}$ | `{n}` | {e.meaning} | {e.unit} "
         f"| {e.equation} |"
         for n, e in NOTATION.items()
+        if n in used
     )
     return head + "\n".join(rows) + "\n"
