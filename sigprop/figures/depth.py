@@ -250,8 +250,8 @@ def _decoder_part(networks: Any, solver: Any, start: Transformer) -> xr.Dataset:
         root = np.sqrt(len(samples))
         last, samples = _last(samples), _apart(samples)
         out |= {
-            f"kernel{end}": (kernel, samples.mean(axis=0)),
-            f"kernel{end}_se": (kernel, samples.std(axis=0, ddof=1) / root),
+            f"kernel{end}": (kernel, np.float32(samples.mean(axis=0))),
+            f"kernel{end}_se": (kernel, np.float32(samples.std(axis=0, ddof=1) / root)),
             f"rho{end}": ("layer", last.mean(axis=0), attributes("rho")),
             f"rho{end}_se": ("layer", last.std(axis=0, ddof=1) / root, attributes("rho")),
         }
