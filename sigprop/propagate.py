@@ -50,6 +50,8 @@ class Trajectory:
         How the iteration ended, as a sentence.
     notes : tuple of str
         Approximations made for this spec.
+    rho_std, y2_std, entropy_std : arrays or None
+        Standard deviations over networks of rho, y2 and entropy, from `sigprop.fluctuations.bands`.
 
     Examples
     --------
@@ -72,6 +74,9 @@ class Trajectory:
     ended: Ints
     reason: str
     notes: tuple[str, ...]
+    rho_std: Floats | None = None
+    y2_std: Floats | None = None
+    entropy_std: Floats | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is null.
@@ -79,7 +84,7 @@ class Trajectory:
         Returns
         -------
         dict
-            One list for each attribute.
+            One list for each attribute that is not None.
 
         Examples
         --------
@@ -90,6 +95,8 @@ class Trajectory:
         """
         out: dict[str, Any] = {}
         for name, value in vars(self).items():
+            if value is None:
+                continue
             if isinstance(value, np.ndarray):
                 value = finite_or_none(value)
             out[name] = list(value) if isinstance(value, tuple) else value

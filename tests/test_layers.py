@@ -43,6 +43,7 @@ ORDER = (
     "maps",
     "block",
     "propagate",
+    "fluctuations",
     "pullback",
     "backward",
     "fixed_points",
