@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from sigprop.arrays import Floats, Number, finite_or_none
 from sigprop.block import Fold, build_block
+from sigprop.fluctuations import bands
 from sigprop.propagate import Trajectory, propagate
-from sigprop.pullback import Pulled, pull
+from sigprop.pullback import Pulled, Spread, pull
 from sigprop.spec import Transformer
 from sigprop.state import Gradient, State
 
@@ -137,7 +138,8 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
     spec : Transformer
         The description; arrays broadcast.
     trajectory : Trajectory, optional
-        Its trajectory, if it is known.
+        Its trajectory, if it is known; by default that of `bands` where there is a width, since
+        score gradients, which grow as the squared gap, need its spread.
 
     Returns
     -------
@@ -159,19 +161,33 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
     >>> found.q.shape, bool(found.q[0] > 10)
     ((10,), True)
     """
-    found = propagate(spec) if trajectory is None else trajectory
+    found, gap, spread = _typical(spec, trajectory)
     maps = Fold(build_block(spec).maps)
     gradient = Gradient(np.full(spec.shape, np.nan), np.zeros(spec.shape))
     rows: list[Pulled] = []
     with np.errstate(all="ignore"):  # what overflows is masked
         for layer in range(len(found.q) - 2, -1, -1):
             last = found.ended == layer + 1
-            gradient = Gradient(
-                *(np.where(last, v, g) for v, g in zip((1, 0), gradient, strict=True))
-            )
-            rows.append(pull(maps, State(found.q[layer], found.gap[layer]), gradient))
+            gradient = Gradient(np.where(last, 1, gradient.q), np.where(last, 0, gradient.others))
+            state = State(found.q[layer], gap[layer])
+            rows.append(pull(maps, state, gradient, spread[layer]))
             gradient = rows[-1].gradient
     return _collected(spec, found, rows[::-1])
+
+
+def _typical(
+    spec: Transformer, trajectory: Trajectory | None
+) -> tuple[Trajectory, Floats, list[Spread]]:
+    """Trajectory, the gap of a typical network and the variation around it."""
+    if trajectory is None:
+        single = spec.width is not None and spec.shape == () and not np.isinf(spec.context)
+        trajectory = bands(spec) if single else propagate(spec)
+    if trajectory.rho_std is None or trajectory.crowding is None:
+        return trajectory, trajectory.gap, [Spread()] * len(trajectory.q)
+    variance = np.log1p((trajectory.rho_std * trajectory.q / trajectory.gap) ** 2)
+    pairs = zip(variance.tolist(), trajectory.crowding.tolist(), strict=True)
+    spread = [Spread(*pair) for pair in pairs]
+    return trajectory, trajectory.gap * np.exp(-variance / 2), spread
 
 
 def _collected(spec: Transformer, found: Trajectory, rows: list[Pulled]) -> Gradients:

@@ -6,21 +6,28 @@ the covariance to first order and the mean to second (Julier & Uhlmann 1997). Ea
 sublayer then injects noise, with p the common part of its kernel, f its branches, d width, h heads:
 
 * *weights*: a Gaussian matrix of d outputs maps the common direction to a random vector, so
-  :math:`\mathrm{var}\,p = (2 p_f^2 + 4 \alpha^2 p\,p_f)/d`; the gap is an average over T directions,
+  :math:`\mathrm{var}\,p = (2 p_f^2 + 4 \alpha^2 p\,p_f)/d`; the gap averages T directions,
   :math:`\mathrm{var}\,gap = (2 gap_f^2 + 4\alpha^2 gap\,gap_f)/(dT)`;
 * *hidden units*: an MLP averages over d_ff units; given its common preactivation c a unit
-  contributes :math:`m(c)^2` to p and :math:`v(c)` to the gap, m and v mean and variance over tokens;
+  contributes :math:`m(c)^2` to p and :math:`v(c)` to the gap, its mean and variance over tokens;
 * *temperature*: the common part of the queries gives all scores of a head one variance factor, of
   variance :math:`2\rho^2(1/d_h + 1/d)`;
 * *keys*: the participation ratio averaged over tokens keeps the part of its variance that queries
-  share, taken as the square of :math:`(O - 1/T)/(Y_2 - 1/T)`, which is exact at r = 0 and 1 and within
-  0.06 of that variance between (measured at T = 64-512, s = 1-7).
+  share, taken as the square of :math:`(O - 1/T)/(Y_2 - 1/T)`: exact at r = 0 and 1 and within
+  0.12 of that variance between (measured at T = 64-512, s = 1-7).
 
 Tokens differ too: post-norm divides each by its own norm, whose variance from token to token is
 :math:`cv^2 = (\sigma_v^2 gap)^2 [\mathrm{var} Y + \ldots]/(h q'^2)`, so overlaps grow by
 :math:`1 + \frac34 cv^2` (E26). The dots stand for heads of finite width (E12). Keys of finite width
 (`sigprop.rem.sphere`) are pulled along the query: the gap of attention's output becomes
-:math:`\sigma_v^2 gap [(Y_2 - O) Y_2'/Y_2 + (1 - \rho) drift]`, with Y_2' the participation at width d.
+:math:`\sigma_v^2 gap [(Y_2 - O) Y_2'/Y_2 + (1 - \rho) drift]`, Y_2' the participation at width d.
+
+Directions also *crowd*: every random matrix of d outputs adds to the off-diagonal entries of the
+kernel about its common part a variance of :math:`[gap_f^2 + 2\alpha^2 gap\,gap_f]/d`, and hidden
+units :math:`gap_f^2\, E v^2/(E v)^2/d_{ff}`. The variance that was there passes coherently through
+the skip branch and the MLP, and attention adds that of other pairs. Relative to gap^2/d the
+variance kappa, one for random tokens, grows with depth unless attention mixes: tokens share d/kappa
+directions, which stands for d wherever keys of finite width matter.
 
 Approximate: Gaussian noise; token differences beyond the first norm; E26 in the stream of a
 pre-norm stack. At first order in 1/d throughout.
@@ -35,7 +42,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.block import Block, Fold, build_block
+from sigprop.block import SMALLEST, Block, Fold, build_block
 from sigprop.errors import AssumptionError
 from sigprop.maps.activations import pointwise
 from sigprop.maps.attention import Attention
@@ -47,7 +54,7 @@ from sigprop.rem import Finite, Sphere, entropy_variance, moments, reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["bands"]
+__all__ = ["bands", "keys"]
 
 STEP = 1e-3  # of log s^2, for derivatives of tabulated statistics
 COMMON = np.linspace(-7.0, 7.0, 141)  # common preactivation, in standard deviations
@@ -59,6 +66,7 @@ class _Cloud(NamedTuple):
 
     mean: Floats  # of (log q, log gap)
     cov: Floats
+    crowding: float = 1.0
 
     @property
     def points(self) -> State:
@@ -114,7 +122,8 @@ def bands(spec: Transformer) -> Trajectory:
     --------
     >>> from sigprop import Transformer
     >>> from sigprop.fluctuations import bands
-    >>> spec = Transformer(depth=4, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.1)
+    >>> spec = Transformer(depth=4, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0.1)
     >>> found = bands(spec)
     >>> found.rho_std.shape, bool(0.02 < found.rho_std[-1] < 0.04)
     ((5,), True)
@@ -154,14 +163,14 @@ def _through(block: Block, cloud: _Cloud, spec: Transformer) -> _Cloud:
         else:
             out = layer(cloud.points)
             gap = out.gap - 0.75 * cv2 * (out.q - out.gap) if isinstance(layer, Norm) else out.gap
-            cloud = _cloud(State(np.broadcast_to(out.q, np.shape(gap)), gap))
+            cloud = _cloud(State(np.broadcast_to(out.q, np.shape(gap)), gap), cloud.crowding)
     return cloud
 
 
-def _cloud(points: State) -> _Cloud:
+def _cloud(points: State, crowding: float) -> _Cloud:
     y = np.log(np.stack([np.asarray(v, dtype=np.float64) for v in points]))
     mean = y.mean(axis=1)
-    return _Cloud(mean, (y - mean[:, None]) @ (y - mean[:, None]).T / y.shape[1])
+    return _Cloud(mean, (y - mean[:, None]) @ (y - mean[:, None]).T / y.shape[1], crowding)
 
 
 def _residual(layer: Residual, cloud: _Cloud, spec: Transformer) -> tuple[_Cloud, float]:
@@ -169,7 +178,7 @@ def _residual(layer: Residual, cloud: _Cloud, spec: Transformer) -> tuple[_Cloud
     d, t, square = _width(spec), float(spec.context), float(layer.alpha) ** 2
     centre, out = cloud.centre, layer(cloud.points)
     noise, tokens = np.zeros((2, 2)), 0.0
-    p_f, gap_f = 0.0, 0.0
+    p_f, gap_f, crowd, kept = 0.0, 0.0, 0.0, square * float(cloud.centre.gap)
     for branch in layer.branches:
         assert isinstance(branch, Fold)
         before, last = Fold(branch.maps[:-1]), branch.maps[-1]
@@ -180,25 +189,69 @@ def _residual(layer: Residual, cloud: _Cloud, spec: Transformer) -> tuple[_Cloud
             value = float(last.sigma_v2 * last.sigma_o2)
             noise += _attention_noise(found, value * float(before(centre).gap), spec.heads)
             tokens = (value * float(before(centre).gap)) ** 2 * found.tokens / spec.heads
-            shift = _pull(last, before(centre), before(cloud.points), found, t)
+            sphere = keys(last, cloud.crowding)
+            shift = _pull(last, sphere, before(centre), before(cloud.points), found, t)
             out = State(out.q + value * shift.q, out.gap + value * shift.gap)
         elif isinstance(last, Mlp):
-            noise += _hidden_noise(last, spec.activation, before(centre)) / (d * spec.mlp_ratio)
+            unit = _hidden_noise(last, spec.activation, before(centre))
+            noise += unit / (d * spec.mlp_ratio)
+            crowd += (unit[1, 1] + float(own.gap) ** 2) / spec.mlp_ratio
+            kept += float(own.gap)
     p = float(centre.q - centre.gap * (1 - 1 / t))
     noise[0, 0] += (2 * p_f**2 + 4 * square * p * p_f) / d
     noise[1, 1] += (2 * gap_f**2 + 4 * square * float(centre.gap) * gap_f) / (d * t)
-    moved = _cloud(out)
+    crowd += gap_f**2 + 2 * square * float(centre.gap) * gap_f
+    whole = square * float(centre.gap) + gap_f
+    crowd += cloud.crowding * (kept**2 + (whole - kept) ** 2)  # attention mixes other pairs
+    moved = _cloud(out, crowd / max(whole**2, 1e-300))
     q, gap = moved.centre
     change = np.array([[1 / q, 1 / q], [0, 1 / gap]])  # from (p, gap) to (log q, log gap)
-    return _Cloud(moved.mean, moved.cov + change @ noise @ change.T), tokens / float(q) ** 2
+    cov = moved.cov + change @ noise @ change.T
+    return moved._replace(cov=cov), tokens / float(q) ** 2
 
 
-def _pull(layer: Attention, centre: State, points: State, found: _Scores, t: float) -> State:
-    """What keys of finite width add to the output at sigma_v2 = 1."""
-    if not isinstance(layer.sphere, Sphere):
+def keys(layer: Attention, crowding: float) -> Sphere | None:
+    """Sphere of the keys when tokens crowd on d / crowding directions.
+
+    Parameters
+    ----------
+    layer : Attention
+        The attention map.
+    crowding : float
+        kappa, >= 1.
+
+    Returns
+    -------
+    Sphere or None
+        None at infinite width.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import build_block
+    >>> from sigprop.fluctuations import keys
+    >>> spec = Transformer(depth=1, context=8, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> keys(build_block(spec).attention, 2.0).width
+    32.0
+    """
+    if layer.sphere is None:
+        return None
+    return replace(layer.sphere, width=max(layer.sphere.width / crowding, SMALLEST))
+
+
+def _pull(
+    layer: Attention,
+    sphere: Sphere | None,
+    centre: State,
+    points: State,
+    found: _Scores,
+    t: float,
+) -> State:
+    """Add what keys of finite width do to the output, at sigma_v2 = 1."""
+    if sphere is None:
         return State(0.0, 0.0)
     s = float(reduced_beta(layer.beta, centre)) * np.sqrt(np.log(t))
-    traces = layer.sphere.traces(s, t, float(centre.rho))
+    traces = sphere.traces(s, t, float(centre.rho))
     q = traces.mean - found.y2 - (traces.common if layer.centred else 0.0)
     gap = found.spread * (traces.kept / found.y2 - 1) + points.gap / points.q * traces.drift
     return State(points.gap * q, points.gap * gap)
@@ -227,9 +280,8 @@ def _hidden_noise(mlp: Mlp, name: str, state: State) -> Floats:
     common = np.outer(mean**2, linear)
     own = np.outer(square - mean**2, linear) + rest * square[:, None]
     joint = np.outer(weight / weight.sum(), share / share.sum()).ravel()
-    return float(mlp.sigma_w2_2) ** 2 * np.cov(
-        [common.ravel(), own.ravel()], aweights=joint, ddof=0
-    )
+    covariance = np.cov([common.ravel(), own.ravel()], aweights=joint, ddof=0)
+    return np.asarray(float(mlp.sigma_w2_2) ** 2 * covariance)
 
 
 def _scores(layer: Attention, read: State, spec: Transformer) -> _Scores:
@@ -287,6 +339,7 @@ def _described(
         entropy_ratio=entropy.mean(axis=1) / log_t,
         reduced_beta=b.mean(axis=1),
         score_std=b.mean(axis=1) * np.sqrt(log_t),
+        crowding=np.array([c.crowding for c in clouds]),
         rho_std=ratio.std(axis=1),
         y2_std=np.sqrt(y2.var(axis=1) + heat * own[0] ** 2 + shared * own[2]),
         entropy_std=np.sqrt(entropy.var(axis=1) + heat * own[1] ** 2 + shared * own[3]),

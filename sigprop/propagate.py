@@ -52,6 +52,8 @@ class Trajectory:
         Approximations made for this spec.
     rho_std, y2_std, entropy_std : arrays or None
         Standard deviations over networks of rho, y2 and entropy, from `sigprop.fluctuations.bands`.
+    crowding : array or None
+        Width over the number of directions that tokens share, from the same.
 
     Examples
     --------
@@ -77,6 +79,7 @@ class Trajectory:
     rho_std: Floats | None = None
     y2_std: Floats | None = None
     entropy_std: Floats | None = None
+    crowding: Floats | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is null.

@@ -182,10 +182,7 @@ def entropy_variance(sigma: ArrayLike, context: ArrayLike) -> Floats:
     True
     """
     s, t = checked(sigma, context)
-    columns = [
-        _entropy_variance(float(a), float(b)) for a, b in zip(s.ravel(), t.ravel(), strict=True)
-    ]
-    return np.array(columns).reshape(s.shape)
+    return np.asarray(np.vectorize(_entropy_variance, otypes=[float])(s, t), dtype=np.float64)
 
 
 def _entropy_variance(s: float, t: float) -> float:
