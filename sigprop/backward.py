@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 from sigprop.arrays import Floats, Number, finite_or_none
 from sigprop.block import Fold, build_block
 from sigprop.fluctuations import bands
-from sigprop.propagate import Trajectory, propagate
+from sigprop.propagate import Trajectory, chunks, part_of, propagate
 from sigprop.pullback import Pulled, Spread, pull
 from sigprop.spec import Transformer
 from sigprop.state import Gradient, State
 
-__all__ = ["Gradients", "gradient_exponent", "gradients"]
+__all__ = [
+    "EXPLODING",
+    "VANISHING",
+    "Gradients",
+    "gradient_exponent",
+    "gradient_sweep",
+    "gradients",
+]
 
 WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
 VANISHING, EXPLODING = 1e-3, 1e3  # squared norm over the largest of the last block
@@ -208,6 +215,39 @@ def _collected(spec: Transformer, found: Trajectory, rows: list[Pulled]) -> Grad
         exponent=exponent,
         **{n: fan_in[n] * column(row.weights[n] for row in rows) for n in WEIGHTS},
     )
+
+
+def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
+    """Gain of the gradient and weakness of score gradients over an array of specs, in chunks.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; memory grows with depth for one chunk alone.
+
+    Returns
+    -------
+    apjn, score_gradient : arrays
+        Squared gradient at the first block over that at the output; smallest over the blocks of the
+        squared gradient of the query weights over that of the value weights. NaN where nothing
+        reaches the last block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.backward import gradient_sweep
+    >>> spec = Transformer(depth=3, context=64, beta=[0.5, 2], sigma_v2=1, sigma_w2=1, rho0=0.1)
+    >>> gradient_sweep(spec)[0].shape
+    (2,)
+    """
+    apjn, score = np.empty(spec.shape), np.empty(spec.shape)
+    for index in chunks(spec.shape):
+        part = part_of(spec, index)
+        found = gradients(part, propagate(part))
+        apjn[index] = found.apjn
+        with np.errstate(all="ignore"):
+            score[index] = np.min(found.wq / found.wv, axis=0)
+    return apjn, score
 
 
 def gradient_exponent(spec: Transformer, state: State) -> Floats:

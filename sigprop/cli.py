@@ -138,22 +138,33 @@ def curves(
 
 
 @app.command()
-def propagate(spec: Spec, limit: Limit = False, as_json: AsJson = False, png: Png = None) -> None:
+def propagate(
+    spec: Spec,
+    limit: Limit = False,
+    gradients: Annotated[bool, typer.Option("--gradients", help="Add gradients.")] = False,
+    bands: Annotated[bool, typer.Option("--bands", help="Add the spread over networks.")] = False,
+    as_json: AsJson = False,
+    png: Png = None,
+) -> None:
     """Overlap, variance and attention statistics, layer by layer."""
     from sigprop.huggingface import load
 
     reading = load(spec)
     _check_target("png", png, FIGURES)
-    trajectory = sigprop.propagate(reading.spec, limit)
+    require(not (limit and (bands or gradients)), "limit", limit, "off with --bands or --gradients")
+    trajectory = sigprop.bands(reading.spec) if bands else sigprop.propagate(reading.spec, limit)
+    back = sigprop.gradients(reading.spec, trajectory if bands else None) if gradients else None
     if png is not None:
         from sigprop.plots import plot_trajectory, save_figure
 
         save_figure(plot_trajectory(trajectory, Path(spec).stem), png)
     if as_json:
-        return _emit(trajectory.to_dict())
+        return _emit(trajectory.to_dict() | ({} if back is None else back.to_dict()))
     from sigprop import tables
 
-    return _show(lambda: tables.trajectory(trajectory))
+    _show(lambda: tables.trajectory(trajectory))
+    if back is not None:
+        _show(lambda: tables.gradients(back))
 
 
 @app.command()
@@ -181,6 +192,7 @@ def diagram(
         typer.Option(help="H / log T that counts as collapsed [default: freezing point]."),
     ] = None,
     limit: Limit = False,
+    gradients: Annotated[bool, typer.Option("--gradients", help="Add their boundaries.")] = False,
     png: Png = None,
     as_json: AsJson = False,
 ) -> None:
@@ -206,6 +218,7 @@ def diagram(
             rho_max=rho_max,
             entropy_min=entropy_min,
             limit=limit,
+            gradients=gradients,
             progress=advance,
             **axes,
         )

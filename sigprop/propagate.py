@@ -18,7 +18,7 @@ from sigprop.rem import reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["Final", "Trajectory", "initial_state", "propagate", "sweep"]
+__all__ = ["Final", "Trajectory", "chunks", "initial_state", "part_of", "propagate", "sweep"]
 
 CHUNK = 20000  # states iterated together: a dozen work arrays of 160 KB fit the cache
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
@@ -343,8 +343,8 @@ def sweep(
     shape = spec.shape
     q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
     defined = np.empty(shape, dtype=bool)
-    for index in _chunks(shape):
-        part = _part(spec, index)
+    for index in chunks(shape):
+        part = part_of(spec, index)
         state, heat[index] = _run(part, limit)
         good = _valid(state.q, state.gap)
         q[index], gap[index] = (np.where(good, value, np.nan) for value in state)
@@ -366,8 +366,25 @@ def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:
         return state, spec.beta * np.sqrt(heat)
 
 
-def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut an array into boxes of about CHUNK elements, last axes whole."""
+def chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Slices that cut an array into boxes of about CHUNK elements, last axes whole.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the array.
+
+    Yields
+    ------
+    tuple of slice
+        One box.
+
+    Examples
+    --------
+    >>> from sigprop.propagate import chunks
+    >>> len(list(chunks((3, 20000))))
+    3
+    """
     sizes, room = [], CHUNK
     for length in reversed(shape):
         take = max(1, min(length, room))
@@ -380,8 +397,29 @@ def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
     yield from product(*boxes)
 
 
-def _part(spec: Transformer, index: tuple[slice, ...]) -> Transformer:
-    """Part of a spec: every array sliced where it is not of length one."""
+def part_of(spec: Transformer, index: tuple[slice, ...]) -> Transformer:
+    """Part of a spec: every array sliced where it is not of length one.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The whole.
+    index : tuple of slice
+        One slice for each axis of `spec.shape`.
+
+    Returns
+    -------
+    Transformer
+        The part.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagate import part_of
+    >>> spec = Transformer(depth=1, context=8, beta=[0, 1, 2], sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> part_of(spec, (slice(0, 2),)).shape
+    (2,)
+    """
     changes: dict[str, Any] = {}
     for name in spec.numbers():
         value = np.asarray(getattr(spec, name), dtype=np.float64)

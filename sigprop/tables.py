@@ -9,13 +9,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
+from sigprop.backward import Gradients
 from sigprop.critical import REASONS, Critical
 from sigprop.huggingface import Reading
 from sigprop.notation import NOTATION
 from sigprop.propagate import Trajectory
 from sigprop.verdict import Verdict
 
-__all__ = ["critical", "profile", "regimes", "show", "statistics", "trajectory"]
+__all__ = ["critical", "gradients", "profile", "regimes", "show", "statistics", "trajectory"]
 
 ROWS = 24  # layers shown of a deep trajectory
 
@@ -71,6 +72,21 @@ def trajectory(t: Trajectory) -> Group:
         row = (float(t.rho[i]), float(t.gap[i] / t.q[i]), float(t.q[i]), *inside)
         table.add_row(str(i), *(_cell(v) if v is None else f"{v:.3g}" for v in row))
     return Group(table, *t.notes, t.reason)
+
+
+def gradients(found: Gradients) -> Group:
+    """Gradients of one stack, or a summary of many."""
+    if found.q.ndim > 1:
+        return Group(f"{found.apjn.size} gradient kernels (--json lists every layer)")
+    heads = ("l", "q^g", "p^g", "W_Q", "W_K", "W_V", "W_1", "W_2")
+    title = "Gradients at the input of each block, and squared norms for weights"
+    table = Table(*heads, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    columns = (found.q, found.p, found.wq, found.wk, found.wv, found.w1, found.w2)
+    for i in np.unique(np.linspace(0, len(found.q) - 1, ROWS).round().astype(int)):
+        table.add_row(str(i), *(f"{float(column[i]):.3g}" for column in columns))
+    fates = {name: sorted(set(fate.tolist())) for name, fate in found.fates().items()}
+    unwell = [f"{name}: {', '.join(fate)}" for name, fate in fates.items() if fate != ["healthy"]]
+    return Group(table, f"gradient exponent {float(found.exponent):.4g} per block", *unwell)
 
 
 def critical(found: Critical, rho_max: float) -> Table:

@@ -46,6 +46,7 @@ ORDER = (
     "fluctuations",
     "pullback",
     "backward",
+    "sampled",
     "fixed_points",
     "entropy",
     "critical",
