@@ -3,6 +3,7 @@
 Importing it loads numpy alone; scipy, xarray and matplotlib load where they are used.
 """
 
+from sigprop.backward import gradient_exponent, gradients
 from sigprop.critical import Critical, asymptotic_alpha, critical
 from sigprop.diagram import boundaries, diagram
 from sigprop.entropy import beta_profile, entropy_boundary
@@ -14,6 +15,7 @@ from sigprop.errors import (
     SigpropError,
 )
 from sigprop.fixed_points import exponents, fixed_points
+from sigprop.fluctuations import bands
 from sigprop.huggingface import example, from_config, load
 from sigprop.propagate import Trajectory, propagate, sweep
 from sigprop.spec import Transformer
@@ -33,6 +35,7 @@ __all__ = [
     "Transformer",
     "__version__",
     "asymptotic_alpha",
+    "bands",
     "beta_profile",
     "boundaries",
     "critical",
@@ -42,6 +45,8 @@ __all__ = [
     "exponents",
     "fixed_points",
     "from_config",
+    "gradient_exponent",
+    "gradients",
     "judge",
     "load",
     "propagate",

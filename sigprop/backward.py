@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 
 from sigprop.arrays import Floats, Number, finite_or_none
 from sigprop.block import Fold, build_block
-from sigprop.propagate import Trajectory, propagate
-from sigprop.pullback import Pulled, pull
+from sigprop.fluctuations import bands
+from sigprop.propagate import Trajectory, chunks, exchangeable, part_of
+from sigprop.pullback import Pulled, Spread, pull
 from sigprop.spec import Transformer
 from sigprop.state import Gradient, State
 
-__all__ = ["Gradients", "gradient_exponent", "gradients"]
+__all__ = [
+    "EXPLODING",
+    "VANISHING",
+    "Gradients",
+    "gradient_exponent",
+    "gradient_sweep",
+    "gradients",
+]
 
 WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
 VANISHING, EXPLODING = 1e-3, 1e3  # squared norm over the largest of the last block
@@ -137,7 +145,8 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
     spec : Transformer
         The description; arrays broadcast.
     trajectory : Trajectory, optional
-        Its trajectory, if it is known.
+        Its trajectory, if it is known; by default that of `bands` where there is a width, since
+        score gradients, which grow as the squared gap, need its spread.
 
     Returns
     -------
@@ -159,19 +168,33 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
     >>> found.q.shape, bool(found.q[0] > 10)
     ((10,), True)
     """
-    found = propagate(spec) if trajectory is None else trajectory
+    found, gap, spread = _typical(spec, trajectory)
     maps = Fold(build_block(spec).maps)
     gradient = Gradient(np.full(spec.shape, np.nan), np.zeros(spec.shape))
     rows: list[Pulled] = []
     with np.errstate(all="ignore"):  # what overflows is masked
         for layer in range(len(found.q) - 2, -1, -1):
             last = found.ended == layer + 1
-            gradient = Gradient(
-                *(np.where(last, v, g) for v, g in zip((1, 0), gradient, strict=True))
-            )
-            rows.append(pull(maps, State(found.q[layer], found.gap[layer]), gradient))
+            gradient = Gradient(np.where(last, 1, gradient.q), np.where(last, 0, gradient.others))
+            state = State(found.q[layer], gap[layer])
+            rows.append(pull(maps, state, gradient, spread[layer]))
             gradient = rows[-1].gradient
     return _collected(spec, found, rows[::-1])
+
+
+def _typical(
+    spec: Transformer, trajectory: Trajectory | None
+) -> tuple[Trajectory, Floats, list[Spread]]:
+    """Trajectory, the gap of a typical network and the variation around it."""
+    if trajectory is None:
+        single = spec.width is not None and spec.shape == () and not np.isinf(spec.context)
+        trajectory = bands(spec) if single else exchangeable(spec)
+    if trajectory.rho_std is None or trajectory.crowding is None:
+        return trajectory, trajectory.gap, [Spread()] * len(trajectory.q)
+    variance = np.log1p((trajectory.rho_std * trajectory.q / trajectory.gap) ** 2)
+    pairs = zip(variance.tolist(), trajectory.crowding.tolist(), strict=True)
+    spread = [Spread(*pair) for pair in pairs]
+    return trajectory, trajectory.gap * np.exp(-variance / 2), spread
 
 
 def _collected(spec: Transformer, found: Trajectory, rows: list[Pulled]) -> Gradients:
@@ -192,6 +215,39 @@ def _collected(spec: Transformer, found: Trajectory, rows: list[Pulled]) -> Grad
         exponent=exponent,
         **{n: fan_in[n] * column(row.weights[n] for row in rows) for n in WEIGHTS},
     )
+
+
+def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
+    """Gain of the gradient and weakness of score gradients over an array of specs, in chunks.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; memory grows with depth for one chunk alone.
+
+    Returns
+    -------
+    apjn, score_gradient : arrays
+        Squared gradient at the first block over that at the output; smallest over the blocks of the
+        squared gradient of the query weights over that of the value weights. NaN where nothing
+        reaches the last block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.backward import gradient_sweep
+    >>> spec = Transformer(depth=3, context=64, beta=[0.5, 2], sigma_v2=1, sigma_w2=1, rho0=0.1)
+    >>> gradient_sweep(spec)[0].shape
+    (2,)
+    """
+    apjn, score = np.empty(spec.shape), np.empty(spec.shape)
+    for index in chunks(spec.shape):
+        part = part_of(spec, index)
+        found = gradients(part, exchangeable(part))
+        apjn[index] = found.apjn
+        with np.errstate(all="ignore"):
+            score[index] = np.min(found.wq / found.wv, axis=0)
+    return apjn, score
 
 
 def gradient_exponent(spec: Transformer, state: State) -> Floats:

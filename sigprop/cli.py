@@ -118,6 +118,8 @@ def propagate(
     blocks: Annotated[
         int | None, typer.Option(help="Add means of the kernel over B x B blocks of positions.")
     ] = None,
+    gradients: Annotated[bool, typer.Option("--gradients", help="Add gradients.")] = False,
+    bands: Annotated[bool, typer.Option("--bands", help="Add the spread over networks.")] = False,
     as_json: AsJson = False,
     png: Png = None,
 ) -> None:
@@ -126,16 +128,25 @@ def propagate(
 
     reading = load(spec)
     check_target("png", png, FIGURES)
-    trajectory = sigprop.propagate(reading.spec, limit, blocks=blocks)
+    require(not (limit and (bands or gradients)), "limit", limit, "off with --bands or --gradients")
+    require(not (blocks and bands), "blocks", blocks, "left out with --bands")
+    trajectory = (
+        sigprop.bands(reading.spec)
+        if bands
+        else sigprop.propagate(reading.spec, limit, blocks=blocks)
+    )
+    back = sigprop.gradients(reading.spec, trajectory if bands else None) if gradients else None
     if png is not None:
         from sigprop.plots import plot_trajectory, save_figure
 
         save_figure(plot_trajectory(trajectory, Path(spec).stem), png)
     if as_json:
-        return emit(trajectory.to_dict())
+        return emit(trajectory.to_dict() | ({} if back is None else back.to_dict()))
     from sigprop import tables
 
-    return show(lambda: tables.trajectory(trajectory))
+    show(lambda: tables.trajectory(trajectory))
+    if back is not None:
+        show(lambda: tables.gradients(back))
 
 
 @app.command()
@@ -163,6 +174,7 @@ def diagram(
         typer.Option(help="H / log T that counts as collapsed [default: freezing point]."),
     ] = None,
     limit: Limit = False,
+    gradients: Annotated[bool, typer.Option("--gradients", help="Add their boundaries.")] = False,
     png: Png = None,
     as_json: AsJson = False,
 ) -> None:
@@ -188,6 +200,7 @@ def diagram(
             rho_max=rho_max,
             entropy_min=entropy_min,
             limit=limit,
+            gradients=gradients,
             progress=advance,
             **axes,
         )

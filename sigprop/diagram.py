@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sigprop.arrays import Floats, Number
+from sigprop.backward import EXPLODING, VANISHING, gradient_sweep
 from sigprop.block import rem_of
 from sigprop.errors import DomainError, require
 from sigprop.notation import NOTATION
@@ -24,11 +25,21 @@ from sigprop.version import __version__
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BOUNDARIES", "REGIMES", "boundaries", "diagram", "load", "rem_curves", "save"]
+__all__ = [
+    "BOUNDARIES",
+    "GRADIENT_BOUNDARIES",
+    "REGIMES",
+    "boundaries",
+    "diagram",
+    "load",
+    "rem_curves",
+    "save",
+]
 
 REGIMES = ("trainable", "rank_collapse", "entropy_collapse", "rank_and_entropy_collapse")
 UNDEFINED = -1
 BOUNDARIES = ("rank_collapse", "entropy_collapse")
+GRADIENT_BOUNDARIES = ("exploding_gradients", "vanishing_gradients", "vanishing_score_gradients")
 FREEZING = np.sqrt(2.0)  # reduced inverse temperature at which attention freezes (E4)
 
 
@@ -38,6 +49,7 @@ def diagram(
     rho_max: float = 0.98,
     entropy_min: float | None = None,
     limit: bool = False,
+    gradients: bool = False,
     progress: Callable[[int], None] | None = None,
     **axes: ArrayLike,
 ) -> xr.Dataset:
@@ -54,6 +66,10 @@ def diagram(
         the freezing point beta_c of the random energy model (E4), at any context length.
     limit : bool
         Use the limit of infinite context.
+    gradients : bool
+        Add the gain of the gradient (apjn) and the smallest query gradient over the value gradient
+        (score_gradient), with the boundaries of exploding and vanishing gradients. It takes a few
+        times longer, a finite context, and terms in 1/d to first order.
     progress : callable, optional
         Called with the number of finished grid points.
     **axes : array_like, one dimension each
@@ -106,6 +122,8 @@ def diagram(
         "entropy_ratio": ratio,
         "regime": _regimes(final, fields),
     }
+    if gradients:
+        data |= dict(zip(("apjn", "score_gradient"), gradient_sweep(wide), strict=True))
     variables = {n: (tuple(grid), v, _attributes(n)) for n, v in data.items()}
     coords = {n: (n, v, _attributes(n)) for n, v in grid.items()}
     undefined = {"undefined": int(np.sum(~final.defined))}
@@ -223,7 +241,17 @@ def _stored_fields(data: xr.Dataset) -> dict[str, Floats]:
     final = Final(State(np.ones_like(gap), gap), np.asarray(data["reduced_beta"]), ~np.isnan(gap))
     floor = data.attrs["entropy_min"]
     entropy_min = None if isinstance(floor, str) else float(floor)
-    return _fields(final, ratio, float(data.attrs["rho_max"]), entropy_min)
+    return _fields(final, ratio, float(data.attrs["rho_max"]), entropy_min) | _gradient_fields(data)
+
+
+def _gradient_fields(data: xr.Dataset) -> dict[str, Floats]:
+    """Functions that are zero on each gradient boundary, where a diagram has gradients."""
+    if "apjn" not in data:
+        return {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain, score = (np.log(np.asarray(data[n])) for n in ("apjn", "score_gradient"))
+    fields = (np.log(EXPLODING) - gain, gain - np.log(VANISHING), score - np.log(VANISHING))
+    return dict(zip(GRADIENT_BOUNDARIES, fields, strict=True))
 
 
 def save(data: xr.Dataset, path: str | Path) -> None:

@@ -80,6 +80,27 @@ NOTATION: dict[str, Entry] = {
     "rho_max": Entry(r"\rho_{max}", "largest overlap accepted", "1", "section 4"),
     "chi": Entry(r"\chi", "collapse slope of a block", "1", "E18"),
     "angle_exponent": Entry(r"\lambda_a", "angle exponent", "1", "E18"),
+    "grad_q": Entry("q^g", "variance of the gradient", "1", "E23"),
+    "grad_p": Entry("p^g", "covariance of two tokens' gradients", "1", "E23"),
+    "grad_wq": Entry(
+        r"E\|\partial L/\partial W_Q\|^2", "squared gradient of the query weights", "1", "E22"
+    ),
+    "grad_wk": Entry(
+        r"E\|\partial L/\partial W_K\|^2", "squared gradient of the key weights", "1", "E22"
+    ),
+    "grad_wv": Entry(
+        r"E\|\partial L/\partial W_V\|^2", "squared gradient of the value weights", "1", "E22"
+    ),
+    "lambda_g": Entry(r"\lambda_g", "gradient exponent", "1", "section 5"),
+    "apjn": Entry(r"\mathcal{J}", "averaged partial Jacobian norm", "1", "section 5"),
+    "score_gradient": Entry(
+        r"\min_l |\partial W_Q|^2/|\partial W_V|^2", "query over value gradient", "1", "E22"
+    ),
+    "response": Entry("P", "response of attention to its scores", "1", "E24"),
+    "crowding": Entry(r"\kappa", "width over directions that tokens share", "1", "E26"),
+    "rho_std": Entry(r"\sigma_\rho", "spread of the overlap over networks", "1", "section 7"),
+    "y2_std": Entry(r"\sigma_{Y_2}", "spread of the participation ratio", "1", "section 7"),
+    "entropy_std": Entry(r"\sigma_H", "spread of the entropy", "nats", "section 7"),
     "depth_scale": Entry(r"\xi", "depth scale", "blocks", "E18"),
     # letters of the symbolic theory sheet
     "freezing": Entry("m", "freezing order parameter", "1", "E4"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.compare import Comparison
-from sigprop.diagram import BOUNDARIES, REGIMES
+from sigprop.diagram import BOUNDARIES, GRADIENT_BOUNDARIES, REGIMES
 from sigprop.errors import DomainError
 from sigprop.notation import label
 from sigprop.propagate import Trajectory
@@ -37,7 +37,13 @@ BLUE, VERMILLION, GREEN, ORANGE, PURPLE, BLACK = (
     "#CC79A7",
     "#000000",
 )
-LINES = {"rank_collapse": ("-", BLACK), "entropy_collapse": ("--", VERMILLION)}
+LINES = {
+    "rank_collapse": ("-", BLACK),
+    "entropy_collapse": ("--", VERMILLION),
+    "exploding_gradients": ("-.", ORANGE),
+    "vanishing_gradients": (":", ORANGE),
+    "vanishing_score_gradients": (":", PURPLE),
+}
 NAMES = {name: name.replace("_", " ").replace(" and ", " + ") for name in REGIMES}
 FLAT, ROOM = 3.0, 0.009  # shape of a regime's name; half its width per letter, in axes
 STYLE = {
@@ -161,6 +167,7 @@ def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
     second.set(ylabel=label("gap_ratio"))
     third.plot(layer[1:], trajectory.entropy_ratio, color=GREEN, label=label("entropy_ratio"))
     third.plot(layer[1:], trajectory.y2, "--", color=PURPLE, label=label("y2"))
+    _bands(trajectory, first, second, third)
     third.set(ylim=(-0.02, 1.02))
     third.legend(fontsize=7, frameon=False)
     for axes in (first, second, third):
@@ -169,6 +176,23 @@ def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
     if title:
         figure.suptitle(title, fontsize=10)
     return figure  # type: ignore[no-any-return]
+
+
+def _bands(trajectory: Trajectory, first: Axes, second: Axes, third: Axes) -> None:
+    """Shade one standard deviation over networks."""
+    if trajectory.rho_std is None or trajectory.y2_std is None or trajectory.entropy_std is None:
+        return
+    layer, gap = trajectory.layer, trajectory.gap / trajectory.q
+    log_t = trajectory.entropy / np.maximum(trajectory.entropy_ratio, 1e-300)
+    rows = (
+        (first, layer, trajectory.rho, trajectory.rho_std, BLUE),
+        (second, layer, gap, trajectory.rho_std, BLUE),
+        (third, layer[1:], trajectory.y2, trajectory.y2_std, PURPLE),
+        (third, layer[1:], trajectory.entropy_ratio, trajectory.entropy_std / log_t, GREEN),
+    )
+    for axes, x, mean, std, colour in rows:
+        low = mean - std if axes is not second else np.maximum(mean - std, mean / 10)
+        axes.fill_between(x, low, mean + std, color=colour, alpha=0.2, lw=0)
 
 
 def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
@@ -253,7 +277,9 @@ def _field(
 
 
 def _boundaries(axes: Axes, data: xr.Dataset) -> None:
-    for name in BOUNDARIES:
+    for name in (*BOUNDARIES, *GRADIENT_BOUNDARIES):
+        if f"{name}_x" not in data:
+            continue
         style, colour = LINES[name]
         x, y, curve = (np.asarray(data[f"{name}_{part}"]) for part in ("x", "y", "curve"))
         for number in np.unique(curve):

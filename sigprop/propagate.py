@@ -21,7 +21,7 @@ from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.validate import count
 
-__all__ = ["Final", "Trajectory", "initial_state", "propagate", "sweep"]
+__all__ = ["Final", "Trajectory", "chunks", "initial_state", "part_of", "propagate", "sweep"]
 
 CHUNK = 30000  # states iterated together: a dozen work arrays of 240 KB
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
@@ -62,6 +62,10 @@ class Trajectory:
         then means over pairs.
     kernel_blocks : array, shape (L+1, B, B), or None
         Means of the normalised kernel, diagonal included, over B equal ranges of positions.
+    rho_std, y2_std, entropy_std : arrays or None
+        Standard deviations over networks of rho, y2 and entropy, from `sigprop.fluctuations.bands`.
+    crowding : array or None
+        Width over the number of directions that tokens share, from the same.
 
     Examples
     --------
@@ -87,6 +91,10 @@ class Trajectory:
     positions: Positions | None = None
     distances: ByDistance | None = None
     kernel_blocks: Floats | None = None
+    rho_std: Floats | None = None
+    y2_std: Floats | None = None
+    entropy_std: Floats | None = None
+    crowding: Floats | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is null.
@@ -94,7 +102,7 @@ class Trajectory:
         Returns
         -------
         dict
-            One list for each attribute.
+            One list for each attribute that is not None.
 
         Examples
         --------
@@ -457,8 +465,8 @@ def sweep(
     shape = spec.shape
     q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
     defined = np.empty(shape, dtype=bool)
-    for index in _chunks(shape):
-        part = _part(spec, index)
+    for index in chunks(shape):
+        part = part_of(spec, index)
         state, heat[index] = _run(part, limit)
         good = _valid(state.q, state.gap)
         q[index], gap[index] = (np.where(good, value, np.nan) for value in state)
@@ -481,8 +489,25 @@ def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:
         return state, spec.beta * np.sqrt(heat * read.q if steady else heat)
 
 
-def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut an array into boxes of about CHUNK elements, last axes whole."""
+def chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Slices that cut an array into boxes of about CHUNK elements, last axes whole.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the array.
+
+    Yields
+    ------
+    tuple of slice
+        One box.
+
+    Examples
+    --------
+    >>> from sigprop.propagate import chunks
+    >>> len(list(chunks((3, 20000))))
+    3
+    """
     sizes, room = [], CHUNK
     for length in reversed(shape):
         take = max(1, min(length, room))
@@ -495,8 +520,29 @@ def _chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
     yield from product(*boxes)
 
 
-def _part(spec: Transformer, index: tuple[slice, ...]) -> Transformer:
-    """Part of a spec: every array sliced where it is not of length one."""
+def part_of(spec: Transformer, index: tuple[slice, ...]) -> Transformer:
+    """Part of a spec: every array sliced where it is not of length one.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The whole.
+    index : tuple of slice
+        One slice for each axis of `spec.shape`.
+
+    Returns
+    -------
+    Transformer
+        The part.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagate import part_of
+    >>> spec = Transformer(depth=1, context=8, beta=[0, 1, 2], sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> part_of(spec, (slice(0, 2),)).shape
+    (2,)
+    """
     changes: dict[str, Any] = {}
     for name in spec.numbers():
         value = np.asarray(getattr(spec, name), dtype=np.float64)

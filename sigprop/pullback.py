@@ -30,7 +30,8 @@ entry. Paths do not interfere at infinite width: each ends in a matrix of its ow
 :math:`gap^2/d`, add :math:`gap^2 (\mathrm{tr} J)(\mathrm{tr} J')/d`, about
 :math:`gap^2 (1-Y_2)^2/d`: of relative order T/d while attention is near uniform. It belongs to the
 query path and to both weight gradients. A single spec with a width takes, for one query, the exact
-traces of `sigprop.rem.sphere`, and scales the terms of two queries by their ratio to this first
+traces of `sigprop.rem.sphere` at the width over which tokens spread there
+(`sigprop.fluctuations`), and scales the terms of two queries by their ratio to this first
 order. Arrays of specs take the first order, which is within 3 % for d >= 8 T and 25 % high at its
 worst for d = 64, T = 512.
 
@@ -49,6 +50,7 @@ import numpy as np
 from sigprop.arrays import Number
 from sigprop.block import Fold
 from sigprop.errors import AssumptionError
+from sigprop.fluctuations import keys
 from sigprop.maps.attention import Attention
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
@@ -56,7 +58,7 @@ from sigprop.maps.residual import Residual
 from sigprop.rem import Finite, Response, Traces, reduced_beta
 from sigprop.state import Gradient, State
 
-__all__ = ["Pulled", "pull"]
+__all__ = ["Pulled", "Spread", "pull"]
 
 MAX_SIGMA = 40.0  # score standard deviation up to which the quadrature is used
 
@@ -77,8 +79,29 @@ class Pulled(NamedTuple):
     weights: dict[str, Number]
 
 
+class Spread(NamedTuple):
+    """Variation around the state of a trajectory.
+
+    Attributes
+    ----------
+    seeds : float or None
+        Variance of log gap over networks; None for that of random tokens.
+    crowding : float
+        Width over the number of directions that tokens share.
+
+    Examples
+    --------
+    >>> from sigprop.pullback import Spread
+    >>> Spread().crowding
+    1.0
+    """
+
+    seeds: float | None = None
+    crowding: float = 1.0
+
+
 @singledispatch
-def pull(layer: Any, state: State, gradient: Gradient) -> Pulled:
+def pull(layer: Any, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
     """Pull a gradient kernel back through a map.
 
     Parameters
@@ -89,6 +112,9 @@ def pull(layer: Any, state: State, gradient: Gradient) -> Pulled:
         Its input on the forward pass.
     gradient : Gradient
         Gradient kernel at its output.
+    spread : Spread, optional
+        How networks and keys vary around the state, which is the typical one; matters to score
+        gradients at finite width. That of random tokens by default.
 
     Returns
     -------
@@ -112,17 +138,17 @@ def pull(layer: Any, state: State, gradient: Gradient) -> Pulled:
 
 
 @pull.register
-def _(layer: Norm, state: State, gradient: Gradient) -> Pulled:
+def _(layer: Norm, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
     """E23: division by the variance before the norm; the radial direction, 1/d, is neglected."""
     scale = layer.gain * layer.gain / state.q
     return Pulled(Gradient(scale * gradient.q, scale * gradient.others), {})
 
 
 @pull.register
-def _(layer: Residual, state: State, gradient: Gradient) -> Pulled:
+def _(layer: Residual, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
     square = layer.alpha * layer.alpha
     skip = Pulled(Gradient(square * gradient.q, square * gradient.others), {})
-    return _sum([skip, *(pull(branch, state, gradient) for branch in layer.branches)])
+    return _sum([skip, *(pull(branch, state, gradient, spread) for branch in layer.branches)])
 
 
 def _sum(parts: Iterable[Pulled]) -> Pulled:
@@ -136,19 +162,19 @@ def _sum(parts: Iterable[Pulled]) -> Pulled:
 
 
 @pull.register
-def _(layer: Fold, state: State, gradient: Gradient) -> Pulled:
+def _(layer: Fold, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
     states = [state]
     for part in layer.maps[:-1]:
         states.append(part(states[-1]))
     weights: dict[str, Number] = {}
     for part, seen in zip(reversed(layer.maps), reversed(states), strict=True):
-        gradient, found = pull(part, seen, gradient)
+        gradient, found = pull(part, seen, gradient, spread)
         weights |= found
     return Pulled(gradient, weights)
 
 
 @pull.register
-def _(layer: Mlp, state: State, gradient: Gradient) -> Pulled:
+def _(layer: Mlp, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
     hidden, slopes = layer.second_moments(state)
     own, cross = slopes.own * gradient.q, slopes.cross * gradient.others
     inner = layer.sigma_w1_2 * layer.sigma_w2_2
@@ -163,10 +189,11 @@ def _(layer: Mlp, state: State, gradient: Gradient) -> Pulled:
 
 
 @pull.register
-def _(layer: Attention, state: State, gradient: Gradient) -> Pulled:
+def _(layer: Attention, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
     """E23 and E24, and the gradients of the query, key and value weights (E22)."""
     value = layer.sigma_v2 * layer.sigma_o2
-    traces = _traces(layer, state)
+    spread = Spread() if spread is None else spread
+    traces = _traces(layer, state, spread)
     passed, wv = _values(layer, state, gradient, traces)
     queries, keys, wq, wk = _scores(layer, state, gradient, traces)
     q = value * (passed.q + queries.q + keys)
@@ -181,13 +208,14 @@ def _finite(layer: Attention) -> Finite:
     return layer.rem
 
 
-def _traces(layer: Attention, state: State) -> Traces | None:
+def _traces(layer: Attention, state: State, spread: Spread) -> Traces | None:
     """Exact traces at finite width, for a single state whose scores the quadrature reaches."""
     context = _finite(layer).context
     s = reduced_beta(layer.beta, state) * np.sqrt(np.log(context))
-    if layer.sphere is None or s.ndim or not s <= MAX_SIGMA:
+    sphere = keys(layer, spread.crowding)
+    if sphere is None or s.ndim or not s <= MAX_SIGMA:
         return None
-    return layer.sphere.traces(float(s), float(context), float(state.rho))
+    return sphere.traces(float(s), float(context), float(state.rho), spread.seeds)
 
 
 def _values(
@@ -200,7 +228,10 @@ def _values(
     total = 0.0 if layer.centred else gradient.q + gradient.others
     own, cross = weights.y2 - lost, weights.y2 - weights.spread - lost
     q = own * gradient.q + cross * gradient.others
-    mean = q if traces is None else (traces.mean - lost) * gradient.q + cross * gradient.others
+    mean = q
+    if traces is not None:
+        gained = traces.mean - (traces.common if layer.centred else 0.0)
+        mean = (gained - lost) * gradient.q + cross * gradient.others
     common = 0.0 if layer.centred else (state.q - state.gap) * total
     return Gradient(q, total - q), common + state.gap * mean
 

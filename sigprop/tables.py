@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sigprop.arrays import Floats
+from sigprop.backward import Gradients
 from sigprop.causal import Positions
 from sigprop.compare import Comparison
 from sigprop.critical import REASONS, Critical
@@ -32,6 +33,7 @@ __all__ = [
     "critical",
     "derivation",
     "derivations",
+    "gradients",
     "made",
     "measured",
     "positions",
@@ -118,6 +120,21 @@ def positions(p: Positions) -> Table:
             cells = ("-" if np.isnan(v) else f"{v:.3g}" for v in row)
             table.add_row(f"{p.position[i]:g}", str(layer), *cells)
     return table
+
+
+def gradients(found: Gradients) -> Group:
+    """Gradients of one stack, or a summary of many."""
+    if found.q.ndim > 1:
+        return Group(f"{found.apjn.size} gradient kernels (--json lists every layer)")
+    heads = ("l", "q^g", "p^g", "W_Q", "W_K", "W_V", "W_1", "W_2")
+    title = "Gradients at the input of each block, and squared norms for weights"
+    table = Table(*heads, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    columns = (found.q, found.p, found.wq, found.wk, found.wv, found.w1, found.w2)
+    for i in np.unique(np.linspace(0, len(found.q) - 1, ROWS).round().astype(int)):
+        table.add_row(str(i), *(f"{float(column[i]):.3g}" for column in columns))
+    fates = {name: sorted(set(fate.tolist())) for name, fate in found.fates().items()}
+    unwell = [f"{name}: {', '.join(fate)}" for name, fate in fates.items() if fate != ["healthy"]]
+    return Group(table, f"gradient exponent {float(found.exponent):.4g} per block", *unwell)
 
 
 def critical(found: Critical, rho_max: float) -> Table:

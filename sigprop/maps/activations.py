@@ -21,7 +21,7 @@ from sigprop.chebyshev import Series, fit, nodes, transform
 from sigprop.errors import DomainError
 from sigprop.state import multiplied
 
-__all__ = ["Activation", "Dual", "activation"]
+__all__ = ["Activation", "Dual", "activation", "pointwise"]
 
 SMALL_ANGLE = 2e-3  # below it sin t - t cos t is a series; above, it errs by 1e-13 of the drop
 MEHLER_TERMS = 16384
@@ -468,3 +468,36 @@ def activation(name: str) -> Activation:
         raise DomainError("activation", name, "one of " + ", ".join(_KINDS))
     kind = _KINDS[name]
     return lambda q: kind(np.asarray(q, dtype=np.float64))
+
+
+def pointwise(name: str) -> Callable[[Floats], Floats]:
+    """Activation itself, by name.
+
+    Parameters
+    ----------
+    name : {"relu", "gelu", "tanh", "erf", "silu", "linear"}
+        The activation.
+
+    Returns
+    -------
+    callable
+        From preactivations to activations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.maps.activations import pointwise
+    >>> pointwise("relu")(np.array([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
+    from scipy.special import erf, ndtr
+
+    functions: dict[str, Callable[[Floats], Floats]] = {
+        "relu": lambda x: np.maximum(x, 0.0),
+        "gelu": lambda x: x * ndtr(x),
+        "erf": erf,
+        "linear": lambda x: x,
+        "tanh": np.tanh,
+        "silu": _silu,
+    }
+    return functions[name]

@@ -1,6 +1,6 @@
 """The random energy model of softmax attention: limit, exact at finite context, interpolated."""
 
-from sigprop.rem.finite import Moments, entropy_deficit, moments
+from sigprop.rem.finite import Moments, entropy_deficit, entropy_variance, moments
 from sigprop.rem.limit import Limit, critical_beta, freezing
 from sigprop.rem.overlap import excess, overlap, spread
 from sigprop.rem.profile import Profile
@@ -30,6 +30,7 @@ __all__ = [
     "Weights",
     "critical_beta",
     "entropy_deficit",
+    "entropy_variance",
     "excess",
     "freezing",
     "head_nodes",

@@ -131,14 +131,14 @@ def gaussian_nodes() -> tuple[Floats, Floats]:
     return z, weight / np.sqrt(2 * np.pi)
 
 
-def _boltzmann(x: Floats, kinds: tuple[int, ...]) -> list[Floats]:
+def _boltzmann(x: Floats, kinds: tuple[float, ...]) -> list[Floats]:
     """g_k(x) for each k of `kinds`; k = 0 stands for x g_1(x), the derivative in k at one."""
     x = np.minimum(x, 6.0)  # g_k(6) < 1e-160, and exp must not overflow
     w = np.exp(x)
-    return [(x if k == 0 else 1.0) * np.exp(max(k, 1) * x - w) for k in kinds]
+    return [(x if k == 0 else 1.0) * np.exp((k or 1) * x - w) for k in kinds]
 
 
-def averages(grid: Grid, s: Floats, kinds: tuple[int, ...]) -> tuple[Floats, Floats]:
+def averages(grid: Grid, s: Floats, kinds: tuple[float, ...]) -> tuple[Floats, Floats]:
     """F_k for each k of `kinds`, stacked on the last axis, and C, at every point of `grid`.
 
     Parameters
@@ -147,7 +147,7 @@ def averages(grid: Grid, s: Floats, kinds: tuple[int, ...]) -> tuple[Floats, Flo
         Grids of u, start of shape (P, ...).
     s : array, shape (P,)
         Standard deviations, all below or all from `NARROW`.
-    kinds : tuple of int
+    kinds : tuple of float
         Exponents k; 0 stands for the average of x g_1(x).
 
     Returns
@@ -170,7 +170,7 @@ def averages(grid: Grid, s: Floats, kinds: tuple[int, ...]) -> tuple[Floats, Flo
     return (_average_z if np.all(s < NARROW) else _average_x)(grid, s, kinds)
 
 
-def _average_z(grid: Grid, s: Floats, kinds: tuple[int, ...]) -> tuple[Floats, Floats]:
+def _average_z(grid: Grid, s: Floats, kinds: tuple[float, ...]) -> tuple[Floats, Floats]:
     """Average over z: for widths so small that g_k varies little."""
     z, weight = gaussian_nodes()
     x = grid.points[..., None] + s[..., None, None] * z
@@ -178,7 +178,7 @@ def _average_z(grid: Grid, s: Floats, kinds: tuple[int, ...]) -> tuple[Floats, F
     return np.stack(smooth, axis=-1), -np.expm1(-np.exp(np.minimum(x, 6.0))) @ weight
 
 
-def _average_x(grid: Grid, s: Floats, kinds: tuple[int, ...]) -> tuple[Floats, Floats]:
+def _average_x(grid: Grid, s: Floats, kinds: tuple[float, ...]) -> tuple[Floats, Floats]:
     """Average over x = u + s z on the fixed window where g_k lives.
 
     C follows from 1 - exp(-e^x) = int_{-inf}^x g_1, so C(u) = int g_1(x) Phi((u - x)/s) dx.

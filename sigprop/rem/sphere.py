@@ -24,7 +24,7 @@ whose last term is of relative order T/d. Every average is a polynomial in sums
           F_{k,f}(u) = E f(z) e^{k x - e^x}, \quad x = u + s z.
 
 Score variance also varies from head to head by :math:`\chi^2_{d_h}\chi^2_d/(d_h d)`, and the gap
-from network to network as for random tokens, by :math:`2\rho^2/d` of its square around a typical
+from network to network, for random tokens by :math:`2\rho^2/d` of its square, around a typical
 value. Both are averaged over three nodes of one log-normal variable. What is neglected is of second
 order in 1/d: below 3 % of each gradient at d = 64, T/d = 8 and beta up to 5, as far as 300 measured
 networks resolve it.
@@ -63,20 +63,31 @@ class Traces(NamedTuple):
         :math:`E\,c\,\mathrm{tr} J K J / gap`, c the score variance of a head over its mean: P.
     weight : float
         :math:`E\,c\,\mathrm{tr} J K J K / gap^2`: P.
-    mean : float
-        Squared norm of the attended token over d, less that of the common part, over gap: Y_2.
+    kept : float
+        :math:`E \sum A^2 \eta`: Y_2.
+    drift : float
+        :math:`E (\sum A z)^2 / D`, the pull of the attended token along the query: 0.
+    common : float
+        :math:`1 - E \sum A g`, what the common direction gains, over gap: 0.
 
     Examples
     --------
     >>> from sigprop.rem.sphere import Traces
-    >>> Traces(0.1, 0.1, 0.1, 0.5).mean
-    0.5
+    >>> round(Traces(0.1, 0.1, 0.1, 0.5, 0.01, 0.0).mean, 2)
+    0.51
     """
 
     query: float
     key: float
     weight: float
-    mean: float
+    kept: float
+    drift: float
+    common: float
+
+    @property
+    def mean(self) -> float:
+        """Squared norm of the attended token over d, less p, over gap: Y_2 at infinite width."""
+        return self.kept + self.drift + self.common
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,9 @@ class Sphere:
     width: float
     head_width: float
 
-    def traces(self, sigma: float, context: float, rho: float) -> Traces:
+    def traces(
+        self, sigma: float, context: float, rho: float, seeds: float | None = None
+    ) -> Traces:
         """Averages over keys, heads and networks.
 
         Parameters
@@ -111,6 +124,8 @@ class Sphere:
             Context length T.
         rho : float
             Overlap of the tokens.
+        seeds : float, optional
+            Variance of log gap over networks; that of random tokens by default.
 
         Returns
         -------
@@ -124,7 +139,8 @@ class Sphere:
         1.98
         """
         rho = max(rho, 0.0)
-        heads, seeds = 2 / self.head_width + 2 / self.width, 2 * rho**2 / self.width
+        heads = 2 / self.head_width + 2 / self.width
+        seeds = 2 * rho**2 / self.width if seeds is None else seeds
         both = heads + seeds
         nodes, probability = np.polynomial.hermite_e.hermegauss(3)
         y = np.sqrt(both) * nodes  # log(c gap) but for its mean, of which heads and seeds have
@@ -132,18 +148,19 @@ class Sphere:
         hot = np.exp(heads / both * y - heads / 2 + rest)
         wide = [np.exp(k * seeds / both * y + k**2 * rest) for k in (1, 2)]
         rows = [self._at(sigma * np.exp((x - heads / 2) / 2), context, rho) for x in y]
-        query, key, weight, mean = np.array(rows).T
-        total = [wide[1] * query, hot * wide[0] * key, hot * wide[1] * weight, wide[0] * mean]
+        query, key, weight, *mean = np.array(rows).T
+        total = [wide[1] * query, hot * wide[0] * key, hot * wide[1] * weight]
+        total += [wide[0] * value for value in mean]
         return Traces(*(float(probability @ v / probability.sum()) for v in total))
 
     def _at(self, sigma: float, context: float, rho: float) -> tuple[float, ...]:
         d, n = self.width - 1, self.head_width
         m = _Moments(float(sigma), context, d, 2 * rho * (2 - rho) / self.width)
-        square, cross, own, flat, key, mean = _polynomials(m)
+        square, cross, own, flat, key, *mean = _polynomials(m)
         last = own + flat / (d - 1)
         along = d / n + (n - 1) / n  # weight of z z^T / d in a head's kernel
         query = along * square / d**2 + (along + (n - 1) / n) * cross / d + (n - 1) / n * last
-        return query, key, square / d**2 + 2 * cross / d + last, mean
+        return query, key, square / d**2 + 2 * cross / d + last, *mean
 
 
 def _polynomials(m: _Moments) -> tuple[float, ...]:
@@ -155,8 +172,8 @@ def _polynomials(m: _Moments) -> tuple[float, ...]:
     traces = m((1, 0, 1), (1, 0, 1)) - 2 * m((1, 0, 1), h) + m(h, h)
     key = m((2, 2, 0)) - 2 * m((2, 1, 0), z) + m((2, 0, 0), z, z)
     key = key / m.d + m(h) - 2 * m((3, 0, 1)) + m((2, 0, 0), h)
-    mean = m(z, z) / m.d + m(h) + 1 - m(zz) / m.d - m((1, 0, 1))
-    return square, cross, own, traces - 2 * diagonal + own, key, mean
+    common = 1 - m(zz) / m.d - m((1, 0, 1))
+    return square, cross, own, traces - 2 * diagonal + own, key, m(h), m(z, z) / m.d, common
 
 
 @dataclass

@@ -1,0 +1,346 @@
+r"""Spread of the trajectory over networks, and what it and finite width do to the mean (E26).
+
+The state of one network is taken as log-normal: y = (log q, log gap) has a mean and a covariance.
+A map moves four sigma points, mean +- sqrt(2) times the columns of a Cholesky factor, which carries
+the covariance to first order and the mean to second (Julier & Uhlmann 1997). Each residual
+sublayer then injects noise, with p the common part of its kernel, f its branches, d width, h heads:
+
+* *weights*: a Gaussian matrix of d outputs maps the common direction to a random vector, so
+  :math:`\mathrm{var}\,p = (2 p_f^2 + 4 \alpha^2 p\,p_f)/d`; the gap averages T directions,
+  :math:`\mathrm{var}\,gap = (2 gap_f^2 + 4\alpha^2 gap\,gap_f)/(dT)`;
+* *hidden units*: an MLP averages over d_ff units; given its common preactivation c a unit
+  contributes :math:`m(c)^2` to p and :math:`v(c)` to the gap, its mean and variance over tokens;
+* *temperature*: the common part of the queries gives all scores of a head one variance factor, of
+  variance :math:`2\rho^2(1/d_h + 1/d)`;
+* *keys*: the participation ratio averaged over tokens keeps the part of its variance that queries
+  share, taken as the square of :math:`(O - 1/T)/(Y_2 - 1/T)`: exact at r = 0 and 1 and within
+  0.12 of that variance between (measured at T = 64-512, s = 1-7).
+
+Tokens differ too: post-norm divides each by its own norm, whose variance from token to token is
+:math:`cv^2 = (\sigma_v^2 gap)^2 [\mathrm{var} Y + \ldots]/(h q'^2)`, so overlaps grow by
+:math:`1 + \frac34 cv^2` (E26). The dots stand for heads of finite width (E12). Keys of finite width
+(`sigprop.rem.sphere`) are pulled along the query: the gap of attention's output becomes
+:math:`\sigma_v^2 gap [(Y_2 - O) Y_2'/Y_2 + (1 - \rho) drift]`, Y_2' the participation at width d.
+
+Directions also *crowd*: every random matrix of d outputs adds to the off-diagonal entries of the
+kernel about its common part a variance of :math:`[gap_f^2 + 2\alpha^2 gap\,gap_f]/d`, and hidden
+units :math:`gap_f^2\, E v^2/(E v)^2/d_{ff}`. The variance that was there passes coherently through
+the skip branch and the MLP, and attention adds that of other pairs. Relative to gap^2/d the
+variance kappa, one for random tokens, grows with depth unless attention mixes: tokens share d/kappa
+directions, which stands for d wherever keys of finite width matter.
+
+Approximate: Gaussian noise; token differences beyond the first norm; E26 in the stream of a
+pre-norm stack. At first order in 1/d throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from sigprop.arrays import Floats
+from sigprop.block import SMALLEST, Block, Fold, build_block, rem_of
+from sigprop.errors import AssumptionError
+from sigprop.maps.activations import pointwise
+from sigprop.maps.attention import Attention
+from sigprop.maps.mlp import Mlp
+from sigprop.maps.norm import Norm
+from sigprop.maps.residual import Residual
+from sigprop.propagate import Trajectory, exchangeable
+from sigprop.rem import Finite, Sphere, entropy_variance, moments, reduced_beta
+from sigprop.spec import Transformer
+from sigprop.state import State
+
+__all__ = ["bands", "keys"]
+
+STEP = 1e-3  # of log s^2, for derivatives of tabulated statistics
+COMMON = np.linspace(-7.0, 7.0, 141)  # common preactivation, in standard deviations
+TOKEN = np.polynomial.hermite_e.hermegauss(31)
+
+
+class _Cloud(NamedTuple):
+    """Log-normal state of one network."""
+
+    mean: Floats  # of (log q, log gap)
+    cov: Floats
+    crowding: float = 1.0
+
+    @property
+    def points(self) -> State:
+        first = np.sqrt(self.cov[0, 0])
+        mixed = self.cov[0, 1] / first if first > 0 else 0.0
+        factor = np.array([[first, 0], [mixed, np.sqrt(max(self.cov[1, 1] - mixed**2, 0.0))]])
+        shift = np.sqrt(2) * np.hstack([factor, -factor])
+        return State(*np.exp(self.mean[:, None] + shift))
+
+    @property
+    def centre(self) -> State:
+        return State(*(float(v) for v in np.exp(self.mean)))
+
+
+class _Scores(NamedTuple):
+    """Attention of one head at the centre: slopes in log s^2, and variances over tokens."""
+
+    y2: float
+    spread: float
+    slope_y2: float
+    slope_overlap: float
+    slope_entropy: float
+    tokens: float  # variance of Y over tokens
+    shared: float  # share of it that queries have in common
+    temperature: float  # variance of log s^2 over networks
+    entropy: float  # variance of the entropy over tokens
+
+
+def bands(spec: Transformer) -> Trajectory:
+    """Trajectory with its spread over networks, and the mean at finite width.
+
+    Parameters
+    ----------
+    spec : Transformer
+        One description, with a width.
+
+    Returns
+    -------
+    Trajectory
+        As of `propagate`, means over networks at this width, with rho_std, y2_std and entropy_std:
+        standard deviations over networks (seeds) of averages over tokens and heads.
+
+    Raises
+    ------
+    AssumptionError
+        If the spec has arrays, no width, or an infinite context.
+
+    Notes
+    -----
+    theory.md section 7 (E26).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.fluctuations import bands
+    >>> spec = Transformer(depth=4, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0.1)
+    >>> found = bands(spec)
+    >>> found.rho_std.shape, bool(0.02 < found.rho_std[-1] < 0.04)
+    ((5,), True)
+    """
+    if spec.shape or spec.width is None or np.isinf(spec.context):
+        raise AssumptionError("bands need a single spec with a width and a finite context")
+    base = exchangeable(spec)
+    block = build_block(spec)
+    cloud = _input(spec, State(base.q[0], base.gap[0]))
+    clouds, seen = [cloud], []
+    for _ in range(len(base.q) - 1):
+        read = block.read(cloud.centre)
+        seen.append(_scores(block.attention, read, spec))
+        cloud = _through(block, cloud, spec)
+        clouds.append(cloud)
+    return _described(spec, base, block, clouds, seen)
+
+
+def _input(spec: Transformer, state: State) -> _Cloud:
+    """Random tokens: their mean vector has d components, so its square varies by 2/d."""
+    common = 1 - state.gap / state.q * (1 - 1 / spec.context)
+    cov = np.zeros((2, 2))
+    cov[1, 1] = 2 * common**2 / _width(spec)
+    return _Cloud(np.log(np.array([state.q, state.gap], dtype=np.float64)), cov)
+
+
+def _width(spec: Transformer) -> float:
+    assert spec.width is not None
+    return float(spec.width)
+
+
+def _through(block: Block, cloud: _Cloud, spec: Transformer) -> _Cloud:
+    cv2 = 0.0
+    for layer in block.maps:
+        if isinstance(layer, Residual):
+            cloud, cv2 = _residual(layer, cloud, spec)
+        else:
+            out = layer(cloud.points)
+            gap = out.gap - 0.75 * cv2 * (out.q - out.gap) if isinstance(layer, Norm) else out.gap
+            cloud = _cloud(State(np.broadcast_to(out.q, np.shape(gap)), gap), cloud.crowding)
+    return cloud
+
+
+def _cloud(points: State, crowding: float) -> _Cloud:
+    y = np.log(np.stack([np.asarray(v, dtype=np.float64) for v in points]))
+    mean = y.mean(axis=1)
+    return _Cloud(mean, (y - mean[:, None]) @ (y - mean[:, None]).T / y.shape[1], crowding)
+
+
+def _residual(layer: Residual, cloud: _Cloud, spec: Transformer) -> tuple[_Cloud, float]:
+    """Move the points, then add noise; also the squared variation of norms over tokens."""
+    d, t, square = _width(spec), float(spec.context), float(layer.alpha) ** 2
+    centre, out = cloud.centre, layer(cloud.points)
+    noise, tokens = np.zeros((2, 2)), 0.0
+    p_f, gap_f, crowd, kept = 0.0, 0.0, 0.0, square * float(cloud.centre.gap)
+    for branch in layer.branches:
+        assert isinstance(branch, Fold)
+        before, last = Fold(branch.maps[:-1]), branch.maps[-1]
+        own = branch(centre)
+        p_f, gap_f = p_f + float(own.q - own.gap * (1 - 1 / t)), gap_f + float(own.gap)
+        if isinstance(last, Attention):
+            found = _scores(last, before(centre), spec)
+            value = float(last.sigma_v2 * last.sigma_o2)
+            noise += _attention_noise(found, value * float(before(centre).gap), spec.heads)
+            tokens = (value * float(before(centre).gap)) ** 2 * found.tokens / spec.heads
+            sphere = keys(last, cloud.crowding)
+            shift = _pull(last, sphere, before(centre), before(cloud.points), found, t)
+            out = State(out.q + value * shift.q, out.gap + value * shift.gap)
+        elif isinstance(last, Mlp):
+            unit = _hidden_noise(last, spec.activation, before(centre))
+            noise += unit / (d * spec.mlp_ratio)
+            crowd += (unit[1, 1] + float(own.gap) ** 2) / spec.mlp_ratio
+            kept += float(own.gap)
+    p = float(centre.q - centre.gap * (1 - 1 / t))
+    noise[0, 0] += (2 * p_f**2 + 4 * square * p * p_f) / d
+    noise[1, 1] += (2 * gap_f**2 + 4 * square * float(centre.gap) * gap_f) / (d * t)
+    crowd += gap_f**2 + 2 * square * float(centre.gap) * gap_f
+    whole = square * float(centre.gap) + gap_f
+    crowd += cloud.crowding * (kept**2 + (whole - kept) ** 2)  # attention mixes other pairs
+    moved = _cloud(out, crowd / max(whole**2, 1e-300))
+    q, gap = moved.centre
+    change = np.array([[1 / q, 1 / q], [0, 1 / gap]])  # from (p, gap) to (log q, log gap)
+    cov = moved.cov + change @ noise @ change.T
+    return moved._replace(cov=cov), tokens / float(q) ** 2
+
+
+def keys(layer: Attention, crowding: float) -> Sphere | None:
+    """Sphere of the keys when tokens crowd on d / crowding directions.
+
+    Parameters
+    ----------
+    layer : Attention
+        The attention map.
+    crowding : float
+        kappa, >= 1.
+
+    Returns
+    -------
+    Sphere or None
+        None at infinite width.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import build_block
+    >>> from sigprop.fluctuations import keys
+    >>> spec = Transformer(depth=1, context=8, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> keys(build_block(spec).attention, 2.0).width
+    32.0
+    """
+    if layer.sphere is None:
+        return None
+    return replace(layer.sphere, width=max(layer.sphere.width / crowding, SMALLEST))
+
+
+def _pull(
+    layer: Attention,
+    sphere: Sphere | None,
+    centre: State,
+    points: State,
+    found: _Scores,
+    t: float,
+) -> State:
+    """Add what keys of finite width do to the output, at sigma_v2 = 1."""
+    if sphere is None:
+        return State(0.0, 0.0)
+    s = float(reduced_beta(layer.beta, centre)) * np.sqrt(np.log(t))
+    traces = sphere.traces(s, t, float(centre.rho))
+    q = traces.mean - found.y2 - (traces.common if layer.centred else 0.0)
+    gap = found.spread * (traces.kept / found.y2 - 1) + points.gap / points.q * traces.drift
+    return State(points.gap * q, points.gap * gap)
+
+
+def _attention_noise(found: _Scores, gap: float, heads: int) -> Floats:
+    """Covariance of (p, gap) from the temperature of the heads and the keys that queries share."""
+    rates = np.array([found.slope_overlap, found.slope_y2 - found.slope_overlap])
+    noise = found.temperature * np.outer(rates, rates)
+    noise[1, 1] += found.tokens * found.shared
+    return noise * gap**2 / heads
+
+
+def _hidden_noise(mlp: Mlp, name: str, state: State) -> Floats:
+    """Covariance of one hidden unit's contributions to (p, gap); gated units have two factors."""
+    function = pointwise(name)
+    gap = float(mlp.sigma_w1_2 * state.gap)
+    p = max(float(mlp.sigma_w1_2 * state.q + mlp.sigma_b2) - gap, 0.0)
+    weight = np.exp(-(COMMON**2) / 2)
+    z, z_weight = TOKEN
+    value = function(np.sqrt(p) * COMMON[:, None] + np.sqrt(gap) * z)
+    mean = value @ z_weight / z_weight.sum()
+    square = value**2 @ z_weight / z_weight.sum()
+    node, share = np.polynomial.hermite_e.hermegauss(3) if mlp.gated else (np.ones(1), np.ones(1))
+    linear, rest = (p * node**2, gap) if mlp.gated else (node, 0.0)
+    common = np.outer(mean**2, linear)
+    own = np.outer(square - mean**2, linear) + rest * square[:, None]
+    joint = np.outer(weight / weight.sum(), share / share.sum()).ravel()
+    covariance = np.cov([common.ravel(), own.ravel()], aweights=joint, ddof=0)
+    return np.asarray(float(mlp.sigma_w2_2) ** 2 * covariance)
+
+
+def _scores(layer: Attention, read: State, spec: Transformer) -> _Scores:
+    rem = Finite(spec.context)
+    b, x = float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
+    one, log_t, t = rem_of(spec).weights(b, x), float(np.log(spec.context)), spec.context
+
+    def slope(function: Callable[[float], Floats]) -> float:
+        return float((function(b * (1 + STEP / 2)) - function(b * (1 - STEP / 2))) / (2 * STEP))
+
+    y2 = slope(lambda v: np.asarray(rem.weights(v, x).y2))
+    spread = slope(lambda v: np.asarray(rem.weights(v, x).spread))
+    entropy = slope(lambda v: log_t * rem.entropy_ratio(v))
+    s = b * np.sqrt(log_t)
+    exact, factor = moments(s, t), 2 * spec.heads / _width(spec) + 2 / _width(spec)
+    y2_excess = max(float(exact.y2) - 1 / float(t), 1e-300)
+    share = 1 - float(rem.weights(b, x).spread) / y2_excess if s > 0 else 1.0
+    return _Scores(
+        float(one.y2),
+        float(one.spread),
+        y2,
+        y2 - spread,
+        entropy,
+        max(float(exact.y22 - exact.y2**2), 0.0) + y2**2 * factor,
+        share**2 + (1 - share**2) / float(t),
+        factor * max(1 - x, 0.0) ** 2,
+        float(entropy_variance(s, t)) + entropy**2 * factor,
+    )
+
+
+def _described(
+    spec: Transformer, base: Trajectory, block: Block, clouds: list[_Cloud], seen: list[_Scores]
+) -> Trajectory:
+    """Averages over the points, layer by layer; attention adds its own noise to what is read."""
+    log_t = float(np.log(spec.context))
+    q = np.array([np.mean(c.points.q) for c in clouds])
+    ratio = np.stack([c.points.gap / c.points.q for c in clouds])
+    reads = [block.read(c.points) for c in clouds[:-1]]
+    x = np.stack([r.gap / r.q for r in reads])
+    b = np.stack([reduced_beta(block.attention.beta, r) for r in reads])
+    finite = Finite(spec.context, spec.head_width)
+    weights, entropy = finite.weights(b, x), finite.entropy_ratio(b) * log_t
+    own = np.array([(s.slope_y2, s.slope_entropy, s.tokens, s.entropy) for s in seen]).T
+    heat = np.array([s.temperature for s in seen]) / spec.heads
+    shared = np.array([s.shared for s in seen]) / spec.heads
+    y2, overlap = np.asarray(weights.y2), np.asarray(weights.y2 - weights.spread)
+    return replace(
+        base,
+        q=q,
+        gap=q * ratio.mean(axis=1),
+        rho=1 - ratio.mean(axis=1),
+        y2=y2.mean(axis=1),
+        overlap=overlap.mean(axis=1),
+        entropy=entropy.mean(axis=1),
+        entropy_ratio=entropy.mean(axis=1) / log_t,
+        reduced_beta=b.mean(axis=1),
+        score_std=b.mean(axis=1) * np.sqrt(log_t),
+        crowding=np.array([c.crowding for c in clouds]),
+        rho_std=ratio.std(axis=1),
+        y2_std=np.sqrt(y2.var(axis=1) + heat * own[0] ** 2 + shared * own[2]),
+        entropy_std=np.sqrt(entropy.var(axis=1) + heat * own[1] ** 2 + shared * own[3]),
+    )
