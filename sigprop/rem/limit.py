@@ -146,7 +146,7 @@ class Limit:
         --------
         >>> from sigprop.rem import Limit
         >>> from sigprop.state import State
-        >>> float(round(Limit().passed(4.0, State(1.0, 0.5)).kept, 12))
+        >>> round(float(Limit().passed(4.0, State(1.0, 0.5)).kept), 12)
         0.25
         """
         frozen = np.asarray(np.sqrt(state.gap))
