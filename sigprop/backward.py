@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from sigprop.arrays import Floats, Number, finite_or_none
 from sigprop.block import Fold, build_block
 from sigprop.fluctuations import bands
-from sigprop.propagate import Trajectory, chunks, exchangeable, part_of
+from sigprop.propagate import exchangeable
 from sigprop.pullback import Pulled, Spread, pull
 from sigprop.spec import Transformer
 from sigprop.state import Gradient, State
+from sigprop.sweep import chunks, part_of
+from sigprop.trajectory import Trajectory
 
 __all__ = [
     "EXPLODING",

@@ -14,9 +14,10 @@ import numpy as np
 from sigprop.arrays import Floats
 from sigprop.errors import AssumptionError
 from sigprop.huggingface import Reading, load
-from sigprop.propagate import Trajectory, propagate
+from sigprop.propagate import propagate
 from sigprop.simulate import Measured, Source, simulate
 from sigprop.spec import Transformer
+from sigprop.trajectory import Trajectory
 
 __all__ = ["ALLOWED", "Comparison", "Deviation", "compare", "deviation", "reference", "references"]
 

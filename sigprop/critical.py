@@ -12,8 +12,8 @@ from sigprop.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.block import build_block
 from sigprop.errors import require
 from sigprop.fixed_points import linear_response
-from sigprop.propagate import sweep
 from sigprop.spec import Transformer
+from sigprop.sweep import sweep
 
 __all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
 

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 from sigprop.arrays import Floats
 from sigprop.errors import DomainError, require
 from sigprop.notation import NOTATION
-from sigprop.propagate import Trajectory, propagate
+from sigprop.propagate import propagate
 from sigprop.spec import Transformer
+from sigprop.trajectory import Trajectory
 from sigprop.version import __version__
 
 if TYPE_CHECKING:

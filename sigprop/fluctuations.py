@@ -49,10 +49,11 @@ from sigprop.maps.attention import Attention
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
-from sigprop.propagate import Trajectory, exchangeable
+from sigprop.propagate import exchangeable
 from sigprop.rem import Finite, Sphere, entropy_variance, moments, reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
+from sigprop.trajectory import Trajectory
 
 __all__ = ["bands", "keys"]
 

@@ -12,7 +12,7 @@ from sigprop.compare import Comparison
 from sigprop.diagram import BOUNDARIES, GRADIENT_BOUNDARIES, REGIMES
 from sigprop.errors import DomainError
 from sigprop.notation import label
-from sigprop.propagate import Trajectory
+from sigprop.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import xarray as xr

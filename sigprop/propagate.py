@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import product
-from math import prod
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.arrays import Bools, Floats, Ints, Number, finite_or_none
+from sigprop.arrays import Bools, Floats, Ints, Number
 from sigprop.block import Block, build_block, rem_of
 from sigprop.causal import MAX_BLOCKS, Positions, causal, resolves
 from sigprop.errors import AssumptionError, DomainError, require
@@ -19,134 +15,12 @@ from sigprop.rem import reduced_beta
 from sigprop.rotary import ByDistance, by_distance, turns
 from sigprop.spec import Transformer
 from sigprop.state import State
+from sigprop.trajectory import Trajectory
 from sigprop.validate import count
 
-__all__ = ["Final", "Trajectory", "chunks", "initial_state", "part_of", "propagate", "sweep"]
+__all__ = ["exchangeable", "initial_state", "propagate", "valid"]
 
-CHUNK = 30000  # states iterated together: a dozen work arrays of 240 KB
-# glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
-# releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
-HEAP = 2**21
 LARGEST = 1e150  # of q: its square must not overflow
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    r"""Token kernel and attention statistics, layer by layer.
-
-    Entries after the end of a trajectory (see `ended`) are NaN in arrays of specs and absent in a
-    single trajectory.
-
-    Attributes
-    ----------
-    layer : array, shape (L+1,)
-        Block index; 0 is the input.
-    q, gap, rho : arrays, shape (L+1, ...)
-        Variance, gap and overlap of the stream after each block.
-    y2, overlap, entropy, entropy_ratio, score_std, reduced_beta : arrays, shape (L, ...)
-        Participation ratio, attention overlap, entropy in nats and over log T, standard deviation
-        of the scores and the same over sqrt(log T), in each block. At infinite context `entropy`
-        and `score_std` are infinite wherever they are not zero; use the ratios.
-    ended : array of int, shape (...)
-        Last layer reached; depth when complete.
-    reason : str
-        How the iteration ended, as a sentence.
-    notes : tuple of str
-        Approximations made for this spec.
-    positions : Positions or None
-        The same by position, for a causal spec that is solved so; q, y2, entropy, entropy_ratio,
-        score_std and reduced_beta are then means over positions, rho and overlap over pairs of
-        positions, and gap is q (1 - rho).
-    distances : ByDistance or None
-        The kernel by distance, for a bidirectional spec with rotary positions; rho and overlap are
-        then means over pairs.
-    kernel_blocks : array, shape (L+1, B, B), or None
-        Means of the normalised kernel, diagonal included, over B equal ranges of positions.
-    rho_std, y2_std, entropy_std : arrays or None
-        Standard deviations over networks of rho, y2 and entropy, from `sigprop.fluctuations.bands`.
-    crowding : array or None
-        Width over the number of directions that tokens share, from the same.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer, propagate
-    >>> spec = Transformer(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
-    >>> round(float(propagate(spec).rho[-1]), 4) > 0.99
-    True
-    """
-
-    layer: Ints
-    q: Floats
-    gap: Floats
-    rho: Floats
-    y2: Floats
-    overlap: Floats
-    entropy: Floats
-    entropy_ratio: Floats
-    score_std: Floats
-    reduced_beta: Floats
-    ended: Ints
-    reason: str
-    notes: tuple[str, ...]
-    positions: Positions | None = None
-    distances: ByDistance | None = None
-    kernel_blocks: Floats | None = None
-    rho_std: Floats | None = None
-    y2_std: Floats | None = None
-    entropy_std: Floats | None = None
-    crowding: Floats | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what is not finite is null.
-
-        Returns
-        -------
-        dict
-            One list for each attribute that is not None.
-
-        Examples
-        --------
-        >>> from sigprop import Transformer, propagate
-        >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
-        >>> propagate(spec).to_dict()["layer"]
-        [0, 1, 2]
-        """
-        out: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                value = finite_or_none(value)
-            elif isinstance(value, Positions | ByDistance):
-                value = value.to_dict()
-            if value is not None:
-                out[name] = list(value) if isinstance(value, tuple) else value
-        return out
-
-
-@dataclass(frozen=True)
-class Final:
-    """State at the last layer, and the hottest attention met on the way.
-
-    Attributes
-    ----------
-    state : State
-        Variance and gap after the last block, NaN where `defined` is false.
-    reduced_beta : array
-        Largest beta sqrt(q gap) over the layers: entropy decreases with it, so the smallest
-        entropy over the layers is the entropy there.
-    defined : array of bool
-        Whether the iteration stayed finite with q > 0.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer, sweep
-    >>> final = sweep(Transformer(depth=2, context=8, beta=[1, 2], sigma_v2=1, sigma_w2=2, rho0=0))
-    >>> final.defined.tolist()
-    [True, True]
-    """
-
-    state: State
-    reduced_beta: Floats
-    defined: Bools
 
 
 def initial_state(spec: Transformer) -> State:
@@ -359,14 +233,31 @@ def _blocks(spec: Transformer, limit: bool, beta_by_layer: ArrayLike | None) -> 
     return [build_block(spec.replace(beta=beta), limit) for beta in betas]
 
 
-def _valid(q: Number, gap: Number) -> Bools:
-    """Finite, and not vanished; comparisons with NaN are false."""
+def valid(q: Number, gap: Number) -> Bools:
+    """Whether a state is finite and has not vanished.
+
+    Parameters
+    ----------
+    q, gap : float or array
+        Variance and gap.
+
+    Returns
+    -------
+    array of bool
+        False where either is NaN, overflows, or q vanishes.
+
+    Examples
+    --------
+    >>> from sigprop.propagate import valid
+    >>> valid(float("nan"), 1.0).tolist()
+    False
+    """
     return np.asarray((q > 0) & (q < LARGEST) & (gap >= 0) & (gap < LARGEST))
 
 
 def _ended(q: Floats, gap: Floats) -> Ints:
     """Last layer up to which the state is valid."""
-    return np.asarray(np.cumprod(_valid(q, gap), axis=0).sum(axis=0) - 1)
+    return np.asarray(np.cumprod(valid(q, gap), axis=0).sum(axis=0) - 1)
 
 
 def _cut(ended: Ints, depth: int, q: Floats, gap: Floats) -> tuple[Floats, Floats]:
@@ -430,124 +321,3 @@ def _reason(spec: Transformer, ended: Ints, short: int) -> str:
         "range where its statistics are known (score standard deviation 40, tanh or silu at "
         "variance 100)"
     )
-
-
-def sweep(
-    spec: Transformer, limit: bool = False, progress: Callable[[int], None] | None = None
-) -> Final:
-    """Compute the final states of an array of specs, in chunks that stay in cache: for large grids.
-
-    Parameters
-    ----------
-    spec : Transformer
-        The description; memory grows with the output alone, not with depth.
-    limit : bool
-        Use the limit of infinite context.
-    progress : callable, optional
-        Called with the number of finished states after each chunk.
-
-    Returns
-    -------
-    Final
-        Final state and largest reduced inverse temperature.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagate import sweep
-    >>> spec = Transformer(depth=12, context=512, beta=np.linspace(0, 3, 5), sigma_v2=1,
-    ...                    sigma_w2=2, rho0=0.1)
-    >>> sweep(spec).state.gap.shape
-    (5,)
-    """
-    np.empty(HEAP)
-    shape = spec.shape
-    q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
-    defined = np.empty(shape, dtype=bool)
-    for index in chunks(shape):
-        part = part_of(spec, index)
-        state, heat[index] = _run(part, limit)
-        good = _valid(state.q, state.gap)
-        q[index], gap[index] = (np.where(good, value, np.nan) for value in state)
-        defined[index] = good
-        if progress is not None:
-            progress(prod(part.shape))
-    return Final(State(q, gap), heat, defined)
-
-
-def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:
-    state = initial_state(spec)
-    block = build_block(spec, limit, prod(spec.shape) * spec.depth)
-    heat = np.zeros(spec.shape)
-    steady = spec.norm != "none"  # attention reads the same q in every layer
-    with np.errstate(all="ignore"):  # what overflows or vanishes is masked in sweep
-        for _ in range(spec.depth):
-            read = block.read(state)
-            np.maximum(heat, read.gap if steady else read.q * read.gap, out=heat)
-            state = block(state)
-        return state, spec.beta * np.sqrt(heat * read.q if steady else heat)
-
-
-def chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut an array into boxes of about CHUNK elements, last axes whole.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the array.
-
-    Yields
-    ------
-    tuple of slice
-        One box.
-
-    Examples
-    --------
-    >>> from sigprop.propagate import chunks
-    >>> len(list(chunks((3, 20000))))
-    3
-    """
-    sizes, room = [], CHUNK
-    for length in reversed(shape):
-        take = max(1, min(length, room))
-        sizes.append(take)
-        room //= take
-    boxes = [
-        [slice(i, i + take) for i in range(0, length, take)]
-        for length, take in zip(shape, reversed(sizes), strict=True)
-    ]
-    yield from product(*boxes)
-
-
-def part_of(spec: Transformer, index: tuple[slice, ...]) -> Transformer:
-    """Part of a spec: every array sliced where it is not of length one.
-
-    Parameters
-    ----------
-    spec : Transformer
-        The whole.
-    index : tuple of slice
-        One slice for each axis of `spec.shape`.
-
-    Returns
-    -------
-    Transformer
-        The part.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagate import part_of
-    >>> spec = Transformer(depth=1, context=8, beta=[0, 1, 2], sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> part_of(spec, (slice(0, 2),)).shape
-    (2,)
-    """
-    changes: dict[str, Any] = {}
-    for name in spec.numbers():
-        value = np.asarray(getattr(spec, name), dtype=np.float64)
-        if value.ndim:
-            own = index[len(index) - value.ndim :]
-            pairs = zip(own, value.shape, strict=True)
-            changes[name] = value[tuple(slice(None) if n == 1 else i for i, n in pairs)]
-    return replace(spec, **changes)

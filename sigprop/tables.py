@@ -20,9 +20,9 @@ from sigprop.critical import REASONS, Critical
 from sigprop.huggingface import Reading
 from sigprop.kernel import Solved
 from sigprop.notation import NOTATION
-from sigprop.propagate import Trajectory
 from sigprop.reproduce import Made
 from sigprop.simulate import Measured
+from sigprop.trajectory import Trajectory
 from sigprop.verdict import Verdict
 
 if TYPE_CHECKING:

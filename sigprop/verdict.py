@@ -11,8 +11,9 @@ from sigprop.critical import Critical, critical
 from sigprop.diagram import FREEZING
 from sigprop.errors import AssumptionError
 from sigprop.fixed_points import Exponents, exponents
-from sigprop.propagate import Trajectory, exchangeable
+from sigprop.propagate import exchangeable
 from sigprop.spec import Transformer
+from sigprop.trajectory import Trajectory
 
 __all__ = ["Verdict", "judge"]
 
