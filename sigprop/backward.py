@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from sigprop.arrays import Floats, Number, finite_or_none
 from sigprop.block import Fold, build_block
+from sigprop.errors import AssumptionError
 from sigprop.fluctuations import bands
 from sigprop.propagate import exchangeable
 from sigprop.pullback import Pulled, Spread, pull
+from sigprop.rem import freezing
 from sigprop.spec import Transformer
 from sigprop.state import Gradient, State
 from sigprop.sweep import chunks, part_of
@@ -26,6 +28,7 @@ __all__ = [
     "gradient_exponent",
     "gradient_sweep",
     "gradients",
+    "query_gradient_limit",
 ]
 
 WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
@@ -292,3 +295,44 @@ def gradient_exponent(spec: Transformer, state: State) -> Floats:
     with np.errstate(divide="ignore"):
         radius = np.log(np.abs(values).max(axis=-1))
     return np.where(known[..., 0, 0], radius, np.nan)
+
+
+def query_gradient_limit(spec: Transformer) -> Floats:
+    r"""Squared gradient of W_Q in one attention layer as the context grows (E22).
+
+    :math:`\sigma_v^2 \beta \sqrt{\log T}\, d\, m(1 - m)/3` for output gradients of total squared
+    norm one, q = 1 and rho = 0: zero below the freezing point, where the value at finite context
+    (`gradients`) is not.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description, with a width and a finite context, whose logarithm scales the scores.
+
+    Returns
+    -------
+    array, shape of the spec
+        The squared norm.
+
+    Raises
+    ------
+    AssumptionError
+        If tokens overlap, or width or context are infinite.
+
+    Notes
+    -----
+    Giorlandino & Goldt, arXiv 2505.24333.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.backward import query_gradient_limit
+    >>> spec = Transformer(depth=1, context=512, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> float(query_gradient_limit(spec))
+    0.0
+    """
+    if np.any(spec.rho0) or spec.width is None or np.any(np.isinf(spec.context)):
+        raise AssumptionError("the limit of E22 needs rho0 = 0, a width and a finite context")
+    m = freezing(spec.beta)
+    scale = spec.sigma_v2 * spec.beta * np.sqrt(np.log(spec.context))
+    return np.asarray(np.broadcast_to(scale * spec.width * m * (1 - m) / 3, spec.shape))

@@ -72,7 +72,6 @@ ORDER = (
     "critical",
     "diagram",
     "verdict",
-    "score_gradient",
     "compare",
     "symbolic.symbols",
     "symbolic.equation",

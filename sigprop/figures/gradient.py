@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sigprop.backward import gradients, query_gradient_limit
 from sigprop.figures.lab import Figure, Lab, attributes
 from sigprop.notation import label
 from sigprop.plots import BLACK, BLUE, VERMILLION, panels
-from sigprop.score_gradient import query_gain
 from sigprop.simulate.gradients import query_gradient_cell
 from sigprop.spec import Transformer
 from sigprop.store import Job
@@ -29,7 +29,7 @@ def _gradient(lab: Lab) -> xr.Dataset:
 
     widths, contexts = lab.pick(([256, 512], [2048, 4096]), ([64, 128], [256, 512]))
     seeds, beta = lab.pick(8, 3), np.array([0.1, 0.3, 0.6, 1.0, 1.4, 1.8, 2.4, 3.0, 3.6])
-    fine = np.linspace(0.02, 3.8, 190)
+    fine = np.linspace(0.02, 3.8, lab.pick(43, 19))
     shape = (len(widths), len(contexts), seeds, len(beta))
     specs = [_spec(d, t, beta) for d in widths for t in contexts]
     todo = [
@@ -44,9 +44,8 @@ def _gradient(lab: Lab) -> xr.Dataset:
     }
     for theory in ("finite", "limit"):
         for name, axis in (("beta", beta), ("fine", fine)):
-            values = [
-                query_gain(_spec(d, t, axis), theory == "limit") for d in widths for t in contexts
-            ]
+            predict = _exact if theory == "finite" else query_gradient_limit
+            values = [predict(_spec(d, t, axis)) for d in widths for t in contexts]
             key = f"gain_{theory}" if name == "beta" else f"curve_{theory}"
             out[key] = (("width", "context", name), np.reshape(values, (*shape[:2], -1)))
     coords = {
@@ -63,6 +62,12 @@ def _spec(width: int, context: int, beta: Any) -> Transformer:
     return Transformer(
         depth=1, context=context, width=width, beta=beta, sigma_v2=1.0, sigma_w2=0.0, rho0=0.0
     )
+
+
+def _exact(spec: Transformer) -> Any:
+    """Squared gradient of W_Q of the layer alone, at its width: one spec after the other."""
+    bare = spec.replace(norm="none")
+    return [gradients(bare.replace(beta=beta)).wq[0] for beta in np.atleast_1d(spec.beta)]
 
 
 def _gradient_picture(data: xr.Dataset) -> Picture:
