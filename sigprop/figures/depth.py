@@ -13,7 +13,7 @@ from sigprop.kernel import collect, exchangeable_kernel
 from sigprop.kernel import jobs as kernel_jobs
 from sigprop.notation import label
 from sigprop.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, panels
-from sigprop.propagate import propagate
+from sigprop.propagate import exchangeable, propagate
 from sigprop.simulate import Measured, Tokens
 from sigprop.spec import Transformer
 
@@ -204,7 +204,7 @@ GROUP, LAST = 10, 5  # tokens in a block of positions; blocks that make the last
 
 
 def _decoder(lab: Lab) -> xr.Dataset:
-    """Kernel solver beside random networks; the exchangeable theory for the last tokens."""
+    """Theory by position and kernel solver beside random networks; exchangeable theory."""
     import xarray as xr
 
     context = lab.pick(400, 200)
@@ -255,7 +255,10 @@ def _decoder_part(networks: Any, solver: Any, start: Transformer) -> xr.Dataset:
             f"rho{end}": ("layer", last.mean(axis=0), attributes("rho")),
             f"rho{end}_se": ("layer", last.std(axis=0, ddof=1) / root, attributes("rho")),
         }
-    out["rho_exchangeable"] = ("layer", propagate(start).rho, attributes("rho"))
+    blocks = np.asarray(propagate(start, blocks=networks.shape[-1]).kernel_blocks)
+    out["kernel_theory"] = (kernel, np.float32(_apart(blocks)))
+    out["rho_theory"] = ("layer", _last(blocks), attributes("rho"))
+    out["rho_exchangeable"] = ("layer", exchangeable(start).rho, attributes("rho"))
     return xr.Dataset(out)
 
 
@@ -279,9 +282,11 @@ def _decoder_picture(data: xr.Dataset) -> Picture:
         one, colour = data.isel(beta=i), COLOURS[i]
         text = rf"measured, $\beta = {beta:g}$"
         left.errorbar(layer, one["rho"], one["rho_se"], fmt=".", ms=4, color=colour, label=text)
-        left.plot(layer, one["rho_finite"], color=colour, lw=1.2)
+        left.plot(layer, one["rho_theory"], color=colour, lw=1.2)
+        left.plot(layer, one["rho_finite"], "--", color=colour, lw=1.2)
         left.plot(layer, one["rho_exchangeable"], ":", color=colour, lw=1.2)
-    left.plot([], [], color="0.3", label="kernel at infinite width")
+    left.plot([], [], color="0.3", label="theory by position (E25)")
+    left.plot([], [], "--", color="0.3", label="drawn kernel (E25b)")
     left.plot([], [], ":", color="0.3", label="exchangeable theory")
     left.legend(fontsize=7, frameon=False)
     left.set(xlabel=label("layer"), ylabel=label("rho"), title="last 50 tokens", ylim=(0, 1.05))
@@ -293,15 +298,15 @@ def _decoder_picture(data: xr.Dataset) -> Picture:
 
 
 def _decoder_kernel(axes: Axes, data: xr.Dataset) -> None:
-    """Measured kernel above the diagonal, solved below it."""
+    """Measured kernel above the diagonal, theory below it."""
     one = data.isel(beta=-1, layer=16)
-    kernel = np.tril(one["kernel_finite"]) + np.triu(one["kernel"], 1)
+    kernel = np.tril(one["kernel_theory"]) + np.triu(one["kernel"], 1)
     size = kernel.shape[0] * GROUP
     image = axes.imshow(kernel, cmap="cividis", extent=(0, size, size, 0))
     axes.plot([0, size], [0, size], color="white", lw=1)
     style: dict[str, Any] = {"color": "white", "fontsize": 8, "transform": axes.transAxes}
     axes.text(0.95, 0.9, "measured", ha="right", **style)
-    axes.text(0.05, 0.06, "infinite width", **style)
+    axes.text(0.05, 0.06, "theory", **style)
     axes.set(xlabel="position $t'$", ylabel="position $t$")
     axes.set_title(rf"block 16, $\beta = {float(one['beta']):g}$")
     axes.spines[:].set_visible(False)
@@ -318,7 +323,7 @@ def _decoder_profile(axes: Axes, data: xr.Dataset) -> None:
         picked = one.isel(layer=depth)
         mean, se, solved = (
             np.asarray(picked[name])[index, index + 1]
-            for name in ("kernel", "kernel_se", "kernel_finite")
+            for name in ("kernel", "kernel_se", "kernel_theory")
         )
         axes.errorbar(at, mean, se, fmt=".", ms=3, lw=0.7, color=colour, label=f"block {depth}")
         axes.plot(at, solved, color=colour, lw=1.2)
@@ -338,10 +343,15 @@ def _decoder_findings(data: xr.Dataset) -> list[str]:
                 f"beta = {beta:g}, {words}: infinite width off by at most {d.largest:.3g} "
                 f"({d.z:.1f} combined standard errors), on average {d.mean:.3g}."
             )
-        late = deviation(
-            np.asarray(one["rho_exchangeable"]), np.asarray(one["rho"]), np.asarray(one["rho_se"])
+        measured = [np.asarray(one[name]) for name in ("rho", "rho_se")]
+        for name, words in (("theory", "theory by position"), ("exchangeable", "exchangeable")):
+            late = deviation(np.asarray(one[f"rho_{name}"]), measured[0], measured[1])
+            out.append(f"beta = {beta:g}, last 50: {words} off by {late.largest:.3g}.")
+        whole = deviation(*(np.asarray(one[f"kernel{n}"]) for n in ("_theory", "", "_se")))
+        out.append(
+            f"beta = {beta:g}, kernel, all blocks of positions: theory off by at most "
+            f"{whole.largest:.3g}, on average {whole.mean:.3g}."
         )
-        out.append(f"beta = {beta:g}, last 50: exchangeable theory off by {late.largest:.3g}.")
     return out
 
 
@@ -349,7 +359,7 @@ DECODER = Figure(
     "decoder",
     "Causal attention, position by position",
     "Early tokens see few keys and merge first; the last 50 tokens follow a little later than the "
-    "exchangeable theory says. The kernel solver (lines) has no width and nothing fitted.",
+    "exchangeable theory says. Theory by position (lines) has no width and nothing fitted.",
     _decoder,
     _decoder_picture,
     _decoder_findings,
