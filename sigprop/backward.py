@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigprop.arrays import Floats, Number, finite_or_none
+from sigprop.batches import chunks, part_of
 from sigprop.block import Fold, build_block
 from sigprop.fluctuations import bands
-from sigprop.propagate import Trajectory, chunks, part_of, propagate
+from sigprop.propagate import Trajectory, propagate
 from sigprop.pullback import Pulled, Spread, pull
 from sigprop.spec import Transformer
 from sigprop.state import Gradient, State

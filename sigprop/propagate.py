@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -12,15 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.arrays import Bools, Floats, Ints, Number, finite_or_none
+from sigprop.batches import chunks, part_of
 from sigprop.block import Block, build_block, rem_of
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.rem import reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["Final", "Trajectory", "chunks", "initial_state", "part_of", "propagate", "sweep"]
+__all__ = ["Final", "Trajectory", "initial_state", "propagate", "sweep"]
 
-CHUNK = 20000  # states iterated together: a dozen work arrays of 160 KB fit the cache
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
 # releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
 HEAP = 2**21
@@ -364,67 +363,3 @@ def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:
             np.maximum(heat, read.q * read.gap, out=heat)
             state = block(state)
         return state, spec.beta * np.sqrt(heat)
-
-
-def chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut an array into boxes of about CHUNK elements, last axes whole.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the array.
-
-    Yields
-    ------
-    tuple of slice
-        One box.
-
-    Examples
-    --------
-    >>> from sigprop.propagate import chunks
-    >>> len(list(chunks((3, 20000))))
-    3
-    """
-    sizes, room = [], CHUNK
-    for length in reversed(shape):
-        take = max(1, min(length, room))
-        sizes.append(take)
-        room //= take
-    boxes = [
-        [slice(i, i + take) for i in range(0, length, take)]
-        for length, take in zip(shape, reversed(sizes), strict=True)
-    ]
-    yield from product(*boxes)
-
-
-def part_of(spec: Transformer, index: tuple[slice, ...]) -> Transformer:
-    """Part of a spec: every array sliced where it is not of length one.
-
-    Parameters
-    ----------
-    spec : Transformer
-        The whole.
-    index : tuple of slice
-        One slice for each axis of `spec.shape`.
-
-    Returns
-    -------
-    Transformer
-        The part.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagate import part_of
-    >>> spec = Transformer(depth=1, context=8, beta=[0, 1, 2], sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> part_of(spec, (slice(0, 2),)).shape
-    (2,)
-    """
-    changes: dict[str, Any] = {}
-    for name in spec.numbers():
-        value = np.asarray(getattr(spec, name), dtype=np.float64)
-        if value.ndim:
-            own = index[len(index) - value.ndim :]
-            pairs = zip(own, value.shape, strict=True)
-            changes[name] = value[tuple(slice(None) if n == 1 else i for i, n in pairs)]
-    return replace(spec, **changes)

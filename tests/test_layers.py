@@ -21,6 +21,7 @@ ORDER = (
     "cells",
     "state",
     "spec",
+    "batches",
     "families",
     "config",
     "huggingface",
