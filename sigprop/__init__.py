@@ -17,9 +17,11 @@ from sigprop.errors import (
 from sigprop.fixed_points import exponents, fixed_points
 from sigprop.fluctuations import bands
 from sigprop.huggingface import example, from_config, load
-from sigprop.propagate import Trajectory, propagate, sweep
+from sigprop.propagate import propagate
 from sigprop.spec import Transformer
 from sigprop.state import State
+from sigprop.sweep import sweep
+from sigprop.trajectory import Trajectory
 from sigprop.verdict import judge
 from sigprop.version import __version__
 

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigprop.arrays import Floats, Number, finite_or_none
-from sigprop.batches import chunks, part_of
 from sigprop.block import Fold, build_block
+from sigprop.errors import AssumptionError
 from sigprop.fluctuations import bands
-from sigprop.propagate import Trajectory, propagate
+from sigprop.propagate import exchangeable
 from sigprop.pullback import Pulled, Spread, pull
+from sigprop.rem import freezing
 from sigprop.spec import Transformer
 from sigprop.state import Gradient, State
+from sigprop.sweep import chunks, part_of
+from sigprop.trajectory import Trajectory
 
 __all__ = [
     "EXPLODING",
@@ -25,6 +28,7 @@ __all__ = [
     "gradient_exponent",
     "gradient_sweep",
     "gradients",
+    "query_gradient_limit",
 ]
 
 WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
@@ -189,7 +193,7 @@ def _typical(
     """Trajectory, the gap of a typical network and the variation around it."""
     if trajectory is None:
         single = spec.width is not None and spec.shape == () and not np.isinf(spec.context)
-        trajectory = bands(spec) if single else propagate(spec)
+        trajectory = bands(spec) if single else exchangeable(spec)
     if trajectory.rho_std is None or trajectory.crowding is None:
         return trajectory, trajectory.gap, [Spread()] * len(trajectory.q)
     variance = np.log1p((trajectory.rho_std * trajectory.q / trajectory.gap) ** 2)
@@ -244,7 +248,7 @@ def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
     apjn, score = np.empty(spec.shape), np.empty(spec.shape)
     for index in chunks(spec.shape):
         part = part_of(spec, index)
-        found = gradients(part, propagate(part))
+        found = gradients(part, exchangeable(part))
         apjn[index] = found.apjn
         with np.errstate(all="ignore"):
             score[index] = np.min(found.wq / found.wv, axis=0)
@@ -291,3 +295,44 @@ def gradient_exponent(spec: Transformer, state: State) -> Floats:
     with np.errstate(divide="ignore"):
         radius = np.log(np.abs(values).max(axis=-1))
     return np.where(known[..., 0, 0], radius, np.nan)
+
+
+def query_gradient_limit(spec: Transformer) -> Floats:
+    r"""Squared gradient of W_Q in one attention layer as the context grows (E22).
+
+    :math:`\sigma_v^2 \beta \sqrt{\log T}\, d\, m(1 - m)/3` for output gradients of total squared
+    norm one, q = 1 and rho = 0: zero below the freezing point, where the value at finite context
+    (`gradients`) is not.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description, with a width and a finite context, whose logarithm scales the scores.
+
+    Returns
+    -------
+    array, shape of the spec
+        The squared norm.
+
+    Raises
+    ------
+    AssumptionError
+        If tokens overlap, or width or context are infinite.
+
+    Notes
+    -----
+    Giorlandino & Goldt, arXiv 2505.24333.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.backward import query_gradient_limit
+    >>> spec = Transformer(depth=1, context=512, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> float(query_gradient_limit(spec))
+    0.0
+    """
+    if np.any(spec.rho0) or spec.width is None or np.any(np.isinf(spec.context)):
+        raise AssumptionError("the limit of E22 needs rho0 = 0, a width and a finite context")
+    m = freezing(spec.beta)
+    scale = spec.sigma_v2 * spec.beta * np.sqrt(np.log(spec.context))
+    return np.asarray(np.broadcast_to(scale * spec.width * m * (1 - m) / 3, spec.shape))

@@ -18,7 +18,7 @@ from sigprop.rem import Finite, Limit, Profile, Rem, Sphere, Statistics
 from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["Block", "Fold", "build_block", "fold", "rem_of"]
+__all__ = ["Block", "Fold", "Map", "build_block", "fold", "ordered", "rem_of"]
 
 Map = Callable[[State], State]
 SMALLEST = 8  # width from which keys are taken to lie on a sphere
@@ -217,16 +217,21 @@ def _sphere(spec: Transformer) -> Sphere | None:
 
 
 def assemble(spec: Transformer, norm: Norm | None, attention: Attention, mlp: Mlp) -> Block:
+    """Block of the maps, which knows where attention reads."""
+    before = (norm,) if norm is not None and spec.norm == "pre" else ()
+    maps = ordered(spec, norm, attention, mlp)
+    return Block(maps, (*before, attention), (*before, mlp), attention, norm if before else None)
+
+
+def ordered(spec: Transformer, norm: Map | None, attention: Map, mlp: Map) -> tuple[Map, ...]:
     """Order of maps: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, or no norm."""
     before = (norm,) if norm is not None and spec.norm == "pre" else ()
     after = (norm,) if norm is not None and spec.norm == "post" else ()
-    read, think = (*before, attention), (*before, mlp)
+    read, think = fold((*before, attention)), fold((*before, mlp))
     if spec.parallel:
-        maps: tuple[Map, ...] = (Residual(spec.alpha_attn, (fold(read), fold(think))),)
-    else:
-        first = Residual(spec.alpha_attn, (fold(read),))
-        maps = (first, *after, Residual(spec.alpha_mlp, (fold(think),)), *after)
-    return Block(maps, read, think, attention, norm if before else None)
+        return (Residual(spec.alpha_attn, (read, think)),)
+    first = Residual(spec.alpha_attn, (read,))
+    return (first, *after, Residual(spec.alpha_mlp, (think,)), *after)
 
 
 def _profiled(rem: Statistics, spec: Transformer, states: int) -> Rem:

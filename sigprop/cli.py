@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import typer
 
 import sigprop
+from sigprop import laboratory
+from sigprop.console import FIGURES, AsJson, Png, check_target, emit, progress, show
 from sigprop.errors import DomainError, SigpropError, require
 
 app = typer.Typer(
@@ -30,10 +28,7 @@ Spec = Annotated[
         "(bert-base, gpt2, opt-125m, llama-2-7b, vit-base)."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Limit = Annotated[bool, typer.Option("--limit", help="Published limit of infinite context.")]
-Png = Annotated[Path | None, typer.Option(help="Draw a figure (.png, .pdf or .svg).")]
-FIGURES = (".png", ".pdf", ".svg")
 RhoMax = Annotated[float, typer.Option(help="Largest overlap accepted after the last block.")]
 
 
@@ -53,27 +48,6 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("sigprop: interrupted, nothing written\n")
         sys.exit(130)
-
-
-def _emit(values: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
-
-
-def _show(build: Callable[[], Any]) -> None:
-    from rich.console import Console
-
-    Console(soft_wrap=False).print(build())
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Progress bar on standard error, for terminals only."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 def _version(wanted: bool) -> None:
@@ -109,10 +83,10 @@ def rem(
     if overlap is not None:
         values["overlap"] = float(pair(sigma, context, overlap))
     if as_json:
-        return _emit(values)
+        return emit(values)
     from sigprop import tables
 
-    return _show(lambda: tables.statistics(values))
+    return show(lambda: tables.statistics(values))
 
 
 @app.command()
@@ -128,8 +102,8 @@ def curves(
     from sigprop.diagram import rem_curves, save
     from sigprop.plots import plot_rem, save_figure
 
-    _check_target("png", png, FIGURES)
-    _check_target("out", out)
+    check_target("png", png, FIGURES)
+    check_target("out", out)
     lengths = [_number("contexts", text) for text in contexts.split(",")]
     data = rem_curves(lengths, _axis("beta", beta))
     save_figure(plot_rem(data), png)
@@ -141,30 +115,38 @@ def curves(
 def propagate(
     spec: Spec,
     limit: Limit = False,
+    blocks: Annotated[
+        int | None, typer.Option(help="Add means of the kernel over B x B blocks of positions.")
+    ] = None,
     gradients: Annotated[bool, typer.Option("--gradients", help="Add gradients.")] = False,
     bands: Annotated[bool, typer.Option("--bands", help="Add the spread over networks.")] = False,
     as_json: AsJson = False,
     png: Png = None,
 ) -> None:
-    """Overlap, variance and attention statistics, layer by layer."""
+    """Overlap, variance and attention statistics, layer by layer; by position if causal."""
     from sigprop.huggingface import load
 
     reading = load(spec)
-    _check_target("png", png, FIGURES)
+    check_target("png", png, FIGURES)
     require(not (limit and (bands or gradients)), "limit", limit, "off with --bands or --gradients")
-    trajectory = sigprop.bands(reading.spec) if bands else sigprop.propagate(reading.spec, limit)
+    require(not (blocks and bands), "blocks", blocks, "left out with --bands")
+    trajectory = (
+        sigprop.bands(reading.spec)
+        if bands
+        else sigprop.propagate(reading.spec, limit, blocks=blocks)
+    )
     back = sigprop.gradients(reading.spec, trajectory if bands else None) if gradients else None
     if png is not None:
         from sigprop.plots import plot_trajectory, save_figure
 
         save_figure(plot_trajectory(trajectory, Path(spec).stem), png)
     if as_json:
-        return _emit(trajectory.to_dict() | ({} if back is None else back.to_dict()))
+        return emit(trajectory.to_dict() | ({} if back is None else back.to_dict()))
     from sigprop import tables
 
-    _show(lambda: tables.trajectory(trajectory))
+    show(lambda: tables.trajectory(trajectory))
     if back is not None:
-        _show(lambda: tables.gradients(back))
+        show(lambda: tables.gradients(back))
 
 
 @app.command()
@@ -174,10 +156,10 @@ def critical(spec: Spec, rho_max: RhoMax, limit: Limit = False, as_json: AsJson 
 
     found = sigprop.critical(load(spec).spec, rho_max, limit)
     if as_json:
-        return _emit(found.to_dict())
+        return emit(found.to_dict())
     from sigprop import tables
 
-    return _show(lambda: tables.critical(found, rho_max))
+    return show(lambda: tables.critical(found, rho_max))
 
 
 @app.command()
@@ -205,14 +187,14 @@ def diagram(
     axes = dict(_named_axis(text) for text in (x, y))
     if len(axes) < 2:
         raise DomainError("y", y, "a parameter other than that of x")
-    _check_target("out", out)
-    _check_target("png", png, FIGURES)
+    check_target("out", out)
+    check_target("png", png, FIGURES)
     if png is not None and png.resolve() == out.resolve():
         raise DomainError("png", str(png), "a file other than out")
     total = 1
     for values in axes.values():
         total *= len(values)
-    with _progress(total, "grid points") as advance:
+    with progress(total, "grid points") as advance:
         data = sigprop.diagram(
             reading.spec,
             rho_max=rho_max,
@@ -226,10 +208,10 @@ def diagram(
         save_figure(plot_diagram(data, Path(spec).stem), png)
     save(data, out)
     if as_json:
-        return _emit(_summary(data, out, png))
+        return emit(_summary(data, out, png))
     from sigprop import tables
 
-    return _show(lambda: tables.regimes(_summary(data, out, png)))
+    return show(lambda: tables.regimes(_summary(data, out, png)))
 
 
 def _summary(data: Any, out: Path, png: Path | None) -> dict[str, Any]:
@@ -257,14 +239,16 @@ def profile(
     found = sigprop.beta_profile(load(spec).spec, entropy, limit)
     values = {"beta": found.beta.tolist(), "rho": found.rho.tolist()}
     if as_json:
-        return _emit(values)
+        return emit(values)
     from sigprop import tables
 
-    return _show(lambda: tables.profile(values))
+    return show(lambda: tables.profile(values))
 
 
-@app.command()
-def show(spec: Spec, rho_max: RhoMax = 0.98, limit: Limit = False, as_json: AsJson = False) -> None:
+@app.command("show")
+def show_(
+    spec: Spec, rho_max: RhoMax = 0.98, limit: Limit = False, as_json: AsJson = False
+) -> None:
     """Show what was read, what follows, and the verdict."""
     from sigprop.huggingface import load
     from sigprop.verdict import judge
@@ -272,7 +256,7 @@ def show(spec: Spec, rho_max: RhoMax = 0.98, limit: Limit = False, as_json: AsJs
     reading = load(spec)
     found = judge(reading.spec, rho_max, limit)
     if as_json:
-        return _emit(
+        return emit(
             {
                 "family": reading.family,
                 "spec": reading.spec.to_dict(),
@@ -283,23 +267,58 @@ def show(spec: Spec, rho_max: RhoMax = 0.98, limit: Limit = False, as_json: AsJs
         )
     from sigprop import tables
 
-    return _show(lambda: tables.show(reading, found))
+    return show(lambda: tables.show(reading, found))
 
 
-def _check_target(name: str, path: Path | None, endings: tuple[str, ...] = ()) -> None:
-    """Refuse a file that cannot be written before anything is computed."""
-    if path is None:
-        return
-    try:
-        fits = path.is_file() or not path.exists()
-        with TemporaryFile(dir=path.parent):
-            pass
-    except OSError:  # also a name that is too long
-        fits = False
-    if not fits:
-        raise DomainError(name, str(path), "a file in an existing, writable folder")
-    if endings and path.suffix.lower() not in endings:
-        raise DomainError(name, str(path), "a name ending in " + " or ".join(endings))
+@app.command()
+def derive(
+    name: Annotated[str | None, typer.Argument(help="A derivation; none lists them all.")] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="The result as LaTeX.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="The result as plain text.")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="Every step from the maps.")] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write the whole theory sheet (.md), with LaTeX.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Derive results symbolically: list them, print one, show the steps, write the sheet."""
+    if latex and text:
+        raise DomainError("text", text, "one of --latex and --text")
+    if sheet is not None and name is not None:
+        raise DomainError("sheet", str(sheet), "no NAME beside it: the sheet holds all")
+    if sheet is not None:
+        return _write_sheet(sheet)
+    from sigprop import symbolic, tables
+
+    if name is None:
+        known = symbolic.entries().values()
+        if as_json:
+            fields = ("name", "title", "equations", "source")
+            return emit({e.name: {f: getattr(e, f) for f in fields} for e in known})
+        return show(lambda: tables.derivations(known))
+    found = symbolic.derive(name)
+    if as_json:
+        return emit(found.to_dict())
+    if latex or text:
+        shown = found.steps if steps else found.steps[-1:]
+        sys.stdout.writelines(f"{s.latex if latex else s.expression}\n" for s in shown)
+        return None
+    return show(lambda: tables.derivation(found, steps))
+
+
+def _write_sheet(path: Path) -> None:
+    """Write the theory sheet, once every derivation is done."""
+    check_target("sheet", path, (".md",))
+    from sigprop.symbolic import entries
+    from sigprop.symbolic.sheet import sheet
+
+    parts = []
+    with progress(len(entries()), "derivations") as advance:
+        for part in sheet():
+            parts.append(part)
+            if ": " in part.splitlines()[0]:  # the heading of a derivation
+                advance(1)
+    path.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _number(name: str, text: str) -> float:
@@ -337,6 +356,10 @@ def _axis(name: str, text: str) -> Any:
     else:
         raise DomainError(name, text, "LO > 0 on a logarithmic axis")
     return np.unique(np.round(values)) if name == "context" else values
+
+
+for command in laboratory.COMMANDS:
+    app.command()(command)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ from sigprop.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.block import build_block
 from sigprop.errors import require
 from sigprop.fixed_points import linear_response
-from sigprop.propagate import sweep
 from sigprop.spec import Transformer
+from sigprop.sweep import sweep
 
-__all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical"]
+__all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
 
 LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
+ROUNDING = 4 * np.finfo(float).eps  # of chi_mlp, which is one for ReLU without bias
 SCAN = 25  # strengths at which the overlap is computed before refining
 REASONS = (
     "converged",
@@ -261,4 +262,48 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
         value, _ = linear_response(block.attention_maps, q)
         out, gain = linear_response(block.maps[2:], q)
         chi_mlp = gain * q / out
-        return np.where(chi_mlp > 1, np.sqrt(value / q / (chi_mlp - 1)), np.inf)
+        chaotic = chi_mlp > 1 + ROUNDING
+        return np.where(chaotic, np.sqrt(value / q / (chi_mlp - 1)), np.inf)
+
+
+def odds_law_alpha(sigma_v2: float, rho0: float, rho_max: float, depth: ArrayLike) -> Floats:
+    r"""Critical residual strength of attention alone at beta = 0, unlimited context, no bias (E21).
+
+    The odds of the overlap grow geometrically,
+    :math:`\mathrm{logit}\,\rho_L = \mathrm{logit}\,\rho_0 + L \log(1 + \sigma_v^2/\alpha^2)`, so
+    :math:`\alpha_c^2 = \sigma_v^2 / (e^{\Delta/L} - 1)` with
+    :math:`\Delta = \mathrm{logit}\,\rho_{max} - \mathrm{logit}\,\rho_0`: it grows as
+    :math:`\sigma_v \sqrt{L/\Delta}`.
+
+    Parameters
+    ----------
+    sigma_v2 : float
+        Value weight variance, > 0.
+    rho0, rho_max : float
+        Overlap at the input and accepted after the last block, 0 < rho0 < rho_max < 1.
+    depth : array_like
+        Number of blocks, > 0.
+
+    Returns
+    -------
+    array
+        Strength, of the shape of `depth`.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.critical import odds_law_alpha
+    >>> round(float(odds_law_alpha(1.0, 0.5, 0.9, 24)), 6)
+    3.229...
+    """
+    require(0 < sigma_v2 < np.inf, "sigma_v2", sigma_v2, "a number > 0")
+    require(0 < rho_max < 1, "rho_max", rho_max, "a number in (0, 1)")
+    require(0 < rho0 < rho_max, "rho0", rho0, "a number in (0, rho_max)")
+    blocks = np.asarray(depth, float)
+    require(blocks > 0, "depth", blocks, "a number > 0")
+    growth = np.log(rho_max / (1 - rho_max)) - np.log(rho0 / (1 - rho0))
+    return np.asarray(np.sqrt(sigma_v2 / np.expm1(growth / blocks)))

@@ -16,10 +16,10 @@ from sigprop.backward import EXPLODING, VANISHING, gradient_sweep
 from sigprop.block import rem_of
 from sigprop.errors import DomainError, require
 from sigprop.notation import NOTATION
-from sigprop.propagate import Final, sweep
 from sigprop.rem import Finite, Limit, Statistics
 from sigprop.spec import Transformer
 from sigprop.state import State
+from sigprop.sweep import Final, sweep
 from sigprop.version import __version__
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from sigprop.arrays import Floats, Ints
 from sigprop.block import build_block, rem_of
 from sigprop.errors import AssumptionError, require
-from sigprop.propagate import initial_state, propagate
+from sigprop.propagate import exchangeable, initial_state
 from sigprop.rem import Limit, Rem, reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -100,7 +100,7 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, limit: bool = Fals
     >>> bool((entropy_boundary(spec, 0.5)[1:] > entropy_boundary(spec, 0.5)[:-1]).all())
     True
     """
-    trajectory = propagate(spec, limit)
+    trajectory = exchangeable(spec, limit)
     read = build_block(spec, limit).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
     b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
     with np.errstate(divide="ignore"):  # merged tokens: no temperature freezes them

@@ -42,17 +42,18 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.block import SMALLEST, Block, Fold, Map, build_block
+from sigprop.block import SMALLEST, Block, Fold, Map, build_block, rem_of
 from sigprop.errors import AssumptionError
 from sigprop.maps.activations import pointwise
 from sigprop.maps.attention import Attention
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
-from sigprop.propagate import Trajectory, propagate
+from sigprop.propagate import exchangeable
 from sigprop.rem import Finite, Sphere, entropy_variance, moments, reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
+from sigprop.trajectory import Trajectory
 
 __all__ = ["bands", "keys"]
 
@@ -132,7 +133,7 @@ def bands(spec: Transformer) -> Trajectory:
     """
     if spec.shape or spec.width is None or np.isinf(spec.context):
         raise AssumptionError("bands need a single spec with a width and a finite context")
-    base = propagate(spec)
+    base = exchangeable(spec)
     if not np.all(base.gap > 0):
         raise AssumptionError(
             "bands need tokens that differ: rho0 < 1, and no layer that merges them"
@@ -326,7 +327,7 @@ def _hidden_noise(mlp: Mlp, name: str, state: State) -> Floats:
 def _scores(layer: Attention, read: State, spec: Transformer) -> _Scores:
     rem = Finite(spec.context)
     b, x = float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
-    one, log_t, t = layer.rem.seen(layer.beta, read), float(np.log(spec.context)), spec.context
+    one, log_t, t = rem_of(spec).weights(b, x), float(np.log(spec.context)), spec.context
 
     def slope(function: Callable[[float], Floats]) -> float:
         return float((function(b * (1 + STEP / 2)) - function(b * (1 - STEP / 2))) / (2 * STEP))

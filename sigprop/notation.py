@@ -37,7 +37,8 @@ class Entry(NamedTuple):
 NOTATION: dict[str, Entry] = {
     "rho": Entry(r"\rho", "token overlap", "1", "section 1"),
     "q": Entry("q", "variance of the stream", "1", "section 1"),
-    "gap": Entry(r"q - p", "gap of the token kernel", "1", "section 1"),
+    "gap": Entry(r"\Delta", "gap q - p of the token kernel", "1", "section 1"),
+    "p": Entry("p", "covariance of two tokens", "1", "section 1"),
     "gap_ratio": Entry(r"1 - \rho", "overlap deficit", "1", "section 1"),
     "y2": Entry("Y_2", "participation ratio", "1", "E6"),
     "y3": Entry("Y_3", "third moment of attention weights", "1", "E6"),
@@ -66,6 +67,16 @@ NOTATION: dict[str, Entry] = {
     "norm_gain": Entry(r"\gamma", "norm gain", "1", "E14"),
     "rho0": Entry(r"\rho_0", "token overlap of the input", "1", "section 1"),
     "q0": Entry("q_0", "variance of the input stream", "1", "section 1"),
+    "window": Entry("w", "latest keys that a causal token sees", "tokens", "section 6"),
+    "prefix": Entry("P", "leading tokens that see each other", "tokens", "section 6"),
+    "position": Entry("t", "position", "tokens", "section 6"),
+    "entropy_by_position": Entry(
+        r"H_t/\log n_t", "entropy over log of keys seen", "1", "section 6"
+    ),
+    "first_weight": Entry("A_{t1}", "attention on the first token", "1", "section 6"),
+    "rho_late": Entry(r"\rho_{late}", "token overlap in the second half", "1", "section 6"),
+    "kernel_blocks": Entry("K_{bb'}", "block means of the token kernel", "1", "E25"),
+    "rotary_base": Entry("b", "base of rotary positions", "1", "section 2d"),
     "rho_max": Entry(r"\rho_{max}", "largest overlap accepted", "1", "section 4"),
     "chi": Entry(r"\chi", "collapse slope of a block", "1", "E18"),
     "angle_exponent": Entry(r"\lambda_a", "angle exponent", "1", "E18"),
@@ -91,6 +102,26 @@ NOTATION: dict[str, Entry] = {
     "y2_std": Entry(r"\sigma_{Y_2}", "spread of the participation ratio", "1", "section 7"),
     "entropy_std": Entry(r"\sigma_H", "spread of the entropy", "nats", "section 7"),
     "depth_scale": Entry(r"\xi", "depth scale", "blocks", "E18"),
+    # letters of the symbolic theory sheet
+    "freezing": Entry("m", "freezing order parameter", "1", "E4"),
+    "beta_c": Entry(r"\beta_c", "critical inverse temperature", "1", "E4"),
+    "yk": Entry("Y_k", "k-th moment of attention weights", "1", "E6"),
+    "power": Entry("k", "power of attention weights", "1", "E6"),
+    "laplace": Entry(r"\lambda", "variable of the Laplace transform", "1", "E6"),
+    "excess": Entry("Y_2 - 1/T", "excess participation ratio", "1", "E11"),
+    "spread": Entry("Y_2 - O", "spread of two queries' attention", "1", "E10"),
+    "score_overlap": Entry("r", "correlation of two queries' scores", "1", "E9"),
+    "head_width": Entry("d_h", "width of one head", "1", "E12"),
+    "kappa_bar": Entry(r"\bar\kappa", "mean rotary correlation over pairs", "1", "E3r"),
+    "q1": Entry("q_1", "preactivation variance", "1", "E15"),
+    "gap1": Entry(r"\Delta_1", "preactivation gap", "1", "E15"),
+    "theta": Entry(r"\theta", "angle between preactivations", "rad", "E16"),
+    "chi_attn": Entry(r"\chi_{SA}", "collapse slope of attention", "1", "E19"),
+    "chi_mlp": Entry(r"\chi_{MLP}", "collapse slope of the MLP", "1", "E19"),
+    "alpha_c": Entry(r"\alpha_c", "critical residual strength", "1", "E20"),
+    "q_grad": Entry("q^g", "variance of output gradients", "1", "E23"),
+    "p_grad": Entry("p^g", "covariance of output gradients", "1", "E23"),
+    "token_variance": Entry(r"cv^2", "relative token variance", "1", "E26"),
 }
 
 

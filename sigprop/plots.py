@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sigprop.compare import Comparison
 from sigprop.diagram import BOUNDARIES, GRADIENT_BOUNDARIES, REGIMES
 from sigprop.errors import DomainError
 from sigprop.notation import label
-from sigprop.propagate import Trajectory
+from sigprop.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_diagram", "plot_rem", "plot_trajectory", "save_figure"]
+__all__ = [
+    "panels",
+    "plot_comparisons",
+    "plot_diagram",
+    "plot_rem",
+    "plot_trajectory",
+    "save_figure",
+]
 
 # Okabe & Ito (2008): distinguishable with every common colour-vision deficiency
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, BLACK = (
@@ -48,7 +56,27 @@ STYLE = {
 }
 
 
-def _figure(columns: int, rows: int = 1, width: float = 3.4, height: float = 3.0) -> Any:
+def panels(columns: int, rows: int = 1, width: float = 3.4, height: float = 3.0) -> Any:
+    """Make an empty figure in the house style.
+
+    Parameters
+    ----------
+    columns, rows : int
+        Panels.
+    width, height : float
+        Size of a panel, in inches.
+
+    Returns
+    -------
+    figure, array of matplotlib.axes.Axes
+        The figure and its panels, rows first.
+
+    Examples
+    --------
+    >>> from sigprop.plots import panels
+    >>> panels(3, 2)[1].shape
+    (2, 3)
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -131,7 +159,7 @@ def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
         raise DomainError("trajectory", trajectory.rho.shape, "a single trajectory")
     from matplotlib.ticker import MaxNLocator
 
-    figure, ((first, second, third),) = _figure(3, width=3.1)
+    figure, ((first, second, third),) = panels(3, width=3.1)
     layer = trajectory.layer
     first.plot(layer, trajectory.rho, color=BLUE)
     first.set(ylabel=label("rho"), ylim=(min(0.0, float(trajectory.rho.min())), 1.02))
@@ -202,7 +230,7 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
         raise DomainError("diagram", data["rho"].dims, "two dimensions; select a slice")
     from matplotlib.colors import LogNorm
 
-    figure, ((left, right),) = _figure(2, width=4.4, height=3.7)
+    figure, ((left, right),) = panels(2, width=4.4, height=3.7)
     gap = np.asarray(data["gap_ratio"])
     floor = max(float(np.nanmin(gap, initial=1.0)), 1e-6)
     top = max(float(np.nanmax(gap, initial=floor)), 2 * floor)
@@ -310,7 +338,7 @@ def plot_rem(data: xr.Dataset) -> Figure:
     """
     from matplotlib import colormaps
 
-    figure, (row,) = _figure(3, width=3.2)
+    figure, (row,) = panels(3, width=3.2)
     lengths = np.asarray(data["context"])
     shades = colormaps["viridis"](np.linspace(0.1, 0.85, max(len(lengths) - 1, 1)))
     for axes, name in zip(row, ("y2", "overlap", "entropy_ratio"), strict=True):
@@ -326,4 +354,44 @@ def plot_rem(data: xr.Dataset) -> Figure:
         axes.axvline(np.sqrt(2), color="0.5", linewidth=0.8, linestyle=":")
         axes.set(xlabel=label("reduced_beta"), ylabel=label(name))
     row[0].legend(fontsize=7, frameon=False)
+    return figure  # type: ignore[no-any-return]
+
+
+def plot_comparisons(found: list[Comparison]) -> Figure:
+    """Theory and measurement, one row a description.
+
+    Parameters
+    ----------
+    found : list of Comparison
+        What to draw, at least one.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Overlap, participation ratio and relative entropy against depth: points with four standard
+        errors measured, full line the theory at finite context, dashed its limit.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.compare import compare
+    >>> from sigprop.plots import plot_comparisons
+    >>> spec = Transformer(depth=2, context=32, width=32, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> len(plot_comparisons([compare("small", spec, seeds=2)]).axes)
+    3
+    """
+    figure, rows = panels(3, len(found), width=3.2, height=2.3)
+    for row, one in zip(rows, found, strict=True):
+        layer = one.finite.layer
+        for axes, name in zip(row, ("rho", "y2", "entropy"), strict=True):
+            mean, se = one.measured.mean(name), one.measured.se(name)
+            at = layer[len(layer) - len(mean) :]
+            axes.errorbar(
+                at, mean, 4 * se, fmt=".", ms=3, lw=0.8, color=BLACK, label="measured, 4 s.e."
+            )
+            axes.plot(at, getattr(one.finite, name), color=BLUE, label=f"T = {one.spec.context:g}")
+            axes.plot(at, getattr(one.limit, name), "--", color=VERMILLION, label="limit")
+            axes.set(xlabel=label("layer"), ylabel=label(name))
+        row[1].set_title(one.name, fontsize=9)
+    rows[0][0].legend(fontsize=7, frameon=False)
     return figure  # type: ignore[no-any-return]

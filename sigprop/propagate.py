@@ -2,134 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import prod
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.arrays import Bools, Floats, Ints, Number, finite_or_none
-from sigprop.batches import chunks, part_of
+from sigprop.arrays import Bools, Floats, Ints, Number
 from sigprop.block import Block, build_block, rem_of
+from sigprop.causal import MAX_BLOCKS, Positions, causal, resolves
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.rem import reduced_beta
+from sigprop.rotary import ByDistance, by_distance, turns
 from sigprop.spec import Transformer
 from sigprop.state import State
+from sigprop.trajectory import Trajectory
+from sigprop.validate import count
 
-__all__ = ["Final", "Trajectory", "initial_state", "propagate", "sweep"]
+__all__ = ["exchangeable", "initial_state", "propagate", "valid"]
 
-# glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
-# releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
-HEAP = 2**21
 LARGEST = 1e150  # of q: its square must not overflow
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    r"""Token kernel and attention statistics, layer by layer.
-
-    Entries after the end of a trajectory (see `ended`) are NaN in arrays of specs and absent in a
-    single trajectory.
-
-    Attributes
-    ----------
-    layer : array, shape (L+1,)
-        Block index; 0 is the input.
-    q, gap, rho : arrays, shape (L+1, ...)
-        Variance, gap and overlap of the stream after each block.
-    y2, overlap, entropy, entropy_ratio, score_std, reduced_beta : arrays, shape (L, ...)
-        Participation ratio, attention overlap, entropy in nats and over log T, standard deviation
-        of the scores and the same over sqrt(log T), in each block. At infinite context `entropy`
-        and `score_std` are infinite wherever they are not zero; use the ratios.
-    ended : array of int, shape (...)
-        Last layer reached; depth when complete.
-    reason : str
-        How the iteration ended, as a sentence.
-    notes : tuple of str
-        Approximations made for this spec.
-    rho_std, y2_std, entropy_std : arrays or None
-        Standard deviations over networks of rho, y2 and entropy, from `sigprop.fluctuations.bands`.
-    crowding : array or None
-        Width over the number of directions that tokens share, from the same.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer, propagate
-    >>> spec = Transformer(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
-    >>> round(float(propagate(spec).rho[-1]), 4) > 0.99
-    True
-    """
-
-    layer: Ints
-    q: Floats
-    gap: Floats
-    rho: Floats
-    y2: Floats
-    overlap: Floats
-    entropy: Floats
-    entropy_ratio: Floats
-    score_std: Floats
-    reduced_beta: Floats
-    ended: Ints
-    reason: str
-    notes: tuple[str, ...]
-    rho_std: Floats | None = None
-    y2_std: Floats | None = None
-    entropy_std: Floats | None = None
-    crowding: Floats | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; what is not finite is null.
-
-        Returns
-        -------
-        dict
-            One list for each attribute that is not None.
-
-        Examples
-        --------
-        >>> from sigprop import Transformer, propagate
-        >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
-        >>> propagate(spec).to_dict()["layer"]
-        [0, 1, 2]
-        """
-        out: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if value is None:
-                continue
-            if isinstance(value, np.ndarray):
-                value = finite_or_none(value)
-            out[name] = list(value) if isinstance(value, tuple) else value
-        return out
-
-
-@dataclass(frozen=True)
-class Final:
-    """State at the last layer, and the hottest attention met on the way.
-
-    Attributes
-    ----------
-    state : State
-        Variance and gap after the last block, NaN where `defined` is false.
-    reduced_beta : array
-        Largest beta sqrt(q gap) over the layers: entropy decreases with it, so the smallest
-        entropy over the layers is the entropy there.
-    defined : array of bool
-        Whether the iteration stayed finite with q > 0.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer, sweep
-    >>> final = sweep(Transformer(depth=2, context=8, beta=[1, 2], sigma_v2=1, sigma_w2=2, rho0=0))
-    >>> final.defined.tolist()
-    [True, True]
-    """
-
-    state: State
-    reduced_beta: Floats
-    defined: Bools
 
 
 def initial_state(spec: Transformer) -> State:
@@ -157,16 +48,20 @@ def initial_state(spec: Transformer) -> State:
     return State(q, q * (1 - np.asarray(spec.rho0)))
 
 
-def notes_of(spec: Transformer, limit: bool) -> tuple[str, ...]:
+def notes_of(spec: Transformer, limit: bool, by_position: bool = False) -> tuple[str, ...]:
     """Approximations that the exchangeable theory makes for a spec, one sentence each."""
     notes = []
     if limit or np.any(np.isinf(spec.context)):
         notes.append(
             "Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train."
         )
-    if spec.causal:
+    if spec.causal and by_position:
+        notes.append("Causal mask: means over positions; `positions` has each.")
+    elif spec.causal:
         notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
-    if spec.rotary_base is not None:
+    if spec.rotary_base is not None and by_position:
+        notes.append("Rotary positions: means over pairs; near tokens are more alike than far.")
+    elif spec.rotary_base is not None:
         notes.append(
             "Rotary positions are not in the score variance: at beta sqrt(log T) > 1 "
             "collapse is slower than predicted."
@@ -175,9 +70,16 @@ def notes_of(spec: Transformer, limit: bool) -> tuple[str, ...]:
 
 
 def propagate(
-    spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
+    spec: Transformer,
+    limit: bool = False,
+    beta_by_layer: ArrayLike | None = None,
+    blocks: int | None = None,
 ) -> Trajectory:
     """Iterate the block map of a spec over its depth.
+
+    A single causal spec of finite context with norms is solved position by position
+    (`sigprop.causal`), a single bidirectional one with rotary positions distance by distance
+    (`sigprop.rotary`); every other spec as an exchangeable kernel.
 
     Parameters
     ----------
@@ -187,6 +89,8 @@ def propagate(
         Use the published limit of infinite context in place of the exact finite length.
     beta_by_layer : array_like, shape (L, ...), optional
         Inverse temperature of each block, in place of `spec.beta`.
+    blocks : int, optional
+        Number of equal ranges of positions over which the kernel is averaged.
 
     Returns
     -------
@@ -196,9 +100,10 @@ def propagate(
     Raises
     ------
     DomainError
-        If `beta_by_layer` has the wrong length.
+        If `beta_by_layer` has the wrong length, or `blocks` is outside [1, min(256, T)].
     AssumptionError
-        If the state of a single spec vanishes or overflows in the first block.
+        If the state of a single spec vanishes or overflows in the first block, or `blocks` is
+        given for an array of specs or an infinite context.
 
     Notes
     -----
@@ -213,17 +118,109 @@ def propagate(
     >>> t.rho.shape, t.y2.shape, t.reason
     ((51,), (50,), 'all 50 layers were computed')
     """
-    blocks = _blocks(spec, limit, beta_by_layer)
+    if resolves(spec) and not limit:
+        betas = np.asarray([layer.attention.beta for layer in _blocks(spec, limit, beta_by_layer)])
+        return _by_position(spec, causal(spec, blocks=blocks, beta_by_layer=betas))
+    if turns(spec) and not limit:
+        betas = np.asarray([layer.attention.beta for layer in _blocks(spec, limit, beta_by_layer)])
+        found = _by_distance(spec, by_distance(spec, betas))
+    else:
+        found = exchangeable(spec, limit, beta_by_layer)
+    return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
+
+
+def exchangeable(
+    spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
+) -> Trajectory:
+    """Iterate the block map on an exchangeable kernel, also where `propagate` resolves positions.
+
+    Parameters
+    ----------
+    spec, limit, beta_by_layer
+        As in `propagate`.
+
+    Returns
+    -------
+    Trajectory
+        Everything, layer by layer; of a causal spec, for its last tokens.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagate import exchangeable
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> exchangeable(spec).positions is None
+    True
+    """
+    layers = _blocks(spec, limit, beta_by_layer)
     state = initial_state(spec)
     states = [state]
     with np.errstate(all="ignore"):  # what overflows or vanishes is masked in _ended
-        for block in blocks:
-            state = block(state)
+        for layer in layers:
+            state = layer(state)
             states.append(state)
     q, gap = (np.stack([np.broadcast_to(s[i], spec.shape) for s in states]) for i in (0, 1))
     ended = _ended(q, gap)
     q, gap = _cut(ended, spec.depth, q, gap)
-    return _described(spec, limit, blocks, q, gap, ended)
+    return _described(spec, limit, layers, q, gap, ended)
+
+
+def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
+    """Block means of an exchangeable kernel: every block of n tokens has n of n^2 pairs alike."""
+    if spec.shape or np.isinf(spec.context):
+        raise AssumptionError("blocks needs a single spec of finite context")
+    context = int(np.asarray(spec.context))
+    count("blocks", blocks, 1, min(MAX_BLOCKS, context))
+    size = context / blocks
+    gap = (found.gap / found.q)[:, None, None]
+    return np.asarray(1 - gap * (1 - np.eye(blocks) / size))
+
+
+def _by_distance(spec: Transformer, found: ByDistance) -> Trajectory:
+    """Means over pairs of positions, as one trajectory."""
+    ended, log_t = len(found.q) - 1, np.log(spec.context)
+    return Trajectory(
+        layer=np.arange(ended + 1),
+        q=found.q,
+        gap=found.q * found.gap_ratio_mean,
+        rho=1 - found.gap_ratio_mean,
+        y2=found.y2,
+        overlap=found.overlap,
+        entropy=found.entropy,
+        entropy_ratio=found.entropy / log_t,
+        score_std=found.score_std,
+        reduced_beta=found.score_std / np.sqrt(log_t),
+        ended=np.asarray(ended),
+        reason=_reason(spec, np.asarray(ended), int(ended < spec.depth)),
+        notes=notes_of(spec, False, True),
+        distances=found,
+    )
+
+
+def _by_position(spec: Transformer, found: Positions) -> Trajectory:
+    """Means over positions, as one trajectory."""
+    pairs = np.outer(found.size, found.size) - np.diag(found.size)
+    deficit = np.sum(found.gap_ratio * pairs, axis=(1, 2)) / np.sum(pairs)
+    q, ended = found.mean(found.q), len(found.q) - 1
+    std = found.mean(found.score_std)
+    return Trajectory(
+        layer=np.arange(ended + 1),
+        q=q,
+        gap=q * deficit,
+        rho=1 - deficit,
+        y2=found.mean(found.y2),
+        overlap=found.overlap_mean,
+        entropy=found.mean(found.entropy),
+        entropy_ratio=found.mean(found.entropy_ratio),
+        score_std=std,
+        reduced_beta=std / np.sqrt(np.log(spec.context)),
+        ended=np.asarray(ended),
+        reason=_reason(spec, np.asarray(ended), int(ended < spec.depth)),
+        notes=notes_of(spec, False, True),
+        positions=found,
+        kernel_blocks=found.kernel_blocks,
+    )
 
 
 def _blocks(spec: Transformer, limit: bool, beta_by_layer: ArrayLike | None) -> list[Block]:
@@ -236,14 +233,31 @@ def _blocks(spec: Transformer, limit: bool, beta_by_layer: ArrayLike | None) -> 
     return [build_block(spec.replace(beta=beta), limit) for beta in betas]
 
 
-def _valid(q: Number, gap: Number) -> Bools:
-    """Finite, and not vanished; comparisons with NaN are false."""
+def valid(q: Number, gap: Number) -> Bools:
+    """Whether a state is finite and has not vanished.
+
+    Parameters
+    ----------
+    q, gap : float or array
+        Variance and gap.
+
+    Returns
+    -------
+    array of bool
+        False where either is NaN, overflows, or q vanishes.
+
+    Examples
+    --------
+    >>> from sigprop.propagate import valid
+    >>> valid(float("nan"), 1.0).tolist()
+    False
+    """
     return np.asarray((q > 0) & (q < LARGEST) & (gap >= 0) & (gap < LARGEST))
 
 
 def _ended(q: Floats, gap: Floats) -> Ints:
     """Last layer up to which the state is valid."""
-    return np.asarray(np.cumprod(_valid(q, gap), axis=0).sum(axis=0) - 1)
+    return np.asarray(np.cumprod(valid(q, gap), axis=0).sum(axis=0) - 1)
 
 
 def _cut(ended: Ints, depth: int, q: Floats, gap: Floats) -> tuple[Floats, Floats]:
@@ -264,9 +278,9 @@ def _described(
 ) -> Trajectory:
     """Attention statistics of the recorded states."""
     rem = rem_of(spec, limit)
-    count = len(q) - 1
+    end = len(q) - 1
     seen, heat = [], []
-    for block, own_q, own_gap in zip(blocks, q[:count], gap[:count], strict=False):
+    for block, own_q, own_gap in zip(blocks, q[:end], gap[:end], strict=False):
         read = block.read(State(own_q, own_gap))
         seen.append(read.gap / read.q)
         heat.append(reduced_beta(block.attention.beta, read))
@@ -282,7 +296,7 @@ def _described(
         return np.where(known, np.broadcast_to(column, b.shape), np.nan)
 
     return Trajectory(
-        layer=np.arange(count + 1),
+        layer=np.arange(end + 1),
         q=q,
         gap=gap,
         rho=1 - gap / q,
@@ -307,59 +321,3 @@ def _reason(spec: Transformer, ended: Ints, short: int) -> str:
         "range where its statistics are known (score standard deviation 40, tanh or silu at "
         "variance 100)"
     )
-
-
-def sweep(
-    spec: Transformer, limit: bool = False, progress: Callable[[int], None] | None = None
-) -> Final:
-    """Compute the final states of an array of specs, in chunks that stay in cache: for large grids.
-
-    Parameters
-    ----------
-    spec : Transformer
-        The description; memory grows with the output alone, not with depth.
-    limit : bool
-        Use the limit of infinite context.
-    progress : callable, optional
-        Called with the number of finished states after each chunk.
-
-    Returns
-    -------
-    Final
-        Final state and largest reduced inverse temperature.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagate import sweep
-    >>> spec = Transformer(depth=12, context=512, beta=np.linspace(0, 3, 5), sigma_v2=1,
-    ...                    sigma_w2=2, rho0=0.1)
-    >>> sweep(spec).state.gap.shape
-    (5,)
-    """
-    np.empty(HEAP)
-    shape = spec.shape
-    q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
-    defined = np.empty(shape, dtype=bool)
-    for index in chunks(shape):
-        part = part_of(spec, index)
-        state, heat[index] = _run(part, limit)
-        good = _valid(state.q, state.gap)
-        q[index], gap[index] = (np.where(good, value, np.nan) for value in state)
-        defined[index] = good
-        if progress is not None:
-            progress(prod(part.shape))
-    return Final(State(q, gap), heat, defined)
-
-
-def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:
-    state = initial_state(spec)
-    block = build_block(spec, limit, prod(spec.shape) * spec.depth)
-    heat = np.zeros(spec.shape)
-    with np.errstate(all="ignore"):  # what overflows or vanishes is masked in sweep
-        for _ in range(spec.depth):
-            read = block.read(state)
-            np.maximum(heat, read.q * read.gap, out=heat)
-            state = block(state)
-        return state, spec.beta * np.sqrt(heat)

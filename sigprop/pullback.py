@@ -222,7 +222,8 @@ def _values(
     layer: Attention, state: State, gradient: Gradient, traces: Traces | None
 ) -> tuple[Gradient, Number]:
     """E23 at sigma_v2 = 1, and the squared gradient of the value weights."""
-    weights = layer.rem.seen(layer.beta, state)
+    b, x = reduced_beta(layer.beta, state), state.gap / state.q
+    weights = _finite(layer).weights(b, x)
     lost = weights.y2 - weights.excess if layer.centred else 0.0
     total = 0.0 if layer.centred else gradient.q + gradient.others
     own, cross = weights.y2 - lost, weights.y2 - weights.spread - lost

@@ -63,8 +63,13 @@ class Transformer:
     attention : {"softmax", "centred"}
         A, or A - 1/T (E11).
     causal : bool
-        Whether token t sees keys up to t only. The exchangeable theory then describes the last
-        tokens, which see the whole context; this is stated with every result.
+        Whether token t sees keys up to t only. A single spec is then solved position by position;
+        arrays of specs, the limit, and stacks without norms are described by their last tokens,
+        which see the whole context, and the result says so.
+    window : int, optional
+        Sliding window: a causal token sees this many latest keys, itself included; None sees all.
+    prefix : int
+        Number of leading tokens that see each other in both directions (causal only), in [0, T].
     activation : {"relu", "gelu", "tanh", "erf", "silu", "linear"}
         Activation of the MLP.
     gated : bool
@@ -120,6 +125,8 @@ class Transformer:
     norm: str = "post"
     attention: str = "softmax"
     causal: bool = False
+    window: int | None = None
+    prefix: int = 0
     activation: str = "relu"
     gated: bool = False
     mlp_ratio: float = 1.0
@@ -153,6 +160,7 @@ class Transformer:
             self._set("rotary_base", scalar("rotary_base", self.rotary_base, 1.0, 1e12))
         self._numbers()
         self._geometry()
+        self._mask()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -192,6 +200,14 @@ class Transformer:
             raise AssumptionError(
                 "parallel = True has one residual branch: set alpha_attn, leave alpha_mlp = 1"
             )
+
+    def _mask(self) -> None:
+        context = int(np.min(np.minimum(self.context, 1e12)))
+        if self.window is not None:
+            self._set("window", count("window", self.window, 1, 10**12))
+        self._set("prefix", count("prefix", self.prefix, 0, context))
+        if (self.window is not None or self.prefix) and not self.causal:
+            raise AssumptionError("window and prefix are parts of a causal mask: set causal = true")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from sigprop.arrays import Number
 
-__all__ = ["Gradient", "State", "added", "multiplied"]
+__all__ = ["Gradient", "State", "added", "multiplied", "scaled", "subtracted"]
 
 
 class State(NamedTuple):
@@ -67,17 +69,11 @@ class Gradient(NamedTuple):
     others: Number
 
 
-def _fits(own: Number, other: Number) -> bool:
-    """Whether the result of an operation has the shape of `own`, an array."""
-    shape = getattr(own, "shape", ())
-    return shape != () and getattr(other, "shape", ()) in ((), shape)
-
-
 def added(own: Number, other: Number) -> Number:
     """Add two arrays, in the memory of `own` where that has the sum's shape.
 
     The maps are the inner loop of every diagram and bound by memory, so a temporary that a map
-    made itself is reused. `own` must not be used afterwards.
+    made itself, or got from another map, is reused. `own` must not be used afterwards.
 
     Parameters
     ----------
@@ -96,10 +92,61 @@ def added(own: Number, other: Number) -> Number:
     >>> added(np.ones(2), np.ones(2)).tolist()
     [2.0, 2.0]
     """
-    if _fits(own, other):
+    try:
         own += other
-        return own
-    return own + other
+    except ValueError:  # the sum is larger than `own`
+        own = own + other
+    return own
+
+
+def subtracted(own: Number, whole: Number) -> Number:
+    """Compute `whole - own`, with the memory of `own` as in `added`.
+
+    Parameters
+    ----------
+    own, whole : float or array
+        What to subtract, made by the caller, and from what.
+
+    Returns
+    -------
+    float or array
+        The difference.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.state import subtracted
+    >>> subtracted(np.ones(2), 3.0).tolist()
+    [2.0, 2.0]
+    """
+    if isinstance(own, np.ndarray) and own.ndim:
+        try:
+            return np.asarray(np.subtract(np.asarray(whole), own, out=own))
+        except ValueError:  # the difference is larger than `own`
+            pass
+    return whole - own
+
+
+def scaled(value: Number, factor: Number) -> Number:
+    """Multiply by a factor; the number one costs nothing and gives `value` itself.
+
+    Parameters
+    ----------
+    value, factor : float or array
+        What to multiply.
+
+    Returns
+    -------
+    float or array
+        The product, which may be `value`: not to be overwritten.
+
+    Examples
+    --------
+    >>> from sigprop.state import scaled
+    >>> scaled(2.0, 1.5)
+    3.0
+    """
+    return value if isinstance(factor, float) and factor == 1.0 else value * factor
 
 
 def multiplied(own: Number, other: Number) -> Number:
@@ -122,7 +169,8 @@ def multiplied(own: Number, other: Number) -> Number:
     >>> multiplied(np.full(2, 3.0), np.full(2, 2.0)).tolist()
     [6.0, 6.0]
     """
-    if _fits(own, other):
+    try:
         own *= other
-        return own
-    return own * other
+    except ValueError:  # the product is larger than `own`
+        own = own * other
+    return own

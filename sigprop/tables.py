@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
+from sigprop.arrays import Floats
 from sigprop.backward import Gradients
+from sigprop.causal import Positions
+from sigprop.compare import Comparison
 from sigprop.critical import REASONS, Critical
 from sigprop.huggingface import Reading
+from sigprop.kernel import Solved
 from sigprop.notation import NOTATION
-from sigprop.propagate import Trajectory
+from sigprop.reproduce import Made
+from sigprop.simulate import Measured
+from sigprop.trajectory import Trajectory
 from sigprop.verdict import Verdict
 
-__all__ = ["critical", "gradients", "profile", "regimes", "show", "statistics", "trajectory"]
+if TYPE_CHECKING:
+    from sigprop.symbolic import Derivation, Entry  # sympy loads where it is used
 
+__all__ = [
+    "comparisons",
+    "critical",
+    "derivation",
+    "derivations",
+    "gradients",
+    "made",
+    "measured",
+    "positions",
+    "profile",
+    "regimes",
+    "show",
+    "solved",
+    "statistics",
+    "trajectory",
+]
+
+WIDEST = 100  # columns of a formula drawn in two dimensions; wider ones are one line of text
 ROWS = 24  # layers shown of a deep trajectory
+PLACES = 6  # positions shown of a context
 
 
 def _cell(value: object) -> str:
@@ -71,7 +100,26 @@ def trajectory(t: Trajectory) -> Group:
         inside = [float(v[i - 1]) if i else None for v in per_layer]
         row = (float(t.rho[i]), float(t.gap[i] / t.q[i]), float(t.q[i]), *inside)
         table.add_row(str(i), *(_cell(v) if v is None else f"{v:.3g}" for v in row))
-    return Group(table, *t.notes, t.reason)
+    extra = [] if t.positions is None else [positions(t.positions)]
+    return Group(table, *extra, *t.notes, t.reason)
+
+
+def positions(p: Positions) -> Table:
+    """First, middle and last block at evenly spaced positions."""
+    heads = ("t", "l", "rho", "Y_2", "O", "H/nats", "H/log t", "s", "A_1")
+    table = Table(
+        *heads, title="By position", title_justify="left", box=SIMPLE_HEAD, padding=(0, 0)
+    )
+    last = len(p.y2)
+    layers = sorted({1, (last + 1) // 2, last})
+    shown = np.unique(np.geomspace(1, len(p.position), PLACES).round().astype(int) - 1)
+    columns = (p.y2, p.overlap, p.entropy, p.entropy_ratio, p.score_std, p.first_weight)
+    for i in shown:
+        for layer in layers:
+            row = (p.rho[layer, i], *(column[layer - 1, i] for column in columns))
+            cells = ("-" if np.isnan(v) else f"{v:.3g}" for v in row)
+            table.add_row(f"{p.position[i]:g}", str(layer), *cells)
+    return table
 
 
 def gradients(found: Gradients) -> Group:
@@ -122,6 +170,31 @@ def profile(values: dict[str, Any]) -> Table:
     return table
 
 
+def derivations(known: Iterable[Entry]) -> Group:
+    """List of derivations, none performed."""
+    table = Table("name", "derives", "from", title="Derivations", title_justify="left")
+    table.columns[0].no_wrap = True
+    for entry in known:
+        table.add_row(entry.name, entry.title, entry.equations)
+    return Group(table, "sigprop derive NAME [--steps] [--latex | --text]; --sheet FILE.md")
+
+
+def derivation(found: Derivation, steps: bool) -> Group:
+    """Show a derived result, with every step on demand."""
+    from sympy import pretty
+
+    parts: list[Any] = [f"[bold]{found.name}[/bold]: {found.title}"]
+    parts += [f"from {found.equations}; {found.source}"]
+    for i, step in enumerate(found.steps, 1):
+        last = i == len(found.steps)
+        if steps or last:
+            drawn = pretty(step.expression, use_unicode=True, wrap_line=False)
+            wide = max(map(len, drawn.splitlines())) > WIDEST
+            parts += ["", Text(f"{i}. {step.text}:" if steps else f"{step.text}:")]
+            parts += ["", Padding(Text(str(step.expression) if wide else drawn), (0, 4))]
+    return Group(*parts)
+
+
 def show(reading: Reading, found: Verdict) -> Group:
     """All about one spec: what was read, what follows, verdict."""
     spec = {k: v for k, v in reading.spec.to_dict().items() if v is not None}
@@ -145,3 +218,57 @@ def show(reading: Reading, found: Verdict) -> Group:
     parts += [f"- {note}" for note in reading.notes]
     parts += ["", f"[bold]Verdict: {found.verdict}[/bold]", *found.reasons]
     return Group(*parts)
+
+
+def _layers(title: str, total: int, columns: dict[str, tuple[Floats, Floats]]) -> Table:
+    """Layers of a measurement, evenly spaced ones; what starts at the first block is shifted."""
+    table = Table("l", *columns, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for i in np.unique(np.linspace(0, total - 1, ROWS).round().astype(int)):
+        row = []
+        for mean, se in columns.values():
+            j = i - (total - len(mean))
+            row.append("-" if j < 0 else f"{mean[j]:.4g} ± {se[j]:.1g}")
+        table.add_row(str(i), *row)
+    return table
+
+
+def measured(found: Measured) -> Table:
+    """Measured layers, with standard errors; of many settings, how many there are."""
+    if found.samples["rho"].ndim > 2:
+        shape = found.samples["rho"].shape[2:]
+        rows = {"settings": int(np.prod(shape)), "layers": len(found.layer) - 1}
+        return _pairs(rows, "Random networks (--json lists every layer)")
+    names = {"rho": "rho", "q": "q", "Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
+    columns = {head: (found.mean(name), found.se(name)) for head, name in names.items()}
+    return _layers(f"{len(found.seeds)} random networks", len(found.layer), columns)
+
+
+def solved(found: Solved) -> Table:
+    """Kernel of each layer, in short; the block means are in the JSON."""
+    names = {"rho": "rho", "q": "q", "Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
+    columns = {head: (found.mean(name), found.se(name)) for head, name in names.items()}
+    return _layers(
+        f"Token kernel at infinite width, {len(found.rho)} draws (--json lists its block means)",
+        found.rho.shape[1],
+        columns,
+    )
+
+
+def comparisons(found: list[Comparison]) -> Group:
+    """Deviations of theory from measurement, and the verdicts."""
+    heads = ("spec", "statistic", "theory", "largest", "mean", "z", "agrees")
+    table = Table(*heads, title="Theory beside random networks", title_justify="left")
+    for c in found:
+        for name in c.deviations["finite"]:
+            for theory, rows in c.deviations.items():
+                d = rows[name]
+                numbers = (f"{d.largest:.3g}", f"{d.mean:.3g}", f"{d.z:.1f}")
+                table.add_row(c.name, name, theory, *numbers, "yes" if d.agrees else "no")
+    notes = dict.fromkeys(f"{c.name}: {note}" for c in found for note in c.finite.notes)
+    return Group(table, *notes, *(c.verdict for c in found))
+
+
+def made(figure: Made) -> Group:
+    """Say what a figure shows, and how far theory is from measurement."""
+    lines = (f"- {line}" for line in figure.findings)
+    return Group(f"[bold]{figure.name}: {figure.title}[/bold]", figure.shows, *lines, "")

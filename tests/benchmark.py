@@ -1,4 +1,4 @@
-"""Speed and memory of `sigprop.propagate.sweep` against the alternatives, on one thread.
+"""Speed and memory of `sigprop.sweep` against the alternatives, on one thread.
 
 Run `python tests/benchmark.py [--quick] [--json FILE]`. Every variant is run once a round and
 ratios are of medians over rounds, so that drift of the machine cancels. This is a report, not a
@@ -26,7 +26,7 @@ from scipy.integrate import dblquad
 
 from sigprop import Transformer
 from sigprop.maps.activations import activation
-from sigprop.propagate import sweep
+from sigprop.sweep import sweep
 
 DEPTH, CONTEXT = 50, 512
 VALUE, WEIGHT, BIAS, RHO0 = 0.2, 0.2, 4e-4, 0.025

@@ -23,3 +23,18 @@ def rem_rows():
 @pytest.fixture(scope="session")
 def simulations():
     return _load("simulations.json")
+
+
+@pytest.fixture(scope="session")
+def causal_gradients():
+    return _load("causal_gradients.json")
+
+
+@pytest.fixture(scope="session")
+def causal_kernels(causal_gradients):
+    return {k: v for k, v in causal_gradients.items() if k.startswith("causal")}
+
+
+@pytest.fixture(scope="session")
+def rotary():
+    return _load("rotary.json")

@@ -1,11 +1,15 @@
 """Limit mode against a scalar transcription of theory.md, E4-E5 and E10-E16."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
+from random_specs import STRUCTURES
 
 from sigprop import Transformer, propagate
+from sigprop.block import build_block
+from sigprop.state import State
 
 SEED = 20240607
 
@@ -110,3 +114,28 @@ def test_freezing_point_is_continuous():
     gap = propagate(spec).gap[1]
     assert np.ptp(gap) < 1e-8
     assert gap[0] == gap[1]
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_block_leaves_its_input_alone(structure):
+    """Work arrays are reused inside the maps, never those of the state that enters."""
+    norm, attention, activation, gated = structure
+    spec = Transformer(
+        depth=1,
+        context=64,
+        beta=np.linspace(0, 2, 5),
+        sigma_v2=1,
+        sigma_w2=0.5,
+        rho0=0.1,
+        norm=norm,
+        attention=attention,
+        activation=activation,
+        gated=gated,
+    )
+    for limit, alpha in product((True, False), (1.0, 2.0)):
+        block = build_block(spec.replace(alpha_attn=alpha, alpha_mlp=alpha), limit)
+        for q in (np.float64(1.0), np.ones(5)):
+            state = State(q, np.linspace(0.1, 0.9, 5))
+            block(state)
+            assert (np.asarray(state.q) == 1).all()
+            assert (state.gap == np.linspace(0.1, 0.9, 5)).all()

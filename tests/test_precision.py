@@ -161,3 +161,21 @@ def test_attention_finite(ratio):
     assert relative(Attention(Finite(2, exact=True), beta, 1.0)(state).gap, exact) < TOLERANCE
     table = relative(Attention(Finite(2), beta, 1.0)(state).gap, exact)
     assert table < (TOLERANCE if ratio <= 1e-4 else 1e-6)
+
+
+@pytest.mark.parametrize("name", ["tanh", "silu"])
+def test_interpolated_dual(name):
+    """Many variances share a table; it agrees with each one's own series to 1e-12."""
+    rng = np.random.default_rng(0)
+    q = np.exp(rng.uniform(np.log(1e-8), np.log(60), 12))
+    x = rng.uniform(0, 2, 12) * rng.choice([1, 1e-3, 1e-10], 12)
+    many = activation(name)(q)
+    own = [activation(name)(np.array(value)) for value in q]
+    assert type(many) is not type(own[0])
+    assert np.allclose(many.variance, [d.variance for d in own], rtol=1e-12, atol=0)
+    assert np.allclose(many.slope, [d.slope for d in own], rtol=1e-12, atol=0)
+    drops = [float(d.drop(value)) for d, value in zip(own, x, strict=True)]
+    assert np.allclose(many.drop(x), drops, rtol=1e-12, atol=0)
+    slopes = [float(d.slopes(value)) for d, value in zip(own, x, strict=True)]
+    assert np.allclose(many.slopes(x), slopes, rtol=1e-10, atol=1e-13)
+    assert np.isnan(activation(name)(np.full(9, 101.0)).variance).all()

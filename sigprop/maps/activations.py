@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Protocol
+from functools import cache, cached_property
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.polynomial.chebyshev import chebvander
 
 from sigprop.arrays import Floats, Number
-from sigprop.chebyshev import Series, fit
+from sigprop.chebyshev import Series, fit, nodes, transform
 from sigprop.errors import DomainError
 from sigprop.state import multiplied
 
@@ -26,6 +27,9 @@ SMALL_ANGLE = 2e-3  # below it sin t - t cos t is a series; above, it errs by 1e
 MEHLER_TERMS = 16384
 SHARED = 8  # gaps per variance from which a Chebyshev series pays
 MAX_Q = 100.0  # preactivation variance up to which the Mehler series is summed
+MANY = 4  # variances from which interpolating between series pays
+Q_NODES = 64  # variances at which the interpolated series are known
+X_NODES = 64  # gaps at which they are
 
 
 class Dual(Protocol):
@@ -133,18 +137,17 @@ class Relu:
     def drop(self, x: Number) -> Floats:
         y = np.asarray(multiplied(x, 0.5))
         np.minimum(y, 1.0, out=y)  # exceeds one by rounding only
-        root = np.asarray(np.sqrt(y))
-        half = np.asarray(np.arcsin(root))
-        arc = np.asarray(1 - y)
+        half = np.asarray(np.sqrt(y))
+        np.arcsin(half, out=half)
+        cos = np.asarray(1 - y)
+        arc = np.asarray(cos * y)
         np.sqrt(arc, out=arc)
-        arc *= root
-        np.multiply(y, -2.0, out=root)
-        root += 1
-        root *= half
-        arc -= root  # (sin theta - theta cos theta) / 2
+        cos -= y
+        cos *= half
+        arc -= cos  # (sin theta - theta cos theta) / 2
         small = np.flatnonzero(half < SMALL_ANGLE / 2)
         if small.size:
-            arc.reshape(-1)[small] = _small_arc(2 * half.reshape(-1)[small])
+            arc.reshape(-1)[small] = _small_arc(half.take(small))
         arc *= 1 / np.pi
         y -= arc
         return y
@@ -155,10 +158,10 @@ class Relu:
         return np.asarray((0.5 - half / np.pi) * np.ones_like(self.q))
 
 
-def _small_arc(theta: Floats) -> Floats:
-    """(sin theta - theta cos theta) / 2 by its series."""
-    t2 = theta**2
-    return theta * t2 * (1 / 6 - t2 * (1 / 60 - t2 / 1680))
+def _small_arc(half: Floats) -> Floats:
+    """(sin theta - theta cos theta) / 2 by its series in theta / 2."""
+    square = half * half
+    return half * square * (4 / 3 - square * (8 / 15))
 
 
 @dataclass(frozen=True)
@@ -326,13 +329,113 @@ def _squared_coefficients(function: Callable[[Floats], Floats], q: Floats) -> Fl
     return np.stack(squares)
 
 
+@dataclass(frozen=True)
+class _Smooth:
+    """phi(x) = linear x + psi(x), psi even or odd."""
+
+    function: Callable[[Floats], Floats]
+    linear: float
+    odd: bool
+
+    def __call__(self, q: Floats) -> Dual:
+        return Interpolated(self, q) if q.size > MANY else Mehler(self.function, q)
+
+
+TANH = _Smooth(np.tanh, 0.0, True)
+SILU = _Smooth(_silu, 0.5, False)  # x/2 + x tanh(x/2)/2
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    r"""Mehler series of many variances, interpolated between some of them (E17).
+
+    Chebyshev in :math:`\sqrt q/(1+\sqrt q)` and in :math:`\theta/(\theta+a)`,
+    :math:`a = 2/\sqrt{1+q}` the angle at which the dual bends, :math:`\theta \le \pi/2`; beyond,
+    by the parity of phi. Within 1e-11 of the series it is made from, once in a process. Above
+    q = 100 the variance is NaN, as there.
+    """
+
+    phi: _Smooth
+    q: Floats
+    basis: Floats = field(init=False)
+    variance: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        compact = _compact(np.minimum(self.q, MAX_Q))
+        basis = chebvander(compact, Q_NODES - 1).reshape(*compact.shape, Q_NODES)
+        object.__setattr__(self, "basis", basis)
+        grid, known = _grid(self.phi), np.where(self.q <= MAX_Q, self.q, np.nan)
+        # at x = 1 the drop of an odd phi is its variance: to rounding, not to the table's error
+        ratio = self._at(grid.ratio, 1.0) if self.phi.odd else basis @ grid.variance
+        object.__setattr__(self, "variance", known * ratio)
+
+    @property
+    def slope(self) -> Floats:
+        return np.asarray(self.basis @ _grid(self.phi).slope)
+
+    def drop(self, x: Number) -> Floats:
+        near = np.minimum(x, 2 - x)
+        drop = near * self._at(_grid(self.phi).ratio, near)
+        square, sign = self.phi.linear**2, -1 if self.phi.odd else 1
+        psi = sign * (drop - square * near) + (1 - sign) * (self.variance / self.q - square)
+        return np.where(near == x, drop, psi + square * x)
+
+    def slopes(self, x: Number) -> Floats:
+        near = np.minimum(x, 2 - x)
+        slopes = self._at(_grid(self.phi).slopes, near)
+        square, sign = self.phi.linear**2, 1 if self.phi.odd else -1
+        return np.where(near == x, slopes, sign * (slopes - square) + square)
+
+    def _at(self, coefficients: Floats, x: Number) -> Floats:
+        """Interpolant at x in [0, 1]."""
+        return Series(np.moveaxis(self.basis @ coefficients, -1, 0))(_bent(x, self.q))
+
+
+class _Grid(NamedTuple):
+    """Chebyshev coefficients in q, and in q and gap, of four averages."""
+
+    variance: Floats  # over q
+    slope: Floats
+    ratio: Floats  # drop/gap
+    slopes: Floats
+
+
+@cache
+def _grid(phi: _Smooth) -> _Grid:
+    top = np.sqrt(MAX_Q)
+    y = (nodes(Q_NODES) + 1) / 2 * top / (1 + top)
+    known = Mehler(phi.function, (y / (1 - y)) ** 2)
+    x = _unbent(nodes(X_NODES)[:, None], known.q)
+    averages = (_power_series(known.tails, 1 - x), known.slopes(x))
+    ratio, slopes = (transform(transform(values.T), axis=1) for values in averages)
+    return _Grid(transform(known.variance / known.q), transform(known.slope), ratio, slopes)
+
+
+def _compact(q: Floats) -> Floats:
+    """From q in [0, MAX_Q] to [-1, 1]."""
+    root, top = np.sqrt(q), np.sqrt(MAX_Q)
+    return np.asarray(2 * (root / (1 + root)) * ((1 + top) / top) - 1)
+
+
+def _bent(x: Number, q: Floats) -> Floats:
+    """From x in [0, 1] to [-1, 1]."""
+    theta, a = 2 * np.arcsin(np.sqrt(np.asarray(x) / 2)), 2 / np.sqrt(1 + q)
+    return np.asarray(2 * theta / (theta + a) * (1 + a / (np.pi / 2)) - 1)
+
+
+def _unbent(t: Floats, q: Floats) -> Floats:
+    a = 2 / np.sqrt(1 + q)
+    y = (t + 1) / 2 / (1 + a / (np.pi / 2))
+    return np.asarray(2 * np.sin(a * y / (1 - y) / 2) ** 2)
+
+
 _KINDS: dict[str, Activation] = {
     "relu": Relu,
     "gelu": Gelu,
     "erf": Erf,
     "linear": Linear,
-    "tanh": lambda q: Mehler(np.tanh, q),
-    "silu": lambda q: Mehler(_silu, q),
+    "tanh": TANH,
+    "silu": SILU,
 }
 
 

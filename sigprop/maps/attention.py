@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sigprop.arrays import Number
 from sigprop.rem.sphere import Sphere
 from sigprop.rem.statistics import Rem
-from sigprop.state import State, added, multiplied
+from sigprop.state import State, added, multiplied, subtracted
 
 __all__ = ["Attention"]
 
@@ -56,11 +56,11 @@ class Attention:
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        weights = self.rem.seen(self.beta, state)
+        kept, spread = self.rem.passed(self.beta, state, self.centred)
         value = self.sigma_o2 * self.sigma_v2
-        gap = value * state.gap
+        gap = multiplied(spread, value)
+        kept = gap if kept is spread else multiplied(kept, value)
         if self.centred:
-            return State(gap * weights.excess, gap * weights.spread)
-        q = multiplied(weights.y2 - 1, gap)
-        q = added(q, value * state.q + self.sigma_o2 * self.sigma_b2)
-        return State(q, multiplied(gap, weights.spread))
+            return State(+kept, gap)
+        q = subtracted(value * state.gap, value * state.q + self.sigma_o2 * self.sigma_b2)
+        return State(added(q, kept), gap)

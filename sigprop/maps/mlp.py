@@ -131,7 +131,7 @@ class Mlp:
         drop = known.dual.drop(1.0 * x if self.gated else x)  # which may overwrite x
         if self.gated:
             drop = drop * known.dual.q + (known.dual.variance - drop * known.dual.q) * x
-        return State(known.out, multiplied(drop, known.outer))
+        return State(+known.out, multiplied(drop, known.outer))
 
     def second_moments(self, state: State) -> tuple[Moments, Moments]:
         r"""Averages over hidden units at one token and at two.

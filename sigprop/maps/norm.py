@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sigprop.arrays import Number
-from sigprop.state import State, multiplied
+from sigprop.state import State, scaled
 
 __all__ = ["Norm"]
 
@@ -31,7 +31,7 @@ class Norm:
     Examples
     --------
     >>> from sigprop.maps.norm import Norm
-    >>> from sigprop.state import State, multiplied
+    >>> from sigprop.state import State
     >>> Norm(1.0)(State(4.0, 1.0)).gap
     0.25
     """
@@ -42,5 +42,5 @@ class Norm:
         """Apply the map."""
         square = self.gain * self.gain
         if np.ndim(state.q) == 0:
-            return State(square, state.gap * (square / state.q))
-        return State(square, multiplied(state.gap / state.q, square))
+            return State(square, state.gap * float(np.divide(square, state.q)))
+        return State(square, scaled(state.gap / state.q, square))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from sigprop.arrays import Number
-from sigprop.state import State, added
+from sigprop.state import State, added, scaled
 
 __all__ = ["Residual"]
 
@@ -39,11 +40,15 @@ class Residual:
     alpha: Number
     branches: tuple[Callable[[State], State], ...]
 
+    @cached_property
+    def square(self) -> Number:
+        """Gain of the skip branch, alpha squared."""
+        return self.alpha * self.alpha
+
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        square = self.alpha * self.alpha
-        q, gap = square * state.q, square * state.gap
+        q, gap = scaled(state.q, self.square), scaled(state.gap, self.square)
         for branch in self.branches:
             out = branch(state)
-            q, gap = added(q, out.q), added(gap, out.gap)
+            q, gap = added(out.q, q), added(out.gap, gap)
         return State(q, gap)

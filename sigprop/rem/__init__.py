@@ -5,7 +5,14 @@ from sigprop.rem.limit import Limit, critical_beta, freezing
 from sigprop.rem.overlap import excess, overlap, spread
 from sigprop.rem.profile import Profile
 from sigprop.rem.sphere import Sphere, Traces
-from sigprop.rem.statistics import Rem, Response, Statistics, Weights, reduced_beta
+from sigprop.rem.statistics import (
+    Passed,
+    Rem,
+    Response,
+    Statistics,
+    Weights,
+    reduced_beta,
+)
 from sigprop.rem.table import ERROR_BOUND, Finite, head_nodes
 
 __all__ = [
@@ -13,6 +20,7 @@ __all__ = [
     "Finite",
     "Limit",
     "Moments",
+    "Passed",
     "Profile",
     "Rem",
     "Response",

@@ -7,12 +7,13 @@ from numpy.typing import ArrayLike
 
 from sigprop.arrays import Floats, Number
 from sigprop.errors import require
-from sigprop.rem.statistics import Weights
-from sigprop.state import State
+from sigprop.rem.statistics import Passed, Weights
+from sigprop.state import State, multiplied, subtracted
 
 __all__ = ["Limit", "critical_beta", "freezing"]
 
 ROOT = float(np.sqrt(2.0))
+COLD = 1e-150  # smallest beta sqrt(q) that is told from zero
 
 
 def critical_beta(q: ArrayLike, gap: ArrayLike) -> Floats:
@@ -124,8 +125,8 @@ class Limit:
         y2 = 1 - freezing(b)
         return Weights(y2, y2, y2)
 
-    def seen(self, beta: Number, state: State) -> Weights:
-        """Find the same at b^2 = beta^2 q gap, with one root.
+    def passed(self, beta: Number, state: State, centred: bool = False) -> Passed:
+        r"""Parts of the gap passed: :math:`gap\,Y_2 = \max(0, gap - \sqrt{2\,gap/q}/\beta)`.
 
         Parameters
         ----------
@@ -133,25 +134,26 @@ class Limit:
             Inverse temperature.
         state : State
             The tokens that attention reads.
+        centred : bool
+            Whether 1/T is subtracted from every weight.
 
         Returns
         -------
-        Weights
+        Passed
             Arrays of the broadcast shape.
 
         Examples
         --------
         >>> from sigprop.rem import Limit
         >>> from sigprop.state import State
-        >>> float(Limit().seen(4.0, State(1.0, 0.5)).y2)
-        0.5
+        >>> round(float(Limit().passed(4.0, State(1.0, 0.5)).kept), 12)
+        0.25
         """
-        y2 = np.asarray(state.gap * (beta * beta * state.q / 2))
-        np.maximum(y2, 1.0, out=y2)
-        np.sqrt(y2, out=y2)
-        np.divide(-1.0, y2, out=y2)
-        y2 += 1
-        return Weights(y2, y2, y2)
+        frozen = np.asarray(np.sqrt(state.gap))
+        scale = ROOT / np.maximum(beta * np.sqrt(state.q), COLD)
+        kept = np.asarray(subtracted(multiplied(frozen, scale), state.gap))
+        np.maximum(kept, 0.0, out=kept)
+        return Passed(kept, kept)
 
     def entropy_ratio(self, b: Number) -> Floats:
         """H / log T = max(0, 1 - b^2/2).

@@ -9,7 +9,7 @@ from sigprop.arrays import Floats, Number
 from sigprop.cells import Cells
 from sigprop.chebyshev import Series, fit
 from sigprop.rem import coordinates as co
-from sigprop.rem.statistics import Weights
+from sigprop.rem.statistics import Passed, Weights
 from sigprop.rem.table import Finite
 from sigprop.state import State
 
@@ -67,8 +67,8 @@ class Profile:
         unit = s**2 * self._unit
         return np.stack([weights.excess / unit, weights.spread / (unit * x)], axis=1)
 
-    def seen(self, beta: Number, state: State) -> Weights:
-        """Participation, excess and spread; `beta` is that of the profile.
+    def passed(self, beta: Number, state: State, centred: bool = False) -> Passed:
+        """Parts of the gap that attention at `beta` passes when it reads `state`.
 
         Parameters
         ----------
@@ -76,20 +76,22 @@ class Profile:
             Inverse temperature; ignored, the profile has its own.
         state : State
             The tokens that attention reads.
+        centred : bool
+            Whether 1/T is subtracted from every weight.
 
         Returns
         -------
-        Weights
+        Passed
             Arrays of the broadcast shape.
 
         Examples
         --------
         >>> from sigprop.rem import Finite, Profile
         >>> from sigprop.state import State
-        >>> float(Profile(Finite(512), 1.0).seen(1.0, State(1.0, 0.0)).spread)
+        >>> float(Profile(Finite(512), 1.0).passed(1.0, State(1.0, 0.0)).spread)
         0.0
         """
-        return self.weights(state.gap / state.q)
+        return self.weights(state.gap / state.q).times(state.gap, centred)
 
     def weights(self, x: Number) -> Weights:
         """Participation, excess and spread at x.

@@ -7,9 +7,30 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from sigprop.arrays import Floats, Number
-from sigprop.state import State
+from sigprop.state import State, multiplied
 
-__all__ = ["Rem", "Response", "Statistics", "Weights", "reduced_beta"]
+__all__ = ["Passed", "Rem", "Response", "Statistics", "Weights", "reduced_beta"]
+
+
+class Passed(NamedTuple):
+    r"""Parts of the gap that attention passes (E10, E11); both may be one array.
+
+    Attributes
+    ----------
+    kept : float or array
+        :math:`gap\,Y_2`, or :math:`gap\,(Y_2 - 1/T)` where attention is centred: to the variance.
+    spread : float or array
+        :math:`gap\,(Y_2 - O)`: to the gap.
+
+    Examples
+    --------
+    >>> from sigprop.rem import Passed
+    >>> Passed(0.5, 0.25).kept
+    0.5
+    """
+
+    kept: Number
+    spread: Number
 
 
 class Weights(NamedTuple):
@@ -34,6 +55,30 @@ class Weights(NamedTuple):
     y2: Number
     excess: Number
     spread: Number
+
+    def times(self, gap: Number, centred: bool) -> Passed:
+        """Parts of a gap that weights with these statistics pass, in the memory of the statistics.
+
+        Parameters
+        ----------
+        gap : float or array
+            Gap of the tokens that attention reads.
+        centred : bool
+            Whether 1/T is subtracted from every weight.
+
+        Returns
+        -------
+        Passed
+            Arrays of the broadcast shape.
+
+        Examples
+        --------
+        >>> from sigprop.rem import Weights
+        >>> Weights(0.5, 0.25, 0.125).times(2.0, centred=True)
+        Passed(kept=0.5, spread=0.25)
+        """
+        kept = self.excess if centred else self.y2
+        return Passed(multiplied(kept, gap), multiplied(self.spread, gap))
 
 
 class Response(NamedTuple):
@@ -95,8 +140,8 @@ class Rem(Protocol):
     >>> rem: Rem = Profile(Finite(512), 1.0)
     """
 
-    def seen(self, beta: Number, state: State) -> Weights:
-        """Participation, excess and spread when attention at `beta` reads `state`.
+    def passed(self, beta: Number, state: State, centred: bool = False) -> Passed:
+        """Parts of the gap that attention at `beta` passes when it reads `state`.
 
         Parameters
         ----------
@@ -104,10 +149,12 @@ class Rem(Protocol):
             Inverse temperature.
         state : State
             The tokens that attention reads.
+        centred : bool
+            Whether 1/T is subtracted from every weight.
 
         Returns
         -------
-        Weights
+        Passed
             Arrays of the broadcast shape.
         """
         ...

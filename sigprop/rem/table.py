@@ -30,7 +30,7 @@ from sigprop.errors import require
 from sigprop.rem import coordinates as co
 from sigprop.rem.finite import entropy_deficit
 from sigprop.rem.overlap import excess, response_at_gap, spread_at_gap
-from sigprop.rem.statistics import Response, Weights, reduced_beta
+from sigprop.rem.statistics import Passed, Response, Weights, reduced_beta
 from sigprop.state import State
 
 __all__ = ["ERROR_BOUND", "Finite", "head_nodes"]
@@ -152,8 +152,8 @@ class Finite:
         rest, fall = self._averaged(self._pairs, b, x)
         return Weights(1 / self.context + rest, rest, fall)
 
-    def seen(self, beta: Number, state: State) -> Weights:
-        """Participation, excess and spread when attention at `beta` reads `state`.
+    def passed(self, beta: Number, state: State, centred: bool = False) -> Passed:
+        """Parts of the gap that attention at `beta` passes when it reads `state`.
 
         Parameters
         ----------
@@ -161,20 +161,23 @@ class Finite:
             Inverse temperature.
         state : State
             The tokens that attention reads.
+        centred : bool
+            Whether 1/T is subtracted from every weight.
 
         Returns
         -------
-        Weights
+        Passed
             Arrays of the broadcast shape.
 
         Examples
         --------
         >>> from sigprop.rem import Finite
         >>> from sigprop.state import State
-        >>> float(Finite(512).seen(1.0, State(1.0, 0.0)).spread)
+        >>> float(Finite(512).passed(1.0, State(1.0, 0.0)).spread)
         0.0
         """
-        return self.weights(reduced_beta(beta, state), state.gap / state.q)
+        weights = self.weights(reduced_beta(beta, state), state.gap / state.q)
+        return weights.times(state.gap, centred)
 
     def response(self, b: Number, x: Number, tilt: int = 0) -> Response:
         """Answer of the weights to the scores at b = beta sqrt(q gap), x = gap/q = 1 - r.

@@ -1,0 +1,353 @@
+r"""Causal attention position by position: the full token kernel through depth (E25).
+
+The kernel :math:`K_{tt'}` is carried in blocks of positions (`sigprop.layout`) as variances and
+gaps; attention and norm are those of `sigprop.maps.causal`, residual and MLP those of every other
+block. A layer costs one overlap of unequal lengths for each pair of blocks, whatever T.
+
+Approximations, with their sizes:
+
+- mean field of E25 (keys that one query sees are exchangeable for it): block means of the kernel
+  within 0.03 of random networks of width 512 (T = 256, 20 layers, beta = 2; standard error 0.01);
+  of one query at a kernel given after 8 layers (T = 192), Y_2 is 0.011 where heads drawn at random
+  give 0.016 (beta = 1.5) and 0.171 where they give 0.151 (beta = 3), while the weight on the first
+  token, which has a variance of its own, agrees within errors (0.0265 and 0.0270 +- 0.0034);
+- blocks: 96 of them against 192 change block means by 1.5e-4 at T = 4096 and at T = 131 072
+  (24 layers, beta = 1.5), and 96 against all 256 positions by less than 1e-4 at T = 256;
+- quadrature of the overlaps: see `sigprop.rem.unequal`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.arrays import Floats, Ints, finite_or_none
+from sigprop.block import Map, ordered
+from sigprop.errors import AssumptionError, require
+from sigprop.layout import Layout, make_layout
+from sigprop.maps.activations import activation
+from sigprop.maps.causal import CausalAttention, Seen, TokenNorm
+from sigprop.maps.mlp import Mlp
+from sigprop.spec import Transformer
+from sigprop.state import State
+from sigprop.validate import count as checked_count
+
+__all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "resolves"]
+
+MAX_POSITIONS = 2**17
+MAX_BLOCKS = 256
+
+
+@dataclass(frozen=True)
+class Positions:
+    r"""Token kernel and attention, position by position and layer by layer.
+
+    Positions are those at the centres of P blocks; P is about 100 however long the context.
+
+    Attributes
+    ----------
+    position : array, shape (P,)
+        Position of each block's centre, from 1.
+    size : array of int, shape (P,)
+        Positions in each block.
+    q : array, shape (L+1, P)
+        Variance of the stream.
+    gap_ratio : array, shape (L+1, P, P)
+        Mean overlap deficit 1 - rho over pairs of different tokens of two blocks.
+    rho : array, shape (L+1, P)
+        Mean overlap of a token with the others that it sees; NaN where it sees itself alone.
+    rho_late : array, shape (L+1,)
+        Mean overlap of two tokens of the second half of the context.
+    y2, entropy, entropy_ratio, score_std : arrays, shape (L, P)
+        Participation ratio, entropy in nats, entropy over the logarithm of the number of keys seen
+        (NaN at one key), and standard deviation of the scores.
+    first_weight : array, shape (L, P)
+        Mean weight on the first token.
+    overlap : array, shape (L, P)
+        Mean overlap of a token's attention with that of the tokens that it sees.
+    overlap_mean : array, shape (L,)
+        Mean attention overlap over all pairs of queries.
+    kernel_blocks : array, shape (L+1, B, B), or None
+        Means of the normalised kernel, diagonal included, over equal ranges of positions.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.causal import causal
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> causal(spec).entropy.shape
+    (2, 64)
+    """
+
+    position: Floats
+    size: Ints
+    q: Floats
+    gap_ratio: Floats
+    rho: Floats
+    rho_late: Floats
+    y2: Floats
+    entropy: Floats
+    entropy_ratio: Floats
+    score_std: Floats
+    first_weight: Floats
+    overlap: Floats
+    overlap_mean: Floats
+    kernel_blocks: Floats | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values of everything but `gap_ratio` and `kernel_blocks`; null is not finite.
+
+        Returns
+        -------
+        dict
+            One list for each attribute.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> from sigprop.causal import causal
+        >>> spec = Transformer(depth=1, context=4, causal=True, beta=0, sigma_v2=1, sigma_w2=1,
+        ...                    rho0=0)
+        >>> [round(h, 4) for h in causal(spec).to_dict()["first_weight"][0]]
+        [1.0, 0.5, 0.3333, 0.25]
+        """
+        left_out = ("gap_ratio", "kernel_blocks")
+        return {k: finite_or_none(v) for k, v in vars(self).items() if k not in left_out}
+
+    def mean(self, values: Floats) -> Floats:
+        """Mean over positions, NaN left out.
+
+        Parameters
+        ----------
+        values : array, shape (..., P)
+            One of the attributes by position.
+
+        Returns
+        -------
+        array, shape (...)
+            The mean.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> from sigprop.causal import causal
+        >>> spec = Transformer(depth=1, context=2, causal=True, beta=0, sigma_v2=1, sigma_w2=1,
+        ...                    rho0=0)
+        >>> causal(spec).mean(causal(spec).y2).tolist()
+        [0.75]
+        """
+        known = np.isfinite(values)
+        return np.asarray(np.where(known, values, 0.0) @ self.size / (known @ self.size))
+
+
+def resolves(spec: Transformer) -> bool:
+    """Whether a spec can be solved position by position.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+
+    Returns
+    -------
+    bool
+        True for a single causal spec of finite context up to 131 072, with norms.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.causal import resolves
+    >>> resolves(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
+    False
+    """
+    single = spec.shape == () and bool(np.asarray(spec.context) <= MAX_POSITIONS)
+    return spec.causal and single and spec.norm != "none"
+
+
+def causal(
+    spec: Transformer,
+    kernel: ArrayLike | None = None,
+    blocks: int | None = None,
+    resolution: int = 96,
+    beta_by_layer: ArrayLike | None = None,
+) -> Positions:
+    """Solve a causal spec position by position.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A single causal description with norms, context at most 131 072.
+    kernel : array_like, shape (T, T), optional
+        Token kernel of the input; exchangeable with overlap rho0 when absent. Any positive
+        semidefinite matrix: embeddings, repeated tokens, positions.
+    blocks : int, optional
+        Number of equal ranges of positions for `kernel_blocks`, in [1, 256] and at most T.
+    resolution : int
+        About how many blocks of positions carry the kernel, >= 24.
+    beta_by_layer : array_like, shape (L,), optional
+        Inverse temperature of each block, in place of `spec.beta`.
+
+    Returns
+    -------
+    Positions
+        Everything, by position and layer; fewer layers where the state leaves the range in which
+        its statistics are known.
+
+    Raises
+    ------
+    AssumptionError
+        If the spec is not of that kind, or nothing passes the first block.
+    DomainError
+        If the kernel is not a token kernel, or a number is outside its range.
+
+    Notes
+    -----
+    theory.md E25 (new there).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.causal import causal
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0.1)
+    >>> late = causal(spec)
+    >>> bool(late.rho_late[-1] > late.rho_late[1] > 0.1)
+    True
+    """
+    if not resolves(spec):
+        raise AssumptionError(
+            "attention is resolved by position for one causal spec with norms and a context of at "
+            f"most {MAX_POSITIONS}"
+        )
+    layout = _layout(spec, blocks, resolution)
+    seen: list[Seen] = []
+    states = [_input(spec, layout, kernel)]
+    for maps in _layers(spec, layout, seen, beta_by_layer):
+        with np.errstate(all="ignore"):  # what overflows or vanishes ends the loop
+            state = reduce(lambda s, m: m(s), maps, states[-1])
+        if not _valid(state):
+            break
+        states.append(state)
+    if len(states) == 1:
+        raise AssumptionError("nothing passes the first block, or its scores exceed s = 40")
+    return _described(layout, states, seen[: len(states) - 1], blocks)
+
+
+def _layout(spec: Transformer, blocks: int | None, resolution: int) -> Layout:
+    context = int(np.asarray(spec.context))
+    cuts = np.empty(0)
+    if blocks is not None:
+        checked_count("blocks", blocks, 1, min(MAX_BLOCKS, context))
+        cuts = np.round(np.linspace(0, context, blocks + 1))
+    window = np.inf if spec.window is None else spec.window
+    return make_layout(context, resolution, window, spec.prefix, cuts.astype(np.int64))
+
+
+def _layers(
+    spec: Transformer, layout: Layout, seen: list[Seen], beta_by_layer: ArrayLike | None
+) -> list[tuple[Map, ...]]:
+    """List the maps of every block; each attention appends what it saw to `seen`."""
+    square = float(np.square(spec.norm_gain))
+    dual, norm = activation(spec.activation), TokenNorm(float(spec.norm_gain))
+    mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, square)
+    betas = np.broadcast_to(spec.beta if beta_by_layer is None else beta_by_layer, (spec.depth,))
+    return [
+        ordered(
+            spec,
+            norm,
+            CausalAttention(
+                layout,
+                int(np.asarray(spec.context)),
+                float(beta),
+                float(spec.sigma_v2),
+                float(spec.sigma_b2),
+                float(spec.sigma_o2),
+                spec.attention == "centred",
+                spec.head_width,
+                spec.rotary_base,
+                seen.append,
+            ),
+            mlp,
+        )
+        for beta in betas
+    ]
+
+
+def _input(spec: Transformer, layout: Layout, kernel: ArrayLike | None) -> State:
+    """State that enters the first block; behind the first norm in a post-norm stack."""
+    if kernel is None:
+        level = float(np.square(spec.norm_gain) if spec.norm == "post" else spec.q0)
+        return State(level, np.where(layout.pairs > 0, level * (1 - float(spec.rho0)), 0.0))
+    matrix = _checked(np.asarray(kernel, dtype=np.float64), int(layout.edges[-1]))
+    variance = np.diag(matrix)
+    state = State(variance, (variance[:, None] + variance) / 2 - matrix)
+    if spec.norm == "post":
+        state = TokenNorm(float(spec.norm_gain))(state)
+    start, size = layout.edges[:-1], layout.size
+    sums = np.add.reduceat(np.add.reduceat(state.gap, start, axis=0), start, axis=1)
+    q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size
+    return State(q, sums / np.maximum(layout.pairs, 1))
+
+
+def _checked(matrix: Floats, context: int) -> Floats:
+    require(matrix.shape == (context, context), "kernel", matrix.shape, "shape (context, context)")
+    require(np.isfinite(matrix), "kernel", matrix, "finite numbers")
+    variance = np.diag(matrix)
+    require(variance > 0, "kernel", variance, "a positive diagonal")
+    scale = np.sqrt(np.outer(variance, variance))
+    require(np.abs(matrix - matrix.T) <= 1e-9 * scale, "kernel", matrix, "a symmetric matrix")
+    require(np.abs(matrix) <= (1 + 1e-9) * scale, "kernel", matrix, "overlaps in [-1, 1]")
+    return matrix
+
+
+def _valid(state: State) -> bool:
+    q, gap = np.asarray(state.q), np.asarray(state.gap)
+    return bool(np.all((q > 0) & (q < 1e150)) and np.all(np.isfinite(gap)))
+
+
+def _described(
+    layout: Layout, states: list[State], seen: list[Seen], blocks: int | None
+) -> Positions:
+    cosines = np.stack([np.asarray(TokenNorm()(state).gap) for state in states])
+    visible = layout.visible(layout.centres) * layout.pairs / layout.size[:, None]
+    columns = {
+        name: np.stack([getattr(s, name) for s in seen])
+        for name in ("score_std", "y2", "entropy", "first_weight")
+    }
+    overlaps = np.stack([s.overlap for s in seen])
+    with np.errstate(divide="ignore", invalid="ignore"):  # tokens that see one key
+        ratio = columns["entropy"] / np.log(layout.centres.count)
+    half = layout.merged(2)[1]
+    late = layout.pairs * np.outer(half, half) / np.outer(layout.size, layout.size)
+    count = len(layout.size)
+    return Positions(
+        position=layout.centres.position,
+        size=layout.size,
+        q=np.stack([np.broadcast_to(state.q, (count,)) for state in states]),
+        gap_ratio=cosines,
+        rho=1 - _weighted(cosines, visible, -1),
+        rho_late=1 - _weighted(cosines, late, (-2, -1)),
+        entropy_ratio=ratio,
+        overlap=_weighted(overlaps, visible, -1),
+        overlap_mean=_weighted(overlaps, layout.pairs, (-2, -1)),
+        kernel_blocks=None if blocks is None else _merged(layout, cosines, blocks),
+        **columns,
+    )
+
+
+def _weighted(values: Floats, weight: Floats, axis: int | tuple[int, int]) -> Floats:
+    """Weighted mean; NaN where there is no weight."""
+    total = np.sum(weight, axis=axis)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sum(values * weight, axis=axis) / total)
+
+
+def _merged(layout: Layout, cosines: Floats, blocks: int) -> Floats:
+    share = layout.merged(blocks) / layout.size
+    size = share @ layout.size
+    return np.asarray(1 - share @ (layout.pairs * cosines) @ share.T / np.outer(size, size))

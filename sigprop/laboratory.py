@@ -1,0 +1,193 @@
+"""Commands that measure: random networks, kernels, validation, the paper's figures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sigprop.console import FIGURES, AsJson, Png, check_target, emit, progress, show
+from sigprop.errors import DomainError
+
+__all__ = ["COMMANDS"]
+
+Spec = Annotated[
+    str,
+    typer.Argument(
+        help="SPEC.json, a config.json, an example, or a reference such as encoder_low_beta."
+    ),
+]
+Seeds = Annotated[int, typer.Option(help="Random networks.")]
+First = Annotated[int, typer.Option(help="First seed; the others follow it.")]
+Workers = Annotated[int, typer.Option(help="Processes.", show_default="one a core")]
+Keep = Annotated[Path | None, typer.Option(help="Folder of finished seeds; a second run resumes.")]
+Text = Annotated[Path | None, typer.Option(help="Text file whose tokens are the input.")]
+KernelFile = Annotated[
+    Path | None, typer.Option("--kernel", help="Input kernel, a square array in a .npy file.")
+]
+Positions = Annotated[str, typer.Option(help="Of a text: sinusoidal, learned or none.")]
+CORES = os.cpu_count() or 1
+
+
+def simulate(
+    spec: Spec,
+    seeds: Seeds = 8,
+    first_seed: First = 0,
+    text: Text = None,
+    kernel: KernelFile = None,
+    positions: Positions = "learned",
+    blocks: Annotated[
+        int | None, typer.Option(help="Also the token kernel, over so many position blocks.")
+    ] = None,
+    projection: Annotated[
+        bool, typer.Option("--projection", help="Draw attention's output matrix.")
+    ] = False,
+    workers: Workers = CORES,
+    keep: Keep = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure random networks, layer by layer, with standard errors over seeds."""
+    from sigprop import tables
+    from sigprop.compare import reference
+    from sigprop.simulate import simulate as run
+
+    read = reference(spec).spec
+    source = _source(read.context, text, kernel, positions)
+    with progress(seeds, "seeds") as advance:
+        found = run(
+            read,
+            seeds,
+            source=source,
+            first_seed=first_seed,
+            blocks=blocks,
+            projection=projection,
+            workers=workers,
+            folder=keep,
+            progress=advance,
+        )
+    if as_json:
+        return emit(found.to_dict())
+    return show(lambda: tables.measured(found))
+
+
+def _source(context: Any, text: Path | None, kernel: Path | None, positions: str) -> Any:
+    from sigprop.kernel import POSITIONS, read_kernel
+    from sigprop.simulate import Given, Tokens
+    from sigprop.text import windows
+    from sigprop.validate import choice
+
+    _one_input(text, kernel)
+    choice("positions", positions, POSITIONS)
+    if text is not None:
+        return Tokens(windows(text, context), positions)
+    return None if kernel is None else Given(read_kernel(kernel))
+
+
+def _one_input(text: Path | None, kernel: Path | None) -> None:
+    if text is not None and kernel is not None:
+        raise DomainError("kernel", str(kernel), "given without a text")
+
+
+def kernel(
+    spec: Spec,
+    kernel: KernelFile = None,
+    text: Text = None,
+    positions: Positions = "sinusoidal",
+    draws: Annotated[int, typer.Option(help="Independent draws.")] = 8,
+    blocks: Annotated[int, typer.Option(help="Position blocks.")] = 16,
+    first_seed: First = 0,
+    workers: Workers = CORES,
+    keep: Keep = None,
+    as_json: AsJson = False,
+) -> None:
+    """Any token kernel through the layers at infinite width: masks, positions, repeated tokens."""
+    from sigprop import tables
+    from sigprop.compare import reference
+    from sigprop.kernel import solve
+
+    read = reference(spec).spec
+    start = _start(read, text, kernel, positions)
+    with progress(draws, "draws") as advance:
+        found = solve(
+            read,
+            start,
+            draws=draws,
+            blocks=blocks,
+            first_seed=first_seed,
+            workers=workers,
+            folder=keep,
+            progress=advance,
+        )
+    if as_json:
+        return emit(found.to_dict())
+    return show(lambda: tables.solved(found))
+
+
+def _start(spec: Any, text: Path | None, kernel: Path | None, positions: str) -> Any:
+    """Kernel that enters the first block."""
+    from sigprop.kernel import POSITIONS, exchangeable_kernel, read_kernel, text_kernel
+    from sigprop.text import windows
+    from sigprop.validate import choice
+
+    _one_input(text, kernel)
+    choice("positions", positions, POSITIONS)
+    if text is not None:
+        return text_kernel(windows(text, spec.context)[0], positions)
+    return exchangeable_kernel(spec) if kernel is None else read_kernel(kernel)
+
+
+def validate(
+    specs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SPEC]...", help="Specs [default: the six references]."),
+    ] = None,
+    seeds: Seeds = 8,
+    workers: Workers = CORES,
+    keep: Keep = None,
+    png: Png = None,
+    as_json: AsJson = False,
+) -> None:
+    """Theory (finite context and limit) beside random networks: deviations and a verdict."""
+    from sigprop import tables
+    from sigprop.compare import compare, reference, references
+    from sigprop.plots import plot_comparisons, save_figure
+
+    check_target("png", png, FIGURES)
+    read = {name: reference(name).spec for name in specs or references()}
+    with progress(seeds * len(read), "seeds") as advance:
+        found = [
+            compare(Path(name).stem, s, seeds, workers=workers, folder=keep, progress=advance)
+            for name, s in read.items()
+        ]
+    if png is not None:
+        save_figure(plot_comparisons(found), png)
+    if as_json:
+        return emit({"comparisons": [c.to_dict() for c in found]})
+    return show(lambda: tables.comparisons(found))
+
+
+def reproduce(
+    figures: Annotated[
+        list[str] | None, typer.Argument(metavar="[FIGURE]...", help="Names [default: all].")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small and fast, for a check.")] = False,
+    text: Text = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("figures"),
+    workers: Workers = CORES,
+    as_json: AsJson = False,
+) -> None:
+    """Make the paper's figures again: theory over measurement. An interrupted run resumes."""
+    from sigprop import tables
+    from sigprop.figures import Lab
+    from sigprop.reproduce import reproduce as run
+
+    lab = Lab(quick, text, None, workers, progress)
+    tell = None if as_json else lambda made: show(lambda: tables.made(made))
+    found = run(figures or (), lab, out, tell)
+    if as_json:
+        emit({"figures": [vars(made) for made in found]})
+
+
+COMMANDS = (simulate, kernel, validate, reproduce)

@@ -1,0 +1,344 @@
+r"""Positions of a context in blocks, and which keys each position sees.
+
+A kernel that is smooth in position is kept as means over pairs of blocks. The first `SINGLES`
+positions are blocks of one, so a short context is resolved fully; after them block lengths grow in
+proportion to the position, as the kernel's variation does. A block is represented by its centre,
+pairs within a block by its points at 1/3 and 2/3 (the mean positions of the earlier and the later
+of two tokens drawn from it). Sums over the visible part of a block are taken linear in position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sigprop.arrays import Floats, Ints
+from sigprop.errors import require
+
+__all__ = ["Layout", "Rows", "make_layout"]
+
+SINGLES = 24
+PER_WINDOW = 8  # blocks in a sliding window
+MAX_SIZE = 500  # blocks of a context behind a window
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Queries at given positions, and what they see.
+
+    Attributes
+    ----------
+    position : array, shape (P,)
+        Positions, from 1; a block's centre may lie between two.
+    low, high : array, shape (P,)
+        Keys at positions in (low, high] are seen.
+
+    Examples
+    --------
+    >>> from sigprop.layout import make_layout
+    >>> make_layout(4).centres.count.tolist()
+    [1.0, 2.0, 3.0, 4.0]
+    """
+
+    position: Floats
+    low: Floats
+    high: Floats
+
+    @property
+    def count(self) -> Floats:
+        """Number of keys seen."""
+        return self.high - self.low
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Blocks of positions under a mask.
+
+    Attributes
+    ----------
+    edges : array of int, shape (B+1,)
+        Block b holds positions edges[b] + 1 to edges[b+1].
+    window : float
+        Number of latest keys that a token sees.
+    prefix : int
+        Number of leading tokens that see each other in both directions.
+
+    Examples
+    --------
+    >>> from sigprop.layout import make_layout
+    >>> layout = make_layout(4096)
+    >>> layout.size.sum(), len(layout.size) < 140
+    (np.int64(4096), True)
+    """
+
+    edges: Ints
+    window: float = np.inf
+    prefix: int = 0
+
+    @cached_property
+    def size(self) -> Ints:
+        """Positions in each block."""
+        return np.diff(self.edges)
+
+    @cached_property
+    def centres(self) -> Rows:
+        """One query a block."""
+        return self._rows(1 / 2)
+
+    @cached_property
+    def wide(self) -> Ints:
+        """Blocks of more than one position."""
+        return np.flatnonzero(self.size > 1)
+
+    @cached_property
+    def queries(self) -> Rows:
+        """Centres of all blocks, then points at 1/3, then points at 2/3 of the wide ones."""
+        parts = [self._rows(p, self.wide) for p in (1 / 3, 2 / 3)]
+        columns = zip(*(vars(rows).values() for rows in (self.centres, *parts)), strict=True)
+        return Rows(*(np.concatenate(column) for column in columns))
+
+    @cached_property
+    def couples(self) -> tuple[Ints, Ints]:
+        """Pairs of `queries`: earlier and later block, then the two points of each wide block."""
+        (i, j), extra = np.triu_indices(len(self.size), 1), len(self.wide)
+        within = len(self.size) + np.arange(extra)
+        return np.concatenate([i, within]), np.concatenate([j, within + extra])
+
+    @cached_property
+    def cells(self) -> tuple[Ints, Ints]:
+        """Pair of blocks that each of `couples` stands for."""
+        i, j = np.triu_indices(len(self.size), 1)
+        return np.concatenate([i, self.wide]), np.concatenate([j, self.wide])
+
+    def spread_out(self, values: Floats) -> Floats:
+        """One value for each of `couples` as a symmetric matrix over blocks.
+
+        Parameters
+        ----------
+        values : array, shape (N,)
+            Values in the order of `couples`.
+
+        Returns
+        -------
+        array, shape (B, B)
+            The matrix; zero on the diagonal where a block has one position.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layout import make_layout
+        >>> make_layout(2).spread_out(np.array([3.0])).tolist()
+        [[0.0, 3.0], [3.0, 0.0]]
+        """
+        i, j = self.cells
+        out = np.zeros((len(self.size),) * 2)
+        out[i, j] = out[j, i] = values
+        return out
+
+    def _rows(self, part: float, index: Ints | slice = slice(None)) -> Rows:
+        position = self.edges[:-1][index] + (self.size[index] + 1) * part
+        low = np.maximum(position - self.window, 0.0)
+        return Rows(position, low, np.maximum(position, self.prefix))
+
+    @cached_property
+    def _seen(self) -> Floats:
+        return self.visible(self.queries)
+
+    @cached_property
+    def common(self) -> Floats:
+        """Number of keys that both queries of each of `couples` see."""
+        i, j = self.couples
+        low, high = self.queries.low, self.queries.high
+        most = np.minimum(high[i], high[j]) - np.maximum(low[i], low[j])
+        return np.asarray(np.maximum(most, 0.0))
+
+    def means(self, values: Floats) -> tuple[Floats, Floats]:
+        """Means over pairs of different keys, for each of `queries` and each of `couples`.
+
+        Parameters
+        ----------
+        values : array, shape (B, B)
+            Mean of a quantity over pairs of different tokens of two blocks.
+
+        Returns
+        -------
+        own : array, shape (P,)
+            Mean over the keys that a query sees, taken twice; zero where it sees one.
+        between : array, shape (N,)
+            Mean over the keys of the one and the keys of the other query.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layout import make_layout
+        >>> own, between = make_layout(3).means(np.full((3, 3), 0.5))
+        >>> own.tolist(), between.tolist()
+        ([0.0, 0.5, 0.5], [0.5, 0.5, 0.5])
+        """
+        i, j = self.couples
+        sums = self._seen @ (self.pairs * values) @ self._seen.T
+        counts = self._counts
+        means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+        return np.diag(means).copy(), means[i, j]
+
+    def turned_means(self, values: Floats, omega: Floats) -> tuple[Floats, Floats]:
+        r"""Like `means`, of values times :math:`\cos\omega(t - t' - s + s')`, t and t' the queries.
+
+        Parameters
+        ----------
+        values : array, shape (B, B)
+            Mean of a quantity over pairs of different tokens of two blocks.
+        omega : array, shape (F,)
+            Frequencies, over which the mean is taken too.
+
+        Returns
+        -------
+        own : array, shape (P,)
+            Mean over the keys that a query sees, taken twice; zero where it sees one.
+        between : array, shape (N,)
+            Mean over the keys of the one and the keys of the other query.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layout import make_layout
+        >>> own, between = make_layout(2).turned_means(np.ones((2, 2)), np.array([np.pi]))
+        >>> own.round(12).tolist(), between.round(12).tolist()
+        ([0.0, -1.0], [1.0])
+        """
+        i, j = self.couples
+        phase = omega[:, None, None]
+        size = self.size.astype(np.float64)
+        shape = np.sin(phase * size / 2) / (size * np.sin(phase / 2))
+        turn = phase * (self.queries.position[:, None] - self.centres.position)
+        weight = values * np.outer(size, size)
+        waves = [_joined(self._seen * shape * part(turn), weight) for part in (np.cos, np.sin)]
+        sums = sum(turned @ seen.T for turned, seen in waves) / omega.size
+        equal = (self._seen * (np.diag(values) * size)) @ self._seen.T  # pairs of one key
+        gap = self.queries.position[:, None] - self.queries.position
+        sums -= equal * np.mean(np.cos(omega * gap[..., None]), axis=-1)
+        means = np.divide(sums, self._counts, out=np.zeros_like(sums), where=self._counts > 0)
+        return np.diag(means).copy(), means[i, j]
+
+    @cached_property
+    def _counts(self) -> Floats:
+        counts: Floats = self._seen @ self.pairs @ self._seen.T
+        return counts
+
+    def visible(self, rows: Rows) -> Floats:
+        """Part of each block that each query sees.
+
+        Parameters
+        ----------
+        rows : Rows
+            P queries.
+
+        Returns
+        -------
+        array, shape (P, B)
+            Fractions in [0, 1].
+
+        Examples
+        --------
+        >>> from sigprop.layout import make_layout
+        >>> layout = make_layout(3, window=2)
+        >>> layout.visible(layout.centres).tolist()
+        [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
+        """
+        start, stop = self.edges[:-1], self.edges[1:]
+        seen = np.minimum(rows.high[:, None], stop) - np.maximum(rows.low[:, None], start)
+        return np.asarray(np.maximum(seen, 0.0) / self.size)
+
+    @cached_property
+    def pairs(self) -> Floats:
+        """Number of ordered pairs of different tokens in each pair of blocks, shape (B, B)."""
+        size = self.size.astype(np.float64)
+        return np.outer(size, size) - np.diag(size)
+
+    def merged(self, blocks: int) -> Floats:
+        """Share of each block in `blocks` equal ranges of positions.
+
+        Parameters
+        ----------
+        blocks : int
+            Number of ranges, at most the context length.
+
+        Returns
+        -------
+        array, shape (blocks, B)
+            Number of positions of each block in each range.
+
+        Examples
+        --------
+        >>> from sigprop.layout import make_layout
+        >>> make_layout(4).merged(2).tolist()
+        [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]
+        """
+        cuts = np.linspace(0, self.edges[-1], blocks + 1)
+        stop = np.minimum(cuts[1:, None], self.edges[1:])
+        start = np.maximum(cuts[:-1, None], self.edges[:-1])
+        return np.asarray(np.maximum(stop - start, 0.0))
+
+
+def _joined(stack: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """(F, P, B) times a (B, B) matrix, and itself, each as (P, F B) for one matrix product."""
+    pair = (stack @ weight, stack)
+    turned, seen = (np.moveaxis(x, 0, 1).reshape(stack.shape[1], -1) for x in pair)
+    return turned, seen
+
+
+def make_layout(
+    context: int,
+    resolution: int = 96,
+    window: float = np.inf,
+    prefix: int = 0,
+    cuts: Ints | tuple[int, ...] = (),
+) -> Layout:
+    """Blocks of a context.
+
+    Parameters
+    ----------
+    context : int
+        Context length T, >= 2.
+    resolution : int
+        About how many blocks; from T on every position is a block.
+    window : float
+        Number of latest keys that a token sees, >= 1.
+    prefix : int
+        Number of leading tokens that see each other, in [0, T].
+    cuts : sequence of int
+        Positions at which a block must end.
+
+    Returns
+    -------
+    Layout
+        Blocks and mask.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.layout import make_layout
+    >>> make_layout(8).edges.tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    """
+    require(context >= 2, "context", context, "an integer >= 2")
+    require(resolution >= SINGLES, "resolution", resolution, f"an integer >= {SINGLES}")
+    require(window >= 1, "window", window, "a number >= 1")
+    require(0 <= prefix <= context, "prefix", prefix, "an integer in [0, context]")
+    single = np.arange(min(SINGLES, context) + 1)
+    grown = np.geomspace(single[-1], context, max(resolution - SINGLES, 1) + 1)
+    if resolution >= context:
+        grown = np.arange(context + 1.0)
+    if window < context:  # behind a window the kernel varies over the window, not the position
+        fine = np.arange(0, context, max(window // PER_WINDOW, 1))
+        require(len(fine) <= MAX_SIZE, "window", window, f"at least {context} / 50")
+        grown = np.concatenate([grown, fine])
+    inside = [c for c in (*cuts, prefix) if 0 < c < context]
+    edges = np.unique(np.concatenate([single, np.round(grown), inside]).astype(np.int64))
+    return Layout(edges, window, prefix)

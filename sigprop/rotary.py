@@ -1,0 +1,198 @@
+"""Rotary positions through depth: the token kernel by distance (`sigprop.maps.rotary`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from sigprop.arrays import Floats, Ints, finite_or_none
+from sigprop.block import ordered
+from sigprop.errors import AssumptionError
+from sigprop.maps.activations import activation
+from sigprop.maps.mlp import Mlp
+from sigprop.maps.norm import Norm
+from sigprop.maps.rotary import Distances, Heard, RotaryAttention, make_distances
+from sigprop.spec import Transformer
+from sigprop.state import State
+
+__all__ = ["MAX_CONTEXT", "ByDistance", "by_distance", "turns"]
+
+MAX_CONTEXT = 2**17
+
+
+@dataclass(frozen=True)
+class ByDistance:
+    """Token kernel by distance and attention, layer by layer, under rotary positions.
+
+    Attributes
+    ----------
+    edges : array of int, shape (J+1,)
+        Group j holds distances edges[j] + 1 to edges[j+1].
+    q : array, shape (L+1,)
+        Variance of the stream.
+    gap_ratio : array, shape (L+1, J)
+        Mean overlap deficit 1 - rho of two tokens, for each group of distances.
+    gap_ratio_mean : array, shape (L+1,)
+        The same over all pairs.
+    y2, overlap, entropy, score_std : arrays, shape (L,)
+        Participation ratio, attention overlap over all pairs of queries, entropy in nats, and
+        standard deviation of the scores about their mean over the context.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.rotary import by_distance
+    >>> spec = Transformer(depth=3, context=256, rotary_base=1e4, beta=3, sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0.1)
+    >>> rho = 1 - by_distance(spec).gap_ratio[-1]
+    >>> bool(rho[0] > rho[-1])  # near tokens grow alike first
+    True
+    """
+
+    edges: Ints
+    q: Floats
+    gap_ratio: Floats
+    gap_ratio_mean: Floats
+    y2: Floats
+    overlap: Floats
+    entropy: Floats
+    score_std: Floats
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values of the kernel by distance.
+
+        Returns
+        -------
+        dict
+            Edges of the groups, and the overlap deficit in each.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> from sigprop.rotary import by_distance
+        >>> spec = Transformer(depth=1, context=4, rotary_base=1e4, beta=0, sigma_v2=1, sigma_w2=1,
+        ...                    rho0=0)
+        >>> by_distance(spec).to_dict()["edges"]
+        [0, 1, 2, 3]
+        """
+        return {name: finite_or_none(getattr(self, name)) for name in ("edges", "gap_ratio")}
+
+
+def turns(spec: Transformer) -> bool:
+    """Whether the kernel of a spec is solved by distance.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+
+    Returns
+    -------
+    bool
+        True for a single bidirectional spec with rotary positions and context up to 131 072.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.rotary import turns
+    >>> turns(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
+    False
+    """
+    single = spec.shape == () and bool(np.asarray(spec.context) <= MAX_CONTEXT)
+    return spec.rotary_base is not None and not spec.causal and single
+
+
+def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDistance:
+    """Solve a bidirectional spec with rotary positions, distance by distance.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A single bidirectional description with `rotary_base`, context at most 131 072.
+    beta_by_layer : array, shape (L,), optional
+        Inverse temperature of each block, in place of `spec.beta`.
+
+    Returns
+    -------
+    ByDistance
+        Everything, by distance and layer; fewer layers where the state vanishes or overflows, or
+        the scores' standard deviation exceeds 40.
+
+    Raises
+    ------
+    AssumptionError
+        If the spec is not of that kind, or nothing passes the first block.
+
+    Notes
+    -----
+    theory.md 2d (new there); the map's derivation and the size of its approximations are in
+    `sigprop.maps.rotary`.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.rotary import by_distance
+    >>> spec = Transformer(depth=3, context=256, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0.1)
+    >>> by_distance(spec).y2.shape
+    (3,)
+    """
+    if not turns(spec) or spec.rotary_base is None:
+        raise AssumptionError(
+            "rotary positions are solved for one bidirectional spec with a rotary base and a "
+            f"context of at most {MAX_CONTEXT}"
+        )
+    context = int(np.asarray(spec.context))
+    distances = make_distances(context, spec.rotary_base, spec.head_width)
+    norm = None if spec.norm == "none" else Norm(spec.norm_gain)
+    q = None if norm is None else np.square(spec.norm_gain)
+    dual = activation(spec.activation)
+    mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, q)
+    heard: list[Heard] = []
+    level = float(np.square(spec.norm_gain) if spec.norm == "post" else spec.q0)
+    states = [State(level, np.full(len(distances.edges) - 1, level * (1 - float(spec.rho0))))]
+    betas = np.broadcast_to(spec.beta if beta_by_layer is None else beta_by_layer, (spec.depth,))
+    for beta in betas.tolist():
+        maps = ordered(spec, norm, _attention(spec, distances, beta, heard), mlp)
+        with np.errstate(all="ignore"):  # what overflows or vanishes ends the loop
+            state = reduce(lambda s, m: m(s), maps, states[-1])
+        if not _valid(state):
+            break
+        states.append(state)
+    if len(states) == 1:
+        raise AssumptionError("nothing passes the first block, or its scores exceed s = 40")
+    return _described(distances, states, heard)
+
+
+def _attention(
+    spec: Transformer, distances: Distances, beta: float, heard: list[Heard]
+) -> RotaryAttention:
+    return RotaryAttention(
+        distances,
+        int(np.asarray(spec.context)),
+        beta,
+        float(spec.sigma_v2),
+        float(spec.sigma_b2),
+        float(spec.sigma_o2),
+        spec.attention == "centred",
+        spec.width is not None,
+        heard.append,
+    )
+
+
+def _valid(state: State) -> bool:
+    q, gap = float(state.q), np.asarray(state.gap)
+    return 0 < q < 1e150 and bool(np.all(np.isfinite(gap) & (gap >= 0)))
+
+
+def _described(distances: Distances, states: list[State], heard: list[Heard]) -> ByDistance:
+    q = np.array([float(state.q) for state in states])
+    ratio = np.stack([np.asarray(state.gap) for state in states]) / q[:, None]
+    columns = {
+        name: np.array([getattr(h, name) for h in heard[: len(q) - 1]])
+        for name in ("y2", "overlap", "entropy", "score_std")
+    }
+    return ByDistance(distances.edges, q, ratio, distances.mean(ratio.T), **columns)

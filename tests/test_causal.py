@@ -1,0 +1,339 @@
+"""Causal attention by position: measured networks, exact limits, masks and any input kernel."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from sigprop import Transformer, propagate
+from sigprop.causal import causal
+from sigprop.cli import main
+from sigprop.errors import AssumptionError, DomainError
+from sigprop.layout import make_layout
+from sigprop.propagate import exchangeable
+from sigprop.rem import overlap
+from sigprop.rem.unequal import queries, shared_excess, weight_of_one
+
+CASES = ["causal_low_beta", "causal_high_beta"]
+SPEC = Transformer(
+    depth=3, context=32, causal=True, beta=1.5, sigma_v2=1, sigma_w2=0.5, rho0=0.2, sigma_b2=0.01
+)
+
+
+def spec_of(case, **changes):
+    return Transformer(
+        depth=case["L"],
+        context=case["T"],
+        width=case["d"],
+        heads=case["H"],
+        causal=True,
+        beta=case["beta"],
+        sigma_v2=case["vv"],
+        sigma_w2=case["vw"],
+        sigma_b2=case["vb"],
+        rho0=case["rho0"],
+    ).replace(**changes)
+
+
+def excess_error(measured, kernel_blocks):
+    """Largest deviation of a block mean beyond three standard errors, over the listed layers."""
+    error = np.abs(kernel_blocks[measured["layers"]] - np.array(measured["block_means"]))
+    return float((error - 3 * np.array(measured["se"])).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_block_means_against_measurement(causal_kernels, name):
+    measured = causal_kernels[name]
+    found = causal(spec_of(measured["case"]), blocks=16, resolution=40)
+    assert excess_error(measured, found.kernel_blocks) <= 0.004
+
+
+@pytest.mark.parametrize(("name", "other"), [(CASES[0], 1.5), (CASES[1], 1.0)])
+def test_another_temperature_fails(causal_kernels, name, other):
+    """Negative control: the same data reject a wrong beta."""
+    measured = causal_kernels[name]
+    found = causal(spec_of(measured["case"], beta=other), blocks=16, resolution=40)
+    assert excess_error(measured, found.kernel_blocks) > 0.02
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exchangeable_theory_fails(causal_kernels, name):
+    """Negative control: the kernel of late tokens everywhere."""
+    measured = causal_kernels[name]
+    flat = propagate(spec_of(measured["case"], causal=False), blocks=16)
+    assert excess_error(measured, flat.kernel_blocks) > 0.1
+
+
+def test_equal_lengths_are_the_exact_overlap():
+    sigma, count = np.array([0.3, 1.0, 2.0, 4.0]), np.array([2.0, 16.0, 256.0, 4096.0])
+    i = np.arange(4)
+    for r in (-0.2, 0.3, 0.9):
+        found = shared_excess(queries(sigma, count), i, i, count, np.full(4, r))
+        np.testing.assert_allclose(found + 1 / count, overlap(sigma, count, r), atol=3e-6)
+
+
+def test_two_and_three_keys_against_quadrature():
+    """Two queries over two and three keys, the integrals over scores done directly."""
+    z, weight = np.polynomial.hermite_e.hermegauss(24)
+    weight = weight / weight.sum()
+    s, far, r = 1.2, 1.7, 0.6
+    a, b, c = np.meshgrid(z, z, z, indexing="ij")
+    mass = weight[:, None, None] * weight[:, None] * weight
+    # the first query's preference between its two keys, given the other query's two scores
+    common = np.exp(np.stack([far * a, far * b, far * c]))
+    second = common[:2] / common.sum(axis=0)
+    centre, noise = s * r * (a - b), s * np.sqrt(2 * (1 - r**2))
+    first = np.tensordot(weight, 1 / (1 + np.exp(-centre - noise * z[:, None, None, None])), 1)
+    exact = np.sum(mass * (first * second[0] + (1 - first) * second[1]))
+    own = queries(np.array([s, far]), np.array([2.0, 3.0]))
+    zero, one = np.array([0]), np.array([1])
+    found = shared_excess(own, zero, one, np.array([2.0]), np.array([r]))
+    assert found[0] + 1 / 3 == pytest.approx(exact, abs=2e-6)
+
+
+def test_mean_weights():
+    count, s = np.array([2.0, 8.0, 1000.0]), np.array([0.5, 1.0, 3.0])
+
+    def weight(factor):
+        return weight_of_one(factor * s, s[:, None], count[:, None] - 1)
+
+    np.testing.assert_allclose(weight(1), 1 / count, rtol=1e-5)
+    np.testing.assert_allclose(weight(0.5)[0], 0.5, rtol=1e-3)  # by symmetry
+    assert (weight(0.5)[1:] < 1 / count[1:]).all()
+    assert (weight(1.5)[1:] > 1 / count[1:]).all()
+
+
+def test_first_token_among_drawn_scores():
+    rng = np.random.default_rng(3)
+    spread = np.repeat([2.0, 1.2, 0.5], [1, 10, 30])
+    weights = np.exp(spread * rng.standard_normal((40_000, 41)))
+    first = weights[:, 0] / weights.sum(axis=1)
+    found = weight_of_one(np.array([2.0]), np.array([[1.2, 0.5]]), np.array([[10.0, 30.0]]))
+    assert abs(found[0] - first.mean()) < 4 * first.std() / 200
+    assert abs(1 / 41 - first.mean()) > 20 * first.std() / 200
+
+
+def dense(spec):
+    """E25 at beta = 0, token by token: attention is a running mean."""
+    context = int(spec.context)
+    kernel = np.full((context, context), spec.rho0) + (1 - spec.rho0) * np.eye(context)
+    weights = np.tril(np.ones((context, context)))
+    if spec.window:
+        weights = np.triu(weights, 1 - spec.window)
+    weights[: spec.prefix, : spec.prefix] = 1
+    weights /= weights.sum(axis=1, keepdims=True)
+    for _ in range(spec.depth):
+        kernel = spec.sigma_v2 * weights @ kernel @ weights.T + spec.sigma_b2 + kernel
+        norm = np.sqrt(np.diag(kernel))
+        kernel = kernel / np.outer(norm, norm)
+    return kernel
+
+
+@pytest.mark.parametrize("changes", [{}, {"window": 5}, {"prefix": 7}, {"window": 9, "prefix": 4}])
+def test_uniform_attention_is_a_matrix_product(changes):
+    """At beta = 0 the theory is exact, for every mask."""
+    spec = SPEC.replace(beta=0, sigma_w2=0, sigma_b2=0, **changes)
+    found = causal(spec)
+    np.testing.assert_allclose(found.gap_ratio[-1], 1 - dense(spec), atol=2e-6)
+
+
+def test_full_prefix_is_the_exchangeable_theory():
+    spec = SPEC.replace(prefix=32)
+    found, late = causal(spec), exchangeable(spec)
+    np.testing.assert_allclose(found.y2, np.tile(late.y2[:, None], 32), atol=1e-5)
+    off = ~np.eye(32, dtype=bool)
+    expected = np.tile((late.gap / late.q)[:, None], off.sum())
+    np.testing.assert_allclose(found.gap_ratio[:, off], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_an_exchangeable_input_kernel_is_rho0(norm):
+    spec = SPEC.replace(norm=norm)
+    kernel = 0.2 + 0.8 * np.eye(32)
+    given, default = causal(spec, kernel), causal(spec)
+    np.testing.assert_allclose(given.gap_ratio, default.gap_ratio, atol=1e-12)
+    np.testing.assert_allclose(given.q, default.q, rtol=1e-12)
+
+
+def test_repeated_tokens_stay_alike():
+    word = np.arange(32) % 4
+    kernel = np.where(word[:, None] == word, 1.0, 0.2)
+    gaps = causal(SPEC.replace(depth=1), kernel).gap_ratio[-1]
+    assert gaps[4, 8] < gaps[4, 9]
+
+
+def test_blocks_change_little():
+    spec = SPEC.replace(context=1024, depth=4)
+    coarse, fine = (causal(spec, blocks=8, resolution=n).kernel_blocks for n in (48, 128))
+    assert np.abs(coarse - fine).max() < 1e-3
+
+
+def test_small_gaps_keep_their_digits():
+    """Near collapse the kernel is linear in the gap, down to 1e-13."""
+    spec = SPEC.replace(activation="erf")
+    runs = [causal(spec.replace(rho0=1 - gap)).gap_ratio[-1] / gap for gap in (2.0**-30, 2.0**-43)]
+    np.testing.assert_allclose(runs[0], runs[1], atol=1e-7)
+
+
+def test_first_tokens():
+    found = causal(SPEC)
+    np.testing.assert_allclose(found.y2[:, 0], 1)
+    np.testing.assert_allclose(found.entropy[:, 0], 0)
+    np.testing.assert_allclose(found.first_weight[:, 0], 1, atol=1e-5)
+    np.testing.assert_allclose(found.first_weight[0] * found.position, 1, atol=1e-5)
+    assert np.isnan(found.entropy_ratio[:, 0]).all()
+    assert (np.diff(found.entropy[0]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": "pre"},
+        {"norm": "pre", "parallel": True},
+        {"attention": "centred"},
+        {"activation": "gelu", "gated": True, "width": 64, "heads": 4},
+    ],
+)
+def test_every_architecture_runs_and_stays_a_kernel(changes):
+    found = propagate(SPEC.replace(**changes))
+    assert found.ended == 3
+    deficit = found.positions.gap_ratio
+    assert ((deficit >= 0) & (deficit < 1.1)).all()
+
+
+def test_means_over_positions():
+    found = propagate(SPEC, blocks=1)
+    whole = (1 + 31 * found.rho) / 32
+    np.testing.assert_allclose(found.kernel_blocks[:, 0, 0], whole, rtol=1e-12)
+    assert found.y2[0] == pytest.approx(found.positions.y2[0].mean())
+
+
+def test_arrays_and_the_limit_describe_late_tokens():
+    assert propagate(SPEC.replace(beta=[0.5, 1.0])).positions is None
+    assert propagate(SPEC, limit=True).positions is None
+    assert "late tokens" in propagate(SPEC.replace(norm="none", beta=0.1)).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "call", "words"),
+    [
+        (DomainError, lambda: propagate(SPEC, blocks=33), "blocks = 33"),
+        (DomainError, lambda: propagate(SPEC, blocks=0), "blocks = 0"),
+        (AssumptionError, lambda: propagate(SPEC.replace(beta=[1, 2]), blocks=2), "single"),
+        (DomainError, lambda: causal(SPEC, np.eye(3)), "kernel = (3, 3)"),
+        (DomainError, lambda: causal(SPEC, np.full((32, 32), np.nan)), "finite"),
+        (DomainError, lambda: causal(SPEC, np.tril(np.ones((32, 32)))), "symmetric"),
+        (DomainError, lambda: causal(SPEC, 2 - np.eye(32)), "overlaps"),
+        (AssumptionError, lambda: causal(SPEC.replace(causal=False)), "causal"),
+        (AssumptionError, lambda: SPEC.replace(causal=False, window=3), "window and prefix"),
+        (DomainError, lambda: SPEC.replace(window=0), "window = 0"),
+        (DomainError, lambda: SPEC.replace(prefix=33), "prefix = 33"),
+        (DomainError, lambda: make_layout(100_000, window=16), "window = 16"),
+        (DomainError, lambda: causal(SPEC, resolution=2), "resolution = 2"),
+    ],
+)
+def test_bad_input(error, call, words):
+    with pytest.raises(error) as caught:
+        call()
+    assert words in str(caught.value)
+
+
+def test_command_line(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(SPEC.to_dict()))
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["sigprop", "propagate", str(path), *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, capsys.readouterr()
+
+    code, out = run("--blocks", "4", "--json")
+    found = json.loads(out.out)
+    assert code == 0
+    assert np.shape(found["kernel_blocks"]) == (4, 4, 4)
+    assert [len(found[n]) for n in ("rho", "y2", "overlap", "entropy")] == [4, 3, 3, 3]
+    assert np.shape(found["positions"]["first_weight"]) == (3, 32)
+    assert "By position" in run()[1].out
+    code, out = run("--blocks", "64")
+    assert code == 2
+    assert "blocks = 64" in out.err
+
+
+def turned(x, base):
+    """Rotary positions of the rows of x."""
+    half = x.shape[1] // 2
+    angle = np.outer(np.arange(len(x)), base ** -(np.arange(half) / half))
+    z = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag], axis=1)
+
+
+def sampled_kernel(rng, kernel, mask, spec, heads=8, runs=6):
+    """Kernel after each block at infinite width: heads are drawn, nothing is averaged by theory."""
+    context, width = len(kernel), 64
+    out = np.empty((runs, spec.depth, context, context))
+    for run in range(runs):
+        k = kernel
+        for layer in range(spec.depth):
+            values, vectors = np.linalg.eigh(k)
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            sigma = np.sqrt(spec.beta * np.sqrt(np.log(context)))
+            total = np.zeros_like(k)
+            for _ in range(heads):
+                query, key = (
+                    sigma * root @ rng.standard_normal((context, width)) for _ in range(2)
+                )
+                if spec.rotary_base is not None:
+                    query, key = turned(query, spec.rotary_base), turned(key, spec.rotary_base)
+                scores = np.where(mask, query @ key.T / np.sqrt(width), -np.inf)
+                weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+                weights /= weights.sum(axis=1, keepdims=True)
+                total += weights @ k @ weights.T / heads
+            k = spec.sigma_v2 * total + k
+            norm = np.sqrt(np.diag(k))
+            k = k / np.outer(norm, norm)
+            out[run, layer] = k
+    blocks = out.reshape(runs, spec.depth, 8, context // 8, 8, context // 8).mean(axis=(3, 5))
+    return blocks.mean(axis=0), blocks.std(axis=0) / np.sqrt(runs)
+
+
+BASE = Transformer(
+    depth=6,
+    context=64,
+    width=512,
+    heads=8,
+    causal=True,
+    beta=1.5,
+    sigma_v2=0.7,
+    sigma_w2=0,
+    rho0=0.2,
+)
+ALLOWED = 0.008  # of the mean field of E25, beside four standard errors
+
+
+@pytest.mark.parametrize("changes", [{}, {"window": 16}, {"prefix": 24}, {"rotary_base": 1e3}])
+def test_masks_and_rotation_against_drawn_heads(changes):
+    spec = BASE.replace(**changes)
+    t = np.arange(64)
+    mask = (t[:, None] >= t) | ((t[:, None] < spec.prefix) & (t < spec.prefix))
+    mask &= t[:, None] - t < (spec.window or 64)
+    kernel = 0.2 + 0.8 * np.eye(64)
+    mean, error = sampled_kernel(np.random.default_rng(11), kernel, mask, spec)
+    found = causal(spec, blocks=8).kernel_blocks[1:]
+    assert (np.abs(found - mean) <= 4 * error + ALLOWED).all()
+    if changes:  # negative control: another mask, or no rotation
+        plain = causal(BASE, blocks=8).kernel_blocks[1:]
+        assert (np.abs(plain - mean) > 4 * error + ALLOWED).any()
+
+
+def test_repeated_tokens_against_drawn_heads():
+    word = np.random.default_rng(2).integers(0, 6, 64)
+    kernel = 0.1 + 0.6 * (word[:, None] == word) + 0.3 * np.eye(64)
+    spec = BASE.replace(beta=0.7)
+    mask = np.tri(64, dtype=bool)
+    mean, error = sampled_kernel(np.random.default_rng(12), kernel, mask, spec)
+    found = causal(spec, kernel, blocks=8).kernel_blocks[1:]
+    assert (np.abs(found - mean) <= 4 * error + ALLOWED).all()
+    flat = causal(spec, blocks=8).kernel_blocks[1:]
+    assert (np.abs(flat - mean) > 4 * error + ALLOWED).any()
