@@ -22,7 +22,7 @@ of another, the Jacobians :math:`J_{su} = A_s(\delta_{su} - A_u)`, J'.
    S = \sigma^4\sigma_v^2\, gap\,[q P(1)\, q^g + (T-1)\, p P(\rho)\, p^g], \quad
    (S,\; -S/(T-1)) .
 
-The two paths differ by a factor q/gap (theory.md has gap^2 in both), and the term with (T-1) p is the
+The paths differ by a factor q/gap (theory.md has gap^2 in both), and the term with (T-1) p is the
 sum over queries that see the same key. A score gradient sums to zero over keys, hence the last
 entry. Paths do not interfere at infinite width: each ends in a matrix of its own.
 
