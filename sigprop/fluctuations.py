@@ -42,7 +42,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.block import SMALLEST, Block, Fold, build_block, rem_of
+from sigprop.block import SMALLEST, Block, Fold, Map, build_block, rem_of
 from sigprop.errors import AssumptionError
 from sigprop.maps.activations import pointwise
 from sigprop.maps.attention import Attention
@@ -57,6 +57,7 @@ from sigprop.trajectory import Trajectory
 
 __all__ = ["bands", "keys"]
 
+LARGEST = 9.0  # variance of log q and log gap
 STEP = 1e-3  # of log s^2, for derivatives of tabulated statistics
 COMMON = np.linspace(-7.0, 7.0, 141)  # common preactivation, in standard deviations
 TOKEN = np.polynomial.hermite_e.hermegauss(31)
@@ -79,7 +80,7 @@ class _Cloud(NamedTuple):
 
     @property
     def centre(self) -> State:
-        return State(*(float(v) for v in np.exp(self.mean)))
+        return State(*np.exp(self.mean))
 
 
 class _Scores(NamedTuple):
@@ -113,7 +114,8 @@ def bands(spec: Transformer) -> Trajectory:
     Raises
     ------
     AssumptionError
-        If the spec has arrays, no width, or an infinite context.
+        If the spec has arrays, no width, an infinite context, tokens that do not differ, or a state
+        that vanishes or fluctuates beyond a factor e^3.
 
     Notes
     -----
@@ -132,15 +134,27 @@ def bands(spec: Transformer) -> Trajectory:
     if spec.shape or spec.width is None or np.isinf(spec.context):
         raise AssumptionError("bands need a single spec with a width and a finite context")
     base = exchangeable(spec)
-    block = build_block(spec)
-    cloud = _input(spec, State(base.q[0], base.gap[0]))
-    clouds, seen = [cloud], []
-    for _ in range(len(base.q) - 1):
-        read = block.read(cloud.centre)
-        seen.append(_scores(block.attention, read, spec))
-        cloud = _through(block, cloud, spec)
-        clouds.append(cloud)
-    return _described(spec, base, block, clouds, seen)
+    if not np.all(base.gap > 0):
+        raise AssumptionError(
+            "bands need tokens that differ: rho0 < 1, and no layer that merges them"
+        )
+    with np.errstate(all="ignore"):  # what overflows is refused
+        block = build_block(spec)
+        clouds, seen = [_input(spec, State(base.q[0], base.gap[0]))], []
+        for layer in range(1, len(base.q)):
+            seen.append(_scores(block.attention, block.read(clouds[-1].centre), spec))
+            clouds.append(_through(block, clouds[-1], spec))
+            _require_small(clouds[-1], layer)
+        return _described(spec, base, block, clouds, seen)
+
+
+def _require_small(cloud: _Cloud, layer: int) -> None:
+    known = np.isfinite(cloud.mean).all() and np.isfinite(cloud.cov).all()
+    if not known or not np.isfinite(cloud.crowding) or np.trace(cloud.cov) > LARGEST:
+        raise AssumptionError(
+            f"bands are undefined from block {layer} on: the state vanishes, or the networks' "
+            "kernels differ by more than a factor e^3"
+        )
 
 
 def _input(spec: Transformer, state: State) -> _Cloud:
@@ -174,41 +188,66 @@ def _cloud(points: State, crowding: float) -> _Cloud:
     return _Cloud(mean, (y - mean[:, None]) @ (y - mean[:, None]).T / y.shape[1], crowding)
 
 
+class _Injected(NamedTuple):
+    """What one branch adds at the centre, and the points of finite width."""
+
+    p: float
+    gap: float
+    noise: Floats  # of (p, gap), beside that of the output matrix
+    crowd: float = 0.0
+    kept: float = 0.0  # gap whose pairs of tokens stay what they were
+    tokens: float = 0.0  # variance of q over tokens
+    shift: State = State(0.0, 0.0)
+
+
 def _residual(layer: Residual, cloud: _Cloud, spec: Transformer) -> tuple[_Cloud, float]:
     """Move the points, then add noise; also the squared variation of norms over tokens."""
     d, t, square = _width(spec), float(spec.context), float(layer.alpha) ** 2
-    centre, out = cloud.centre, layer(cloud.points)
-    noise, tokens = np.zeros((2, 2)), 0.0
-    p_f, gap_f, crowd, kept = 0.0, 0.0, 0.0, square * float(cloud.centre.gap)
-    for branch in layer.branches:
-        assert isinstance(branch, Fold)
-        before, last = Fold(branch.maps[:-1]), branch.maps[-1]
-        own = branch(centre)
-        p_f, gap_f = p_f + float(own.q - own.gap * (1 - 1 / t)), gap_f + float(own.gap)
-        if isinstance(last, Attention):
-            found = _scores(last, before(centre), spec)
-            value = float(last.sigma_v2 * last.sigma_o2)
-            noise += _attention_noise(found, value * float(before(centre).gap), spec.heads)
-            tokens = (value * float(before(centre).gap)) ** 2 * found.tokens / spec.heads
-            sphere = keys(last, cloud.crowding)
-            shift = _pull(last, sphere, before(centre), before(cloud.points), found, t)
-            out = State(out.q + value * shift.q, out.gap + value * shift.gap)
-        elif isinstance(last, Mlp):
-            unit = _hidden_noise(last, spec.activation, before(centre))
-            noise += unit / (d * spec.mlp_ratio)
-            crowd += (unit[1, 1] + float(own.gap) ** 2) / spec.mlp_ratio
-            kept += float(own.gap)
-    p = float(centre.q - centre.gap * (1 - 1 / t))
-    noise[0, 0] += (2 * p_f**2 + 4 * square * p * p_f) / d
-    noise[1, 1] += (2 * gap_f**2 + 4 * square * float(centre.gap) * gap_f) / (d * t)
-    crowd += gap_f**2 + 2 * square * float(centre.gap) * gap_f
-    whole = square * float(centre.gap) + gap_f
+    p, own = _common(cloud.centre, t), float(cloud.centre.gap)
+    parts = [_branch(branch, cloud, spec) for branch in layer.branches]
+    p_f, gap_f = sum(b.p for b in parts), sum(b.gap for b in parts)
+    noise = np.sum([b.noise for b in parts], axis=0)
+    noise += (
+        np.diag([(2 * p_f + 4 * square * p) * p_f, (2 * gap_f + 4 * square * own) * gap_f / t]) / d
+    )
+    kept, whole = square * own + sum(b.kept for b in parts), square * own + gap_f
+    crowd = sum(b.crowd for b in parts) + gap_f**2 + 2 * square * own * gap_f
     crowd += cloud.crowding * (kept**2 + (whole - kept) ** 2)  # attention mixes other pairs
+    out = layer(cloud.points)
+    for b in parts:
+        out = State(out.q + b.shift.q, out.gap + b.shift.gap)
     moved = _cloud(out, crowd / max(whole**2, 1e-300))
     q, gap = moved.centre
     change = np.array([[1 / q, 1 / q], [0, 1 / gap]])  # from (p, gap) to (log q, log gap)
     cov = moved.cov + change @ noise @ change.T
-    return moved._replace(cov=cov), tokens / float(q) ** 2
+    return moved._replace(cov=cov), sum(b.tokens for b in parts) / float(q) ** 2
+
+
+def _common(state: State, t: float) -> float:
+    """Squared norm of the mean of T tokens over d: p, and what is left of the gap."""
+    return float(state.q - state.gap * (1 - 1 / t))
+
+
+def _branch(branch: Map, cloud: _Cloud, spec: Transformer) -> _Injected:
+    assert isinstance(branch, Fold)
+    before, last, t = Fold(branch.maps[:-1]), branch.maps[-1], float(spec.context)
+    own, read = branch(cloud.centre), before(cloud.centre)
+    p, gap = _common(own, t), float(own.gap)
+    if isinstance(last, Mlp):
+        unit = _hidden_noise(last, spec.activation, read) / spec.mlp_ratio
+        crowd = float(unit[1, 1]) + gap**2 / spec.mlp_ratio
+        return _Injected(p, gap, unit / _width(spec), crowd, gap)
+    assert isinstance(last, Attention)
+    found, value = _scores(last, read, spec), float(last.sigma_v2 * last.sigma_o2)
+    scale = value * float(read.gap)
+    shift = _pull(last, keys(last, cloud.crowding), read, before(cloud.points), found, t)
+    return _Injected(
+        p,
+        gap,
+        _attention_noise(found, scale, spec.heads),
+        tokens=scale**2 * found.tokens / spec.heads,
+        shift=State(value * shift.q, value * shift.gap),
+    )
 
 
 def keys(layer: Attention, crowding: float) -> Sphere | None:

@@ -134,6 +134,21 @@ def test_bands_vanish_at_infinite_width():
     assert np.abs(found.rho - propagate(spec.replace(width=None)).rho).max() < 2e-2
 
 
+@pytest.mark.parametrize(
+    "changes", [{"rho0": 1.0}, {"alpha_attn": 0.0, "sigma_v2": 0.0, "norm": "none"}]
+)
+def test_bands_refuse_states_that_vanish(changes):
+    spec = Transformer(depth=2, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
+    with pytest.raises(AssumptionError):
+        bands(spec.replace(**changes))
+
+
+def test_a_block_that_passes_nothing_is_refused_by_name():
+    spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=0, rho0=0.9, alpha_mlp=0)
+    with pytest.raises(AssumptionError, match="nothing passes"):
+        propagate(spec)
+
+
 @pytest.mark.parametrize("changes", [{"width": None}, {"beta": [1, 2]}, {"context": "inf"}])
 def test_bands_refuse(changes):
     spec = Transformer(depth=2, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)

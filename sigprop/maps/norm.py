@@ -42,5 +42,5 @@ class Norm:
         """Apply the map."""
         square = self.gain * self.gain
         if np.ndim(state.q) == 0:
-            return State(square, state.gap * (square / state.q))
+            return State(square, state.gap * float(np.divide(square, state.q)))
         return State(square, scaled(state.gap / state.q, square))

@@ -60,7 +60,7 @@ class Traces(NamedTuple):
     query : float
         :math:`E\,\mathrm{tr} J K J M / gap^2`, M the kernel of a head's keys: P.
     key : float
-        :math:`E\,c\,\mathrm{tr} J K J / gap`, c the score variance of a head over its mean: P.
+        :math:`E\,c\,\mathrm{tr} J K J / gap`, c the squared norm of a query over its mean: P.
     weight : float
         :math:`E\,c\,\mathrm{tr} J K J K / gap^2`: P.
     kept : float
@@ -145,11 +145,13 @@ class Sphere:
         nodes, probability = np.polynomial.hermite_e.hermegauss(3)
         y = np.sqrt(both) * nodes  # log(c gap) but for its mean, of which heads and seeds have
         rest = heads * seeds / both / 2  # their shares, with this variance left, halved
-        hot = np.exp(heads / both * y - heads / 2 + rest)
+        own = 2 / self.head_width  # the share of heads that is the norm of the query
+        hot = np.exp(own / both * y - own / 2 + own * (both - own) / both / 2)
+        joint = [np.exp(-k * own * seeds / both) for k in (1, 2)]  # at fixed y they compete
         wide = [np.exp(k * seeds / both * y + k**2 * rest) for k in (1, 2)]
         rows = [self._at(sigma * np.exp((x - heads / 2) / 2), context, rho) for x in y]
         query, key, weight, *mean = np.array(rows).T
-        total = [wide[1] * query, hot * wide[0] * key, hot * wide[1] * weight]
+        total = [wide[1] * query, joint[0] * hot * wide[0] * key, joint[1] * hot * wide[1] * weight]
         total += [wide[0] * value for value in mean]
         return Traces(*(float(probability @ v / probability.sum()) for v in total))
 
