@@ -347,7 +347,8 @@ def _decoder_findings(data: xr.Dataset) -> list[str]:
         for name, words in (("theory", "theory by position"), ("exchangeable", "exchangeable")):
             late = deviation(np.asarray(one[f"rho_{name}"]), measured[0], measured[1])
             out.append(f"beta = {beta:g}, last 50: {words} off by {late.largest:.3g}.")
-        whole = deviation(*(np.asarray(one[f"kernel{n}"]) for n in ("_theory", "", "_se")))
+        kernels = [np.asarray(one[f"kernel{end}"]) for end in ("_theory", "", "_se")]
+        whole = deviation(kernels[0], kernels[1], kernels[2])
         out.append(
             f"beta = {beta:g}, kernel, all blocks of positions: theory off by at most "
             f"{whole.largest:.3g}, on average {whole.mean:.3g}."
