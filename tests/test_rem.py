@@ -104,7 +104,7 @@ def test_two_levels(sigma):
 @settings(deadline=None, max_examples=25)
 @given(st.floats(0, 40), st.floats(0.3, 12))
 def test_laws(sigma, log_context):
-    context = np.floor(10**log_context) + 1
+    context = min(np.floor(10**log_context) + 1, 1e12)
     m = moments(sigma, context)
     slack = 1e-12
     assert 1 / context * (1 - slack) <= m.y2 <= 1 + slack
