@@ -48,7 +48,7 @@ def check(spec: Transformer) -> None:
 
 
 def fan_in(spec: Transformer) -> dict[str, int]:
-    """Inputs of each matrix.
+    """Count the inputs of each matrix.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def fan_in(spec: Transformer) -> dict[str, int]:
 
 
 def fan_out(spec: Transformer) -> dict[str, int]:
-    """Outputs of each matrix.
+    """Count the outputs of each matrix.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class Recipe:
 
 
 def spec_of(recipe: Recipe, architecture: Transformer) -> Transformer:
-    r"""Description that a recipe amounts to.
+    r"""Make the description that a recipe amounts to.
 
     :math:`\sigma^2 = s^2 n` at fan-in n, :math:`\beta = c\, s_q s_k d / \sqrt{\log T}` with the
     multiplier c of the scores, and a branch multiplier c is :math:`\sigma_o^2 c^2`,
