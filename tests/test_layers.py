@@ -26,6 +26,7 @@ ORDER = (
     "simulate.inputs",
     "simulate.measure",
     "simulate.network",
+    "simulate.typed",
     "simulate.gradients",
     "simulate.run",
     "simulate",
