@@ -21,6 +21,7 @@ from sigprop.kernel import Solved
 from sigprop.notation import NOTATION
 from sigprop.propagate import Trajectory
 from sigprop.reproduce import Made
+from sigprop.schemes import Outcome
 from sigprop.simulate import Measured
 from sigprop.verdict import Verdict
 
@@ -37,6 +38,7 @@ __all__ = [
     "positions",
     "profile",
     "regimes",
+    "schemes",
     "show",
     "solved",
     "statistics",
@@ -255,3 +257,29 @@ def made(figure: Made) -> Group:
     """Say what a figure shows, and how far theory is from measurement."""
     lines = (f"- {line}" for line in figure.findings)
     return Group(f"[bold]{figure.name}: {figure.title}[/bold]", figure.shows, *lines, "")
+
+
+def schemes(found: list[Outcome]) -> Group:
+    """Print schemes, one a row, and what their descriptions leave out."""
+    heads = ("scheme", "beta", "alpha", "rho_L", "H_1", "H_L", "alpha_c", "lambda_g", "verdict")
+    table = Table(*heads, "reason", title="Schemes (H in units of log T)", title_justify="left",
+                  box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fmt: skip
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for one in found:
+        numbers = (
+            _short(float(one.spec.beta), ".3g"),
+            _short(float(one.spec.alpha_attn), ".3g"),
+            _short(one.rho_final, ".4f"),
+            _short(one.entropy_first, ".3f"),
+            _short(one.entropy_final, ".3f"),
+            _short(one.alpha_critical, ".3g"),
+            _short(one.lambda_g, "+.3f"),
+        )
+        table.add_row(one.name, *numbers, one.verdict.replace("collapse and ", "+ "), one.reason)
+    notes = [f"- {one.name}: {one.approximation}" for one in found if one.approximation]
+    return Group(table, *notes)
+
+
+def _short(value: float | None, shape: str) -> str:
+    return "-" if value is None else format(value, shape)

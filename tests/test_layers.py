@@ -96,6 +96,7 @@ ORDER = (
     "",
     "plots",
     "position_plots",
+    "scheme_plots",
     "figures.lab",
     "figures.depth",
     "figures.phase",
@@ -106,6 +107,7 @@ ORDER = (
     "tables",
     "console",
     "laboratory",
+    "practice",
     "cli",
 )
 HEAVY = ("scipy", "sympy", "xarray", "matplotlib", "contourpy", "rich", "typer", "torch")
