@@ -29,13 +29,14 @@ def schemes(
 ) -> None:
     """Named initialisation schemes in one architecture: numbers, verdicts, a diagram."""
     from sigprop.huggingface import load
+    from sigprop.recipes import SCHEMES
     from sigprop.schemes import find, survey
 
     check_target("png", png, FIGURES)
     check_target("out", out)
     wanted = [name for name in names or () if find(name)]
     spec = load(config).spec
-    with progress(len(wanted) or 29, "schemes") as advance:
+    with progress(len(wanted or SCHEMES), "schemes") as advance:
         found = survey(spec, wanted, rho_max, advance)
     if png is not None or out is not None:
         from sigprop.diagram import save
@@ -56,4 +57,27 @@ def schemes(
     return show(lambda: tables.schemes(found))
 
 
-COMMANDS = (schemes,)
+def folklore(
+    only: Annotated[int | None, typer.Option(help="Number of one rule, 1 to 16.")] = None,
+    config: Annotated[str, typer.Option(help="Architecture to ask about.")] = "bert-base",
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    draws: Annotated[int, typer.Option(help="Draws of each measurement.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Circulating rules: what theory gives, what a simulation measures, verdict, correction."""
+    from sigprop.claims import CLAIMS
+    from sigprop.folklore import bench, judge_claims
+    from sigprop.huggingface import load
+
+    where = bench(load(config).spec, seed, draws)
+    numbers = () if only is None else (only,)
+    with progress(len(numbers) or len(CLAIMS), "rules") as advance:
+        found = judge_claims(CLAIMS, where, numbers, advance)
+    if as_json:
+        return emit({"folklore": [one.to_dict() for one in found]})
+    from sigprop import tables
+
+    return show(lambda: tables.findings(found))
+
+
+COMMANDS = (schemes, folklore)

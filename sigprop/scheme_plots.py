@@ -90,7 +90,7 @@ def _numbers(axes: Axes, place: Floats) -> None:
         text = ",".join(str(i + 1) for i in group)
         width, spot = 0.008 * len(text) + 0.006, place[group[0]]
         x, y = _free(spot, width, boxes, place)
-        boxes.append((x, y, width, 0.03))
+        boxes.append((x, y, width, 0.04))
         axes.annotate(
             text, spot, (x, y), "axes fraction", "axes fraction", ha="center", va="center",
             fontsize=7, arrowprops={"arrowstyle": "-", "lw": 0.5, "color": BLACK},
@@ -117,7 +117,9 @@ def _free(
     for dx, dy in RING:
         x, y = spot[0] + dx + np.sign(dx) * width / 2, spot[1] + 1.4 * dy
         inside = 0.01 < x - width / 2 and x + width / 2 < 0.99 and 0.02 < y < 0.98
-        apart = all(abs(x - a) > (width + w) / 2 or abs(y - b) > h + 0.008 for a, b, w, h in boxes)
+        apart = all(
+            abs(x - a) > (width + w) / 2 + 0.006 or abs(y - b) > h + 0.008 for a, b, w, h in boxes
+        )
         off = np.all(
             (np.abs(place[:, 0] - x) > width / 2 + 0.01) | (np.abs(place[:, 1] - y) > 0.03)
         )

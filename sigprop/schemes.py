@@ -377,7 +377,7 @@ def scheme_diagram(
 ) -> xr.Dataset:
     r"""Trainability diagram of an architecture, and where its schemes lie.
 
-    The axes are beta (times the variance that the first attention reads) and the strength of the skip relative to attention's branch,
+    The axes are beta (times the variance that attention reads) and the strength of the skip,
     :math:`\alpha/(\sigma_v\sigma_o)`: the diagram has sigma_v2 = sigma_o2 = 1, and the MLP
     variances of Glorot's scheme under the same skip. A scheme with other norms or another MLP has
     its own boundaries; its own verdict is in its `Outcome`.
