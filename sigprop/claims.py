@@ -85,7 +85,7 @@ def _products(b: Bench) -> list[Point]:
             f"tokens overlap by {rho:g}",
             1.0,
             1 - rho,
-            lambda rng, rho=rho: draw.score_variance(rng, d, rho) / d,
+            partial(_products_over_d, d=d, rho=rho),
         )
         for rho in (0.0, 0.5, 0.9)
     ]
@@ -100,7 +100,7 @@ def _uniformity(b: Bench) -> list[Point]:
             f"s = {s:.2g}{words}",
             1.0,
             context * float(moments(s, context).y2),
-            lambda rng, s=s: context * np.mean(np.sum(draw.softmax(rng, context, s) ** 2, axis=1)),
+            partial(_crowding, context=context, s=s),
         )
         for s, words in ((own, ", this config"), (0.1, ""), (1.0, ", unit queries and keys"))
     ]
@@ -113,7 +113,7 @@ def _spread(b: Bench) -> list[Point]:
             f"s = {s:g}",
             1.0,
             t * (t * float(moments(s, t).y2) - 1) / t**2,
-            lambda rng, s=s: t * draw.softmax(rng, t, s).var(),
+            partial(_softmax_spread, context=t, s=s),
         )
         for s in (0.3, 1.0, 2.0)
     ]
@@ -136,7 +136,7 @@ def _multihead(b: Bench) -> list[Point]:
                 f"rho = {rho:g} at beta = {beta:g}",
                 1.0,
                 theory,
-                lambda rng, n=network: np.mean(n.attention(n.tokens(rng), n.draw(rng)[0])[0] ** 2),
+                partial(_branch, network),
             )
         )
     return points
@@ -225,7 +225,7 @@ def _halving(b: Bench) -> list[Point]:
             f"the activation is {name}",
             1.0,
             2 * _mlp(name, 1.0, 1.0),
-            lambda rng, name=name: 2 * draw.layer_gain(rng, d, d, d**-0.5, name),
+            partial(_twice_gain, d=d, name=name),
         )
         for name in ("relu", "gelu")
     ]
@@ -240,13 +240,47 @@ def _branches(b: Bench) -> list[Point]:
         network = _typed(found, spec)
         growth = _grown(described(name, short)[1])
         words = "scaled by 1/sqrt(N)" if found.attn_branch > 0.11 else "scaled by 0.1"
-        points.append(b.point(words, growth, _grown(spec), lambda rng, n=network: _growth(n, rng)))
+        points.append(b.point(words, growth, _grown(spec), partial(_growth, network)))
     return points
 
 
 def _grown(spec: Transformer) -> float:
     q = exchangeable(spec).q
     return float(q[-1] / q[0])
+
+
+def _branch(network: Typed, rng: np.random.Generator) -> float:
+    branch, _ = network.attention(network.tokens(rng), network.draw(rng)[0])
+    return float(np.mean(branch**2))
+
+
+def _products_over_d(rng: np.random.Generator, d: int, rho: float) -> float:
+    return draw.score_variance(rng, d, rho) / d
+
+
+def _crowding(rng: np.random.Generator, context: int, s: float) -> float:
+    return float(context * np.mean(np.sum(draw.softmax(rng, context, s) ** 2, axis=1)))
+
+
+def _softmax_spread(rng: np.random.Generator, context: int, s: float) -> float:
+    return float(context * draw.softmax(rng, context, s).var())
+
+
+def _twice_gain(rng: np.random.Generator, d: int, name: str) -> float:
+    return 2 * draw.layer_gain(rng, d, d, d**-0.5, name)
+
+
+def _per_block(network: Typed, rng: np.random.Generator) -> float:
+    norms = 0.5 * np.log(network.weight_gains(rng, "mlp_in"))
+    return math.exp(-np.polyfit(np.arange(len(norms)), norms, 1)[0])
+
+
+def _root_growth(network: Typed, rng: np.random.Generator) -> float:
+    return math.sqrt(_growth(network, rng))
+
+
+def _root_gain(network: Typed, rng: np.random.Generator) -> float:
+    return math.sqrt(network.gains(rng)[0])
 
 
 def _growth(network: Typed, rng: np.random.Generator) -> float:
@@ -261,7 +295,7 @@ def _identity(b: Bench) -> list[Point]:
             f"heads are {d} wide",
             1.0,
             1 / (1 + (t - 1) * math.exp(0.5 - math.sqrt(d))),
-            lambda rng, d=d: draw.own_weight(rng, d, t),
+            partial(draw.own_weight, d=d, context=t),
         )
         for d in (16, 64, 128)
     ]
@@ -279,9 +313,7 @@ def _decay(b: Bench) -> list[Point]:
                 f"{norm}-norm Glorot stacks",
                 1 / 0.9,
                 math.exp(-slope),
-                lambda rng, n=network, at=layer: math.exp(
-                    -np.polyfit(at, 0.5 * np.log(n.weight_gains(rng, "mlp_in")), 1)[0]
-                ),
+                partial(_per_block, network),
             )
         )
     return points
@@ -326,9 +358,9 @@ def _preserved(b: Bench) -> list[Point]:
         network = _typed(found, spec)
         points += [
             b.point(f"{name}, forward", 1.0, math.sqrt(_grown(spec)),
-                    lambda rng, n=network: math.sqrt(_growth(n, rng))),
+                    partial(_root_growth, network)),
             b.point(f"{name}, backward", 1.0, math.sqrt(float(gradients(spec).apjn)),
-                    lambda rng, n=network: math.sqrt(n.gains(rng)[0])),
+                    partial(_root_gain, network)),
         ]  # fmt: skip
     return points
 
