@@ -81,6 +81,9 @@ NOTATION: dict[str, Entry] = {
     "chi": Entry(r"\chi", "collapse slope of a block", "1", "E18"),
     "angle_exponent": Entry(r"\lambda_a", "angle exponent", "1", "E18"),
     "depth_scale": Entry(r"\xi", "depth scale", "blocks", "E18"),
+    "alpha_critical": Entry(r"\alpha_c(L)", "critical residual strength at depth L", "1", "E21"),
+    "lambda_g": Entry(r"\lambda_g", "gradient gain per block", "1", "E24"),
+    "strength": Entry(r"\alpha/(\sigma_v\sigma_o)", "relative skip strength", "1", "section 4"),
     # letters of the symbolic theory sheet
     "freezing": Entry("m", "freezing order parameter", "1", "E4"),
     "beta_c": Entry(r"\beta_c", "critical inverse temperature", "1", "E4"),

@@ -62,7 +62,7 @@ def plot_schemes(data: xr.Dataset, found: Sequence[Outcome], title: str = "") ->
     shown = np.ma.masked_invalid(np.maximum(gap, floor))
     field(axes, data, shown, "gap_ratio", "cividis", LogNorm(floor, 1.0))
     boundary_lines(axes, data)
-    axes.set(xscale="log", yscale="log", ylabel=r"relative skip strength $\alpha/\sigma_v\sigma_o$")
+    axes.set(xscale="log", yscale="log")
     place = np.stack([_place(data, name) for name in ("beta", "strength")], axis=1)
     for spot, one in zip(place, found, strict=True):
         mark, above = MARKS.get(one.verdict, BOTH), one.verdict == "trainable"

@@ -305,12 +305,12 @@ def _reason(found: Verdict) -> str:
     """Why, in a few words."""
     ratio, words = found.trajectory.entropy_ratio, []
     if "rank" in found.verdict:
-        words.append(f"tokens merge in block {found.collapse_layer}")
+        words.append(f"merged in block {found.collapse_layer}")
     if "entropy" in found.verdict:
-        words.append(f"attention freezes in block {int(ratio.argmin()) + 1}")
+        words.append(f"frozen in block {int(ratio.argmin()) + 1}")
     if float(ratio.min()) > UNIFORM:
         words.append("queries and keys idle")
-    return ", ".join(words) or "tokens differ, attention selects"
+    return ", ".join(words) or "tokens stay apart"
 
 
 def _float(value: Any) -> float | None:

@@ -265,7 +265,7 @@ def schemes(found: list[Outcome]) -> Group:
     """Print schemes, one a row, and what their descriptions leave out."""
     heads = ("scheme", "beta", "alpha", "rho_L", "H_1", "H_L", "alpha_c", "lambda_g", "collapse")
     table = Table(*heads, "reason", title="Schemes (H in units of log T)", title_justify="left",
-                  box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
+                  box=SIMPLE_HEAD, padding=0, pad_edge=False)  # fmt: skip
     for column in table.columns[:-1]:
         column.no_wrap = True
     for one in found:
