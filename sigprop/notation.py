@@ -102,6 +102,8 @@ NOTATION: dict[str, Entry] = {
     "y2_std": Entry(r"\sigma_{Y_2}", "spread of the participation ratio", "1", "section 7"),
     "entropy_std": Entry(r"\sigma_H", "spread of the entropy", "nats", "section 7"),
     "depth_scale": Entry(r"\xi", "depth scale", "blocks", "E18"),
+    "alpha_critical": Entry(r"\alpha_c(L)", "critical residual strength at depth L", "1", "E21"),
+    "strength": Entry(r"\alpha/(\sigma_v\sigma_o)", "relative skip strength", "1", "section 4"),
     # letters of the symbolic theory sheet
     "freezing": Entry("m", "freezing order parameter", "1", "E4"),
     "beta_c": Entry(r"\beta_c", "critical inverse temperature", "1", "E4"),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "boundary_lines",
+    "field",
     "panels",
     "plot_comparisons",
     "plot_diagram",
@@ -234,7 +236,7 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
     gap = np.asarray(data["gap_ratio"])
     floor = max(float(np.nanmin(gap, initial=1.0)), 1e-6)
     top = max(float(np.nanmax(gap, initial=floor)), 2 * floor)
-    _field(
+    field(
         left,
         data,
         np.ma.masked_invalid(np.maximum(gap, floor)),
@@ -243,9 +245,9 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
         LogNorm(floor, top),
     )
     entropy = np.ma.masked_invalid(np.asarray(data["entropy_ratio"]))
-    _field(right, data, entropy, "entropy_ratio", "viridis")
+    field(right, data, entropy, "entropy_ratio", "viridis")
     for axes in (left, right):
-        _boundaries(axes, data)
+        boundary_lines(axes, data)
     _regimes(left, data)
     right.legend(
         *left.get_legend_handles_labels(),
@@ -261,9 +263,26 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
     return figure  # type: ignore[no-any-return]
 
 
-def _field(
+def field(
     axes: Axes, data: xr.Dataset, values: Any, name: str, cmap: str, norm: Any = None
 ) -> None:
+    """Draw a field over the two axes of a diagram, with its scale.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where.
+    data : xarray.Dataset
+        The diagram.
+    values : array
+        The field.
+    name : str
+        Its code name.
+    cmap : str
+        Colours.
+    norm : matplotlib.colors.Normalize, optional
+        Scale of the colours.
+    """
     x, y = (np.asarray(data[d]) for d in data["rho"].dims)
     mesh = axes.pcolormesh(x, y, values.T, cmap=cmap, norm=norm, shading="nearest", rasterized=True)
     axes.set(
@@ -276,7 +295,16 @@ def _field(
     axes.figure.colorbar(mesh, ax=axes, label=label(name))
 
 
-def _boundaries(axes: Axes, data: xr.Dataset) -> None:
+def boundary_lines(axes: Axes, data: xr.Dataset) -> None:
+    """Draw the boundaries of a diagram.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where.
+    data : xarray.Dataset
+        The diagram.
+    """
     for name in (*BOUNDARIES, *GRADIENT_BOUNDARIES):
         if f"{name}_x" not in data:
             continue

@@ -17,10 +17,12 @@ from sigprop.backward import Gradients
 from sigprop.causal import Positions
 from sigprop.compare import Comparison
 from sigprop.critical import REASONS, Critical
+from sigprop.folklore import Finding
 from sigprop.huggingface import Reading
 from sigprop.kernel import Solved
 from sigprop.notation import NOTATION
 from sigprop.reproduce import Made
+from sigprop.schemes import Outcome
 from sigprop.simulate import Measured
 from sigprop.trajectory import Trajectory
 from sigprop.verdict import Verdict
@@ -33,12 +35,14 @@ __all__ = [
     "critical",
     "derivation",
     "derivations",
+    "findings",
     "gradients",
     "made",
     "measured",
     "positions",
     "profile",
     "regimes",
+    "schemes",
     "show",
     "solved",
     "statistics",
@@ -272,3 +276,51 @@ def made(figure: Made) -> Group:
     """Say what a figure shows, and how far theory is from measurement."""
     lines = (f"- {line}" for line in figure.findings)
     return Group(f"[bold]{figure.name}: {figure.title}[/bold]", figure.shows, *lines, "")
+
+
+def schemes(found: list[Outcome]) -> Group:
+    """Print schemes, one a row, and what their descriptions leave out."""
+    heads = ("scheme", "beta", "alpha", "rho_L", "H_1", "H_L", "alpha_c", "lambda_g", "collapse")
+    table = Table(*heads, "reason", title="Schemes (H in units of log T)", title_justify="left",
+                  box=SIMPLE_HEAD, padding=0, pad_edge=False)  # fmt: skip
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for one in found:
+        numbers = (
+            _short(float(one.spec.beta), ".3g"),
+            _short(float(one.spec.alpha_attn), ".3g"),
+            _short(one.rho_final, ".4f"),
+            _short(one.entropy_first, ".2f"),
+            _short(one.entropy_final, ".2f"),
+            _short(one.alpha_critical, ".3g"),
+            _short(one.lambda_g, "+.3f"),
+        )
+        table.add_row(one.name, *numbers, _collapse(one.verdict), one.reason)
+    notes = [f"- {one.name}: {one.approximation}" for one in found if one.approximation]
+    return Group(table, *notes)
+
+
+def _collapse(verdict: str) -> str:
+    return (
+        "none"
+        if verdict == "trainable"
+        else verdict.replace(" collapse", "").replace(" and ", ", ")
+    )
+
+
+def findings(found: list[Finding]) -> Group:
+    """Print rules, and in every case what they say, what theory gives and what was measured."""
+    parts: list[Any] = []
+    for one in found:
+        c = one.claim
+        parts += [f"[bold]{c.number}. {c.claim}[/bold]  ({c.source})", f"   Theory: {c.formula}"]
+        table = Table("case", "claimed", "theory", "measured", "holds", box=SIMPLE_HEAD)
+        for p in one.points:
+            numbers = f"{p.claimed:.4g}", f"{p.theory:.4g}", f"{p.measured:.4g} ± {p.se:.1g}"
+            table.add_row(p.where, *numbers, "yes" if p.holds else "no")
+        parts += [table, f"   Verdict: {one.verdict}", f"   {one.correction}", ""]
+    return Group(*parts)
+
+
+def _short(value: float | None, shape: str) -> str:
+    return "-" if value is None else format(value, shape)

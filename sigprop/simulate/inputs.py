@@ -14,7 +14,16 @@ from sigprop.arrays import Floats, Ints
 from sigprop.errors import DomainError, require
 from sigprop.spec import Transformer
 
-__all__ = ["Exchangeable", "Given", "Singles", "Source", "Tokens", "gaussian", "layer_norm"]
+__all__ = [
+    "Exchangeable",
+    "Given",
+    "Singles",
+    "Source",
+    "Tokens",
+    "gaussian",
+    "layer_norm",
+    "sinusoids",
+]
 
 Singles = NDArray[np.float32]
 LEVELS = 2**16
@@ -217,13 +226,30 @@ class Tokens:
         if self.positions == "learned":
             x += gaussian(rng, context, width)
         elif self.positions == "sinusoidal":
-            x += _sinusoids(context, width)
+            x += sinusoids(context, width)
         x = layer_norm(x) * _scale(spec)
         return np.broadcast_to(x, (*spec.shape, context, width)).copy()
 
 
-def _sinusoids(context: int, width: int) -> Singles:
-    """Vaswani et al. (2017), section 3.5."""
+def sinusoids(context: int, width: int) -> Singles:
+    """Sinusoidal positions (Vaswani et al. 2017, section 3.5).
+
+    Parameters
+    ----------
+    context, width : int
+        Positions and features.
+
+    Returns
+    -------
+    array of float32, shape (context, width)
+        Sines and cosines in turn.
+
+    Examples
+    --------
+    >>> from sigprop.simulate.inputs import sinusoids
+    >>> sinusoids(1, 4).tolist()
+    [[0.0, 1.0, 0.0, 1.0]]
+    """
     rate = 1e4 ** (-np.arange((width + 1) // 2) * 2 / width)
     angle = np.arange(context)[:, None] * rate
     both = np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(context, -1)

@@ -1,0 +1,83 @@
+"""Commands for practitioners: named schemes, circulating rules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sigprop.console import FIGURES, AsJson, Png, check_target, emit, progress, show
+
+__all__ = ["COMMANDS"]
+
+Config = Annotated[
+    str, typer.Argument(help="SPEC.json with a width, a config.json or an example such as gpt2.")
+]
+
+
+def schemes(
+    config: Config,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[SCHEME]...", help="Schemes [default: all].")
+    ] = None,
+    rho_max: Annotated[float, typer.Option(help="Largest overlap accepted at the end.")] = 0.98,
+    png: Png = None,
+    out: Annotated[Path | None, typer.Option(help="NetCDF file of the diagram.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Named initialisation schemes in one architecture: numbers, verdicts, a diagram."""
+    from sigprop.huggingface import load
+    from sigprop.recipes import SCHEMES
+    from sigprop.schemes import find, survey
+
+    check_target("png", png, FIGURES)
+    check_target("out", out)
+    wanted = [name for name in names or () if find(name)]
+    spec = load(config).spec
+    with progress(len(wanted or SCHEMES), "schemes") as advance:
+        found = survey(spec, wanted, rho_max, advance)
+    if png is not None or out is not None:
+        from sigprop.diagram import save
+        from sigprop.plots import save_figure
+        from sigprop.scheme_plots import plot_schemes
+        from sigprop.schemes import scheme_diagram
+
+        data = scheme_diagram(spec, found, rho_max=rho_max)
+        if png is not None:
+            save_figure(plot_schemes(data, found, Path(config).stem), png)
+        if out is not None:
+            data.attrs["schemes"] = json.dumps([one.to_dict() for one in found])
+            save(data, out)
+    if as_json:
+        return emit({"schemes": [one.to_dict() for one in found]})
+    from sigprop import tables
+
+    return show(lambda: tables.schemes(found))
+
+
+def folklore(
+    only: Annotated[int | None, typer.Option(help="Number of one rule, 1 to 16.")] = None,
+    config: Annotated[str, typer.Option(help="Architecture to ask about.")] = "bert-base",
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    draws: Annotated[int, typer.Option(help="Draws of each measurement.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Circulating rules: what theory gives, what a simulation measures, verdict, correction."""
+    from sigprop.claims import CLAIMS
+    from sigprop.folklore import bench, judge_claims
+    from sigprop.huggingface import load
+
+    where = bench(load(config).spec, seed, draws)
+    numbers = () if only is None else (only,)
+    with progress(len(numbers) or len(CLAIMS), "rules") as advance:
+        found = judge_claims(CLAIMS, where, numbers, advance)
+    if as_json:
+        return emit({"folklore": [one.to_dict() for one in found]})
+    from sigprop import tables
+
+    return show(lambda: tables.findings(found))
+
+
+COMMANDS = (schemes, folklore)

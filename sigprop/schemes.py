@@ -1,0 +1,422 @@
+"""Named initialisation schemes: what each says to type, and what becomes of the signal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sigprop.arrays import finite_or_none
+from sigprop.backward import gradients
+from sigprop.block import build_block
+from sigprop.diagram import diagram
+from sigprop.errors import DomainError
+from sigprop.propagate import exchangeable
+from sigprop.recipe import Recipe, check, spec_of
+from sigprop.recipes import SCHEMES, Scheme, normed
+from sigprop.spec import Transformer
+from sigprop.state import State
+from sigprop.verdict import UNIFORM, Verdict, judge
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "Outcome",
+    "admin_skips",
+    "described",
+    "find",
+    "outcome",
+    "recipe",
+    "scheme_diagram",
+    "survey",
+]
+
+HOTTEST = 4.0  # beta at the edge of the diagram
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of the signal under a scheme.
+
+    Attributes
+    ----------
+    name, source : str
+        Which scheme.
+    recipe : Recipe
+        What to type.
+    spec : Transformer
+        The description it amounts to.
+    rho_final : float or None
+        Overlap after the last block; None where the trajectory ends before.
+    entropy_first, entropy_final : float or None
+        H / log T in the first and the last block.
+    alpha_critical : float or None
+        Smallest alpha_attn that keeps rho_L below rho_max; None where there is none.
+    lambda_g : float or None
+        Gradient gain: growth of log |g|^2 per block, toward the input.
+    verdict, reason : str
+        The verdict of `sigprop.verdict`, and why.
+    approximation : str
+        What the description leaves out, and how large that is.
+
+    Examples
+    --------
+    >>> from sigprop import load
+    >>> from sigprop.schemes import outcome
+    >>> outcome("rezero", load("bert-base").spec).lambda_g
+    0.0
+    """
+
+    name: str
+    source: str
+    recipe: Recipe
+    spec: Transformer
+    rho_final: float | None
+    entropy_first: float | None
+    entropy_final: float | None
+    alpha_critical: float | None
+    lambda_g: float | None
+    verdict: str
+    reason: str
+    approximation: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values.
+
+        Returns
+        -------
+        dict
+            The attributes; of the recipe `std` and `multipliers`.
+        """
+        out = {k: v for k, v in vars(self).items() if k not in ("recipe", "spec")}
+        parts = {"std": self.recipe.std, "multipliers": self.recipe.multipliers}
+        shape = {"distribution": "uniform" if self.recipe.uniform else "normal"}
+        return out | parts | shape | {"spec": self.spec.to_dict()}
+
+
+def find(name: str) -> Scheme:
+    """Scheme of a name.
+
+    Parameters
+    ----------
+    name : str
+        One of `SCHEMES`.
+
+    Returns
+    -------
+    Scheme
+        The scheme.
+
+    Raises
+    ------
+    DomainError
+        If there is none; it suggests the nearest.
+
+    Examples
+    --------
+    >>> from sigprop.schemes import find
+    >>> find("xavier-norm")
+    Traceback (most recent call last):
+        ...
+    sigprop.errors.DomainError: scheme = 'xavier-norm' is not admissible: expected one of ...
+    """
+    if name not in SCHEMES:
+        near = get_close_matches(str(name), SCHEMES, 1)
+        hint = f"{near[0]} (the nearest name); " if near else ""
+        raise DomainError("scheme", name, f"{hint}one of {', '.join(SCHEMES)}")
+    return SCHEMES[name]
+
+
+def recipe(name: str, architecture: Transformer) -> Recipe:
+    """Recipe of a scheme for an architecture.
+
+    Parameters
+    ----------
+    name : str
+        One of `SCHEMES`.
+    architecture : Transformer
+        Everything but the scales; with a width.
+
+    Returns
+    -------
+    Recipe
+        What to type.
+
+    Raises
+    ------
+    DomainError, AssumptionError
+        As `find` and `sigprop.recipe.check`.
+
+    Examples
+    --------
+    >>> from sigprop import load
+    >>> from sigprop.schemes import recipe
+    >>> round(recipe("deepnorm", load("bert-base").spec).skip, 4)
+    2.2134
+    """
+    scheme = find(name)
+    check(architecture)
+    return scheme.build(architecture)
+
+
+def described(name: str, architecture: Transformer) -> tuple[Recipe, Transformer, str]:
+    """Recipe, description and approximation of a scheme.
+
+    Parameters
+    ----------
+    name, architecture
+        As in `recipe`.
+
+    Returns
+    -------
+    recipe : Recipe
+        What to type.
+    spec : Transformer
+        The description.
+    approximation : str
+        What it leaves out and how large that is; empty if nothing.
+
+    Examples
+    --------
+    >>> from sigprop import load
+    >>> from sigprop.schemes import described
+    >>> described("lecun", load("bert-base").spec)[2]
+    ''
+    """
+    found = recipe(name, architecture)
+    spec, remark = spec_of(found, architecture), find(name).remark
+    if found.sub_norm:
+        inner = normed(spec)
+        spec = spec.replace(
+            sigma_o2=spec.sigma_o2 * inner.attention, sigma_w2_2=spec.sigma_w2_2 * inner.mlp
+        )
+        remark += _distance(spec, inner.rho)
+    elif name == "deepscalelm":
+        unit = replace(found, std=found.std | {n: found.std["query"] for n in ("value", "output")})
+        remark += _distance(spec, normed(spec_of(unit, architecture), mlp=False).rho)
+    elif name == "identity-like":
+        remark += f" Their weight on it is {_own_weight(spec):.2g}; the theory has 1/T."
+    elif found.bias:
+        remark += f" They are {found.bias**2:.2g} or less."
+    return found, spec, remark
+
+
+def _distance(spec: Transformer, rho: float) -> str:
+    off = abs(float(exchangeable(spec).rho[-1]) - rho)
+    return f" This moves rho_L by {off:.2g}."
+
+
+def _own_weight(spec: Transformer) -> float:
+    """Softmax weight of a bias 0.7 sqrt(d_h) on the own key, by annealed averages."""
+    log_t = math.log(float(spec.context))
+    bias = 0.7 * math.sqrt(spec.head_width or 1.0)
+    rest = log_t + float(spec.beta) ** 2 * log_t * (1 - float(spec.rho0)) / 2
+    return 1 / (1 + math.exp(rest - bias))
+
+
+def admin_skips(spec: Transformer) -> list[float]:
+    r"""Skip multipliers :math:`\omega_i` of Admin's post-norm stack, from predicted variances.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The pre-norm description of the scheme "admin".
+
+    Returns
+    -------
+    list of float
+        One for each of the 2 L sublayers; the first is one.
+
+    Notes
+    -----
+    Liu et al. 2020, arXiv 2004.08249: :math:`\omega_i^2` is the summed variance of the sublayers
+    before i, the input counted as one. That is the q of the pre-norm stream.
+
+    Examples
+    --------
+    >>> from sigprop import load
+    >>> from sigprop.schemes import admin_skips, described
+    >>> skips = admin_skips(described("admin", load("bert-base").spec)[1])
+    >>> len(skips), skips[0]
+    (24, 1.0)
+    """
+    block = build_block(spec)
+    state, out = State(spec.q0, spec.q0 * (1 - spec.rho0)), []
+    for _ in range(spec.depth):
+        for part in block.maps:
+            out.append(math.sqrt(float(state.q)))
+            state = part(state)
+    return out
+
+
+def outcome(name: str, architecture: Transformer, rho_max: float = 0.98) -> Outcome:
+    """Find what becomes of the signal in an architecture under a scheme.
+
+    Parameters
+    ----------
+    name, architecture
+        As in `recipe`.
+    rho_max : float
+        Overlap above which the stack is called rank collapsed, in (0, 1).
+
+    Returns
+    -------
+    Outcome
+        Numbers, verdict and reason. Causal stacks are described by their last tokens.
+
+    Raises
+    ------
+    DomainError, AssumptionError
+        As `recipe`.
+
+    Examples
+    --------
+    >>> from sigprop import load
+    >>> from sigprop.schemes import outcome
+    >>> outcome("he", load("bert-base").spec).verdict
+    'trainable'
+    """
+    found, spec, remark = described(name, architecture)
+    verdict = judge(spec, rho_max)
+    t = verdict.trajectory
+    whole = int(t.ended) == spec.depth
+    return Outcome(
+        name,
+        find(name).source,
+        found,
+        spec,
+        _float(t.rho[-1]) if whole else None,
+        _float(t.entropy_ratio[0]),
+        _float(t.entropy_ratio[-1]) if whole else None,
+        _float(verdict.critical.alpha_attn),
+        _float(gradients(spec, t).exponent),
+        verdict.verdict if whole else "undefined",
+        _reason(verdict) if whole else t.reason,
+        remark,
+    )
+
+
+def _reason(found: Verdict) -> str:
+    """Why, in a few words."""
+    ratio, words = found.trajectory.entropy_ratio, []
+    if "rank" in found.verdict:
+        words.append(f"merged in block {found.collapse_layer}")
+    if "entropy" in found.verdict:
+        words.append(f"frozen in block {int(ratio.argmin()) + 1}")
+    if float(ratio.min()) > UNIFORM:
+        words.append("queries and keys idle")
+    return ", ".join(words) or "tokens stay apart"
+
+
+def _float(value: Any) -> float | None:
+    out = finite_or_none(np.asarray(value))
+    return None if out is None else float(out)
+
+
+def survey(
+    architecture: Transformer,
+    names: Sequence[str] = (),
+    rho_max: float = 0.98,
+    progress: Callable[[int], None] | None = None,
+) -> list[Outcome]:
+    """Every scheme in one architecture.
+
+    Parameters
+    ----------
+    architecture : Transformer
+        Everything but the scales; with a width.
+    names : sequence of str
+        Schemes; all if empty.
+    rho_max : float
+        As in `outcome`.
+    progress : callable, optional
+        Called with one after each scheme.
+
+    Returns
+    -------
+    list of Outcome
+        In the order asked for.
+
+    Raises
+    ------
+    DomainError, AssumptionError
+        As `recipe`, before anything is computed.
+
+    Examples
+    --------
+    >>> from sigprop import load
+    >>> from sigprop.schemes import survey
+    >>> [one.name for one in survey(load("bert-base").spec, ["he", "rem"])]
+    ['he', 'rem']
+    """
+    check(architecture)
+    for name in names:
+        find(name)
+    out = []
+    for name in names or SCHEMES:
+        out.append(outcome(name, architecture, rho_max))
+        if progress is not None:
+            progress(1)
+    return out
+
+
+def _heat(spec: Transformer) -> float:
+    """Beta of the scores that the first block sees: with the gain of its norm, or without one."""
+    return float(spec.beta) * (
+        float(spec.q0) if spec.norm == "none" else float(spec.norm_gain) ** 2
+    )
+
+
+def scheme_diagram(
+    architecture: Transformer, found: Sequence[Outcome], points: int = 100, rho_max: float = 0.98
+) -> xr.Dataset:
+    r"""Trainability diagram of an architecture, and where its schemes lie.
+
+    The axes are beta (times the variance that attention reads) and the strength of the skip,
+    :math:`\alpha/(\sigma_v\sigma_o)`: the diagram has sigma_v2 = sigma_o2 = 1, and the MLP
+    variances of Glorot's scheme under the same skip. A scheme with other norms or another MLP has
+    its own boundaries; its own verdict is in its `Outcome`.
+
+    Parameters
+    ----------
+    architecture : Transformer
+        Everything but the scales; with a width.
+    found : sequence of Outcome
+        Results of `survey`, at least one.
+    points : int
+        Grid points along each axis.
+    rho_max : float
+        As in `outcome`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As from `sigprop.diagram`, the axis alpha_attn renamed strength; and scheme_beta and
+        scheme_strength over scheme. Branches that are zero have infinite strength.
+
+    Examples
+    --------
+    >>> from sigprop import load
+    >>> from sigprop.schemes import scheme_diagram, survey
+    >>> spec = load("bert-base").spec.replace(depth=2)
+    >>> data = scheme_diagram(spec, survey(spec, ["lecun"]), points=3)
+    >>> data.scheme_strength.values.tolist()
+    [1.0]
+    """
+    base = spec_of(recipe("glorot-normal", architecture), architecture)
+    beta = np.array([_heat(one.spec) for one in found])
+    with np.errstate(divide="ignore"):
+        branch = [np.asarray(one.spec.sigma_v2) * one.spec.sigma_o2 for one in found]
+        strength = np.array([float(one.spec.alpha_attn) for one in found]) / np.sqrt(branch)
+    known = strength[np.isfinite(strength)]
+    low, high = (0.5 * known.min(initial=0.5), 2 * known.max(initial=8.0))
+    heat = np.geomspace(np.clip(0.5 * beta.min(), 0.02, 1.0), HOTTEST, points)
+    skip = np.geomspace(low, high, points)
+    data = diagram(base, rho_max=rho_max, beta=heat, alpha_attn=skip)
+    places = {"scheme_beta": ("scheme", beta), "scheme_strength": ("scheme", strength)}
+    return data.rename(alpha_attn="strength").assign(places)
