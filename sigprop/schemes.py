@@ -279,7 +279,7 @@ def outcome(name: str, architecture: Transformer, rho_max: float = 0.98) -> Outc
     >>> from sigprop import load
     >>> from sigprop.schemes import outcome
     >>> outcome("he", load("bert-base").spec).verdict
-    'trainable'
+    'rank collapse'
     """
     found, spec, remark = described(name, architecture)
     verdict = judge(spec, rho_max)

@@ -99,7 +99,7 @@ def test_the_skip_drawn_is_alpha(name):
     found = recipe(name, SMALL)
     spec = spec_of(found, SMALL)
     plain, seen = typed(found, SMALL.replace(norm="none", depth=1)), []
-    for seed in range(8):
+    for seed in range(32):
         rng = np.random.default_rng(seed)
         x, layer = rng.standard_normal((64, spec.width)), plain._layer(rng)
         once = plain._block(x, layer, 0)[0]
