@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ __all__ = ["FIGURES", "AsJson", "Png", "check_target", "emit", "progress", "show
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Png = Annotated[Path | None, typer.Option(help="Draw a figure (.png, .pdf or .svg).")]
 FIGURES = (".png", ".pdf", ".svg")
+WIDTH = 100  # columns of a table that is not shown on a terminal
 
 
 def emit(values: dict[str, Any]) -> None:
@@ -48,7 +50,10 @@ def show(build: Callable[[], Any]) -> None:
     """
     from rich.console import Console
 
-    Console(soft_wrap=False).print(build())
+    console = Console(soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDTH
+    console.print(build())
 
 
 @contextmanager
