@@ -43,6 +43,7 @@ ORDER = (
     "rem.profile",
     "rem.unequal",
     "rem.hierarchy",
+    "rem.biased",
     "rem.tabulate",
     "rem",
     "layout",
