@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sigprop.arrays import Floats, Number, finite_or_none
 from sigprop.block import Fold, build_block
-from sigprop.propagate import Trajectory, propagate
+from sigprop.propagate import Trajectory, blocks_of, propagate
 from sigprop.pullback import Pulled, pull
 from sigprop.spec import Transformer
 from sigprop.state import Gradient, State
@@ -129,7 +129,11 @@ class Gradients:
         }
 
 
-def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradients:
+def gradients(
+    spec: Transformer,
+    trajectory: Trajectory | None = None,
+    beta_by_layer: ArrayLike | None = None,
+) -> Gradients:
     """Gradient kernel and weight gradients of a spec, layer by layer.
 
     Parameters
@@ -138,6 +142,8 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
         The description; arrays broadcast.
     trajectory : Trajectory, optional
         Its trajectory, if it is known.
+    beta_by_layer : array_like, shape (L, ...), optional
+        Inverse temperature of each block, in place of `spec.beta`.
 
     Returns
     -------
@@ -159,8 +165,8 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
     >>> found.q.shape, bool(found.q[0] > 10)
     ((10,), True)
     """
-    found = propagate(spec) if trajectory is None else trajectory
-    maps = Fold(build_block(spec).maps)
+    found = propagate(spec, beta_by_layer=beta_by_layer) if trajectory is None else trajectory
+    maps = [Fold(block.maps) for block in blocks_of(spec, beta_by_layer=beta_by_layer)]
     gradient = Gradient(np.full(spec.shape, np.nan), np.zeros(spec.shape))
     rows: list[Pulled] = []
     with np.errstate(all="ignore"):  # what overflows is masked
@@ -169,7 +175,7 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
             gradient = Gradient(
                 *(np.where(last, v, g) for v, g in zip((1, 0), gradient, strict=True))
             )
-            rows.append(pull(maps, State(found.q[layer], found.gap[layer]), gradient))
+            rows.append(pull(maps[layer], State(found.q[layer], found.gap[layer]), gradient))
             gradient = rows[-1].gradient
     return _collected(spec, found, rows[::-1])
 

@@ -69,6 +69,8 @@ ORDER = (
     "critical",
     "diagram",
     "verdict",
+    "prescription",
+    "design",
     "score_gradient",
     "compare",
     "symbolic.symbols",

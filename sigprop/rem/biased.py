@@ -210,4 +210,5 @@ def critical_gamma(b: ArrayLike, gap: ArrayLike) -> Floats:
     heat, width = np.asarray(b, float), np.asarray(gap, float)
     require(heat >= 0, "b", heat, "a number >= 0")
     require(width > 0, "gap", width, "a number > 0")
-    return np.where(heat <= np.sqrt(2), 1 + heat**2 / 2, np.sqrt(2) * heat) / width
+    height = np.where(heat <= np.sqrt(2), 1 + heat**2 / 2, np.sqrt(2) * heat)
+    return np.asarray(height / width)
