@@ -34,7 +34,7 @@ __all__ = ["BOUNDS", "CONSTRAINTS", "FREE", "Design", "Measures", "Targets", "me
 
 CONSTRAINTS = ("overlap", "entropy", "query_gradient", "gradient")
 FREE = ("beta", "alpha_attn", "alpha_mlp", "sigma_v2", "sigma_o2", "sigma_w1_2", "sigma_w2_2")
-BOUNDS = {"beta": (0.01, 5.0), "alpha_attn": (0.1, 10.0), "alpha_mlp": (0.1, 10.0)}
+BOUNDS = {"beta": (0.01, 4.0), "alpha_attn": (0.1, 10.0), "alpha_mlp": (0.1, 10.0)}
 POINTS, ROUNDS = 200, 9  # of one grid; grids, each half as wide as the one before
 PASSES = 3  # searches, each corrected by the resolved theory at the answer before
 TIGHT = 0.25  # of a margin: how close to its bound a constraint binds
@@ -306,7 +306,8 @@ def recommend(
         What to achieve.
     bounds : mapping of str to (low, high), optional
         Parameters that may change (any of `FREE`) and their ranges, 0 < low < high; `BOUNDS`
-        without it. Others keep their value.
+        without it. Others keep their value. Above beta sqrt(q gap) = 6 (lower for narrow heads)
+        attention is computed by quadrature, a thousand times slower.
     per_layer : bool
         Choose the inverse temperature of each block such that all blocks have one entropy; the
         bounds of beta then hold for beta sqrt(q gap), the reduced one.
