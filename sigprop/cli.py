@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import sigprop
-from sigprop import laboratory
+from sigprop import cli_design, laboratory
 from sigprop.console import FIGURES, AsJson, Png, check_target, emit, progress, show
 from sigprop.errors import DomainError, SigpropError, require
 
@@ -345,7 +345,7 @@ def _axis(name: str, text: str) -> Any:
     return np.unique(np.round(values)) if name == "context" else values
 
 
-for command in laboratory.COMMANDS:
+for command in (*laboratory.COMMANDS, *cli_design.COMMANDS):
     app.command()(command)
 
 

@@ -71,6 +71,7 @@ ORDER = (
     "verdict",
     "prescription",
     "design",
+    "growth",
     "score_gradient",
     "compare",
     "symbolic.symbols",
@@ -95,6 +96,7 @@ ORDER = (
     "",
     "plots",
     "position_plots",
+    "design_plots",
     "figures.lab",
     "figures.depth",
     "figures.phase",
@@ -103,8 +105,10 @@ ORDER = (
     "figures",
     "reproduce",
     "tables",
+    "design_tables",
     "console",
     "laboratory",
+    "cli_design",
     "cli",
 )
 HEAVY = ("scipy", "sympy", "xarray", "matplotlib", "contourpy", "rich", "typer", "torch")
