@@ -457,7 +457,7 @@ class _Search:
         self.best_slack = np.maximum(self.best_slack, slack.max(axis=-1))
         missed = np.maximum(1 - slack, 0).max(axis=0)
         octaves = np.abs(points - self.home).sum(axis=-1) / np.log(2)
-        return np.where(missed > 0, 1e6 * (1 + np.minimum(missed, 1e200)), octaves)
+        return np.asarray(np.where(missed > 0, 1e6 * (1 + np.minimum(missed, 1e200)), octaves))
 
     def finish(self, point: Floats, found: Measures) -> Design:
         """Gather the answer."""

@@ -35,13 +35,15 @@ def design(found: Design) -> Group:
         numbers.add_row("beta by block", "", _range(found.beta_by_layer))
     checks = _table("Targets", "constraint", "target", "predicted", "margins", "met", "binds")
     for name, row in found.margins.items():
-        values = (f"{row[key]:.4g}" for key in ("target", "predicted", "slack"))
+        cells = (f"{row[key]:.4g}" for key in ("target", "predicted", "slack"))
         met, binds = row["met"], name in found.binding
-        checks.add_row(name, *values, "yes" if met else "NO", "yes" if binds else "")
-    stds = _table("Standard deviation, first ... last block", "matrix", "std")
+        checks.add_row(name, *cells, "yes" if met else "NO", "yes" if binds else "")
+    stds = _table("Standard deviation by block", "matrix", "std")
     for name, values in found.prescription.std().items():
         stds.add_row(name, _range(values))
-    parts = [numbers, checks, stds, *([_curve(found)] if found.curve else [])]
+    parts: list[Table | Text] = [numbers, checks, stds]
+    if found.curve:
+        parts.append(_curve(found))
     if not found.prescription.folded:
         parts.append(Text("Without norms residual multipliers stay in the forward pass."))
     return Group(*parts, Text(("Feasible: " if found.feasible else "Infeasible: ") + found.reason))
@@ -59,9 +61,9 @@ def _curve(found: Design) -> Table:
 
 def growth(found: Growth) -> Group:
     """One table for each rule."""
-    parts: list[object] = []
+    parts: list[Table | Text] = []
     names = ("beta", "score_std", "entropy_ratio", "rho", "alpha_critical")
-    heads = ("T", "beta", "s", "H/log T, block 1", "rho, last block", "critical alpha_attn")
+    heads = ("T", "beta", "s", "H/log T, first", "rho, last", "alpha_attn")
     for i, (rule, words) in enumerate(RULES.items()):
         table = _table(f"{rule}: {words} (T0 = {found.reference:g})", *heads)
         columns = [getattr(found, name)[i] for name in names]

@@ -3,9 +3,8 @@ r"""Context growth: what temperature, entropy and critical residual strength do 
 Scores of fixed weights keep their variance, so beta, measured in units of :math:`\sqrt{\log T}`
 (E1), falls as :math:`\beta_0\sqrt{\log T_0/\log T}` and attention turns uniform. Multiplying the
 scores by :math:`\sqrt{\log T/\log T_0}` holds beta; by :math:`\log T/\log T_0` ("log-n scaling")
-lets it grow as :math:`\beta_0\sqrt{\log T/\log T_0}`, until attention freezes: the random energies
-of attention at initialisation compete at :math:`\sqrt{\log T}`, a favoured key (`sigprop.rem.biased`)
-at log T.
+lets it grow as :math:`\beta_0\sqrt{\log T/\log T_0}`, until attention freezes: random energies
+compete at :math:`\sqrt{\log T}`, a favoured key (`sigprop.rem.biased`) at log T.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ from sigprop.version import __version__
 __all__ = ["MATRICES", "Prescription", "prescribe"]
 
 MATRICES = ("query", "key", "value", "output", "gate", "w1", "w2")
+SCALES = ("beta", "sigma_v2", "sigma_o2", "sigma_w1_2", "sigma_w2_2", "sigma_b2", "alpha_attn",
+          "alpha_mlp", "norm_gain")  # fmt: skip
 WRITERS = {"output": "alpha_attn", "w2": "alpha_mlp"}
 
 
@@ -90,9 +92,7 @@ class Prescription:
         >>> from_config({"model_type": "gpt2", "sigprop": entries["sigprop"]}).spec.beta
         1.5
         """
-        names = ("beta", "sigma_v2", "sigma_o2", "sigma_w1_2", "sigma_w2_2", "sigma_b2")
-        names += ("alpha_attn", "alpha_mlp", "norm_gain")
-        values = {name: float(np.asarray(getattr(self.spec, name))) for name in names}
+        values = {name: float(np.asarray(getattr(self.spec, name))) for name in SCALES}
         values["beta"] = float(self.beta[0])
         return {"sigprop": values, "sigprop_std": plain(self.std())}
 

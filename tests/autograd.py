@@ -49,6 +49,7 @@ class Attention:
     bias: np.ndarray
     heads: int
     centred: bool = False
+    causal: bool = False
 
     def __call__(self, x):
         self.x, (t, d) = x, x.shape
@@ -57,6 +58,8 @@ class Attention:
             np.moveaxis((x @ w).reshape(split), 1, 0) for w in (self.wq, self.wk, self.wv)
         )
         score = self.q @ self.k.swapaxes(1, 2) / np.sqrt(d // self.heads)
+        if self.causal:
+            score = np.where(np.tri(t, dtype=bool), score, -np.inf).astype(score.dtype)
         a = np.exp(score - score.max(2, keepdims=True))
         self.a = a / a.sum(2, keepdims=True)
         mixed = self.a - 1 / t if self.centred else self.a
@@ -112,10 +115,11 @@ def draw_layers(case, rng, dtype=float):
                 normal(bias, d),
                 heads,
                 case.get("centred", False),
+                case.get("causal", False),
             ),
             Mlp(
                 normal(np.sqrt(case["vw"] / d), d, width),
-                normal(np.sqrt(case["vw"] / width), width, d),
+                normal(np.sqrt(case.get("vw2", case["vw"]) / width), width, d),
                 normal(bias, width),
                 normal(bias, d),
                 case.get("act", "relu"),
