@@ -60,11 +60,13 @@ def plot_design(found: Design, name: str) -> Figure:
             axes.plot(beta, found.curve[key], dash, color=colour, label=words)
             axes.axhline(bound, color=colour, lw=0.8, ls=dash, alpha=0.5)
         _shade(axes, beta, np.asarray(found.curve["feasible"], bool))
+        if found.beta_by_layer is None:
+            axes.axvline(float(np.asarray(found.spec.beta)), color="0.3", lw=0.9)
         axes.set(xscale="log", xlabel=reduced + label("beta"), xlim=(beta[0], beta[-1]))
         axes.legend(fontsize=7, frameon=False)
     row[0].set_ylim(-0.02, 1.02)
-    row[1].set(yscale="log", ylabel="squared norm over the last block's largest")
-    row[0].set_title(f"{name}: targets thin, feasible range grey", fontsize=9)
+    row[1].set(yscale="log", ylabel="squared gradient, relative")
+    row[0].set_title(f"{name}: targets thin, feasible grey, design black", fontsize=9)
     return figure  # type: ignore[no-any-return]
 
 
@@ -100,6 +102,7 @@ def plot_growth(found: Growth, name: str) -> Figure:
             axes.plot(found.context, np.where(np.isfinite(line), line, np.nan), dash,
                       color=colour, label=rule)  # fmt: skip
         axes.set(xscale="log", xlabel=label("context"), ylabel=text)
+        axes.ticklabel_format(axis="y", useOffset=False)
     row[0].legend(fontsize=7, frameon=False)
     row[1].set_title(name, fontsize=9)
     return figure  # type: ignore[no-any-return]

@@ -4,9 +4,10 @@ Layers and norms are written out as matrices; nothing here comes from the theory
 """
 
 from dataclasses import dataclass
-from math import erf, pi
+from math import pi
 
 import numpy as np
+from scipy.special import erf
 
 
 def _gelu(x):
@@ -17,7 +18,10 @@ def _gelu_slope(x):
     return 0.5 * (1 + _erf(x / np.sqrt(2))) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * pi)
 
 
-_erf = np.vectorize(erf, otypes=[float])
+def _erf(x):
+    return erf(x.astype(float))
+
+
 ACTIVATIONS = {
     "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(x.dtype)),
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),

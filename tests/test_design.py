@@ -68,7 +68,13 @@ def backward(spec, seeds=3):
     return norms[:2].min() / last, norms.max() / last
 
 
-@pytest.mark.parametrize("name", examples())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("gpt2", "llama-2-7b") else n
+        for n in examples()
+    ],
+)
 def test_shipped_configs_meet_their_targets_in_simulation(name):
     spec, targets = reduced(name), TARGETS[name]
     found = recommend(spec, targets)
@@ -88,7 +94,7 @@ def test_shipped_configs_meet_their_targets_in_simulation(name):
 
 
 def test_what_is_good_stays():
-    found = recommend(TOY.replace(beta=1.0), Targets(rho_max=0.99))
+    found = recommend(TOY.replace(beta=1.0), Targets(rho_max=0.99, query_min=1e-5))
     assert found.feasible
     assert found.changes == {}
     assert found.spec.beta == 1.0
@@ -116,10 +122,10 @@ def test_nearest_is_near():
 def test_infeasible_targets_are_named():
     found = recommend(TOY.replace(depth=24), Targets(rho_max=0.05), {"beta": (0.1, 2)})
     assert not found.feasible
-    assert found.reason.startswith("no design within the bounds: overlap cannot be met by any")
+    assert found.reason.startswith("no design within the bounds: overlap and query_grad")
     assert "overlap" in found.binding
     assert not found.margins["overlap"]["met"]
-    both = recommend(TOY, Targets(query_min=0.3, entropy_min=0.95), {"beta": (0.01, 4)})
+    both = recommend(TOY, Targets(query_min=0.2, entropy_min=0.95))
     assert not both.feasible
     assert "alone" in both.reason
 
@@ -130,8 +136,6 @@ def test_one_entropy_in_all_blocks():
     t = propagate(found.spec, beta_by_layer=found.beta_by_layer)
     np.testing.assert_allclose(t.entropy_ratio, t.entropy_ratio[0], atol=1e-6)
     assert np.ptp(found.beta_by_layer) > 0.01
-    measured = simulate(found.spec.replace(width=512, heads=1), 2)  # beta of the first block
-    assert measured.mean("entropy")[0] / np.log(64) > 0.5
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ def test_folded_multipliers_change_nothing(norm):
         assert mine.rho == pytest.approx(exact.rho, rel=1e-9)
         state = exact
     assert wanted[0] == spec.rho0
-    assert found.bias["w2"][0] < found.bias["w1"][0] or norm == "pre"
+    assert found.bias["w2"][0] == pytest.approx(0.1 / (0.36 if norm == "post" else 1.0404))
 
 
 def test_without_norms_multipliers_stay_in_the_code():
@@ -365,5 +369,5 @@ def test_scale_command(run):
 )
 def test_bad_options(run, words, culprit):
     said = run(words[0], "spec.json", *words[1:], code=2)
-    assert re.match(rf"sigprop: error: {culprit} = ", said)
+    assert re.match(rf"sigprop: error: {culprit} = ", said.strip())
     assert sorted(p.name for p in Path().iterdir()) == ["spec.json"]
