@@ -8,8 +8,12 @@ with its margin. That sum rather than a sum of squares: it moves few parameters.
 
 The search runs on the exchangeable theory. Where `propagate` resolves positions (causal masks,
 rotary positions), the difference of both at the answer is added to the measures and the search
-repeated, so that the answer meets its targets in the resolved theory; gradients have no resolved
-theory and stay those of late tokens.
+repeated, so that the answer meets its targets in the resolved theory.
+
+Approximation: gradients have no resolved theory and stay those of late tokens. Measured on the
+shipped architectures at T = 128, d = 256: within 0.05 decades for the bidirectional ones; for the
+causal ones the largest gradient is up to 0.24 decades above the prediction and the query gradient
+0.1 to 0.6 above, so there keep a larger `decade_margin` from `gradient_max`.
 """
 
 from __future__ import annotations
