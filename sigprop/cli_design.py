@@ -42,11 +42,12 @@ def recommend(
     """Which numbers to type: the nearest design that meets targets, and what binds it."""
     from sigprop import design, design_tables
     from sigprop.huggingface import load
+    from sigprop.targets import Targets
 
     read = load(spec).spec
     check_target("code", code, (".py",))
     check_target("png", png, FIGURES)
-    targets = design.Targets(
+    targets = Targets(
         rho_max=rho_max, entropy_min=entropy_min, query_min=query_min, gradient_max=gradient_max
     )
     bounds = dict(_bound(text) for text in bound) if bound else None

@@ -15,13 +15,14 @@ from sigprop import AssumptionError, DomainError, Transformer, example, from_con
 from sigprop.backward import WEIGHTS
 from sigprop.block import build_block
 from sigprop.cli import main
-from sigprop.design import FREE, Targets, measure, recommend
+from sigprop.design import FREE, recommend
 from sigprop.growth import RULES, grow
 from sigprop.huggingface import examples
 from sigprop.prescription import prescribe
 from sigprop.propagate import initial_state
 from sigprop.simulate import simulate
 from sigprop.state import State
+from sigprop.targets import Targets, measure
 
 SMALL = {"context": 128, "width": 256, "heads": 4}
 # the first block of a pre-norm stack with a stream of variance 4e-4 has large gradients by design

@@ -70,6 +70,7 @@ ORDER = (
     "diagram",
     "verdict",
     "prescription",
+    "targets",
     "design",
     "growth",
     "score_gradient",
