@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sigprop.arrays import Floats, Number, finite_or_none
 from sigprop.block import Fold, build_block
 from sigprop.errors import AssumptionError
 from sigprop.fluctuations import bands
-from sigprop.propagate import exchangeable
+from sigprop.propagate import blocks_of, exchangeable
 from sigprop.pullback import Pulled, Spread, pull
 from sigprop.rem import freezing
 from sigprop.spec import Transformer
@@ -142,7 +142,11 @@ class Gradients:
         }
 
 
-def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradients:
+def gradients(
+    spec: Transformer,
+    trajectory: Trajectory | None = None,
+    beta_by_layer: ArrayLike | None = None,
+) -> Gradients:
     """Gradient kernel and weight gradients of a spec, layer by layer.
 
     Parameters
@@ -152,6 +156,9 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
     trajectory : Trajectory, optional
         Its trajectory, if it is known; by default that of `bands` where there is a width, since
         score gradients, which grow as the squared gap, need its spread.
+    beta_by_layer : array_like, shape (L, ...), optional
+        Inverse temperature of each block, in place of `spec.beta`; the spread of `bands` is then
+        left out.
 
     Returns
     -------
@@ -173,8 +180,10 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
     >>> found.q.shape, bool(found.q[0] > 10)
     ((10,), True)
     """
+    if trajectory is None and beta_by_layer is not None:
+        trajectory = exchangeable(spec, beta_by_layer=beta_by_layer)
     found, gap, spread = _typical(spec, trajectory)
-    maps = Fold(build_block(spec).maps)
+    maps = [Fold(block.maps) for block in blocks_of(spec, beta_by_layer=beta_by_layer)]
     gradient = Gradient(np.full(spec.shape, np.nan), np.zeros(spec.shape))
     rows: list[Pulled] = []
     with np.errstate(all="ignore"):  # what overflows is masked
@@ -182,7 +191,7 @@ def gradients(spec: Transformer, trajectory: Trajectory | None = None) -> Gradie
             last = found.ended == layer + 1
             gradient = Gradient(np.where(last, 1, gradient.q), np.where(last, 0, gradient.others))
             state = State(found.q[layer], gap[layer])
-            rows.append(pull(maps, state, gradient, spread[layer]))
+            rows.append(pull(maps[layer], state, gradient, spread[layer]))
             gradient = rows[-1].gradient
     return _collected(spec, found, rows[::-1])
 

@@ -123,6 +123,9 @@ NOTATION: dict[str, Entry] = {
     "alpha_c": Entry(r"\alpha_c", "critical residual strength", "1", "E20"),
     "q_grad": Entry("q^g", "variance of output gradients", "1", "E23"),
     "p_grad": Entry("p^g", "covariance of output gradients", "1", "E23"),
+    "gamma": Entry(r"\gamma", "identity part of attention's product of weights", "1", "E6"),
+    "bias": Entry(r"\mu", "advantage of a query's own key", "nats", "E6"),
+    "own": Entry("A_1", "attention on the favoured key", "1", "E6"),
     "token_variance": Entry(r"cv^2", "relative token variance", "1", "E26"),
 }
 

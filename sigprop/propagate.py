@@ -18,7 +18,7 @@ from sigprop.state import State
 from sigprop.trajectory import Trajectory
 from sigprop.validate import count
 
-__all__ = ["exchangeable", "initial_state", "propagate", "valid"]
+__all__ = ["blocks_of", "exchangeable", "initial_state", "propagate", "valid"]
 
 LARGEST = 1e150  # of q: its square must not overflow
 
@@ -119,10 +119,14 @@ def propagate(
     ((51,), (50,), 'all 50 layers were computed')
     """
     if resolves(spec) and not limit:
-        betas = np.asarray([layer.attention.beta for layer in _blocks(spec, limit, beta_by_layer)])
+        betas = np.asarray(
+            [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
+        )
         return _by_position(spec, causal(spec, blocks=blocks, beta_by_layer=betas))
     if turns(spec) and not limit:
-        betas = np.asarray([layer.attention.beta for layer in _blocks(spec, limit, beta_by_layer)])
+        betas = np.asarray(
+            [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
+        )
         found = _by_distance(spec, by_distance(spec, betas))
     else:
         found = exchangeable(spec, limit, beta_by_layer)
@@ -153,7 +157,7 @@ def exchangeable(
     >>> exchangeable(spec).positions is None
     True
     """
-    layers = _blocks(spec, limit, beta_by_layer)
+    layers = blocks_of(spec, limit, beta_by_layer)
     state = initial_state(spec)
     states = [state]
     with np.errstate(all="ignore"):  # what overflows or vanishes is masked in _ended
@@ -223,7 +227,34 @@ def _by_position(spec: Transformer, found: Positions) -> Trajectory:
     )
 
 
-def _blocks(spec: Transformer, limit: bool, beta_by_layer: ArrayLike | None) -> list[Block]:
+def blocks_of(
+    spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
+) -> list[Block]:
+    """Block of each layer.
+
+    Parameters
+    ----------
+    spec, limit, beta_by_layer
+        As in `propagate`.
+
+    Returns
+    -------
+    list of Block
+        In order of depth.
+
+    Raises
+    ------
+    DomainError
+        If `beta_by_layer` has the wrong length.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagate import blocks_of
+    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> [float(block.attention.beta) for block in blocks_of(spec, beta_by_layer=[1, 2])]
+    [1.0, 2.0]
+    """
     if beta_by_layer is None:
         return [build_block(spec, limit)] * spec.depth
     betas = np.asarray(beta_by_layer, dtype=np.float64)

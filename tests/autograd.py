@@ -4,9 +4,10 @@ Layers and norms are written out as matrices; nothing here comes from the theory
 """
 
 from dataclasses import dataclass
-from math import erf, pi
+from math import pi
 
 import numpy as np
+from scipy.special import erf
 
 
 def _gelu(x):
@@ -17,7 +18,10 @@ def _gelu_slope(x):
     return 0.5 * (1 + _erf(x / np.sqrt(2))) + x * np.exp(-(x**2) / 2) / np.sqrt(2 * pi)
 
 
-_erf = np.vectorize(erf, otypes=[float])
+def _erf(x):
+    return erf(x.astype(float))
+
+
 ACTIVATIONS = {
     "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(x.dtype)),
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
@@ -49,6 +53,7 @@ class Attention:
     bias: np.ndarray
     heads: int
     centred: bool = False
+    causal: bool = False
 
     def __call__(self, x):
         self.x, (t, d) = x, x.shape
@@ -57,6 +62,8 @@ class Attention:
             np.moveaxis((x @ w).reshape(split), 1, 0) for w in (self.wq, self.wk, self.wv)
         )
         score = self.q @ self.k.swapaxes(1, 2) / np.sqrt(d // self.heads)
+        if self.causal:
+            score = np.where(np.tri(t, dtype=bool), score, -np.inf).astype(score.dtype)
         a = np.exp(score - score.max(2, keepdims=True))
         self.a = a / a.sum(2, keepdims=True)
         mixed = self.a - 1 / t if self.centred else self.a
@@ -112,10 +119,11 @@ def draw_layers(case, rng, dtype=float):
                 normal(bias, d),
                 heads,
                 case.get("centred", False),
+                case.get("causal", False),
             ),
             Mlp(
                 normal(np.sqrt(case["vw"] / d), d, width),
-                normal(np.sqrt(case["vw"] / width), width, d),
+                normal(np.sqrt(case.get("vw2", case["vw"]) / width), width, d),
                 normal(bias, width),
                 normal(bias, d),
                 case.get("act", "relu"),

@@ -1,0 +1,183 @@
+r"""Context growth: what temperature, entropy and critical residual strength do as T grows.
+
+Scores of fixed weights keep their variance, so beta, measured in units of :math:`\sqrt{\log T}`
+(E1), falls as :math:`\beta_0\sqrt{\log T_0/\log T}` and attention turns uniform. Multiplying the
+scores by :math:`\sqrt{\log T/\log T_0}` holds beta; by :math:`\log T/\log T_0` ("log-n scaling")
+lets it grow as :math:`\beta_0\sqrt{\log T/\log T_0}`, until attention freezes: random energies
+compete at :math:`\sqrt{\log T}`, a favoured key (`sigprop.rem.biased`) at log T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.arrays import Floats, finite_or_none
+from sigprop.block import build_block, rem_of
+from sigprop.critical import critical
+from sigprop.entropy import entropy_beta
+from sigprop.errors import AssumptionError, require
+from sigprop.propagate import initial_state
+from sigprop.rem import reduced_beta
+from sigprop.rem.coordinates import MAX_CONTEXT
+from sigprop.spec import RANGES, Transformer
+from sigprop.sweep import sweep
+
+__all__ = ["RULES", "Growth", "grow"]
+
+RULES = {
+    "weights": "fixed weights, scores over sqrt(d_h)",
+    "sqrt_log": "scores times sqrt(log T / log T0)",
+    "log": "scores times log T / log T0",
+    "entropy": "scores such that H / log T of block 1 stays",
+}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a description fares at other context lengths, under four rules for its scores.
+
+    Attributes
+    ----------
+    context : array, shape (N,)
+        Context lengths T.
+    reference : float
+        Context length T0 of the description, where all rules agree.
+    beta, score_std, entropy_ratio : arrays, shape (4, N)
+        Inverse temperature; score deviation and H / log T of block 1, in the order of `RULES`.
+    rho, alpha_critical : arrays, shape (4, N)
+        Overlap after the last block, and smallest alpha_attn that keeps it below rho_max; NaN
+        beyond the tables of the pair statistics (T = 131 072). alpha_critical is infinite where
+        none suffices.
+    rho_max : float
+        Largest overlap accepted.
+    notes : tuple of str
+        What is left out.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.growth import grow
+    >>> spec = Transformer(depth=2, context=1024, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> grow(spec, [1024, 4096]).beta[1].tolist()
+    [1.0, 1.0]
+    """
+
+    context: Floats
+    reference: float
+    beta: Floats
+    score_std: Floats
+    entropy_ratio: Floats
+    rho: Floats
+    alpha_critical: Floats
+    rho_max: float
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; what is not finite is null.
+
+        Returns
+        -------
+        dict
+            context, and under each rule its columns.
+        """
+        columns = ("beta", "score_std", "entropy_ratio", "rho", "alpha_critical")
+        rules = {
+            rule: {name: finite_or_none(getattr(self, name)[i]) for name in columns}
+            for i, rule in enumerate(RULES)
+        }
+        head = {"context": self.context.tolist(), "reference": self.reference}
+        return head | {"rho_max": self.rho_max, "rules": rules, "notes": list(self.notes)}
+
+
+def grow(spec: Transformer, context: ArrayLike, rho_max: float = 0.98) -> Growth:
+    """Compute beta, entropy and critical residual strength of a description as its context grows.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A single description of finite context T0.
+    context : array_like, shape (N,)
+        Context lengths, integers in [2, 1e12].
+    rho_max : float
+        Largest overlap accepted after the last block, in (0, 1).
+
+    Returns
+    -------
+    Growth
+        One row for each rule.
+
+    Raises
+    ------
+    AssumptionError
+        If the spec has arrays or an infinite context.
+    DomainError
+        If a context or rho_max is not admissible.
+
+    Notes
+    -----
+    theory.md E1-E3, E8; log-n scaling: Chiang & Cholak, arXiv 2202.12172. The exchangeable theory:
+    causal specs are described by their last tokens, rotary positions do not enter.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.growth import grow
+    >>> spec = Transformer(depth=2, context=1024, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> found = grow(spec, [1024, 65536])
+    >>> bool(found.entropy_ratio[0, 1] > found.entropy_ratio[1, 1] > found.entropy_ratio[2, 1])
+    True
+    """
+    if spec.shape or np.isinf(spec.context):
+        raise AssumptionError("context growth needs a single spec of finite context")
+    t = np.atleast_1d(np.asarray(context, float))
+    one = t.ndim == 1 and t.size > 0
+    require(one and np.all(np.isfinite(t)), "context", t, "a list of numbers")
+    require((rho_max > 0) & (rho_max < 1), "rho_max", rho_max, "a number in (0, 1)")
+    wide = spec.replace(context=t)
+    beta = _temperatures(spec, wide, t)
+    specs = wide.replace(beta=beta)
+    heat = _heat(specs, beta)
+    known = np.flatnonzero(t <= MAX_CONTEXT)
+    rho, alpha = np.full((2, *beta.shape), np.nan)
+    if known.size:
+        part = wide.replace(context=t[known], beta=beta[:, known])
+        state = sweep(part).state
+        rho[:, known] = 1 - state.gap / state.q
+        alpha[:, known] = critical(part, rho_max).alpha_attn
+    ratio = rem_of(specs).entropy_ratio(heat)
+    std = heat * np.sqrt(np.log(t))
+    columns = (beta, std, ratio, rho, alpha)
+    reference = float(np.asarray(spec.context))
+    return Growth(t, reference, *columns, rho_max, _notes(spec, known.size < t.size))
+
+
+def _temperatures(spec: Transformer, wide: Transformer, t: Floats) -> Floats:
+    """Inverse temperature under each rule, shape (4, N)."""
+    beta = float(np.asarray(spec.beta))
+    growth = np.sqrt(np.log(t) / np.log(spec.context))
+    rows = [beta / growth, np.full_like(t, beta), beta * growth]
+    ratio = float(rem_of(spec).entropy_ratio(_heat(spec, beta)))
+    held = entropy_beta(rem_of(wide), ratio, t.shape) / _heat(wide, 1.0)
+    return np.minimum(np.stack([*rows, held]), RANGES["beta"][1])
+
+
+def _heat(spec: Transformer, beta: Any) -> Floats:
+    """Reduced inverse temperature of block 1."""
+    return reduced_beta(beta, build_block(spec).read(initial_state(spec)))
+
+
+def _notes(spec: Transformer, beyond: bool) -> tuple[str, ...]:
+    notes = []
+    if beyond:
+        notes.append(
+            f"Beyond T = {MAX_CONTEXT:g} overlaps take minutes a point: beta and entropy alone."
+        )
+    if spec.causal:
+        notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
+    if spec.rotary_base is not None:
+        notes.append("Rotary positions are not in these numbers: they slow the collapse.")
+    return tuple(notes)

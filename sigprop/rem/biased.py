@@ -1,0 +1,214 @@
+r"""One favoured level: queries and keys that are partly alike, exactly at finite context.
+
+Identity-like attention has :math:`W_Q^\top W_K/\sqrt{d_h} = R + (\gamma \log T/d)\, 1` with R
+random as in E1. The identity adds :math:`\gamma \log T\, x_t\cdot x_s/d` to a score: gamma log T q
+on a query's own key, gamma log T p on the others. What is common to all keys drops out of the
+softmax, so a query sees T random energies of standard deviation s (E3) of which its own has the
+advantage
+
+.. math:: \mu = \gamma \log T\; gap .
+
+With :math:`g_k, F_k, C = 1 - G` of `sigprop.rem.quadrature` every integrand of E6 has one factor
+shifted, :math:`M_k(\lambda e^\mu)` or :math:`G(\lambda e^\mu)`, that is u by mu:
+
+.. math:: E A_1^k = \frac{1}{\Gamma(k)} \int F_k(u+\mu)\, G(u)^{T-1} du, \qquad
+          E \sum_{s>1} A_s^k = \frac{T-1}{\Gamma(k)} \int F_k(u)\, G(u)^{T-2}\, G(u+\mu)\, du .
+
+Approximation: infinite width. At width d the identity adds a score variance of relative order
+:math:`\gamma^2 \log T/(\beta^2 d)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.arrays import Floats
+from sigprop.errors import require
+from sigprop.rem.finite import checked
+from sigprop.rem.quadrature import NARROW, Grid, averages, log_grid, survival
+
+__all__ = ["Biased", "biased", "critical_gamma", "own_bias"]
+
+CHUNK = 8  # points that share work arrays (about 50 MB)
+KINDS = (0, 1, 2)  # of F_k; 0 is the derivative in k
+
+
+@dataclass(frozen=True)
+class Biased:
+    r"""Disorder averages of attention weights of which one is favoured.
+
+    Attributes
+    ----------
+    own : array
+        Mean weight :math:`E A_1` of the favoured level, in [0, 1].
+    y2 : array
+        Participation ratio :math:`E \sum_s A_s^2`, the favoured level included.
+    entropy : array
+        :math:`-E \sum_s A_s \log A_s`, in nats, in [0, log T].
+    log_z : array
+        :math:`E \log \sum_s e^{a_s}`, in nats.
+
+    Examples
+    --------
+    >>> from sigprop.rem.biased import biased
+    >>> float(round(biased(0.0, 0.0, 8).own, 12))
+    0.125
+    """
+
+    own: Floats
+    y2: Floats
+    entropy: Floats
+    log_z: Floats
+
+
+def biased(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike) -> Biased:
+    r"""Softmax attention over T random scores, to one of which a constant is added.
+
+    Parameters
+    ----------
+    sigma : array_like
+        Standard deviation s of the scores (E3), in [0, 1e6].
+    bias : array_like
+        Advantage mu of the favoured score, in [-1e6, 1e6]; see `own_bias`.
+    context : array_like
+        Context length T, in [2, 1e12].
+
+    Returns
+    -------
+    Biased
+        Arrays of the broadcast shape; relative accuracy 1e-11.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Notes
+    -----
+    theory.md E6 and E8 with one shifted factor (new here). Without noise the weight is
+    :math:`e^\mu/(e^\mu + T - 1)`, the model of Chen et al., arXiv 2510.05554; without bias the
+    random energy model of E6. The entropy is the derivative of the moments at k = 1, and
+    :math:`E\log Z = H + s^2 (1 - Y_2) + \mu E A_1` is Stein's lemma.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.rem.biased import biased
+    >>> bool(np.isclose(biased(0.0, np.log(511.0), 512).own, 0.5, rtol=1e-12))
+    True
+    """
+    s, t = checked(sigma, context)
+    s, mu, t = np.broadcast_arrays(s, np.asarray(bias, float), t)
+    require(np.abs(mu) <= 1e6, "bias", mu, "a number in [-1e6, 1e6]")
+    flat = np.stack([s.ravel(), mu.ravel(), t.ravel()])
+    columns = np.empty((4, s.size))
+    for part in (np.flatnonzero(flat[0] < NARROW), np.flatnonzero(flat[0] >= NARROW)):
+        for start in range(0, part.size, CHUNK):
+            index = part[start : start + CHUNK]
+            columns[:, index] = _points(*flat[:, index])
+    return Biased(*columns.reshape(4, *s.shape))
+
+
+def _points(s: Floats, mu: Floats, t: Floats) -> Floats:
+    grid = _grid(s, mu, t)
+    smooth, lost = averages(grid, s, KINDS)
+    shifted, gone = averages(grid._replace(start=grid.start + mu), s, KINDS)
+    others = survival(lost, t[:, None] - 1)
+    beside = (t[:, None] - 1) * survival(lost, t[:, None] - 2) * survival(gone, 1.0)
+    favoured = grid.step * np.sum(shifted * others[..., None], axis=1).T
+    rest = grid.step * np.sum(smooth * beside[..., None], axis=1).T
+    slope, own, y2 = favoured[0] + rest[0], favoured[1], favoured[2] + rest[2]
+    entropy = -np.euler_gamma - slope
+    return np.stack([own, y2, entropy, entropy + s**2 * (1 - y2) + mu * own])
+
+
+def _grid(s: Floats, mu: Floats, t: Floats) -> Grid:
+    """Grid of u for Z = w_1 + others: it starts below both, and each alone bounds its end."""
+    others, own = log_grid(s, t - 1), log_grid(s, np.ones_like(t))
+    ends = [g.start + g.step * (g.size - 1) for g in (others, own)]
+    start = np.minimum(others.start, own.start - mu)
+    stop = np.minimum(ends[0], ends[1] - mu)
+    size = int(np.ceil(np.max((stop - start) / others.step))) + 1
+    return Grid(start, others.step, size)
+
+
+def own_bias(gamma: ArrayLike, gap: ArrayLike, context: ArrayLike) -> Floats:
+    r"""Advantage of a query's own key, :math:`\mu = \gamma \log T\; gap`.
+
+    Parameters
+    ----------
+    gamma : array_like
+        Identity part: W_Q^T W_K / sqrt(d_h) contains gamma log T / d times the identity.
+    gap : array_like
+        Gap q - p of the tokens that attention reads, >= 0.
+    context : array_like
+        Context length T, in [2, 1e12].
+
+    Returns
+    -------
+    array
+        The advantage, in nats.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.rem.biased import own_bias
+    >>> float(own_bias(2.0, 0.5, 512).round(3))
+    6.238
+    """
+    strength, width, t = (np.asarray(v, float) for v in (gamma, gap, context))
+    require(np.isfinite(strength), "gamma", strength, "a finite number")
+    require((width >= 0) & (width < np.inf), "gap", width, "a number >= 0")
+    require((t >= 2) & (t <= 1e12), "context", t, "a number in [2, 1e12]")
+    return np.asarray(strength * width * np.log(t))
+
+
+def critical_gamma(b: ArrayLike, gap: ArrayLike) -> Floats:
+    r"""Identity part above which a query attends to its own key alone, at infinite context.
+
+    The favoured level :math:`T^{\gamma\,gap}` competes with the others' partition function,
+    :math:`T^{1 + b^2/2}` above freezing and :math:`T^{\sqrt 2\, b}` below:
+
+    .. math:: \gamma_c\, gap = 1 + b^2/2 \;(b \le \sqrt 2), \qquad \sqrt 2\, b \;(b > \sqrt 2).
+
+    Parameters
+    ----------
+    b : array_like
+        Reduced inverse temperature beta sqrt(q gap) of the random part, >= 0.
+    gap : array_like
+        Gap q - p of the tokens that attention reads, > 0.
+
+    Returns
+    -------
+    array
+        gamma_c; 1/(1 - rho) at b = 0 behind a norm.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Notes
+    -----
+    b = 0 is the transition of Chen et al., arXiv 2510.05554 (log n scaling); gap -> infinity the
+    freezing of the random energy model at b = sqrt 2 (sqrt(log n) scaling), Derrida, Phys. Rev. B
+    24, 2613 (1981). Both scalings meet here because mu grows as log T and s as sqrt(log T).
+
+    Examples
+    --------
+    >>> from sigprop.rem.biased import critical_gamma
+    >>> float(critical_gamma(0.0, 0.25)), float(critical_gamma(1.0, 1.0))
+    (4.0, 1.5)
+    """
+    heat, width = np.asarray(b, float), np.asarray(gap, float)
+    require(heat >= 0, "b", heat, "a number >= 0")
+    require(width > 0, "gap", width, "a number > 0")
+    height = np.where(heat <= np.sqrt(2), 1 + heat**2 / 2, np.sqrt(2) * heat)
+    return np.asarray(height / width)

@@ -1,0 +1,171 @@
+"""Targets of a design, and what a description does about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sigprop.arrays import Floats
+from sigprop.backward import WEIGHTS, gradients
+from sigprop.errors import require
+from sigprop.propagate import exchangeable, propagate
+from sigprop.spec import Transformer
+from sigprop.validate import scalar
+
+__all__ = ["CONSTRAINTS", "Measures", "Targets", "measure"]
+
+CONSTRAINTS = ("overlap", "entropy", "query_gradient", "gradient")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What a design must achieve, and by which margin.
+
+    Parameters
+    ----------
+    rho_max : float
+        Largest overlap after the last block, in (0, 1).
+    entropy_min : float
+        Smallest H / log T in any block, in [0, 1).
+    query_min : float
+        Smallest squared norm of a query or key gradient in any block, over the largest of any
+        weight in the last block, in [1e-12, 1].
+    gradient_max : float
+        Largest squared norm of any weight's gradient over the same, in [1, 1e12].
+    rho_margin, entropy_margin : float
+        Margins kept from both bounds, in [1e-6, 0.5]; the theory is accurate to 0.015 and 0.01.
+    decade_margin : float
+        Margin kept from the gradient bounds, in decades, in [1e-6, 3].
+
+    Raises
+    ------
+    DomainError
+        If a value is outside its range, or a margin leaves nothing.
+
+    Examples
+    --------
+    >>> from sigprop.targets import Targets
+    >>> Targets(rho_max=0.8).entropy_min
+    0.5
+    """
+
+    rho_max: float = 0.9
+    entropy_min: float = 0.5
+    query_min: float = 1e-3
+    gradient_max: float = 1e3
+    rho_margin: float = 0.02
+    entropy_margin: float = 0.02
+    decade_margin: float = 0.2
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "rho_max": (1e-6, 1 - 1e-9),
+            "entropy_min": (0.0, 1 - 1e-6),
+            "query_min": (1e-12, 1.0),
+            "gradient_max": (1.0, 1e12),
+            "rho_margin": (1e-6, 0.5),
+            "entropy_margin": (1e-6, 0.5),
+            "decade_margin": (1e-6, 3.0),
+        }
+        for name, (low, high) in ranges.items():
+            object.__setattr__(self, name, scalar(name, getattr(self, name), low, high))
+        room = 1 - self.entropy_min
+        words = f"less than 1 - entropy_min = {room:g}"
+        require(self.entropy_margin < room, "entropy_margin", self.entropy_margin, words)
+
+    def slack(self, found: Measures) -> Floats:
+        """Distance from each bound, in margins: one or more is what a design must have.
+
+        Parameters
+        ----------
+        found : Measures
+            What a design does.
+
+        Returns
+        -------
+        array, shape (4, ...)
+            In the order of `CONSTRAINTS`; minus infinity where nothing is known.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            room = np.stack([
+                (self.rho_max - found.rho) / self.rho_margin,
+                (found.entropy - self.entropy_min) / self.entropy_margin,
+                np.log10(found.query / self.query_min) / self.decade_margin,
+                np.log10(self.gradient_max / found.gradient) / self.decade_margin,
+            ])  # fmt: skip
+        return np.where(np.isnan(room), -np.inf, room)
+
+
+class Measures(NamedTuple):
+    """What a design does.
+
+    Attributes
+    ----------
+    rho : array
+        Overlap after the last block.
+    entropy : array
+        Lowest H / log T.
+    query : array
+        Smallest squared query or key gradient over the largest of any weight in the last block.
+    gradient : array
+        Largest squared gradient of any weight over the same.
+
+    Examples
+    --------
+    >>> from sigprop import example
+    >>> from sigprop.targets import measure
+    >>> round(float(measure(example("vit-base").spec).rho), 2)
+    0.24
+    """
+
+    rho: Floats
+    entropy: Floats
+    query: Floats
+    gradient: Floats
+
+
+def measure(
+    spec: Transformer, beta_by_layer: Floats | None = None, resolved: bool = False
+) -> Measures:
+    """Overlap, entropy and gradients of a description.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description, of finite context; arrays broadcast.
+    beta_by_layer : array, shape (L, ...), optional
+        Inverse temperature of each block.
+    resolved : bool
+        Overlap and entropy as `propagate` finds them, by position where it can; means over pairs
+        and positions.
+
+    Returns
+    -------
+    Measures
+        NaN where the trajectory ends before the last block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.targets import measure
+    >>> spec = Transformer(depth=4, context=64, beta=[0.1, 2], sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> cold, hot = measure(spec).query
+    >>> bool(cold < hot)
+    True
+    """
+    flat = exchangeable(spec, beta_by_layer=beta_by_layer)
+    back = gradients(spec, flat, beta_by_layer)
+    norms = np.stack([getattr(back, name) for name in WEIGHTS])
+    seen = propagate(spec, beta_by_layer=beta_by_layer) if resolved else flat
+    if len(flat.q) <= spec.depth:
+        return Measures(*np.full((4, *spec.shape), np.nan))
+    with np.errstate(all="ignore"):  # nothing may be known of a point
+        scale = norms[:, -1].max(axis=0)
+        return Measures(
+            seen.rho[-1],
+            seen.entropy_ratio.min(axis=0),
+            norms[:2].min(axis=(0, 1)) / scale,
+            norms.max(axis=(0, 1)) / scale,
+        )

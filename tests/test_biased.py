@@ -1,0 +1,134 @@
+"""One favoured level against Monte Carlo, exact cases and both limits."""
+
+import numpy as np
+import pytest
+
+from sigprop.errors import DomainError
+from sigprop.rem import freezing, moments
+from sigprop.rem.biased import biased, critical_gamma, own_bias
+
+NAMES = ("own", "y2", "entropy", "log_z")
+SIGMAS, BIASES = [0.0, 0.3, 1.0, 3.0, 8.0, 30.0], [-5.0, -0.7, 0.0, 1.3, 6.0, 40.0]
+
+
+def drawn(sigma, bias, context, draws, rng):
+    """Mean and standard error of every statistic over random scores."""
+    scores = sigma * rng.standard_normal((draws, context))
+    scores[:, 0] += bias
+    top = scores.max(axis=1, keepdims=True)
+    weights = np.exp(scores - top)
+    total = weights.sum(axis=1, keepdims=True)
+    weights /= total
+    log_w = scores - top - np.log(total)
+    columns = np.stack([
+        weights[:, 0], (weights**2).sum(axis=1), -(weights * log_w).sum(axis=1),
+        (top + np.log(total))[:, 0],
+    ])  # fmt: skip
+    return columns.mean(axis=1), columns.std(axis=1, ddof=1) / np.sqrt(draws)
+
+
+def predicted(sigma, bias, context):
+    found = biased(sigma, bias, context)
+    return np.array([getattr(found, name) for name in NAMES])
+
+
+@pytest.mark.parametrize("context", [2, 17, 512])
+@pytest.mark.parametrize(("sigma", "bias"), [(0.4, 2.0), (2.0, 3.0), (3.5, 6.0), (1.0, -2.0)])
+def test_monte_carlo(sigma, bias, context):
+    mean, se = drawn(sigma, bias, context, 20_000, np.random.default_rng(context))
+    assert np.all(np.abs(predicted(sigma, bias, context) - mean) <= 4 * se)
+    shifted = np.abs(predicted(sigma, bias + 0.3, context) - mean) > 4 * se
+    assert shifted[0]  # negative control: the weight on the favoured level notices a wrong bias
+
+
+@pytest.mark.parametrize("context", [2, 64, 4096, 10**8])
+def test_without_bias_it_is_the_random_energy_model(context):
+    plain = moments(SIGMAS, context)
+    found = biased(SIGMAS, 0.0, context)
+    np.testing.assert_allclose(found.own, 1 / context, rtol=1e-11)
+    for name in ("y2", "entropy", "log_z"):
+        wanted = getattr(plain, name)
+        np.testing.assert_allclose(getattr(found, name), wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("context", [2, 64, 4096, 10**8])
+def test_without_noise_it_is_a_softmax_of_two_values(context):
+    mu = np.array(BIASES)
+    own = 1 / (1 + (context - 1) * np.exp(-mu))
+    found = biased(0.0, mu, context)
+    np.testing.assert_allclose(found.own, own, rtol=1e-11)
+    np.testing.assert_allclose(found.y2, own**2 + (1 - own) ** 2 / (context - 1), rtol=1e-11)
+    log_z = np.logaddexp(mu, np.log(context - 1))
+    np.testing.assert_allclose(found.log_z, log_z, rtol=1e-11, atol=1e-12)
+
+
+def test_two_levels_are_logistic():
+    z = np.arange(-12, 12, 0.01)
+    weight = np.exp(-(z**2) / 2) * 0.01 / np.sqrt(2 * np.pi)
+    for sigma in SIGMAS[1:4]:
+        for mu in BIASES[:5]:
+            a = 1 / (1 + np.exp(-(mu + sigma * np.sqrt(2) * z)))
+            found = biased(sigma, mu, 2)
+            assert found.own == pytest.approx(weight @ a, rel=1e-10)
+            assert found.y2 == pytest.approx(weight @ (a**2 + (1 - a) ** 2), rel=1e-10)
+
+
+def test_all_levels_share_one_unit_and_bias_raises_its_own():
+    own = biased(2.0, np.linspace(-8, 20, 40), 300).own
+    assert np.all(np.diff(own) > 0)
+    assert own[-1] < 1
+    # log Z is convex in the bias with slope E A_1
+    mu, h = np.linspace(-5, 9, 15), 1e-3
+    slope = (biased(2.0, mu + h, 300).log_z - biased(2.0, mu - h, 300).log_z) / (2 * h)
+    np.testing.assert_allclose(slope, biased(2.0, mu, 300).own, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_geometric_transition_without_noise(rho):
+    critical = critical_gamma(0.0, 1 - rho)
+    assert critical == pytest.approx(1 / (1 - rho))
+    t = np.array([1e3, 1e6, 1e12])
+    below, above = (biased(0.0, own_bias(f * critical, 1 - rho, t), t).own for f in (0.8, 1.2))
+    assert np.all(np.diff(below) < 0)
+    assert np.all(np.diff(above) > 0)
+    assert below[-1] < 0.01
+    assert above[-1] > 0.99
+
+
+@pytest.mark.parametrize("b", [0.7, 1.2, 2.5])
+def test_transition_with_noise(b):
+    """At the predicted strength the crossing of E A_1 = 1/2 approaches as T grows."""
+    t = np.array([1e3, 1e6, 1e12])
+    gammas = np.linspace(0.5, 6, 56)
+    s = b * np.sqrt(np.log(t))[:, None]
+    own = biased(s, own_bias(gammas, 1.0, t[:, None]), t[:, None]).own
+    crossing = np.array([np.interp(0.5, row, gammas) for row in own])
+    error = np.abs(crossing / critical_gamma(b, 1.0) - 1)
+    assert error[-1] < error[0]
+    assert error[-1] < 0.04
+    assert np.abs(crossing[-1] - 1) > 0.2  # negative control: noise moves the geometric one
+
+
+def test_random_energy_transition_at_zero_bias():
+    b, t = np.array([1.0, 3.0]), 1e12
+    found = biased(b * np.sqrt(np.log(t)), 0.0, t)
+    np.testing.assert_allclose(found.y2, 1 - freezing(b), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: biased(-1.0, 0.0, 8), "sigma"),
+        (lambda: biased(1.0, np.nan, 8), "bias"),
+        (lambda: biased(1.0, 1e7, 8), "bias"),
+        (lambda: biased(1.0, 0.0, 1), "context"),
+        (lambda: own_bias(np.inf, 1.0, 8), "gamma"),
+        (lambda: own_bias(1.0, -1.0, 8), "gap"),
+        (lambda: own_bias(1.0, 1.0, np.inf), "context"),
+        (lambda: critical_gamma(-1.0, 1.0), "b"),
+        (lambda: critical_gamma(1.0, 0.0), "gap"),
+    ],
+)
+def test_refusals(call, name):
+    with pytest.raises(DomainError, match=f"^{name} = "):
+        call()
