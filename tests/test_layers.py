@@ -73,6 +73,7 @@ ORDER = (
     "recipe",
     "recipes",
     "schemes",
+    "scheme_diagram",
     "folklore",
     "claims",
     "score_gradient",
