@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,10 +32,6 @@ def _typed(found: Recipe, spec: Transformer) -> Typed:
 def _mlp(name: str, first: float, second: float) -> float:
     """Variance after a two-layer MLP of unit input (E15)."""
     return float(Mlp(activation(name), first, second)(State(1.0, 1.0)).q)
-
-
-def _listed(points: Sequence[Point]) -> str:
-    return "; ".join(f"{p.where}: {p.theory:.3g}" for p in points)
 
 
 def _glorot(b: Bench) -> list[Point]:
@@ -85,7 +81,7 @@ def _products(b: Bench) -> list[Point]:
             f"tokens overlap by {rho:g}",
             1.0,
             1 - rho,
-            partial(_products_over_d, d=d, rho=rho),
+            partial(draw.score_variance, d=d, rho=rho),
         )
         for rho in (0.0, 0.5, 0.9)
     ]
@@ -223,9 +219,9 @@ def _halving(b: Bench) -> list[Point]:
     return [
         b.point(
             f"the activation is {name}",
-            1.0,
-            2 * _mlp(name, 1.0, 1.0),
-            partial(_twice_gain, d=d, name=name),
+            0.5,
+            _mlp(name, 1.0, 1.0),
+            partial(draw.layer_gain, ins=d, outs=d, std=d**-0.5, activation=name),
         )
         for name in ("relu", "gelu")
     ]
@@ -244,6 +240,10 @@ def _branches(b: Bench) -> list[Point]:
     return points
 
 
+def _gain(network: Typed, rng: np.random.Generator) -> float:
+    return math.sqrt(network.gains(rng)[0])
+
+
 def _grown(spec: Transformer) -> float:
     q = exchangeable(spec).q
     return float(q[-1] / q[0])
@@ -254,10 +254,6 @@ def _branch(network: Typed, rng: np.random.Generator) -> float:
     return float(np.mean(branch**2))
 
 
-def _products_over_d(rng: np.random.Generator, d: int, rho: float) -> float:
-    return draw.score_variance(rng, d, rho) / d
-
-
 def _crowding(rng: np.random.Generator, context: int, s: float) -> float:
     return float(context * np.mean(np.sum(draw.softmax(rng, context, s) ** 2, axis=1)))
 
@@ -266,26 +262,14 @@ def _softmax_spread(rng: np.random.Generator, context: int, s: float) -> float:
     return float(context * draw.softmax(rng, context, s).var())
 
 
-def _twice_gain(rng: np.random.Generator, d: int, name: str) -> float:
-    return 2 * draw.layer_gain(rng, d, d, d**-0.5, name)
-
-
 def _per_block(network: Typed, rng: np.random.Generator) -> float:
     norms = 0.5 * np.log(network.weight_gains(rng, "mlp_in"))
     return math.exp(-np.polyfit(np.arange(len(norms)), norms, 1)[0])
 
 
-def _root_growth(network: Typed, rng: np.random.Generator) -> float:
-    return math.sqrt(_growth(network, rng))
-
-
-def _root_gain(network: Typed, rng: np.random.Generator) -> float:
-    return math.sqrt(network.gains(rng)[0])
-
-
-def _growth(network: Typed, rng: np.random.Generator) -> float:
+def _growth(network: Typed, rng: np.random.Generator, power: float = 1.0) -> float:
     streams = network.walk(rng).streams
-    return float(np.mean(streams[-1] ** 2) / np.mean(streams[0] ** 2))
+    return float((np.mean(streams[-1] ** 2) / np.mean(streams[0] ** 2)) ** power)
 
 
 def _identity(b: Bench) -> list[Point]:
@@ -348,32 +332,25 @@ def _exponent(
     )  # fmt: skip
 
 
-PRESERVING = ("rezero", "deepnorm", "noci", "glorot-normal")
-
-
 def _preserved(b: Bench) -> list[Point]:
     points = []
-    for name in PRESERVING:
+    for name in ("rezero", "deepnorm", "noci", "glorot-normal"):
         found, spec, _ = described(name, b.lab.replace(norm="none", q0=1.0))
         network = _typed(found, spec)
         points += [
             b.point(f"{name}, forward", 1.0, math.sqrt(_grown(spec)),
-                    partial(_root_growth, network)),
+                    partial(_growth, network, power=0.5)),
             b.point(f"{name}, backward", 1.0, math.sqrt(float(gradients(spec).apjn)),
-                    partial(_root_gain, network)),
+                    partial(_gain, network)),
         ]  # fmt: skip
     return points
 
 
-def _say(words: str) -> Any:
-    return lambda points: f"{words} {_listed(points)}."
+def _say(words: str) -> Callable[[Sequence[Point]], str]:
+    return lambda points: f"{words} {'; '.join(f'{p.where}: {p.theory:.3g}' for p in points)}."
 
 
-def _all(*claims: Claim) -> dict[int, Claim]:
-    return {claim.number: claim for claim in claims}
-
-
-CLAIMS: dict[int, Claim] = _all(
+_RULES = (
     Claim(1, "Var W = 2/(n_in + n_out) preserves variance", "Glorot & Bengio 2010; textbooks",
           "gain 2 n_in/(n_in + n_out)", _glorot,
           _say("Use 1/n_in forward. Variance gained:")),
@@ -401,8 +378,8 @@ CLAIMS: dict[int, Claim] = _all(
           "branch variance P^2/(2 d d_ff) at a product P (E16)", _frobenius,
           _say("Take the product sqrt(2 d d_ff). Branch variance:")),
     Claim(11, "With zero biases the activation halves the variance", "He et al. 2015; textbooks",
-          "2 E phi(u)^2 at variance 1 (E15)", _halving,
-          _say("Twice the second moment of the activation:")),
+          "E phi(u)^2 at variance 1 (E15)", _halving,
+          _say("Second moment of the activation:")),
     Claim(12, "Branches scaled by 1/sqrt N, or by 0.1, serve any depth", "papers, blogs",
           "q_L/q_0 of a stack without norms (E13)", _branches,
           _say("Scale by 1/sqrt N; a constant fits one depth. q_L/q_0 at 24 blocks:")),
@@ -419,3 +396,4 @@ CLAIMS: dict[int, Claim] = _all(
           "sqrt(q_L/q_0) and sqrt(APJN) (E13, E23)", _preserved,
           _say("Without norms only zero branches preserve both exactly. Ratios:")),
 )  # fmt: skip
+CLAIMS: dict[int, Claim] = {claim.number: claim for claim in _RULES}

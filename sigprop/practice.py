@@ -41,8 +41,8 @@ def schemes(
     if png is not None or out is not None:
         from sigprop.diagram import save
         from sigprop.plots import save_figure
+        from sigprop.scheme_diagram import scheme_diagram
         from sigprop.scheme_plots import plot_schemes
-        from sigprop.schemes import scheme_diagram
 
         data = scheme_diagram(spec, found, rho_max=rho_max)
         if png is not None:

@@ -32,7 +32,7 @@ def plot_schemes(data: xr.Dataset, found: Sequence[Outcome], title: str = "") ->
     Parameters
     ----------
     data : xarray.Dataset
-        From `sigprop.schemes.scheme_diagram`: over beta and strength, with each scheme's place.
+        From `sigprop.scheme_diagram`: over beta and strength, with each scheme's place.
     found : sequence of Outcome
         The schemes, in the order of `data`.
     title : str
@@ -48,7 +48,8 @@ def plot_schemes(data: xr.Dataset, found: Sequence[Outcome], title: str = "") ->
     --------
     >>> from sigprop import load
     >>> from sigprop.scheme_plots import plot_schemes
-    >>> from sigprop.schemes import scheme_diagram, survey
+    >>> from sigprop.scheme_diagram import scheme_diagram
+    >>> from sigprop.schemes import survey
     >>> spec = load("bert-base").spec.replace(depth=2)
     >>> found = survey(spec, ["he", "gpt2"])
     >>> len(plot_schemes(scheme_diagram(spec, found, points=5), found).axes)

@@ -78,6 +78,7 @@ ORDER = (
     "recipe",
     "recipes",
     "schemes",
+    "scheme_diagram",
     "folklore",
     "claims",
     "prescription",

@@ -64,7 +64,7 @@ def mlp_branch(rng: np.random.Generator, d: int, hidden: int, frobenius: float) 
 
 
 def score_variance(rng: np.random.Generator, d: int, rho: float) -> float:
-    """Variance over keys of q.k, for matrices that keep unit variance and tokens of overlap rho.
+    """Variance over keys of q.k/sqrt d, for unit-gain matrices and tokens of overlap rho.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def score_variance(rng: np.random.Generator, d: int, rho: float) -> float:
     x = math.sqrt(rho) * common + math.sqrt(1 - rho) * own
     x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True))
     query, key = (x @ rng.standard_normal((d, d)) / math.sqrt(d) for _ in range(2))
-    return float((query @ key.T).var(axis=1, ddof=1).mean())
+    return float((query @ key.T).var(axis=1, ddof=1).mean() / d)
 
 
 def softmax(rng: np.random.Generator, context: int, std: float, rows: int = 64) -> Floats:
