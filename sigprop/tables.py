@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sigprop.arrays import Floats
+from sigprop.arrays import Floats, Ints
 from sigprop.backward import Gradients
 from sigprop.causal import Positions
 from sigprop.compare import Comparison
@@ -105,7 +105,22 @@ def trajectory(t: Trajectory) -> Group:
         row = (float(t.rho[i]), float(t.gap[i] / t.q[i]), float(t.q[i]), *inside)
         table.add_row(str(i), *(_cell(v) if v is None else f"{v:.3g}" for v in row))
     extra = [] if t.positions is None else [positions(t.positions)]
+    if t.rho_std is not None:
+        extra.append(_spread(t, shown))
     return Group(table, *extra, *t.notes, t.reason)
+
+
+def _spread(t: Trajectory, shown: Ints) -> Table:
+    """Tabulate standard deviations over networks."""
+    names = ("rho_std", "y2_std", "entropy_std")
+    columns = [np.asarray(getattr(t, name)) for name in names]
+    table = Table("l", *names, title="Spread over networks", title_justify="left", box=SIMPLE_HEAD)
+    for i in shown:
+        cells = (column[i - (len(t.layer) - len(column))] for column in columns)
+        within = (i or len(column) == len(t.layer) for column in columns)
+        row = (f"{v:.2g}" if ok else "-" for v, ok in zip(cells, within, strict=True))
+        table.add_row(str(i), *row)
+    return table
 
 
 def positions(p: Positions) -> Table:
