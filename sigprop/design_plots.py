@@ -67,7 +67,7 @@ def plot_design(found: Design, name: str) -> Figure:
     row[0].set_ylim(-0.02, 1.02)
     row[1].set(yscale="log", ylabel="squared gradient, relative")
     row[0].set_title(f"{name}: targets thin, feasible grey, design black", fontsize=9)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _shade(axes: Any, beta: Any, feasible: Any) -> None:
@@ -105,4 +105,4 @@ def plot_growth(found: Growth, name: str) -> Figure:
         axes.ticklabel_format(axis="y", useOffset=False)
     row[0].legend(fontsize=7, frameon=False)
     row[1].set_title(name, fontsize=9)
-    return figure  # type: ignore[no-any-return]
+    return figure

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 
 __all__ = [
     "AssumptionError",
     "DomainError",
+    "MissingExtraError",
     "NoBracketError",
     "NotConvergedError",
     "SigpropError",
+    "need",
     "require",
 ]
 
@@ -49,6 +53,32 @@ class DomainError(SigpropError, ValueError):
     def __init__(self, parameter: str, value: object, admissible: str) -> None:
         self.parameter, self.value, self.admissible = parameter, value, admissible
         super().__init__(f"{parameter} = {_shown(value)} is not admissible: expected {admissible}")
+
+
+class MissingExtraError(SigpropError, ImportError):
+    """An optional dependency is not installed.
+
+    Parameters
+    ----------
+    what : str
+        What needs it.
+    package : str
+        The module that cannot be imported.
+    extra : str
+        Name of the extra that brings it.
+
+    Examples
+    --------
+    >>> from sigprop.errors import MissingExtraError
+    >>> raise MissingExtraError("sigprop audit", "torch", "torch")
+    Traceback (most recent call last):
+        ...
+    sigprop.errors.MissingExtraError: sigprop audit needs torch: pip install 'sigprop[torch]'
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        self.what, self.package, self.extra = what, package, extra
+        super().__init__(f"{what} needs {package}: pip install 'sigprop[{extra}]'")
 
 
 def _shown(value: object) -> str:
@@ -121,3 +151,30 @@ def require(condition: object, parameter: str, value: object, admissible: str) -
     if holds.ndim and values.shape == holds.shape:
         value = values[~holds].flat[0]
     raise DomainError(parameter, value, admissible)
+
+
+def need(what: str, extra: str, *packages: str) -> None:
+    """Refuse if an optional dependency is not installed.
+
+    Parameters
+    ----------
+    what : str
+        What needs it.
+    extra : str
+        Name of the extra that brings the packages.
+    *packages : str
+        Modules that must be importable.
+
+    Raises
+    ------
+    MissingExtraError
+        If one is not.
+
+    Examples
+    --------
+    >>> from sigprop.errors import need
+    >>> need("linear algebra", "none", "numpy")
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(what, package, extra)

@@ -58,7 +58,9 @@ STYLE = {
 }
 
 
-def panels(columns: int, rows: int = 1, width: float = 3.4, height: float = 3.0) -> Any:
+def panels(
+    columns: int, rows: int = 1, width: float = 3.4, height: float = 3.0
+) -> tuple[Figure, Any]:
     """Make an empty figure in the house style.
 
     Parameters
@@ -177,7 +179,7 @@ def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if title:
         figure.suptitle(title, fontsize=10)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _bands(trajectory: Trajectory, first: Axes, second: Axes, third: Axes) -> None:
@@ -260,7 +262,7 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
     right.set_title("smallest over the blocks", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def field(
@@ -382,7 +384,7 @@ def plot_rem(data: xr.Dataset) -> Figure:
         axes.axvline(np.sqrt(2), color="0.5", linewidth=0.8, linestyle=":")
         axes.set(xlabel=label("reduced_beta"), ylabel=label(name))
     row[0].legend(fontsize=7, frameon=False)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def plot_comparisons(found: list[Comparison]) -> Figure:
@@ -422,4 +424,4 @@ def plot_comparisons(found: list[Comparison]) -> Figure:
             axes.set(xlabel=label("layer"), ylabel=label(name))
         row[1].set_title(one.name, fontsize=9)
     rows[0][0].legend(fontsize=7, frameon=False)
-    return figure  # type: ignore[no-any-return]
+    return figure

@@ -60,7 +60,7 @@ def plot_rotary(data: xr.Dataset) -> Figure:
     third.set(xlabel=label("beta"), ylabel=label("entropy_ratio"), ylim=(-0.02, 1.02))
     for axes in (first, second, third):
         axes.legend(fontsize=7, frameon=False)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def plot_positions(positions: Positions) -> Figure:
@@ -97,4 +97,4 @@ def plot_positions(positions: Positions) -> Figure:
         axes.set(xscale="log", xlabel=label("position"), ylabel=label(name))
     row[2].set(yscale="log")
     row[0].legend(fontsize=7, frameon=False)
-    return figure  # type: ignore[no-any-return]
+    return figure

@@ -73,7 +73,7 @@ def plot_schemes(data: xr.Dataset, found: Sequence[Outcome], title: str = "") ->
     _key(axes, found)
     if title:
         figure.suptitle(title, fontsize=10)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _place(data: xr.Dataset, name: str) -> Floats:

@@ -119,11 +119,8 @@ def subtracted(own: Number, whole: Number) -> Number:
     >>> subtracted(np.ones(2), 3.0).tolist()
     [2.0, 2.0]
     """
-    if isinstance(own, np.ndarray) and own.ndim:
-        try:
-            return np.asarray(np.subtract(np.asarray(whole), own, out=own))
-        except ValueError:  # the difference is larger than `own`
-            pass
+    if isinstance(own, np.ndarray) and np.broadcast_shapes(own.shape, np.shape(whole)) == own.shape:
+        return np.asarray(np.subtract(np.asarray(whole), own, out=own))
     return whole - own
 
 

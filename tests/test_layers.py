@@ -49,6 +49,7 @@ ORDER = (
     "rem.tabulate",
     "rem",
     "layout",
+    "maps.smooth",
     "maps.activations",
     "maps.norm",
     "maps.residual",

@@ -106,7 +106,7 @@ def _encoder_picture(data: xr.Dataset) -> Picture:
     right.set(xlabel=label("layer"), ylabel=label("entropy_ratio"), ylim=(-0.02, 1.05))
     _legend(left)
     figure.suptitle(f"Encoder; {data.attrs['input']}", fontsize=9)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _encoder_findings(data: xr.Dataset) -> list[str]:
@@ -175,7 +175,7 @@ def _variants_picture(data: xr.Dataset) -> Picture:
     axes.set(xlabel=label("layer"), ylabel=label("rho"), ylim=(-0.02, 1.05), xlim=(0, 100))
     _legend(axes, loc="upper right", anchor=(1.0, 0.84), ncols=2)
     figure.suptitle(r"Norm placement and centring, $\beta = 0.1$, $L = 100$", fontsize=9)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _variants_findings(data: xr.Dataset) -> list[str]:
@@ -294,7 +294,7 @@ def _decoder_picture(data: xr.Dataset) -> Picture:
     _decoder_profile(right, data)
     for axes in (left, middle, right):
         axes.title.set_fontsize(9)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _decoder_kernel(axes: Axes, data: xr.Dataset) -> None:

@@ -91,7 +91,7 @@ def _gradient_picture(data: xr.Dataset) -> Picture:
     words = r"$\|\partial \mathcal{L}/\partial W_Q\| \,/\, (\sum_t |g_t|^2)^{1/2}$"
     row[0].set_ylabel(words)
     row[0].legend(fontsize=7, frameon=False, loc="lower right")
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _gradient_findings(data: xr.Dataset) -> list[str]:

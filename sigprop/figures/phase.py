@@ -107,7 +107,7 @@ def _phase_picture(data: xr.Dataset) -> Picture:
         _phase_map(row[1], data, f"map_{name}_finite", name, f"$T = {longest}$")
     _phase_sections(rows[0][2], data, "y2")
     _phase_approach(rows[1][2], data)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _phase_map(axes: Axes, data: xr.Dataset, key: str, name: str, title: str) -> None:
@@ -235,7 +235,7 @@ def _entropy_picture(data: xr.Dataset) -> Picture:
     axes.set(xlabel=label("beta"), ylabel=label("entropy_ratio"), ylim=(0, 1.03), xlim=(0, 4))
     axes.set_title(r"$\rho = 0$; points measured, 4 s.e.", fontsize=9)
     axes.legend(fontsize=8, frameon=False)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _entropy_findings(data: xr.Dataset) -> list[str]:

@@ -101,7 +101,7 @@ def _trainability_picture(data: xr.Dataset) -> Picture:
     figure.colorbar(mesh, ax=rows, label=r"overlap $\rho_L$ after the last block", shrink=0.7)
     lines = rows[0][0].get_legend_handles_labels()
     figure.legend(*lines, fontsize=8, loc="outside upper center", ncols=3)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _trainability_panel(axes: Axes, data: xr.Dataset, theory: str, depth: int) -> Any:
@@ -277,7 +277,7 @@ def _critical_picture(data: xr.Dataset) -> Picture:
     axes.errorbar([], [], [], fmt="o", ms=4, color="0.3", label="measured, 4 s.e.")
     axes.set(xlabel=label("depth"), ylabel=r"critical residual strength $\alpha_c$")
     axes.legend(fontsize=7, frameon=False, loc="upper left")
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _critical_findings(data: xr.Dataset) -> list[str]:
