@@ -31,6 +31,7 @@ __all__ = [
     "REGIMES",
     "boundaries",
     "diagram",
+    "distances",
     "load",
     "rem_curves",
     "save",
@@ -114,7 +115,7 @@ def diagram(
     require(len(wide.shape) == count, "spec", wide.shape, "no arrays but the axes")
     final = sweep(wide, limit, progress)
     ratio = _entropy(wide, limit, final)
-    fields = _fields(final, ratio, rho_max, entropy_min)
+    fields = distances(final, ratio, rho_max, entropy_min)
     data = {
         "rho": final.state.rho,
         "gap_ratio": final.state.gap / final.state.q,
@@ -147,14 +148,38 @@ def _entropy(spec: Transformer, limit: bool, final: Final) -> Floats:
     return np.where(final.defined, ratio, np.nan)
 
 
-def _fields(
-    final: Final, ratio: Floats, rho_max: float, entropy_min: float | None
+def distances(
+    final: Final, entropy_ratio: Number, rho_max: float = 0.98, entropy_min: float | None = None
 ) -> dict[str, Floats]:
-    """Functions that are positive on the healthy side of each boundary and zero on it."""
+    """Functions that are positive on the healthy side of each boundary and zero on it.
+
+    Parameters
+    ----------
+    final : Final
+        From `sigprop.sweep`.
+    entropy_ratio : array
+        Smallest H / log T over the layers; used with `entropy_min` alone.
+    rho_max, entropy_min : float
+        As in `diagram`.
+
+    Returns
+    -------
+    dict of str to array
+        rank_collapse, log((1 - rho_L)/(1 - rho_max)); entropy_collapse, by default
+        -log(beta_reduced/beta_c).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, sweep
+    >>> from sigprop.diagram import distances
+    >>> spec = Transformer(depth=2, context=8, beta=[1, 3], sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> (distances(sweep(spec), 0.0)["entropy_collapse"] > 0).tolist()
+    [True, False]
+    """
     with np.errstate(divide="ignore"):  # merged tokens, and beta = 0
         rank = np.log(final.state.gap / final.state.q / (1 - rho_max))
         cold = -np.log(final.reduced_beta / FREEZING)
-    entropy = cold if entropy_min is None else ratio - entropy_min
+    entropy = cold if entropy_min is None else entropy_ratio - entropy_min
     return {"rank_collapse": rank, "entropy_collapse": entropy}
 
 
@@ -241,7 +266,7 @@ def _stored_fields(data: xr.Dataset) -> dict[str, Floats]:
     final = Final(State(np.ones_like(gap), gap), np.asarray(data["reduced_beta"]), ~np.isnan(gap))
     floor = data.attrs["entropy_min"]
     entropy_min = None if isinstance(floor, str) else float(floor)
-    return _fields(final, ratio, float(data.attrs["rho_max"]), entropy_min) | _gradient_fields(data)
+    return distances(final, ratio, float(data.attrs["rho_max"]), entropy_min) | _gradient_fields(data)
 
 
 def _gradient_fields(data: xr.Dataset) -> dict[str, Floats]:

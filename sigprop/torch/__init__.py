@@ -1,0 +1,1 @@
+"""Real models, real text, real training (extra `torch`): import its modules, not this package."""

@@ -1,0 +1,335 @@
+"""Real training runs over a trainability diagram: does the prediction separate what trains?
+
+Fixed before any run of the grid was made: a run *trains* if its held-out loss ends at least `MARGIN`
+nats below that of guessing by token frequency, which a model that cannot tell tokens apart does not
+beat. The *predictor* is the one that draws the diagram (`sigprop.diagram`, nothing adjusted): the
+distance to its boundaries, the smaller of log(gap_L/(1 - rho_max)) and -log(beta_hot/beta_c), at
+its defaults; positive in the regime that it calls trainable. Its parts are judged too, alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sigprop.arrays import Floats, Ints
+from sigprop.design import recommend
+from sigprop.diagram import diagram, distances
+from sigprop.schemes import described
+from sigprop.spec import Transformer
+from sigprop.store import Arrays, Job, gather
+from sigprop.sweep import sweep
+from sigprop.torch.tokens import Corpus
+from sigprop.torch.train import Plan, train
+from sigprop.version import __version__
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["BASE", "MARGIN", "PLAN", "SCHEMES", "cell", "experiment", "job", "marked"]
+
+MARGIN = 0.05  # nats below guessing by frequency
+BASE = Transformer(
+    depth=6, context=32, width=64, heads=4, beta=1.0, sigma_v2=1.0, sigma_w2=1.0, alpha_attn=2.0,
+    alpha_mlp=2.0, rho0=0.02,
+)  # fmt: skip
+PLAN = Plan(steps=160, every=40)
+DEPTHS = (6, 18)
+AXES = {"beta": (0.1, 4.0), "alpha_attn": (0.4, 6.0)}
+SCHEMES = ("pytorch", "glorot-normal", "gpt2", "deepnorm")
+FREE = {"beta": (0.1, 1.0), "alpha_attn": (0.5, 8.0), "alpha_mlp": (0.5, 8.0)}
+SCALARS = ("loss", "loss_se", "unigram", "gain", "gain_se", "diverged", "wall")
+FINE = 40  # points of the predicted boundaries along each axis
+
+
+def cell(
+    spec: dict[str, Any],
+    plan: dict[str, Any],
+    train_windows: Ints,
+    held_windows: Ints,
+    vocabulary: int,
+) -> Arrays:
+    """One training run, from what a `Job` can hold, on one thread.
+
+    Parameters
+    ----------
+    spec : dict
+        Of `Transformer`.
+    plan : dict
+        Of `Plan`.
+    train_windows, held_windows, vocabulary
+        As in `Corpus`.
+
+    Returns
+    -------
+    dict of str to array
+        loss, loss_se, unigram, gain, gain_se, diverged, wall, versions (JSON), and the log: log_step,
+        log_loss, log_rho, log_entropy, ...
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.torch.trainability import BASE, cell
+    >>> ones = np.full((4, 8), 5)
+    >>> spec = BASE.replace(depth=1, context=8, width=8, heads=1).to_dict()
+    >>> found = cell(spec, {"steps": 2, "every": 1}, ones, ones, 16)
+    >>> found["log_rho"].shape
+    (2, 2)
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    text = Corpus(train_windows, held_windows, vocabulary, "", "", "")
+    run = train(Transformer.from_dict(spec), text, Plan(**plan), device="cpu")
+    scalars = {name: np.array(getattr(run, name)) for name in SCALARS}
+    log = {f"log_{name}": values for name, values in run.log.items()}
+    return scalars | log | {"versions": np.array(json.dumps(run.versions))}
+
+
+def job(spec: Transformer, plan: Plan, text: Corpus) -> Job:
+    """Run of a description as a cell of `sigprop.store.gather`.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    plan : Plan
+        How it is trained; the seed is part of it.
+    text : Corpus
+        On what.
+
+    Returns
+    -------
+    Job
+        The work, named by everything that its result depends on.
+    """
+    return Job(
+        cell,
+        {
+            "spec": spec.to_dict(),
+            "plan": asdict(plan),
+            "train_windows": text.train,
+            "held_windows": text.held,
+            "vocabulary": text.vocabulary,
+        },
+    )
+
+
+def marked(base: Transformer = BASE) -> dict[str, Transformer]:
+    """Initialisations that people use, and the recommended one, in an architecture.
+
+    Parameters
+    ----------
+    base : Transformer
+        The architecture.
+
+    Returns
+    -------
+    dict of str to Transformer
+        The schemes `SCHEMES` (their multipliers of branches in the variances), and "recommended":
+        the design of `sigprop.design.recommend` nearest to Xavier's that meets the default targets
+        by beta and residual strengths.
+
+    Examples
+    --------
+    >>> from sigprop.torch.trainability import BASE, marked
+    >>> found = marked(BASE.replace(depth=2))
+    >>> round(found["glorot-normal"].beta, 3)
+    0.537
+    """
+    specs = {name: described(name, base)[1] for name in SCHEMES}
+    return specs | {"recommended": recommend(specs["glorot-normal"], bounds=FREE).spec}
+
+
+def experiment(
+    text: Corpus,
+    *,
+    base: Transformer = BASE,
+    plan: Plan = PLAN,
+    depths: Sequence[int] = DEPTHS,
+    points: int = 7,
+    seeds: int = 3,
+    folder: Path | None = None,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Train over a grid of (beta, alpha_attn) at several depths, beside what theory predicts.
+
+    Parameters
+    ----------
+    text : Corpus
+        What is trained on, in windows of the context of `base`.
+    base : Transformer
+        The architecture; the grid replaces its depth, beta and alpha_attn.
+    plan : Plan
+        How each run is trained.
+    depths : sequence of int
+        Depths.
+    points : int
+        Points along each axis, evenly spaced in the logarithm over `AXES`.
+    seeds : int
+        Seeds of the section at the middle beta and of the marked initialisations; the rest of the
+        grid has one.
+    folder : Path, optional
+        Where finished runs are kept; a second call continues.
+    workers : int
+        Processes, one thread each.
+    progress : callable, optional
+        Called with the number of finished runs.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (depth, beta, alpha_attn): loss, gain below guessing by frequency with its standard
+        error, overlap and entropy measured before and after training, and rho, entropy_ratio,
+        regime, apjn, score_gradient predicted; over (depth, alpha_attn, seed) section_gain; over
+        (depth, scheme, seed) mark_gain, and where the marks lie.
+    """
+    import xarray as xr
+
+    axes = {name: np.geomspace(*ends, points) for name, ends in AXES.items()}
+    grid = [
+        job(base.replace(depth=depth, beta=float(b), alpha_attn=float(a)), plan, text)
+        for depth in depths
+        for b in axes["beta"]
+        for a in axes["alpha_attn"]
+    ]
+    section = [
+        job(
+            base.replace(depth=depth, beta=float(axes["beta"][points // 2]), alpha_attn=float(a)),
+            replace(plan, seed=plan.seed + i),
+            text,
+        )
+        for depth in depths
+        for a in axes["alpha_attn"]
+        for i in range(seeds)
+    ]
+    marks = [marked(base.replace(depth=depth)) for depth in depths]
+    runs = [
+        job(spec, replace(plan, seed=plan.seed + i), text)
+        for specs in marks
+        for spec in specs.values()
+        for i in range(seeds)
+    ]
+    found = gather([*grid, *section, *runs], folder, workers, progress)
+    cuts = len(grid), len(grid) + len(section)
+    names, shape = tuple(marks[0]), (len(depths), points, points)
+    data = _measured(found[: cuts[0]], shape) | _predicted(base, depths, axes)
+    data["section_gain"] = (
+        ("depth", "alpha_attn", "seed"),
+        _column(found[cuts[0] : cuts[1]], "gain", (len(depths), points, seeds)),
+    )
+    data |= _marks(marks, found[cuts[1] :], seeds)
+    out = xr.Dataset(
+        data,
+        {"depth": list(depths), **axes, "scheme": list(names), "seed": plan.seed + np.arange(seeds)},
+        _provenance(base, plan, text, found),
+    )
+    return out.assign(_curves(base, depths))
+
+
+GRID = ("depth", "beta", "alpha_attn")
+
+
+def _column(found: list[Arrays], name: str, shape: tuple[int, ...]) -> Floats:
+    """Values of all runs; what is not finite (a run that diverged) is NaN."""
+    values = np.array([float(one[name]) for one in found]).reshape(shape)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _measured(found: list[Arrays], shape: tuple[int, ...]) -> dict[str, Any]:
+    out: dict[str, Any] = {name: (GRID, _column(found, name, shape)) for name in SCALARS}
+    for when, row in (("start", 0), ("end", -1)):
+        ends = [
+            {"rho": one["log_rho"][row, -1], "entropy": one["log_entropy"][row].min()}
+            for one in found
+        ]
+        out |= {f"{n}_{when}": (GRID, _column(ends, n, shape)) for n in ("rho", "entropy")}
+    norms = [{"query": np.log10(one["log_query"][0].min())} for one in found]
+    out["query_start"] = (GRID, _column(norms, "query", shape))
+    return out
+
+
+def _predicted(
+    base: Transformer, depths: Sequence[int], axes: dict[str, Floats]
+) -> dict[str, Any]:
+    parts = [diagram(base.replace(depth=depth), gradients=True, **axes) for depth in depths]
+    names = ("rho", "gap_ratio", "reduced_beta", "entropy_ratio", "regime", "apjn",
+             "score_gradient")  # fmt: skip
+    out: dict[str, Any] = {
+        name: (GRID, np.stack([np.asarray(part[name]) for part in parts])) for name in names
+    }
+    far = [_distance(base.replace(depth=d, **_mesh(axes))) for d in depths]
+    return out | {"distance": (GRID, np.stack(far))}
+
+
+def _mesh(axes: dict[str, Floats]) -> dict[str, Floats]:
+    return dict(zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True))
+
+
+def _distance(spec: Transformer) -> Floats:
+    """Distance to the nearer boundary: positive in the regime that is called trainable."""
+    return np.minimum(*distances(sweep(spec), 0.0).values())
+
+
+def _curves(base: Transformer, depths: Sequence[int]) -> dict[str, Any]:
+    """Boundaries on a finer grid, one set a depth."""
+    fine = {name: np.geomspace(*ends, FINE) for name, ends in AXES.items()}
+    out: dict[str, Any] = {}
+    for depth in depths:
+        data = diagram(base.replace(depth=depth), **fine)
+        for name, curve in data.items():
+            if str(name).endswith(("_x", "_y", "_curve")):
+                out[f"{name}_{depth}"] = (f"{curve.dims[0]}_{depth}", curve.values)
+    return out
+
+
+def _marks(
+    marks: list[dict[str, Transformer]], found: list[Arrays], seeds: int
+) -> dict[str, Any]:
+    """Gain of the marked initialisations, and where they lie: strength is alpha/(sigma_v sigma_o)."""
+    specs = [list(one.values()) for one in marks]
+    shape = (len(specs), len(specs[0]), seeds)
+    where = ("depth", "scheme")
+
+    def each(value: Callable[[Transformer], Any]) -> Floats:
+        return np.array([[float(value(spec)) for spec in row] for row in specs])
+
+    def strength(spec: Transformer) -> float:
+        return float(spec.alpha_attn) / float(np.sqrt(np.asarray(spec.sigma_v2) * spec.sigma_o2))
+
+    return {
+        "mark_gain": ((*where, "seed"), _column(found, "gain", shape)),
+        "mark_beta": (where, each(lambda spec: spec.beta)),
+        "mark_strength": (where, each(strength)),
+        "mark_distance": (where, each(lambda spec: _distance(spec))),
+        "mark_rho": (where, each(lambda spec: sweep(spec).state.rho)),
+        "mark_spec": (where, [[json.dumps(spec.to_dict()) for spec in row] for row in specs]),
+    }
+
+
+def _provenance(
+    base: Transformer, plan: Plan, text: Corpus, found: list[Arrays]
+) -> dict[str, Any]:
+    walls = np.array([float(one["wall"]) for one in found])
+    return {
+        "sigprop_version": __version__,
+        "spec": json.dumps(base.to_dict()),
+        "plan": json.dumps(asdict(plan)),
+        "margin": MARGIN,
+        "runs": len({id(one) for one in found}),
+        "wall_seconds": float(walls.sum()),
+        "versions": json.dumps(sorted({str(one["versions"]) for one in found})),
+        "text": json.dumps({
+            "name": text.source,
+            "stories_sha256": text.digest,
+            "tokens_sha256": hashlib.sha256(text.train.tobytes()).hexdigest(),
+            "vocabulary": text.vocabulary,
+        }),
+    }  # fmt: skip
