@@ -266,7 +266,8 @@ def _stored_fields(data: xr.Dataset) -> dict[str, Floats]:
     final = Final(State(np.ones_like(gap), gap), np.asarray(data["reduced_beta"]), ~np.isnan(gap))
     floor = data.attrs["entropy_min"]
     entropy_min = None if isinstance(floor, str) else float(floor)
-    return distances(final, ratio, float(data.attrs["rho_max"]), entropy_min) | _gradient_fields(data)
+    found = distances(final, ratio, float(data.attrs["rho_max"]), entropy_min)
+    return found | _gradient_fields(data)
 
 
 def _gradient_fields(data: xr.Dataset) -> dict[str, Floats]:

@@ -181,9 +181,7 @@ class Encoder(nn.Module):
             x = block(x, entropies)
             rho.append(_overlap(x))
         log_t = math.log(tokens.shape[1])
-        return Seen(
-            torch.stack(rho).tolist(), (torch.stack(entropies) / log_t).tolist()
-        )
+        return Seen(torch.stack(rho).tolist(), (torch.stack(entropies) / log_t).tolist())
 
 
 class Block(nn.Module):

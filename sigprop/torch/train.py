@@ -26,7 +26,7 @@ from sigprop.errors import DomainError
 from sigprop.spec import Transformer
 from sigprop.torch.model import Block, Encoder
 from sigprop.torch.tokens import Corpus, masked
-from sigprop.validate import count, scalar
+from sigprop.validate import choice, count, scalar
 from sigprop.version import __version__
 
 __all__ = ["COLUMNS", "Plan", "Run", "baseline", "train", "versions"]
@@ -156,7 +156,7 @@ class Run(NamedTuple):
 
 
 def versions(device: str) -> dict[str, str]:
-    """What a run depends on beside its seed.
+    """Versions and hardware that a run depends on.
 
     Parameters
     ----------
@@ -235,11 +235,17 @@ def train(
     plan = plan or Plan()
     if text.train.shape[1] != spec.context:
         raise DomainError("context", text.train.shape[1], f"windows of {spec.context:g} tokens")
-    trainer = _Trainer(spec, text, plan, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    trainer = _Trainer(spec, text, plan, _device(device))
     path = None if folder is None else _prepared(folder)
     if path is not None and path.exists():
         trainer.restore(path)
     return trainer.run(path, told or (lambda _: None))
+
+
+def _device(name: str | None) -> str:
+    there = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    choice("device", name or there[-1], there)
+    return name or there[-1]
 
 
 def _prepared(folder: Path) -> Path:
@@ -321,9 +327,7 @@ class _Trainer:
         return found | seen._asdict() | {"gradient": list(whole), "query": list(query)}
 
     def _finish(self) -> Run:
-        log = {
-            name: np.array([row[name] for row in self.rows]) for name in (*COLUMNS, *PROFILES)
-        }
+        log = {name: np.array([row[name] for row in self.rows]) for name in (*COLUMNS, *PROFILES)}
         about = (self.diverged, self.wall, versions(self.device))
         if self.diverged >= 0:
             return Run(log, math.inf, math.nan, math.nan, -math.inf, math.nan, *about)

@@ -1,10 +1,11 @@
-"""Real training runs over a trainability diagram: does the prediction separate what trains?
+"""Real training runs over a trainability diagram, to judge its prediction.
 
-Fixed before any run of the grid was made: a run *trains* if its held-out loss ends at least `MARGIN`
-nats below that of guessing by token frequency, which a model that cannot tell tokens apart does not
-beat. The *predictor* is the one that draws the diagram (`sigprop.diagram`, nothing adjusted): the
-distance to its boundaries, the smaller of log(gap_L/(1 - rho_max)) and -log(beta_hot/beta_c), at
-its defaults; positive in the regime that it calls trainable. Its parts are judged too, alone.
+Fixed before any run of the grid was made: a run *trains* if its held-out loss ends at least
+`MARGIN` nats below that of guessing by token frequency, which a model that cannot tell tokens apart
+does not beat. The *predictor* is the one that draws the diagram (`sigprop.diagram`, nothing
+adjusted): the distance to its boundaries, the smaller of log(gap_L/(1 - rho_max)) and
+-log(beta_hot/beta_c), at its defaults; positive in the regime that it calls trainable. Its parts
+are judged too, alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from sigprop.version import __version__
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BASE", "MARGIN", "PLAN", "SCHEMES", "cell", "experiment", "job", "marked"]
+__all__ = ["BASE", "MARGIN", "PLAN", "SCHEMES", "cell", "count_runs", "experiment", "job", "marked"]
 
 MARGIN = 0.05  # nats below guessing by frequency
 BASE = Transformer(
@@ -45,6 +46,7 @@ AXES = {"beta": (0.1, 4.0), "alpha_attn": (0.4, 6.0)}
 SCHEMES = ("pytorch", "glorot-normal", "gpt2", "deepnorm")
 FREE = {"beta": (0.1, 1.0), "alpha_attn": (0.5, 8.0), "alpha_mlp": (0.5, 8.0)}
 SCALARS = ("loss", "loss_se", "unigram", "gain", "gain_se", "diverged", "wall")
+GRID = ("depth", "beta", "alpha_attn")
 FINE = 40  # points of the predicted boundaries along each axis
 
 
@@ -69,8 +71,8 @@ def cell(
     Returns
     -------
     dict of str to array
-        loss, loss_se, unigram, gain, gain_se, diverged, wall, versions (JSON), and the log: log_step,
-        log_loss, log_rho, log_entropy, ...
+        loss, loss_se, unigram, gain, gain_se, diverged, wall, versions (JSON), and the log:
+        log_step, log_loss, log_rho, log_entropy, ...
 
     Examples
     --------
@@ -122,7 +124,7 @@ def job(spec: Transformer, plan: Plan, text: Corpus) -> Job:
 
 
 def marked(base: Transformer = BASE) -> dict[str, Transformer]:
-    """Initialisations that people use, and the recommended one, in an architecture.
+    """Describe the initialisations that people use, and the recommended one.
 
     Parameters
     ----------
@@ -145,6 +147,28 @@ def marked(base: Transformer = BASE) -> dict[str, Transformer]:
     """
     specs = {name: described(name, base)[1] for name in SCHEMES}
     return specs | {"recommended": recommend(specs["glorot-normal"], bounds=FREE).spec}
+
+
+def count_runs(depths: int, points: int = 7, seeds: int = 3) -> int:
+    """Count the runs of `experiment`.
+
+    Parameters
+    ----------
+    depths, points, seeds : int
+        Numbers of depths, of points along each axis, of seeds.
+
+    Returns
+    -------
+    int
+        Runs of the grid, and further seeds of its section and of the marked initialisations.
+
+    Examples
+    --------
+    >>> from sigprop.torch.trainability import count_runs
+    >>> count_runs(2)
+    156
+    """
+    return depths * (points**2 + points * (seeds - 1) + (len(SCHEMES) + 1) * seeds)
 
 
 def experiment(
@@ -191,50 +215,50 @@ def experiment(
         regime, apjn, score_gradient predicted; over (depth, alpha_attn, seed) section_gain; over
         (depth, scheme, seed) mark_gain, and where the marks lie.
     """
+    axes = {name: np.geomspace(*ends, points) for name, ends in AXES.items()}
+    stacks = [base.replace(depth=depth) for depth in depths]
+    marks = [marked(stack) for stack in stacks]
+    grid = np.array([
+        [[stack.replace(beta=float(b), alpha_attn=float(a)) for a in axes["alpha_attn"]]
+         for b in axes["beta"]]
+        for stack in stacks
+    ])  # fmt: skip
+    plans = [replace(plan, seed=plan.seed + i) for i in range(seeds)]
+    wanted = {
+        "grid": [job(spec, plan, text) for spec in grid.flat],
+        "section": [job(spec, p, text) for spec in grid[:, points // 2].flat for p in plans],
+        "mark": [job(spec, p, text) for one in marks for spec in one.values() for p in plans],
+    }
+    unique = {one.key: one for part in wanted.values() for one in part}
+    runs = dict(zip(unique, gather([*unique.values()], folder, workers, progress), strict=True))
+    found = {name: [runs[one.key] for one in part] for name, part in wanted.items()}
+    coordinates = {"depth": list(depths), **axes, "scheme": list(marks[0]),
+                   "seed": [one.seed for one in plans]}  # fmt: skip
+    about = _provenance(base, plan, text, [*runs.values()])
+    about["marks"] = json.dumps([{n: s.to_dict() for n, s in one.items()} for one in marks])
+    return _assembled(found, stacks, marks, coordinates).assign_attrs(about)
+
+
+def _assembled(
+    found: dict[str, list[Arrays]],
+    stacks: list[Transformer],
+    marks: list[dict[str, Transformer]],
+    coordinates: dict[str, Any],
+) -> xr.Dataset:
+    """Everything measured beside everything predicted."""
     import xarray as xr
 
-    axes = {name: np.geomspace(*ends, points) for name, ends in AXES.items()}
-    grid = [
-        job(base.replace(depth=depth, beta=float(b), alpha_attn=float(a)), plan, text)
-        for depth in depths
-        for b in axes["beta"]
-        for a in axes["alpha_attn"]
-    ]
-    section = [
-        job(
-            base.replace(depth=depth, beta=float(axes["beta"][points // 2]), alpha_attn=float(a)),
-            replace(plan, seed=plan.seed + i),
-            text,
-        )
-        for depth in depths
-        for a in axes["alpha_attn"]
-        for i in range(seeds)
-    ]
-    marks = [marked(base.replace(depth=depth)) for depth in depths]
-    runs = [
-        job(spec, replace(plan, seed=plan.seed + i), text)
-        for specs in marks
-        for spec in specs.values()
-        for i in range(seeds)
-    ]
-    found = gather([*grid, *section, *runs], folder, workers, progress)
-    cuts = len(grid), len(grid) + len(section)
-    names, shape = tuple(marks[0]), (len(depths), points, points)
-    data = _measured(found[: cuts[0]], shape) | _predicted(base, depths, axes)
-    data["section_gain"] = (
-        ("depth", "alpha_attn", "seed"),
-        _column(found[cuts[0] : cuts[1]], "gain", (len(depths), points, seeds)),
-    )
-    data |= _marks(marks, found[cuts[1] :], seeds)
-    out = xr.Dataset(
-        data,
-        {"depth": list(depths), **axes, "scheme": list(names), "seed": plan.seed + np.arange(seeds)},
-        _provenance(base, plan, text, found),
-    )
-    return out.assign(_curves(base, depths))
+    axes = {name: coordinates[name] for name in AXES}
+    sizes = {name: len(values) for name, values in coordinates.items()}
 
+    def gain(name: str, *dims: str) -> Any:
+        return dims, _column(found[name], "gain", tuple(sizes[one] for one in dims))
 
-GRID = ("depth", "beta", "alpha_attn")
+    data = _measured(found["grid"], tuple(sizes[name] for name in GRID))
+    data |= _predicted(stacks, axes) | _curves(stacks) | _places(marks)
+    data["section_gain"] = gain("section", "depth", "alpha_attn", "seed")
+    data["mark_gain"] = gain("mark", "depth", "scheme", "seed")
+    return xr.Dataset(data, coordinates)
 
 
 def _column(found: list[Arrays], name: str, shape: tuple[int, ...]) -> Floats:
@@ -256,21 +280,16 @@ def _measured(found: list[Arrays], shape: tuple[int, ...]) -> dict[str, Any]:
     return out
 
 
-def _predicted(
-    base: Transformer, depths: Sequence[int], axes: dict[str, Floats]
-) -> dict[str, Any]:
-    parts = [diagram(base.replace(depth=depth), gradients=True, **axes) for depth in depths]
+def _predicted(stacks: list[Transformer], axes: dict[str, Floats]) -> dict[str, Any]:
+    parts = [diagram(stack, gradients=True, **axes) for stack in stacks]
     names = ("rho", "gap_ratio", "reduced_beta", "entropy_ratio", "regime", "apjn",
              "score_gradient")  # fmt: skip
     out: dict[str, Any] = {
         name: (GRID, np.stack([np.asarray(part[name]) for part in parts])) for name in names
     }
-    far = [_distance(base.replace(depth=d, **_mesh(axes))) for d in depths]
+    mesh = dict(zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True))
+    far = [_distance(stack.replace(**mesh)) for stack in stacks]
     return out | {"distance": (GRID, np.stack(far))}
-
-
-def _mesh(axes: dict[str, Floats]) -> dict[str, Floats]:
-    return dict(zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True))
 
 
 def _distance(spec: Transformer) -> Floats:
@@ -278,52 +297,42 @@ def _distance(spec: Transformer) -> Floats:
     return np.minimum(*distances(sweep(spec), 0.0).values())
 
 
-def _curves(base: Transformer, depths: Sequence[int]) -> dict[str, Any]:
+def _curves(stacks: list[Transformer]) -> dict[str, Any]:
     """Boundaries on a finer grid, one set a depth."""
     fine = {name: np.geomspace(*ends, FINE) for name, ends in AXES.items()}
     out: dict[str, Any] = {}
-    for depth in depths:
-        data = diagram(base.replace(depth=depth), **fine)
-        for name, curve in data.items():
+    for stack in stacks:
+        for name, curve in diagram(stack, **fine).items():
             if str(name).endswith(("_x", "_y", "_curve")):
-                out[f"{name}_{depth}"] = (f"{curve.dims[0]}_{depth}", curve.values)
+                out[f"{name}_{stack.depth}"] = (f"{curve.dims[0]}_{stack.depth}", curve.values)
     return out
 
 
-def _marks(
-    marks: list[dict[str, Transformer]], found: list[Arrays], seeds: int
-) -> dict[str, Any]:
-    """Gain of the marked initialisations, and where they lie: strength is alpha/(sigma_v sigma_o)."""
-    specs = [list(one.values()) for one in marks]
-    shape = (len(specs), len(specs[0]), seeds)
-    where = ("depth", "scheme")
+def _places(marks: list[dict[str, Transformer]]) -> dict[str, Any]:
+    """Where the marked initialisations lie; strength is alpha_attn/(sigma_v sigma_o)."""
 
-    def each(value: Callable[[Transformer], Any]) -> Floats:
-        return np.array([[float(value(spec)) for spec in row] for row in specs])
-
-    def strength(spec: Transformer) -> float:
-        return float(spec.alpha_attn) / float(np.sqrt(np.asarray(spec.sigma_v2) * spec.sigma_o2))
+    def each(value: Callable[[Transformer], Any]) -> tuple[tuple[str, str], Floats]:
+        rows = [[float(value(spec)) for spec in one.values()] for one in marks]
+        return ("depth", "scheme"), np.array(rows)
 
     return {
-        "mark_gain": ((*where, "seed"), _column(found, "gain", shape)),
-        "mark_beta": (where, each(lambda spec: spec.beta)),
-        "mark_strength": (where, each(strength)),
-        "mark_distance": (where, each(lambda spec: _distance(spec))),
-        "mark_rho": (where, each(lambda spec: sweep(spec).state.rho)),
-        "mark_spec": (where, [[json.dumps(spec.to_dict()) for spec in row] for row in specs]),
+        "mark_beta": each(lambda spec: spec.beta),
+        "mark_strength": each(
+            lambda spec: spec.alpha_attn / np.sqrt(np.asarray(spec.sigma_v2) * spec.sigma_o2)
+        ),
+        "mark_distance": each(_distance),
+        "mark_rho": each(lambda spec: sweep(spec).state.rho),
     }
 
 
-def _provenance(
-    base: Transformer, plan: Plan, text: Corpus, found: list[Arrays]
-) -> dict[str, Any]:
+def _provenance(base: Transformer, plan: Plan, text: Corpus, found: list[Arrays]) -> dict[str, Any]:
     walls = np.array([float(one["wall"]) for one in found])
     return {
         "sigprop_version": __version__,
         "spec": json.dumps(base.to_dict()),
         "plan": json.dumps(asdict(plan)),
         "margin": MARGIN,
-        "runs": len({id(one) for one in found}),
+        "runs": len(found),
         "wall_seconds": float(walls.sum()),
         "versions": json.dumps(sorted({str(one["versions"]) for one in found})),
         "text": json.dumps({
