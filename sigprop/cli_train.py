@@ -82,9 +82,9 @@ def trainability(
     text: Text = None,
     depths: Annotated[str, typer.Option(help="Numbers of blocks, with commas.")] = "6,18",
     points: Annotated[int, typer.Option(help="Grid points along beta and alpha_attn.")] = 7,
+    rates: Annotated[str, typer.Option(help="Learning rates of the grid.")] = "3e-3,1e-3",
     seeds: Annotated[int, typer.Option(help="Seeds of one section and of known schemes.")] = 3,
     steps: Annotated[int, typer.Option(help="Updates of a run.")] = 160,
-    rate: Rate = 3e-3,
     vocabulary: Vocabulary = 250,
     keep: Annotated[
         Path | None, typer.Option(help="Folder of finished runs; a second start resumes.")
@@ -110,12 +110,15 @@ def trainability(
     check_target("out", out, (".nc",))
     stacks = [_depth(word) for word in depths.split(",")]
     words = corpus(text, int(BASE.context), vocabulary)
-    with progress(count_runs(len(stacks), points, seeds), "runs") as advance:
+    first, *others = (_rate(word) for word in rates.split(","))
+    total = count_runs(len(stacks), points, len(others), seeds)
+    with progress(total, "runs") as advance:
         data = experiment(
             words,
-            plan=replace(PLAN, steps=steps, rate=rate),
+            plan=replace(PLAN, steps=steps, rate=first),
             depths=stacks,
             points=points,
+            rates=others,
             seeds=seeds,
             folder=keep,
             workers=workers,
@@ -137,6 +140,13 @@ def _depth(word: str) -> int:
     if not word.strip().isdigit():
         raise DomainError("depths", word, "integers with commas, as in 6,18")
     return int(word)
+
+
+def _rate(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise DomainError("rates", word, "numbers with commas, as in 3e-3,1e-3") from None
 
 
 COMMANDS = (train, trainability)

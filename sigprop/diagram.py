@@ -179,7 +179,7 @@ def distances(
     with np.errstate(divide="ignore"):  # merged tokens, and beta = 0
         rank = np.log(final.state.gap / final.state.q / (1 - rho_max))
         cold = -np.log(final.reduced_beta / FREEZING)
-    entropy = cold if entropy_min is None else entropy_ratio - entropy_min
+    entropy = cold if entropy_min is None else np.asarray(entropy_ratio - entropy_min)
     return {"rank_collapse": rank, "entropy_collapse": entropy}
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_training"]
 
+GAIN = "nats below guessing by frequency"
+LETTERS = "ABCDEFGH"
 LOOKS = (("o", BLUE), ("s", ORANGE), ("^", BLACK))
 NAMES = {
     "pytorch": "PyTorch",
@@ -37,21 +39,26 @@ def plot_training(data: xr.Dataset) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        One map a depth, with the predicted boundaries as curves and the marked initialisations as
-        letters, those beyond the axes at the edge; and the gain against the distance.
+        One row a learning rate. One map a depth, with the predicted boundaries as curves and, in
+        the first row, the marked initialisations as letters, those beyond the axes at the edge;
+        and the gain against the distance.
     """
-    depths = data["depth"].values.tolist()
-    figure, (row,) = panels(len(depths) + 1, width=3.7, height=3.6)
+    depths, rates = (data[name].values.tolist() for name in ("depth", "rate"))
+    figure, rows = panels(len(depths) + 1, len(rates), width=3.9, height=3.5)
     top = float(np.nanmax([np.nanmax(data["gain"]), np.nanmax(data["mark_gain"])]))
-    for axes, depth in zip(row, depths, strict=False):
-        mesh = _map(axes, data.sel(depth=depth), depth, top)
-    figure.colorbar(mesh, ax=row[len(depths) - 1], label="nats below guessing by frequency")
-    row[0].legend(fontsize=7, loc="lower left", frameon=True, framealpha=0.85)
-    _scatter(row[-1], data)
+    for row, rate in zip(rows, rates, strict=True):
+        one = data.sel(rate=rate)
+        for axes, depth in zip(row, depths, strict=False):
+            mesh = _map(axes, one.sel(depth=depth), top)
+            if rate == rates[0]:
+                _letters(axes, one.sel(depth=depth))
+        figure.colorbar(mesh, ax=row[len(depths) - 1], label=GAIN)
+        _scatter(row[-1], one, rate == rates[0])
+    rows[0][0].legend(fontsize=7, loc="lower left", frameon=True, framealpha=0.85)
     return figure
 
 
-def _map(axes: Axes, data: xr.Dataset, depth: int, top: float) -> Any:
+def _map(axes: Axes, data: xr.Dataset, top: float) -> Any:
     gain = np.ma.masked_invalid(np.asarray(data["gain"]))
     x, y = np.asarray(data["beta"]), np.asarray(data["alpha_attn"])
     mesh = axes.pcolormesh(x, y, gain.T, cmap="cividis", vmin=0, vmax=top, shading="nearest",
@@ -61,49 +68,48 @@ def _map(axes: Axes, data: xr.Dataset, depth: int, top: float) -> Any:
     xs, ys = np.meshgrid(x, y, indexing="ij")
     axes.plot(xs[trains], ys[trains], "o", ms=3.5, color="white", mec=BLACK, mew=0.6)
     axes.plot(xs[~trains], ys[~trains], "x", ms=3.5, color="white", mew=0.9)
-    ending = f"_{depth}"
-    names = {
-        str(name): str(name).removesuffix(ending) for name in data if str(name).endswith(ending)
-    }
-    boundary_lines(axes, data[list(names)].rename(names))
-    _letters(axes, data)
-    axes.set_title(f"$L = {depth}$: circles train, crosses do not", fontsize=9)
+    depth = int(data["depth"])
+    own = [str(name) for name in data if str(name).endswith(f"_{depth}")]
+    names = {name: name.removesuffix(f"_{depth}") for name in own}
+    boundary_lines(axes, data[own].rename(names))
+    rate = float(data["rate"])
+    axes.set_title(f"$L = {depth}$, rate {rate:g}: circles train, crosses do not", fontsize=8)
     return mesh
 
 
 def _letters(axes: Axes, data: xr.Dataset) -> None:
     """Write a letter where each marked initialisation lies, with a key below."""
-    ends = [np.log(np.sort(axes.get_xlim())), np.log(np.sort(axes.get_ylim()))]
+    ends = [np.log(axes.get_xlim()), np.log(axes.get_ylim())]
     keys = []
-    for i, name in enumerate(data["scheme"].values.tolist()):
+    for letter, name in zip(LETTERS, data["scheme"].values.tolist(), strict=False):
         one = data.sel(scheme=name)
         place = np.log([float(one["mark_beta"]), float(one["mark_strength"])])
-        inside = [np.clip((at - a) / (b - a), 0.03, 0.97)
-                  for at, (a, b) in zip(place, ends, strict=True)]  # fmt: skip
+        x, y = (np.clip((at - a) / (b - a), 0.03, 0.97)
+                for at, (a, b) in zip(place, ends, strict=True))  # fmt: skip
         trains = bool((one["mark_gain"] > data.attrs["margin"]).all())
-        letter = "ABCDEFGH"[i]
-        axes.text(*inside, letter, transform=axes.transAxes, fontsize=7, ha="center", va="center",
-                  bbox={"boxstyle": "circle,pad=0.2", "fc": "white",
-                        "ec": BLACK if trains else VERMILLION})  # fmt: skip
+        ring = {"boxstyle": "circle,pad=0.2", "fc": "white", "ec": BLACK if trains else VERMILLION}
+        axes.text(x, y, letter, transform=axes.transAxes, fontsize=7, ha="center", va="center",
+                  bbox=ring)  # fmt: skip
         keys.append(f"{letter} {NAMES.get(name, name)} {float(one['mark_gain'].mean()):.2f}")
-    axes.text(0.5, -0.22, "   ".join(keys[:3]) + "\n" + "   ".join(keys[3:]), ha="center", va="top",
-              transform=axes.transAxes, fontsize=7)  # fmt: skip
+    key = "   ".join(keys[:3]) + "\n" + "   ".join(keys[3:])
+    axes.set_xlabel(f"{axes.get_xlabel()}\n{key}", fontsize=8)
 
 
-def _scatter(axes: Axes, data: xr.Dataset) -> None:
+def _scatter(axes: Axes, data: xr.Dataset, marks: bool) -> None:
     for (mark, colour), depth in zip(LOOKS, data["depth"].values.tolist(), strict=False):
         one = data.sel(depth=depth)
         axes.errorbar(
             np.ravel(one["distance"]), np.ravel(one["gain"]), np.ravel(one["gain_se"]), fmt=mark,
             ms=3.5, lw=0.6, color=colour, label=f"grid, $L = {depth}$",
         )  # fmt: skip
-        axes.plot(
-            one["mark_distance"], one["mark_gain"].mean("seed"), mark, ms=7, mfc="none",
-            color=VERMILLION, label=f"marked, $L = {depth}$",
-        )  # fmt: skip
+        if marks:
+            axes.plot(
+                one["mark_distance"], one["mark_gain"].mean("seed"), mark, ms=7, mfc="none",
+                color=VERMILLION, label=f"marked, $L = {depth}$",
+            )  # fmt: skip
     axes.axvline(0, color=BLACK, lw=0.8)
     axes.axhline(data.attrs["margin"], color="0.5", lw=0.8, ls=":")
     axes.set_xscale("symlog", linthresh=1.0)
-    axes.set(xlabel="predicted distance to the boundary", ylabel="nats below guessing by frequency")
-    axes.set_title("right of the line: predicted trainable", fontsize=9)
+    axes.set(xlabel="predicted distance to the boundary", ylabel=GAIN)
+    axes.set_title("right of the line: predicted trainable", fontsize=8)
     axes.legend(fontsize=7, frameon=False)

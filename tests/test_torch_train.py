@@ -23,6 +23,7 @@ from sigprop.torch.separation import (
     correlation,
     estimate,
     findings,
+    outcomes,
     provenance,
     regimes,
     separation,
@@ -92,7 +93,7 @@ def test_a_fresh_model_does_what_the_spec_says(changes):
     theory = propagate(spec)
     assert agrees(rho, theory.rho, 0.02)
     assert agrees(entropy, theory.entropy_ratio, 0.02)
-    wrong = propagate(spec.replace(beta=spec.beta / 2, sigma_v2=4.0))
+    wrong = propagate(spec.replace(beta=spec.beta / 2, sigma_v2=4.0, sigma_w2=8.0))
     assert not agrees(entropy, wrong.entropy_ratio, 0.02)
     assert not agrees(rho, wrong.rho, 0.02)
 
@@ -352,24 +353,27 @@ def test_the_experiment_is_durable_and_judged(words, tmp_path, monkeypatch):
     counts = []
     options = {
         "base": TINY, "plan": Plan(steps=2, every=1), "depths": (1, 2), "points": 3, "seeds": 2,
+        "rates": (1e-2,),
         "folder": tmp_path, "progress": counts.append,
     }  # fmt: skip
     first = trainability.experiment(words, **options)
     assert counts[0] == 0
-    assert sum(counts) == 2 * (9 + 3 + 2 * 2)
+    assert sum(counts) == 2 * (18 + 3 + 2 * 2)
     counts.clear()
     second = trainability.experiment(words, **options)
-    assert counts == [2 * (9 + 3 + 2 * 2)]
+    assert counts == [2 * (18 + 3 + 2 * 2)]
     assert first.drop_attrs().identical(second.drop_attrs())
-    np.testing.assert_array_equal(first["section_gain"][:, :, 0], first["gain"][:, 1])
+    np.testing.assert_array_equal(first["section_gain"][:, :, 0], first["gain"][0, :, 1])
     assert first.attrs["wall_seconds"] > 0
     median = float(first["gain"].median())
     judged = first.assign_attrs(margin=median)
-    assert set(separation(judged)) == {"distance", "overlap", "entropy", "gradient", "query"}
+    best = np.maximum(*first["gain"].values)
+    np.testing.assert_array_equal(outcomes(judged), best - median)
+    assert set(separation(judged, 1e-2)) == {"distance", "overlap", "entropy", "gradient", "query"}
     assert sum(total for _, total in regimes(judged).values()) == 18
     assert any("AUC" in one for one in findings(judged))
     json.dumps(provenance(judged), allow_nan=False)
-    assert len(plot_training(judged).axes) == 4
+    assert len(plot_training(judged).axes) == 8
 
 
 def test_the_committed_data_say_what_their_findings_say():

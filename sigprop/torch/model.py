@@ -10,7 +10,9 @@ positions stays within 0.02 of rho0; the exact mean is what `Seen` measures at l
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,8 @@ from sigprop.validate import count
 
 __all__ = ["Encoder", "Seen", "check"]
 
-ACTIVATIONS = {
+Branch = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Branch] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "tanh": torch.tanh,
@@ -139,22 +142,25 @@ class Encoder(nn.Module):
         for part in (self.token.weight, self.position, self.segment):
             part.normal_(std=TABLE / math.sqrt(part.shape[-1]), generator=rng)
         for block in self.blocks:
-            block.draw(rng)
+            cast(Block, block).draw(rng)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) to the stream that enters the first block, (B, T, d)."""
         rho, post = float(self.spec.rho0), self.spec.norm == "post"
         own = self.token(tokens) + self.position[: tokens.shape[1]]
         x = math.sqrt(rho) * self.segment + math.sqrt((1 - rho) / 2) * own
-        unit = math.sqrt(x.shape[-1]) / TABLE * x
-        return self.norm(unit) if post else math.sqrt(float(self.spec.q0)) * unit
+        x *= math.sqrt(x.shape[-1]) / TABLE
+        return self._normed(x) if post else math.sqrt(float(self.spec.q0)) * x
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.norm(x))
 
     def forward(self, tokens: Tensor, entropies: list[Tensor] | None = None) -> Tensor:
         """Token ids (B, T) to features (B, T, d), which `logits` reads."""
         x = self.embed(tokens)
         for block in self.blocks:
             x = block(x, entropies)
-        return self.norm(x) if self.spec.norm == "pre" else x
+        return self._normed(x) if self.spec.norm == "pre" else x
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (..., d) to one logit for each token of the vocabulary, (..., V)."""
@@ -232,7 +238,8 @@ class Block(nn.Module):
         if spec.parallel:
             read = self.norms[0](x)
             return strengths[0] * x + self.attention(read, entropies) + self.mlp(read)
-        branches = (lambda y: self.attention(y, entropies)), self.mlp
+        attend: Branch = partial(self.attention, entropies=entropies)
+        branches: tuple[Branch, ...] = (attend, self.mlp)
         for i, (alpha, branch) in enumerate(zip(strengths, branches, strict=True)):
             if spec.norm == "post":
                 x = self.norms[i](torch.add(branch(x), x, alpha=alpha))
@@ -253,12 +260,12 @@ class Block(nn.Module):
             out = weights @ value
         if self.spec.attention == "centred":
             out = out - value.mean(-2, keepdim=True)
-        return self.output(out.transpose(1, 2).reshape(x.shape))
+        return cast(Tensor, self.output(out.transpose(1, 2).reshape(x.shape)))
 
     def mlp(self, x: Tensor) -> Tensor:
         """Two layers, gated if the description is."""
         hidden = ACTIVATIONS[self.spec.activation](self.w1(x))
-        return self.w2(hidden if self.gate is None else hidden * self.gate(x))
+        return cast(Tensor, self.w2(hidden if self.gate is None else hidden * self.gate(x)))
 
 
 def _norm(spec: Transformer) -> nn.LayerNorm:

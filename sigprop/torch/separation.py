@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 DRAWS, SEED = 2000, 0
+AXES = ("rate", "depth", "beta", "alpha_attn", "seed")
 COVERED = (2.5, 97.5)  # percentiles of the bootstrap
 Statistic = Callable[[Floats, Floats], Floats]
 
@@ -165,7 +166,7 @@ def estimate(statistic: Statistic, score: Floats, gain: Floats) -> Estimate:
 
 
 def _log(values: Any) -> Floats:
-    return np.log(np.asarray(values))
+    return np.asarray(np.log(np.asarray(values)))
 
 
 PREDICTORS: dict[str, tuple[str, Callable[[xr.Dataset], Floats]]] = {
@@ -177,30 +178,37 @@ PREDICTORS: dict[str, tuple[str, Callable[[xr.Dataset], Floats]]] = {
 }
 
 
-def outcomes(data: xr.Dataset) -> Floats:
+def outcomes(data: xr.Dataset, rate: float | None = None) -> Floats:
     """Gain of every run of the grid beyond the margin: positive for one that trains.
 
     Parameters
     ----------
     data : xarray.Dataset
         From `sigprop.torch.trainability.experiment`.
+    rate : float, optional
+        One of its learning rates; without it the best of them, run by run.
 
     Returns
     -------
     array, shape (depth, beta, alpha_attn)
         Nats; minus infinity for a run that diverged.
     """
-    gain = np.asarray(data["gain"]) - float(data.attrs["margin"])
-    return np.where(np.asarray(data["diverged"]) >= 0, -np.inf, gain)
+    gain = data["gain"] if rate is None else data["gain"].sel(rate=[rate])
+    known = np.where(np.isnan(gain), -np.inf, gain)
+    return np.asarray(known.max(axis=0) - float(data.attrs["margin"]))
 
 
-def separation(data: xr.Dataset, depth: int | None = None) -> dict[str, dict[str, Estimate]]:
+def separation(
+    data: xr.Dataset, rate: float | None = None, depth: int | None = None
+) -> dict[str, dict[str, Estimate]]:
     """Area under the curve and rank correlation of every predictor.
 
     Parameters
     ----------
     data : xarray.Dataset
         From `sigprop.torch.trainability.experiment`.
+    rate : float, optional
+        As in `outcomes`.
     depth : int, optional
         One depth alone; all without it.
 
@@ -215,7 +223,7 @@ def separation(data: xr.Dataset, depth: int | None = None) -> dict[str, dict[str
         If all runs train, or none does.
     """
     part = data if depth is None else data.sel(depth=[depth])
-    gain = outcomes(part).ravel()
+    gain = outcomes(part, rate).ravel()
     out = {}
     for name, (_, build) in PREDICTORS.items():
         score = build(part).ravel()
@@ -225,20 +233,20 @@ def separation(data: xr.Dataset, depth: int | None = None) -> dict[str, dict[str
     return out
 
 
-def regimes(data: xr.Dataset) -> dict[str, tuple[int, int]]:
-    """How many runs of each predicted regime train, and how many there are.
+def regimes(data: xr.Dataset, rate: float | None = None) -> dict[str, tuple[int, int]]:
+    """How many cells of each predicted regime train, and how many there are.
 
     Parameters
     ----------
-    data : xarray.Dataset
-        From `sigprop.torch.trainability.experiment`.
+    data, rate
+        As in `outcomes`.
 
     Returns
     -------
     dict of str to (int, int)
         By regime.
     """
-    trains: Bools = outcomes(data) > 0
+    trains: Bools = outcomes(data, rate) > 0
     code = np.asarray(data["regime"])
     return {
         name: (int(trains[code == i].sum()), int((code == i).sum()))
@@ -257,32 +265,45 @@ def findings(data: xr.Dataset) -> list[str]:
     Returns
     -------
     list of str
-        Areas with intervals, regimes, marked initialisations, what disagrees.
+        For each learning rate, and for the best one in every cell: areas with intervals, regimes;
+        then the marked initialisations and the spread over seeds.
     """
-    trains = outcomes(data) > 0
+    diverged = int((np.asarray(data["diverged"]) >= 0).sum())
     out = [
-        f"{trains.size} runs, {trains.sum()} train: held-out loss at least "
-        f"{data.attrs['margin']:g} nats below guessing by frequency; "
-        f"{int((data['diverged'] >= 0).sum())} diverged."
+        f"A run trains if its held-out loss ends {data.attrs['margin']:g} nats below that of "
+        f"guessing by frequency; {diverged} runs diverged."
     ]
-    for name, found in separation(data).items():
-        words = PREDICTORS[name][0]
-        out.append(f"{words}: AUC {found['auc']}, rank correlation {found['correlation']}.")
-    for depth in data["depth"].values.tolist():
-        one = separation(data, depth)["distance"]
-        out.append(f"L = {depth}: AUC {one['auc']}, rank correlation {one['correlation']}.")
-    for name, (good, all_) in regimes(data).items():
-        if all_:
-            out.append(f"predicted {name.replace('_', ' ')}: {good} of {all_} runs train.")
-    for scheme in data["scheme"].values.tolist():
-        gains = data["mark_gain"].sel(scheme=scheme)
-        words = ", ".join(
-            f"L = {d}: {', '.join(f'{g:.3f}' for g in gains.sel(depth=d).values)}"
-            for d in data["depth"].values.tolist()
-        )
-        out.append(f"{scheme}, gain in nats by seed: {words}.")
+    for rate in data["rate"].values.tolist():
+        out += _judged(data, rate, f"learning rate {rate:g}")
+    if data.sizes["rate"] > 1:
+        out += _judged(data, None, "best learning rate of each cell")
+    out += [_scheme(data, name) for name in data["scheme"].values.tolist()]
     spread = np.nanstd(np.asarray(data["section_gain"]), axis=-1, ddof=1).max()
-    return [*out, f"Spread of the gain over seeds: at most {spread:.3f} nats on the section."]
+    return [*out, f"Spread of the gain over seeds on the section: at most {spread:.3f} nats."]
+
+
+def _judged(data: xr.Dataset, rate: float | None, words: str) -> list[str]:
+    trains = outcomes(data, rate) > 0
+    out = [f"{words}: {trains.sum()} of {trains.size} cells train."]
+    if not 0 < trains.sum() < trains.size:
+        return out
+    for name, found in separation(data, rate).items():
+        what = PREDICTORS[name][0]
+        line = f"AUC {found['auc']}, rank correlation with the gain {found['correlation']}"
+        out.append(f"{words}, {what}: {line}.")
+    counts = regimes(data, rate).items()
+    parts = [f"{name.replace('_', ' ')} {a} of {n}" for name, (a, n) in counts if n]
+    return [*out, f"{words}, cells that train by predicted regime: {', '.join(parts)}."]
+
+
+def _scheme(data: xr.Dataset, name: str) -> str:
+    one = data.sel(scheme=name)
+    parts = [
+        f"L = {depth} (distance {float(one['mark_distance'].sel(depth=depth)):.2f}) "
+        + ", ".join(f"{gain:.3f}" for gain in one["mark_gain"].sel(depth=depth).values)
+        for depth in data["depth"].values.tolist()
+    ]
+    return f"{name}, gain in nats by seed: {'; '.join(parts)}."
 
 
 def provenance(data: xr.Dataset) -> dict[str, Any]:
@@ -302,7 +323,7 @@ def provenance(data: xr.Dataset) -> dict[str, Any]:
         name: json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value
         for name, value in ((n, getattr(v, "item", lambda v=v: v)()) for n, v in data.attrs.items())
     }
-    axes = {name: data[name].values.tolist() for name in ("depth", "beta", "alpha_attn", "seed")}
+    axes = {name: data[name].values.tolist() for name in AXES}
     return {
         "figure": "training",
         "title": "Training runs over the trainability diagram",

@@ -96,13 +96,13 @@ class Plan:
             ("held", 1, 10**7),
         ):
             object.__setattr__(self, name, count(name, getattr(self, name), low, high))
-        for name, low, high in (
+        for name, least, most in (
             ("rate", 0.0, 1.0),
             ("warmup", 0.0, 1.0),
             ("decay", 0.0, 1.0),
             ("clip", 1e-6, 1e6),
         ):
-            object.__setattr__(self, name, scalar(name, getattr(self, name), low, high))
+            object.__setattr__(self, name, scalar(name, getattr(self, name), least, most))
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step, the first being 0."""
@@ -296,7 +296,7 @@ class _Trainer:
             group["lr"] = rate
         loss = self._losses(windows, rng).mean()
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip))
         if not math.isfinite(norm):
             self.diverged = self.step

@@ -42,11 +42,13 @@ BASE = Transformer(
 )  # fmt: skip
 PLAN = Plan(steps=160, every=40)
 DEPTHS = (6, 18)
+RATES = (1e-3,)  # beside that of the plan
 AXES = {"beta": (0.1, 4.0), "alpha_attn": (0.4, 6.0)}
 SCHEMES = ("pytorch", "glorot-normal", "gpt2", "deepnorm")
 FREE = {"beta": (0.1, 1.0), "alpha_attn": (0.5, 8.0), "alpha_mlp": (0.5, 8.0)}
 SCALARS = ("loss", "loss_se", "unigram", "gain", "gain_se", "diverged", "wall")
-GRID = ("depth", "beta", "alpha_attn")
+CELL = ("depth", "beta", "alpha_attn")
+GRID = ("rate", *CELL)
 FINE = 40  # points of the predicted boundaries along each axis
 
 
@@ -149,13 +151,13 @@ def marked(base: Transformer = BASE) -> dict[str, Transformer]:
     return specs | {"recommended": recommend(specs["glorot-normal"], bounds=FREE).spec}
 
 
-def count_runs(depths: int, points: int = 7, seeds: int = 3) -> int:
+def count_runs(depths: int, points: int = 7, rates: int = 1, seeds: int = 3) -> int:
     """Count the runs of `experiment`.
 
     Parameters
     ----------
-    depths, points, seeds : int
-        Numbers of depths, of points along each axis, of seeds.
+    depths, points, rates, seeds : int
+        Numbers of depths, of points along each axis, of further learning rates, of seeds.
 
     Returns
     -------
@@ -166,9 +168,9 @@ def count_runs(depths: int, points: int = 7, seeds: int = 3) -> int:
     --------
     >>> from sigprop.torch.trainability import count_runs
     >>> count_runs(2)
-    156
+    254
     """
-    return depths * (points**2 + points * (seeds - 1) + (len(SCHEMES) + 1) * seeds)
+    return depths * ((1 + rates) * points**2 + points * (seeds - 1) + (len(SCHEMES) + 1) * seeds)
 
 
 def experiment(
@@ -178,6 +180,7 @@ def experiment(
     plan: Plan = PLAN,
     depths: Sequence[int] = DEPTHS,
     points: int = 7,
+    rates: Sequence[float] = RATES,
     seeds: int = 3,
     folder: Path | None = None,
     workers: int = 1,
@@ -197,6 +200,8 @@ def experiment(
         Depths.
     points : int
         Points along each axis, evenly spaced in the logarithm over `AXES`.
+    rates : sequence of float
+        Learning rates of the grid, that of `plan` left out; more runs of the same cells.
     seeds : int
         Seeds of the section at the middle beta and of the marked initialisations; the rest of the
         grid has one.
@@ -210,10 +215,11 @@ def experiment(
     Returns
     -------
     xarray.Dataset
-        Over (depth, beta, alpha_attn): loss, gain below guessing by frequency with its standard
-        error, overlap and entropy measured before and after training, and rho, entropy_ratio,
-        regime, apjn, score_gradient predicted; over (depth, alpha_attn, seed) section_gain; over
-        (depth, scheme, seed) mark_gain, and where the marks lie.
+        Over (rate, depth, beta, alpha_attn): loss, gain below guessing by frequency with its
+        standard error, overlap and entropy measured before and after training. Over (depth, beta,
+        alpha_attn): distance, rho, entropy_ratio, regime, apjn, score_gradient as predicted. Over
+        (depth, alpha_attn, seed) section_gain, over (depth, scheme, seed) mark_gain, and where the
+        marks lie. Where a run diverged the values are NaN, and `diverged` says when.
     """
     axes = {name: np.geomspace(*ends, points) for name, ends in AXES.items()}
     stacks = [base.replace(depth=depth) for depth in depths]
@@ -224,8 +230,9 @@ def experiment(
         for stack in stacks
     ])  # fmt: skip
     plans = [replace(plan, seed=plan.seed + i) for i in range(seeds)]
+    paces = [plan, *(replace(plan, rate=rate) for rate in rates)]
     wanted = {
-        "grid": [job(spec, plan, text) for spec in grid.flat],
+        "grid": [job(spec, p, text) for p in paces for spec in grid.flat],
         "section": [job(spec, p, text) for spec in grid[:, points // 2].flat for p in plans],
         "mark": [job(spec, p, text) for one in marks for spec in one.values() for p in plans],
     }
@@ -280,16 +287,16 @@ def _measured(found: list[Arrays], shape: tuple[int, ...]) -> dict[str, Any]:
     return out
 
 
-def _predicted(stacks: list[Transformer], axes: dict[str, Floats]) -> dict[str, Any]:
+def _predicted(stacks: list[Transformer], axes: dict[str, Any]) -> dict[str, Any]:
     parts = [diagram(stack, gradients=True, **axes) for stack in stacks]
     names = ("rho", "gap_ratio", "reduced_beta", "entropy_ratio", "regime", "apjn",
              "score_gradient")  # fmt: skip
     out: dict[str, Any] = {
-        name: (GRID, np.stack([np.asarray(part[name]) for part in parts])) for name in names
+        name: (CELL, np.stack([np.asarray(part[name]) for part in parts])) for name in names
     }
     mesh = dict(zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True))
     far = [_distance(stack.replace(**mesh)) for stack in stacks]
-    return out | {"distance": (GRID, np.stack(far))}
+    return out | {"distance": (CELL, np.stack(far))}
 
 
 def _distance(spec: Transformer) -> Floats:
@@ -299,7 +306,7 @@ def _distance(spec: Transformer) -> Floats:
 
 def _curves(stacks: list[Transformer]) -> dict[str, Any]:
     """Boundaries on a finer grid, one set a depth."""
-    fine = {name: np.geomspace(*ends, FINE) for name, ends in AXES.items()}
+    fine: dict[str, Any] = {name: np.geomspace(*ends, FINE) for name, ends in AXES.items()}
     out: dict[str, Any] = {}
     for stack in stacks:
         for name, curve in diagram(stack, **fine).items():
