@@ -39,9 +39,9 @@ def plot_training(data: xr.Dataset) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        One row a learning rate. One map a depth, with the predicted boundaries as curves and, in
-        the first row, the marked initialisations as letters, those beyond the axes at the edge;
-        and the gain against the distance.
+        One row a learning rate. One map a depth, with the predicted boundaries as curves and the
+        marked initialisations as letters, those beyond the axes at the edge; and the gain against
+        the distance.
     """
     depths, rates = (data[name].values.tolist() for name in ("depth", "rate"))
     figure, rows = panels(len(depths) + 1, len(rates), width=3.9, height=3.5)
@@ -50,10 +50,9 @@ def plot_training(data: xr.Dataset) -> Figure:
         one = data.sel(rate=rate)
         for axes, depth in zip(row, depths, strict=False):
             mesh = _map(axes, one.sel(depth=depth), top)
-            if rate == rates[0]:
-                _letters(axes, one.sel(depth=depth))
+            _letters(axes, one.sel(depth=depth))
         figure.colorbar(mesh, ax=row[len(depths) - 1], label=GAIN)
-        _scatter(row[-1], one, rate == rates[0])
+        _scatter(row[-1], one)
     rows[0][0].legend(fontsize=7, loc="lower left", frameon=True, framealpha=0.85)
     return figure
 
@@ -95,18 +94,17 @@ def _letters(axes: Axes, data: xr.Dataset) -> None:
     axes.set_xlabel(f"{axes.get_xlabel()}\n{key}", fontsize=8)
 
 
-def _scatter(axes: Axes, data: xr.Dataset, marks: bool) -> None:
+def _scatter(axes: Axes, data: xr.Dataset) -> None:
     for (mark, colour), depth in zip(LOOKS, data["depth"].values.tolist(), strict=False):
         one = data.sel(depth=depth)
         axes.errorbar(
             np.ravel(one["distance"]), np.ravel(one["gain"]), np.ravel(one["gain_se"]), fmt=mark,
             ms=3.5, lw=0.6, color=colour, label=f"grid, $L = {depth}$",
         )  # fmt: skip
-        if marks:
-            axes.plot(
-                one["mark_distance"], one["mark_gain"].mean("seed"), mark, ms=7, mfc="none",
-                color=VERMILLION, label=f"marked, $L = {depth}$",
-            )  # fmt: skip
+        axes.plot(
+            one["mark_distance"], one["mark_gain"].mean("seed"), mark, ms=7, mfc="none",
+            color=VERMILLION, label=f"marked, $L = {depth}$",
+        )  # fmt: skip
     axes.axvline(0, color=BLACK, lw=0.8)
     axes.axhline(data.attrs["margin"], color="0.5", lw=0.8, ls=":")
     axes.set_xscale("symlog", linthresh=1.0)

@@ -297,12 +297,20 @@ def _judged(data: xr.Dataset, rate: float | None, words: str) -> list[str]:
 
 
 def _scheme(data: xr.Dataset, name: str) -> str:
+    """Gain of a marked initialisation by seed, at every depth and learning rate."""
     one = data.sel(scheme=name)
-    parts = [
-        f"L = {depth} (distance {float(one['mark_distance'].sel(depth=depth)):.2f}) "
-        + ", ".join(f"{gain:.3f}" for gain in one["mark_gain"].sel(depth=depth).values)
-        for depth in data["depth"].values.tolist()
-    ]
+    parts = []
+    for depth in data["depth"].values.tolist():
+        there = one.sel(depth=depth)
+        gains = [
+            f"rate {rate:g}: "
+            + ", ".join(f"{g:.3f}" for g in there["mark_gain"].sel(rate=rate).values)
+            for rate in data["rate"].values.tolist()
+        ]
+        where = (
+            f"rho_L {float(there['mark_rho']):.3f}, distance {float(there['mark_distance']):.2f}"
+        )
+        parts.append(f"L = {depth} ({where}) {', '.join(gains)}")
     return f"{name}, gain in nats by seed: {'; '.join(parts)}."
 
 

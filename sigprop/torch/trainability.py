@@ -168,9 +168,10 @@ def count_runs(depths: int, points: int = 7, rates: int = 1, seeds: int = 3) -> 
     --------
     >>> from sigprop.torch.trainability import count_runs
     >>> count_runs(2)
-    254
+    284
     """
-    return depths * ((1 + rates) * points**2 + points * (seeds - 1) + (len(SCHEMES) + 1) * seeds)
+    marks = (len(SCHEMES) + 1) * seeds
+    return depths * ((1 + rates) * (points**2 + marks) + points * (seeds - 1))
 
 
 def experiment(
@@ -201,7 +202,7 @@ def experiment(
     points : int
         Points along each axis, evenly spaced in the logarithm over `AXES`.
     rates : sequence of float
-        Learning rates of the grid, that of `plan` left out; more runs of the same cells.
+        Further learning rates of the grid and of the marked initialisations.
     seeds : int
         Seeds of the section at the middle beta and of the marked initialisations; the rest of the
         grid has one.
@@ -218,8 +219,8 @@ def experiment(
         Over (rate, depth, beta, alpha_attn): loss, gain below guessing by frequency with its
         standard error, overlap and entropy measured before and after training. Over (depth, beta,
         alpha_attn): distance, rho, entropy_ratio, regime, apjn, score_gradient as predicted. Over
-        (depth, alpha_attn, seed) section_gain, over (depth, scheme, seed) mark_gain, and where the
-        marks lie. Where a run diverged the values are NaN, and `diverged` says when.
+        (depth, alpha_attn, seed) section_gain, over (rate, depth, scheme, seed) mark_gain, and
+        where the marks lie. Where a run diverged the values are NaN, and `diverged` says when.
     """
     axes = {name: np.geomspace(*ends, points) for name, ends in AXES.items()}
     stacks = [base.replace(depth=depth) for depth in depths]
@@ -234,13 +235,20 @@ def experiment(
     wanted = {
         "grid": [job(spec, p, text) for p in paces for spec in grid.flat],
         "section": [job(spec, p, text) for spec in grid[:, points // 2].flat for p in plans],
-        "mark": [job(spec, p, text) for one in marks for spec in one.values() for p in plans],
+        "mark": [
+            job(spec, replace(p, seed=other.seed), text)
+            for p in paces
+            for one in marks
+            for spec in one.values()
+            for other in plans
+        ],
     }
     unique = {one.key: one for part in wanted.values() for one in part}
     runs = dict(zip(unique, gather([*unique.values()], folder, workers, progress), strict=True))
     found = {name: [runs[one.key] for one in part] for name, part in wanted.items()}
     coordinates = {"depth": list(depths), **axes, "scheme": list(marks[0]),
-                   "seed": [one.seed for one in plans]}  # fmt: skip
+                   "seed": [one.seed for one in plans],
+                   "rate": [one.rate for one in paces]}  # fmt: skip
     about = _provenance(base, plan, text, [*runs.values()])
     about["marks"] = json.dumps([{n: s.to_dict() for n, s in one.items()} for one in marks])
     return _assembled(found, stacks, marks, coordinates).assign_attrs(about)
@@ -264,7 +272,7 @@ def _assembled(
     data = _measured(found["grid"], tuple(sizes[name] for name in GRID))
     data |= _predicted(stacks, axes) | _curves(stacks) | _places(marks)
     data["section_gain"] = gain("section", "depth", "alpha_attn", "seed")
-    data["mark_gain"] = gain("mark", "depth", "scheme", "seed")
+    data["mark_gain"] = gain("mark", "rate", "depth", "scheme", "seed")
     return xr.Dataset(data, coordinates)
 
 
@@ -341,7 +349,7 @@ def _provenance(base: Transformer, plan: Plan, text: Corpus, found: list[Arrays]
         "margin": MARGIN,
         "runs": len(found),
         "wall_seconds": float(walls.sum()),
-        "versions": json.dumps(sorted({str(one["versions"]) for one in found})),
+        "versions": json.dumps([json.loads(v) for v in sorted({str(r["versions"]) for r in found})]),
         "text": json.dumps({
             "name": text.source,
             "stories_sha256": text.digest,
