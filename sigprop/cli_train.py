@@ -49,8 +49,8 @@ def train(
     from sigprop.huggingface import load
     from sigprop.propagate import exchangeable
     from sigprop.torch.model import check
+    from sigprop.torch.plan import Plan
     from sigprop.torch.tokens import corpus
-    from sigprop.torch.train import Plan
     from sigprop.torch.train import train as run
     from sigprop.torch.trainability import BASE
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from sigprop.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from sigprop.torch.train import Run
+    from sigprop.torch.plan import Run
 
 __all__ = ["run", "training"]
 

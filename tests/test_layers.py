@@ -25,6 +25,7 @@ ORDER = (
     "store",
     "torch.model",
     "torch.tokens",
+    "torch.plan",
     "torch.train",
     "simulate.inputs",
     "simulate.measure",

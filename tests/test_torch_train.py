@@ -18,6 +18,7 @@ from sigprop import AssumptionError, DomainError, Transformer, propagate
 from sigprop.cli import main
 from sigprop.torch import trainability
 from sigprop.torch.model import Encoder, check
+from sigprop.torch.plan import Plan
 from sigprop.torch.separation import (
     area,
     correlation,
@@ -29,7 +30,7 @@ from sigprop.torch.separation import (
     separation,
 )
 from sigprop.torch.tokens import MASK, SPECIAL, corpus, masked
-from sigprop.torch.train import CHECKPOINT, Plan, baseline, train
+from sigprop.torch.train import CHECKPOINT, baseline, train
 from sigprop.training_plots import plot_training
 
 SPEC = Transformer(
@@ -219,7 +220,8 @@ KILLED = """
 import sys
 from sigprop import Transformer
 from sigprop.torch.tokens import corpus
-from sigprop.torch.train import Plan, train
+from sigprop.torch.plan import Plan
+from sigprop.torch.train import train
 import json, torch
 torch.set_num_threads(1)
 spec = Transformer.from_dict(json.loads(sys.argv[2]))

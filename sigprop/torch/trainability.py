@@ -26,8 +26,9 @@ from sigprop.schemes import described
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job, gather
 from sigprop.sweep import sweep
+from sigprop.torch.plan import Plan
 from sigprop.torch.tokens import Corpus
-from sigprop.torch.train import Plan, train
+from sigprop.torch.train import train
 from sigprop.version import __version__
 
 if TYPE_CHECKING:
@@ -285,14 +286,20 @@ def _column(found: list[Arrays], name: str, shape: tuple[int, ...]) -> Floats:
 def _measured(found: list[Arrays], shape: tuple[int, ...]) -> dict[str, Any]:
     out: dict[str, Any] = {name: (GRID, _column(found, name, shape)) for name in SCALARS}
     for when, row in (("start", 0), ("end", -1)):
-        ends = [
-            {"rho": one["log_rho"][row, -1], "entropy": one["log_entropy"][row].min()}
-            for one in found
-        ]
-        out |= {f"{n}_{when}": (GRID, _column(ends, n, shape)) for n in ("rho", "entropy")}
-    norms = [{"query": np.log10(one["log_query"][0].min())} for one in found]
-    out["query_start"] = (GRID, _column(norms, "query", shape))
+        ends = [_ends(one, row) for one in found]
+        out |= {f"{name}_{when}": (GRID, _column(ends, name, shape)) for name in ends[0]}
     return out
+
+
+def _ends(one: Arrays, row: int) -> Arrays:
+    """Overlap, entropy and query gradient in a row of a log; NaN of a run that has none."""
+    if not len(one["log_step"]):
+        return dict.fromkeys(("rho", "entropy", "query"), np.array(np.nan))
+    return {
+        "rho": one["log_rho"][row, -1],
+        "entropy": one["log_entropy"][row].min(),
+        "query": one["log_query"][row].min(),
+    }
 
 
 def _predicted(stacks: list[Transformer], axes: dict[str, Any]) -> dict[str, Any]:
@@ -342,6 +349,7 @@ def _places(marks: list[dict[str, Transformer]]) -> dict[str, Any]:
 
 def _provenance(base: Transformer, plan: Plan, text: Corpus, found: list[Arrays]) -> dict[str, Any]:
     walls = np.array([float(one["wall"]) for one in found])
+    versions = sorted({str(one["versions"]) for one in found})
     return {
         "sigprop_version": __version__,
         "spec": json.dumps(base.to_dict()),
@@ -349,7 +357,7 @@ def _provenance(base: Transformer, plan: Plan, text: Corpus, found: list[Arrays]
         "margin": MARGIN,
         "runs": len(found),
         "wall_seconds": float(walls.sum()),
-        "versions": json.dumps([json.loads(v) for v in sorted({str(r["versions"]) for r in found})]),
+        "versions": json.dumps([json.loads(v) for v in versions]),
         "text": json.dumps({
             "name": text.source,
             "stories_sha256": text.digest,
