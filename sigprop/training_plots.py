@@ -18,6 +18,7 @@ __all__ = ["plot_training"]
 
 GAIN = "nats below guessing by frequency"
 LETTERS = "ABCDEFGH"
+TICKS = (0.5, 1.0, 2.0, 4.0)
 LOOKS = (("o", BLUE), ("s", ORANGE), ("^", BLACK))
 NAMES = {
     "pytorch": "PyTorch",
@@ -25,6 +26,7 @@ NAMES = {
     "gpt2": "GPT-2",
     "deepnorm": "DeepNorm",
     "recommended": "recommended",
+    "recommended-0.5": r"rec. $\rho_L<0.5$",
 }
 
 
@@ -40,8 +42,8 @@ def plot_training(data: xr.Dataset) -> Figure:
     -------
     matplotlib.figure.Figure
         One row a learning rate. One map a depth, with the predicted boundaries as curves and the
-        marked initialisations as letters, those beyond the axes at the edge; and the gain against
-        the distance.
+        marked initialisations as letters, those beyond the axes at the edge, in an orange ring
+        where a seed does not train; and the gain against the distance.
     """
     depths, rates = (data[name].values.tolist() for name in ("depth", "rate"))
     figure, rows = panels(len(depths) + 1, len(rates), width=3.9, height=3.5)
@@ -54,6 +56,7 @@ def plot_training(data: xr.Dataset) -> Figure:
         figure.colorbar(mesh, ax=row[len(depths) - 1], label=GAIN)
         _scatter(row[-1], one)
     rows[0][0].legend(fontsize=7, loc="lower left", frameon=True, framealpha=0.85)
+    rows[-1][-1].legend(fontsize=7, loc="upper left", frameon=False)
     return figure
 
 
@@ -63,6 +66,8 @@ def _map(axes: Axes, data: xr.Dataset, top: float) -> Any:
     mesh = axes.pcolormesh(x, y, gain.T, cmap="cividis", vmin=0, vmax=top, shading="nearest",
                            rasterized=True)  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel=label("beta"), ylabel=label("alpha_attn"))
+    axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.set_yticks([], minor=True)
     trains = np.asarray(data["gain"] > data.attrs["margin"])
     xs, ys = np.meshgrid(x, y, indexing="ij")
     axes.plot(xs[trains], ys[trains], "o", ms=3.5, color="white", mec=BLACK, mew=0.6)
@@ -90,8 +95,8 @@ def _letters(axes: Axes, data: xr.Dataset) -> None:
         axes.text(x, y, letter, transform=axes.transAxes, fontsize=7, ha="center", va="center",
                   bbox=ring)  # fmt: skip
         keys.append(f"{letter} {NAMES.get(name, name)} {float(one['mark_gain'].mean()):.2f}")
-    key = "   ".join(keys[:3]) + "\n" + "   ".join(keys[3:])
-    axes.set_xlabel(f"{axes.get_xlabel()}\n{key}", fontsize=8)
+    lines = ["   ".join(keys[i : i + 3]) for i in range(0, len(keys), 3)]
+    axes.set_xlabel("\n".join([axes.get_xlabel(), *lines]), fontsize=7.5)
 
 
 def _scatter(axes: Axes, data: xr.Dataset) -> None:
@@ -110,4 +115,3 @@ def _scatter(axes: Axes, data: xr.Dataset) -> None:
     axes.set_xscale("symlog", linthresh=1.0)
     axes.set(xlabel="predicted distance to the boundary", ylabel=GAIN)
     axes.set_title("right of the line: predicted trainable", fontsize=8)
-    axes.legend(fontsize=7, frameon=False)

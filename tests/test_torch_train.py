@@ -241,7 +241,8 @@ def test_a_killed_run_continues_bit_for_bit(text, tmp_path):
         assert first.poll() is None
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
     step = torch.load(tmp_path / "killed" / CHECKPOINT, weights_only=True)["step"]
     assert 0 < step < 400
     ends = [start(tmp_path / name).communicate()[0] for name in ("killed", "whole")]
@@ -378,6 +379,34 @@ def test_the_experiment_is_durable_and_judged(words, tmp_path, monkeypatch):
     assert any("AUC" in one for one in findings(judged))
     json.dumps(provenance(judged), allow_nan=False)
     assert len(plot_training(judged).axes) == 8
+
+
+def test_a_run_that_diverges_is_masked_and_counted(words, monkeypatch):
+    monkeypatch.setattr(trainability, "marked", lambda base: {"recommended": base})
+    base = TINY.replace(norm="none", alpha_mlp=1e6)
+    options = {"depths": (30,), "points": 2, "rates": (), "seeds": 1}
+    monkeypatch.setattr(trainability, "_predicted", lambda *_: {})
+    monkeypatch.setattr(trainability, "_curves", lambda *_: {})
+    monkeypatch.setattr(trainability, "_places", lambda *_: {})
+    found = trainability.experiment(words, base=base, plan=Plan(steps=1), **options)
+    assert np.all(found["diverged"] == 0)
+    assert np.all(np.isnan(found["gain"]))
+    assert np.all(outcomes(found) == -np.inf)
+
+
+@pytest.mark.slow
+def test_the_experiment_as_a_command(monkeypatch, capsys, text, tmp_path):
+    words = ("trainability", "--text", text, "--depths", 1, "--points", 2, "--seeds", 1, "--steps",
+             2, "--rates", "1e-3", "--vocabulary", 60, "--keep", tmp_path / "cells", "--workers", 2,
+             "--out", tmp_path / "a.nc")  # fmt: skip
+    code, streams = call(monkeypatch, capsys, *words, "--json")
+    assert code == 0
+    # in one block both designs are Xavier's, which is trained once
+    assert json.loads(streams.out)["parameters"]["runs"] == 4 + 4
+    names = {"a.nc", "a.json", "a.png", "a.pdf", "cells"}
+    assert names <= set(os.listdir(tmp_path))
+    code, streams = call(monkeypatch, capsys, *words)
+    assert "Written" in streams.out
 
 
 def test_the_committed_data_say_what_their_findings_say():

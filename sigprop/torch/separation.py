@@ -278,7 +278,9 @@ def findings(data: xr.Dataset) -> list[str]:
     if data.sizes["rate"] > 1:
         out += _judged(data, None, "best learning rate of each cell")
     out += [_scheme(data, name) for name in data["scheme"].values.tolist()]
-    spread = np.nanstd(np.asarray(data["section_gain"]), axis=-1, ddof=1).max()
+    if data.sizes["seed"] == 1:
+        return out
+    spread = np.asarray(data["section_gain"].std("seed", ddof=1).max())
     return [*out, f"Spread of the gain over seeds on the section: at most {spread:.3f} nats."]
 
 

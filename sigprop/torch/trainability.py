@@ -5,7 +5,9 @@ Fixed before any run of the grid was made: a run *trains* if its held-out loss e
 does not beat. The *predictor* is the one that draws the diagram (`sigprop.diagram`, nothing
 adjusted): the distance to its boundaries, the smaller of log(gap_L/(1 - rho_max)) and
 -log(beta_hot/beta_c), at its defaults; positive in the regime that it calls trainable. Its parts
-are judged too, alone.
+are judged too, alone. The learning rate was chosen on one healthy cell (L = 18, alpha 3.8 to 4):
+3e-3 beat 1.5e-3, and 1e-2 did not train. Added once the first grid had been seen: the grid at 1e-3,
+and the design with rho_L below 0.5.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from sigprop.schemes import described
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job, gather
 from sigprop.sweep import sweep
+from sigprop.targets import Targets
 from sigprop.torch.plan import Plan
 from sigprop.torch.tokens import Corpus
 from sigprop.torch.train import train
@@ -46,6 +49,7 @@ DEPTHS = (6, 18)
 RATES = (1e-3,)  # beside that of the plan
 AXES = {"beta": (0.1, 4.0), "alpha_attn": (0.4, 6.0)}
 SCHEMES = ("pytorch", "glorot-normal", "gpt2", "deepnorm")
+DESIGNS = {"recommended": 0.9, "recommended-0.5": 0.5}  # by largest overlap
 FREE = {"beta": (0.1, 1.0), "alpha_attn": (0.5, 8.0), "alpha_mlp": (0.5, 8.0)}
 SCALARS = ("loss", "loss_se", "unigram", "gain", "gain_se", "diverged", "wall")
 CELL = ("depth", "beta", "alpha_attn")
@@ -137,9 +141,9 @@ def marked(base: Transformer = BASE) -> dict[str, Transformer]:
     Returns
     -------
     dict of str to Transformer
-        The schemes `SCHEMES` (their multipliers of branches in the variances), and "recommended":
-        the design of `sigprop.design.recommend` nearest to Xavier's that meets the default targets
-        by beta and residual strengths.
+        The schemes `SCHEMES` (their multipliers of branches in the variances), and two designs of
+        `sigprop.design.recommend`, nearest to Xavier's by beta and residual strengths: with the
+        default targets, and with half the overlap.
 
     Examples
     --------
@@ -149,7 +153,9 @@ def marked(base: Transformer = BASE) -> dict[str, Transformer]:
     0.537
     """
     specs = {name: described(name, base)[1] for name in SCHEMES}
-    return specs | {"recommended": recommend(specs["glorot-normal"], bounds=FREE).spec}
+    home = specs["glorot-normal"]
+    designs = {name: recommend(home, Targets(rho_max=r), FREE) for name, r in DESIGNS.items()}
+    return specs | {name: design.spec for name, design in designs.items()}
 
 
 def count_runs(depths: int, points: int = 7, rates: int = 1, seeds: int = 3) -> int:
@@ -169,9 +175,9 @@ def count_runs(depths: int, points: int = 7, rates: int = 1, seeds: int = 3) -> 
     --------
     >>> from sigprop.torch.trainability import count_runs
     >>> count_runs(2)
-    284
+    308
     """
-    marks = (len(SCHEMES) + 1) * seeds
+    marks = (len(SCHEMES) + len(DESIGNS)) * seeds
     return depths * ((1 + rates) * (points**2 + marks) + points * (seeds - 1))
 
 
