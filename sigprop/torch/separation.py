@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 DRAWS, SEED = 2000, 0
+MARGINS = (0.02, 0.1)  # nats, beside that of the data
 AXES = ("rate", "depth", "beta", "alpha_attn", "seed")
 COVERED = (2.5, 97.5)  # percentiles of the bootstrap
 Statistic = Callable[[Floats, Floats], Floats]
@@ -169,12 +170,19 @@ def _log(values: Any) -> Floats:
     return np.asarray(np.log(np.asarray(values)))
 
 
+def _rule(data: xr.Dataset) -> Floats:
+    """Order the cells by the usual scaling of branches; it has no threshold of its own."""
+    rule = data["alpha_attn"] / np.sqrt(data["depth"])
+    return np.asarray(rule.broadcast_like(data["distance"]).transpose(*data["distance"].dims))
+
+
 PREDICTORS: dict[str, tuple[str, Callable[[xr.Dataset], Floats]]] = {
     "distance": ("distance to the nearer boundary", lambda data: np.asarray(data["distance"])),
     "overlap": ("1 - rho_L alone", lambda data: np.asarray(data["gap_ratio"])),
     "entropy": ("smallest entropy alone", lambda data: np.asarray(data["entropy_ratio"])),
     "gradient": ("size of the gradient's gain alone", lambda data: -np.abs(_log(data["apjn"]))),
     "query": ("query over value gradient alone", lambda data: _log(data["score_gradient"])),
+    "rule": ("no theory: alpha_attn/sqrt(L)", lambda data: _rule(data)),
 }
 
 
@@ -295,7 +303,20 @@ def _judged(data: xr.Dataset, rate: float | None, words: str) -> list[str]:
         out.append(f"{words}, {what}: {line}.")
     counts = regimes(data, rate).items()
     parts = [f"{name.replace('_', ' ')} {a} of {n}" for name, (a, n) in counts if n]
-    return [*out, f"{words}, cells that train by predicted regime: {', '.join(parts)}."]
+    out.append(f"{words}, cells that train by predicted regime: {', '.join(parts)}.")
+    healthy = np.asarray(data["regime"]) == REGIMES.index("trainable")
+    out.append(
+        f"{words}, threshold of the diagram: {healthy[trains].mean():.2f} of the cells that train "
+        f"are called trainable, {(~healthy)[~trains].mean():.2f} of the others are not."
+    )
+    others = [f"{m:g} nats {_area(data, rate, m)}" for m in MARGINS]
+    return [*out, f"{words}, AUC of the distance at other margins: {', '.join(others)}."]
+
+
+def _area(data: xr.Dataset, rate: float | None, margin: float) -> Estimate | str:
+    gain = outcomes(data.assign_attrs(margin=margin), rate).ravel()
+    one_kind = (gain > 0).all() or (gain <= 0).all()
+    return "undefined" if one_kind else estimate(area, np.ravel(data["distance"]), gain)
 
 
 def _scheme(data: xr.Dataset, name: str) -> str:
