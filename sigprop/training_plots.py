@@ -55,7 +55,8 @@ def plot_training(data: xr.Dataset) -> Figure:
             _letters(axes, one.sel(depth=depth))
         figure.colorbar(mesh, ax=row[len(depths) - 1], label=GAIN)
         _scatter(row[-1], one)
-    rows[0][0].legend(fontsize=7, loc="lower left", frameon=True, framealpha=0.85)
+    if rows[0][0].get_legend_handles_labels()[0]:  # a boundary crosses the grid
+        rows[0][0].legend(fontsize=7, loc="lower left", frameon=True, framealpha=0.85)
     rows[-1][-1].legend(fontsize=7, loc="upper left", frameon=False)
     return figure
 
