@@ -15,10 +15,14 @@ import typer
 
 from sigprop.errors import DomainError
 
-__all__ = ["FIGURES", "AsJson", "Png", "check_target", "emit", "progress", "show"]
+__all__ = ["FIGURES", "AsJson", "Png", "Scheduler", "check_target", "emit", "progress", "show"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Png = Annotated[Path | None, typer.Option(help="Draw a figure (.png, .pdf or .svg).")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of a dask scheduler that does the work, or 'local'."),
+]
 FIGURES = (".png", ".pdf", ".svg")
 WIDTH = 100  # columns of a table that is not shown on a terminal
 

@@ -22,6 +22,7 @@ ORDER = (
     "state",
     "spec",
     "text",
+    "distribute",
     "store",
     "simulate.inputs",
     "simulate.measure",
