@@ -84,7 +84,9 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.advance(task, done)
 
 
-def check_target(name: str, path: Path | None, endings: tuple[str, ...] = ()) -> None:
+def check_target(
+    name: str, path: Path | None, endings: tuple[str, ...] = (), folder: bool = False
+) -> None:
     """Refuse a file that cannot be written before anything is computed.
 
     Parameters
@@ -95,6 +97,8 @@ def check_target(name: str, path: Path | None, endings: tuple[str, ...] = ()) ->
         The file; nothing is refused without one.
     endings : tuple of str
         Admissible endings; any if empty.
+    folder : bool
+        The target is a folder, of a name of its own.
 
     Raises
     ------
@@ -104,7 +108,7 @@ def check_target(name: str, path: Path | None, endings: tuple[str, ...] = ()) ->
     if path is None:
         return
     try:
-        fits = path.is_file() or not path.exists()
+        fits = (path.is_dir() if folder else path.is_file()) or not path.exists()
         with TemporaryFile(dir=path.parent):
             pass
     except OSError:  # also a name that is too long
