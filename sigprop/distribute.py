@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +23,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 ANSWER = 10.0  # seconds for the scheduler to answer
 PATIENCE = 60.0  # seconds without any worker
 DASHBOARD = "127.0.0.1:0"  # any free port of this machine alone; None would ask for 8787
+SILENT = logging.CRITICAL + 1
 SETTINGS = {"distributed.admin.large-graph-warning-threshold": "1TB"}  # arguments hold kernels
 
 
@@ -120,10 +122,12 @@ def _client(scheduler: str, workers: int) -> Iterator[Any]:
     with _quiet(), dask.config.set(SETTINGS):
         if scheduler == LOCAL:
             number = count("workers", workers, 1, 1024)
+            alone = {"dashboard_address": DASHBOARD, "silence_logs": SILENT}
             with (
-                LocalCluster(number, threads_per_worker=1, dashboard_address=DASHBOARD) as cluster,
+                LocalCluster(number, threads_per_worker=1, **alone) as cluster,
                 Client(cluster, set_as_default=False) as client,
             ):
+                client.register_worker_callbacks(_deaf)
                 yield client
             return
         _answers(scheduler)
@@ -141,7 +145,7 @@ def _quiet() -> Iterator[None]:
     levels = [handler.level for handler in handlers]
     try:
         for handler in handlers:
-            handler.setLevel(logging.CRITICAL + 1)
+            handler.setLevel(SILENT)
         yield
     finally:
         for handler, level in zip(handlers, levels, strict=True):
@@ -214,6 +218,11 @@ def _result(future: Any, scheduler: str) -> Any:
     except ImportError as error:
         words = f"workers that can import sigprop {__version__} and the work ({error})"
         raise DomainError("scheduler", scheduler, words) from None
+
+
+def _deaf() -> None:
+    """Leave an interrupt from the terminal, which reaches all processes, to the client."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _checked(version: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -14,11 +14,16 @@ ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 
 def noted(x, notes, pause):
-    """Job: a product in single precision, noted in a file before it begins."""
+    """Job: numbers of a seed, noted in a file before it begins."""
     with open(Path(notes) / str(x), "a", encoding="utf-8") as file:
         file.write(f"{os.getpid()}\n")
     time.sleep(pause)
-    draws = np.random.default_rng(x).standard_normal((200, 200)).astype(np.float32)
+    return {"y": np.random.default_rng(x).standard_normal((20, 20)).astype(np.float32)}
+
+
+def product(x):
+    """Job whose last digits change with the threads of the library (two of them: measured)."""
+    draws = np.random.default_rng(x).standard_normal((300, 300))
     return {"y": draws @ draws.T}
 
 
@@ -44,7 +49,7 @@ def environment(**extra):
     return os.environ | ONE_THREAD | {"PYTHONPATH": path} | extra
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -71,7 +76,7 @@ class Cluster:
 
     def add(self):
         return self._start("worker", "--scheduler-file", str(self.file), "--nthreads", "1",
-                           "--no-nanny", "--no-dashboard", "--death-timeout", "30",
+                           "--no-nanny", "--no-dashboard", "--death-timeout", "300",
                            "--local-directory", str(self.folder))  # fmt: skip
 
     def _start(self, kind, *options):

@@ -1,27 +1,31 @@
 """Work on a dask cluster: the digits of a serial run; nothing lost or done twice when killed."""
 
 import json
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from sigprop import Transformer
-from sigprop.distribute import spread
-from sigprop.errors import AssumptionError, DomainError, UnfinishedError
+from sigprop import Transformer, __version__, cli
+from sigprop.distribute import THREADS, _checked, spread
+from sigprop.errors import AssumptionError, DomainError, MissingExtraError, UnfinishedError
 from sigprop.simulate import simulate
 from sigprop.store import Job, gather
 
 pytest.importorskip("distributed")
 
-from cluster import Cluster, counts, deadly, environment, noted, refused, wait_for
+from cluster import Cluster, counts, deadly, environment, noted, product, refused, wait_for
 
 SERIAL = """
 import json
 from pathlib import Path
-from sigprop import Transformer
+from cluster import product
+from sigprop import Transformer, __version__, cli
 from sigprop.simulate import simulate
+from sigprop.store import Job, gather
+gather([Job(product, {{"x": x}}) for x in range(3)], Path({folder!r}))
 simulate(Transformer.from_dict(json.loads({spec!r})), 4, workers=1, folder=Path({folder!r}))
 """
 CLIENT = """
@@ -55,12 +59,14 @@ def same(found, expected):
         np.testing.assert_array_equal(one["y"], other["y"], strict=True)
 
 
-def test_results_of_a_simulation_are_those_of_a_serial_run(cluster, tmp_path):
-    """Networks wide enough that several threads give other digits; the serial run has one."""
+def test_results_are_those_of_a_serial_run(cluster, tmp_path):
+    """Bit for bit: products whose digits would change with threads, and a simulation."""
     spec = Transformer(depth=4, context=128, width=256, heads=4, beta=1.5, sigma_v2=1, sigma_w2=2,
                        rho0=0.1)  # fmt: skip
     serial = SERIAL.format(spec=json.dumps(spec.to_dict()), folder=str(tmp_path))
     subprocess.run([sys.executable, "-c", serial], env=environment(), check=True)
+    jobs = [Job(product, {"x": x}) for x in range(3)]
+    same(gather(jobs, scheduler=cluster.address), gather(jobs, tmp_path))
     found = simulate(spec, 4, scheduler=cluster.address)
     expected = simulate(spec, 4, folder=tmp_path)  # reads what the serial run kept
     for name, values in expected.samples.items():
@@ -102,11 +108,15 @@ def test_a_killed_scheduler(tmp_path, notes):
     jobs = work(notes, 12, 0.2)
     folder = tmp_path / "cells"
     with Cluster(tmp_path) as own:
-        end = lambda _: own.scheduler.kill() if len(list(folder.glob("*.npz"))) >= 4 else None  # noqa: E731
+
+        def end(_):
+            if len(list(folder.glob("*.npz"))) >= 4:
+                own.scheduler.kill()
+
         with pytest.raises(UnfinishedError, match=r"was lost; \d+ of 12 cells are kept in .*cells"):
             gather(jobs, folder, 1, end, own.address)
         for worker in own.workers:  # without a scheduler they end themselves
-            worker.wait(30)
+            worker.wait(120)
     durable = {x for x, job in enumerate(jobs) if (folder / f"{job.key}.npz").exists()}
     assert 4 <= len(durable) < 12
     before = counts(notes)
@@ -146,7 +156,7 @@ def test_a_killed_client_takes_its_local_cluster_with_it(tmp_path, notes):
     client.kill()
     client.wait()
     pids = {int(pid) for file in notes.iterdir() for pid in file.read_text().split()}
-    wait_for(lambda: not any(alive(pid) for pid in pids), 30)
+    wait_for(lambda: not any(alive(pid) for pid in pids))
 
 
 def alive(pid):
@@ -184,11 +194,15 @@ def test_an_error_keeps_its_name(cluster):
         gather([Job(refused, {"x": 7})], None, 1, None, cluster.address)
 
 
-def test_workers_with_several_threads_are_refused(tmp_path, notes):
-    with Cluster(tmp_path, 1, OPENBLAS_NUM_THREADS="2") as own:
-        with pytest.raises(AssumptionError, match="OPENBLAS_NUM_THREADS=1"):
-            gather(work(notes, 1, 0), None, 1, None, own.address)
-    assert counts(notes) == {}
+def test_workers_with_several_threads_or_another_version_are_refused(monkeypatch):
+    for name in THREADS:
+        monkeypatch.setenv(name, "1")
+    assert _checked(__version__, pow, 2, 3) == 8
+    with pytest.raises(AssumptionError, match=f"a worker has sigprop {__version__}, not 0.0"):
+        _checked("0.0", pow, 2, 3)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    with pytest.raises(AssumptionError, match="OPENBLAS_NUM_THREADS=1"):
+        _checked(__version__, pow, 2, 3)
 
 
 def test_a_cluster_without_workers(tmp_path, notes, monkeypatch):
@@ -201,6 +215,47 @@ def test_a_cluster_without_workers(tmp_path, notes, monkeypatch):
 @pytest.mark.parametrize("address", ["nonsense", "foo://x:1", "127.0.0.1:x", "127.0.0.1:1", ""])
 def test_an_address_where_nobody_answers(address, notes, monkeypatch):
     monkeypatch.setattr("sigprop.distribute.ANSWER", 1)
-    with pytest.raises(DomainError, match="scheduler = .* HOST:PORT"):
+    with pytest.raises(DomainError, match=r"scheduler = .* HOST:PORT"):
         gather(work(notes, 1, 0), None, 1, None, address)
     assert counts(notes) == {}
+
+
+def test_without_the_extra(notes, monkeypatch):
+    monkeypatch.setattr("sigprop.errors.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"--scheduler needs dask.*sigprop\[distributed\]"):
+        gather(work(notes, 1, 0), None, 1, None, "local")
+    same(gather(work(notes, 1, 0)), gather(work(notes, 1, 0)))
+
+
+@pytest.mark.parametrize(
+    "error", [DomainError("x", [1, 2], "a number"), MissingExtraError("a", "b", "c")]
+)
+def test_errors_travel_between_processes(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+SMALL = {"depth": 2, "context": 32, "width": 32, "beta": 1, "sigma_v2": 1, "sigma_w2": 1, "rho0": 0}
+
+
+@pytest.mark.parametrize("command", [
+    ["simulate", "s.json", "--seeds", "3"],
+    ["kernel", "s.json", "--draws", "3", "--blocks", "4"],
+    ["validate", "s.json", "--seeds", "3"],
+])  # fmt: skip
+def test_commands(command, cluster, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.json").write_text(json.dumps(SMALL))
+    found = []
+    for options in (["--scheduler", cluster.address], ["--workers", "1"]):
+        monkeypatch.setattr(sys, "argv", ["sigprop", *command, "--json", *options])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert left.value.code == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] != ""
+    monkeypatch.setattr(sys, "argv", ["sigprop", *command, "--scheduler", "nonsense"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("sigprop: error: scheduler = 'non")

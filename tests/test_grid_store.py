@@ -1,5 +1,6 @@
 """Diagrams in a Zarr store: the numbers of the plain diagram; continued, not begun again."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sigprop import Transformer, diagram
+from sigprop import Transformer, cli, diagram
+from sigprop.diagram import load
 from sigprop.errors import DomainError, UnfinishedError
 from sigprop.grid_store import UNKNOWN, _finished, diagram_store, open_store
 from sigprop.plan import Plan
 
-for package in ("distributed", "zarr"):
-    pytest.importorskip(package)
+pytest.importorskip("distributed")
+pytest.importorskip("zarr")
 
 from cluster import Cluster, wait_for
 
@@ -115,16 +117,20 @@ def test_a_chunk_without_its_mark_is_computed_again(spec, tmp_path, monkeypatch)
     assert points == [87]
 
 
+@pytest.mark.slow
 def test_a_killed_scheduler(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(SWEEP, "CHUNK", 29)  # 23 chunks
     path = tmp_path / "d.zarr"
     with Cluster(tmp_path) as own:
-        end = lambda done: own.scheduler.kill() if done else None  # noqa: E731
+
+        def end(done):
+            if done:
+                own.scheduler.kill()
+
         with pytest.raises(UnfinishedError, match=r"lost; \d+ of 23 cells are kept in .*d.zarr"):
             diagram_store(spec, path, scheduler=own.address, progress=end, **AXES)
     assert 29 <= int((open_store(path).regime != UNKNOWN).sum()) < 23 * 29
-    with Cluster(tmp_path) as own:
-        data = diagram_store(spec, path, scheduler=own.address, **AXES)
+    data = diagram_store(spec, path, **AXES)  # goes on here, without a cluster
     xr.testing.assert_identical(data.load(), diagram(spec, **AXES))
 
 
@@ -161,7 +167,7 @@ def test_a_worker_that_does_not_share_the_store(spec, tmp_path, cluster, monkeyp
 def test_a_store_of_something_else_is_left_alone(spec, tmp_path, change):
     path = tmp_path / "d.zarr"
     before = diagram_store(spec, path, **AXES).load()
-    with pytest.raises(DomainError, match="out = .* a new store, or one of this diagram"):
+    with pytest.raises(DomainError, match=r"out = .* a new store, or one of this diagram"):
         diagram_store(spec, path, **{**AXES, **change})
     xr.testing.assert_identical(open_store(path).load(), before)
     shutil.rmtree(path)
@@ -175,3 +181,32 @@ def test_marks_are_found_in_any_dimension(spec, tmp_path):
     path = tmp_path / "d.zarr"
     diagram_store(spec, path, beta=np.linspace(0, 1, 250))
     assert _finished(path, [(slice(0, 100),), (slice(200, 250),)]).all()
+
+
+def test_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options):
+        axes = ["--x", "beta=0:4:20", "--y", "alpha_attn=0.3:4:30", "--limit", "--json"]
+        monkeypatch.setattr(sys, "argv", ["sigprop", "diagram", "bert-base", *axes, *options])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code, capsys.readouterr()
+
+    code, (plain, _) = run("--out", "d.nc")
+    assert code == 0
+    for _ in range(2):
+        code, (out, _) = run("--out", "d.zarr", "--png", "d.png")
+        assert code == 0
+        assert json.loads(out) == json.loads(plain) | {"out": "d.zarr", "png": "d.png"}
+    xr.testing.assert_identical(open_store("d.zarr").load(), load("d.nc"))
+    for options, culprit in (
+        (["--out", "e.nc", "--scheduler", "local"], "out"),
+        (["--out", "e.zarr", "--scheduler", "nonsense"], "scheduler"),
+        (["--out", "d.nc", "--scheduler", "local"], "out"),
+        (["--out", "no/d.zarr"], "out"),
+        (["--out", "d.zarr", "--rho-max", "0.5"], "out"),
+    ):
+        code, (out, err) = run(*options)
+        assert (code, out) == (2, "")
+        assert err.splitlines()[-1].startswith(f"sigprop: error: {culprit} = ")
