@@ -96,7 +96,7 @@ def diagram(
     ((7, 8), 0)
     """
     plan = Plan.of(spec, axes, rho_max, entropy_min, limit, gradients)
-    out = plan.labelled(plan.values(plan.wide, progress))
+    out = plan.labelled(plan.values(progress))
     out.attrs["undefined"] = undefined(out)
     return out.assign(boundaries(out)) if len(axes) == 2 else out
 

@@ -20,7 +20,7 @@ from sigprop.distribute import kept_words, spread
 from sigprop.errors import DomainError, UnfinishedError, need
 from sigprop.plan import Plan
 from sigprop.spec import Transformer
-from sigprop.sweep import chunks, part_of
+from sigprop.sweep import chunks
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +29,7 @@ __all__ = ["diagram_store", "open_store"]
 
 Box = tuple[slice, ...]
 UNKNOWN = -2  # regime of a point that is still to be computed; nothing else is written there
-MARK = "regime"  # written last of a chunk, by one renaming: with it the chunk is whole
+MARK = "regime"  # written last of a chunk, by one renaming (zarr 3.1.3): then the chunk is whole
 
 
 def diagram_store(
@@ -105,9 +105,9 @@ def diagram_store(
 
     if scheduler is None:
         for key, box in todo.items():
-            done(key, plan.values(part_of(plan.wide, box)))
+            done(key, plan.part(box).values())
     elif todo:
-        tasks = {key: (str(where), name, plan, box) for key, box in todo.items()}
+        tasks = {key: (str(where), name, plan.part(box), box) for key, box in todo.items()}
         try:
             spread(_computed_once, tasks, done, scheduler, workers)
         except UnfinishedError as error:
@@ -217,7 +217,7 @@ def _flush(array: Path, box: Box, sides: tuple[int, ...]) -> None:
         pass
 
 
-def _computed_once(path: str, name: str, plan: Plan, box: Box) -> dict[str, NDArray[Any]]:
+def _computed_once(path: str, name: str, part: Plan, box: Box) -> dict[str, NDArray[Any]]:
     """Compute a chunk on a worker, unless another one wrote it and died before it could answer."""
     import zarr
 
@@ -228,8 +228,8 @@ def _computed_once(path: str, name: str, plan: Plan, box: Box) -> dict[str, NDAr
         shared = False
     if shared and _finished(where, [box]).all():
         group = zarr.open_group(where, mode="r")
-        return {n: np.asarray(a[box]) for n, a in group.arrays() if n in plan.names}
-    data = plan.values(part_of(plan.wide, box))
+        return {n: np.asarray(a[box]) for n, a in group.arrays() if n in part.names}
+    data = part.values()
     if shared:
         _write(where, box, data)
     return data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from sigprop.block import rem_of
 from sigprop.errors import DomainError, require
 from sigprop.notation import NOTATION
 from sigprop.spec import Transformer
-from sigprop.sweep import Final, sweep
+from sigprop.sweep import Final, part_of, sweep
 from sigprop.version import __version__
 
 if TYPE_CHECKING:
@@ -123,15 +123,27 @@ class Plan:
         gradients = GRADIENTS if self.gradients else ()
         return ("rho", "gap_ratio", "reduced_beta", "entropy_ratio", *gradients, "regime")
 
-    def values(
-        self, wide: Transformer, progress: Callable[[int], None] | None = None
-    ) -> dict[str, NDArray[Any]]:
-        """Everything that is computed at each point, over a part of the grid.
+    def part(self, box: tuple[slice, ...]) -> Plan:
+        """Cut a part out of the grid.
 
         Parameters
         ----------
-        wide : Transformer
-            The part, cut from the attribute of that name.
+        box : tuple of slice
+            One slice for each axis.
+
+        Returns
+        -------
+        Plan
+            The same questions at those points.
+        """
+        axes = {n: v[side] for (n, v), side in zip(self.axes.items(), box, strict=True)}
+        return replace(self, spec=part_of(self.wide, box), axes=axes)
+
+    def values(self, progress: Callable[[int], None] | None = None) -> dict[str, NDArray[Any]]:
+        """Everything that is computed at each point.
+
+        Parameters
+        ----------
         progress : callable, optional
             Called with the number of finished grid points.
 
@@ -140,8 +152,8 @@ class Plan:
         dict of str to array
             The variables of a diagram but its boundaries; the regime is the last.
         """
-        final = sweep(wide, self.limit, progress)
-        ratio = _entropy(wide, self.limit, final)
+        final = sweep(self.wide, self.limit, progress)
+        ratio = _entropy(self.wide, self.limit, final)
         data: dict[str, NDArray[Any]] = {
             "rho": np.asarray(final.state.rho),
             "gap_ratio": np.asarray(final.state.gap / final.state.q),
@@ -149,7 +161,7 @@ class Plan:
             "entropy_ratio": ratio,
         }
         if self.gradients:
-            data |= dict(zip(GRADIENTS, gradient_sweep(wide), strict=True))
+            data |= dict(zip(GRADIENTS, gradient_sweep(self.wide), strict=True))
         fields = boundary_fields(final, ratio, self.rho_max, self.entropy_min)
         return data | {"regime": _regimes(final, fields)}
 

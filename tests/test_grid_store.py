@@ -44,9 +44,9 @@ def computed(monkeypatch):
     """Count the points that are computed here."""
     points, values = [], Plan.values
 
-    def counted(plan, wide, progress=None):
-        points.append(int(np.prod(wide.shape)))
-        return values(plan, wide, progress)
+    def counted(plan, progress=None):
+        points.append(int(np.prod(plan.wide.shape)))
+        return values(plan, progress)
 
     monkeypatch.setattr(Plan, "values", counted)
     return points
