@@ -182,9 +182,10 @@ def _template(plan: Plan) -> xr.Dataset:
 
 def _name(data: xr.Dataset) -> str:
     """Digest of what a diagram asks, the same for the store and for the plan."""
+    dims = data["rho"].dims if "rho" in data else ()  # the store may hold anything
     asked = {n: v for n, v in data.attrs.items() if n != "undefined"}
-    grid = {str(n): data[n].values.tolist() for n in data["rho"].dims}
-    computed = sorted(str(n) for n, v in data.data_vars.items() if v.dims == data["rho"].dims)
+    grid = {str(n): data[n].values.tolist() for n in dims}
+    computed = sorted(str(n) for n, v in data.data_vars.items() if v.dims == dims)
     text = json.dumps([asked, list(grid), grid, computed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

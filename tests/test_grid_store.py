@@ -175,6 +175,10 @@ def test_a_store_of_something_else_is_left_alone(spec, tmp_path, change):
     with pytest.raises(DomainError, match="a Zarr store"):
         diagram_store(spec, path, **AXES)
     assert list(path.iterdir()) == []
+    other = tmp_path / "other.zarr"
+    xr.Dataset({"a": ("b", [1.0])}).to_zarr(other, consolidated=False)
+    with pytest.raises(DomainError, match="a new store"):
+        diagram_store(spec, other, **AXES)
 
 
 def test_marks_are_found_in_any_dimension(spec, tmp_path):
