@@ -20,7 +20,8 @@ __all__ = ["LOCAL", "THREADS", "kept_words", "spread"]
 
 LOCAL = "local"  # in place of an address: a cluster of our own, for as long as the work lasts
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-ANSWER = 10.0  # seconds for the scheduler to answer
+ANSWER = 10.0  # seconds for a scheduler to answer at first
+STALL = 60.0  # seconds that a busy one may be silent
 PATIENCE = 60.0  # seconds without any worker
 DASHBOARD = "127.0.0.1:0"  # any free port of this machine alone; None would ask for 8787
 SILENT = logging.CRITICAL + 1
@@ -188,7 +189,7 @@ def _next(client: Any, ended: SimpleQueue[Any], scheduler: str) -> Any:
 def _workers(client: Any, scheduler: str) -> int:
     try:
         if client.status == "running":
-            return len(client.sync(client.scheduler.ncores, callback_timeout=ANSWER))
+            return len(client.sync(client.scheduler.ncores, callback_timeout=STALL))
     except OSError:  # closed, or no answer in time
         pass
     raise _lost(scheduler)
