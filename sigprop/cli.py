@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 
 import sigprop
 from sigprop import cli_design, laboratory, practice
-from sigprop.console import FIGURES, AsJson, Png, check_target, emit, progress, show
+from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError, SigpropError, require
 
 app = typer.Typer(
@@ -46,7 +48,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.stderr.write("sigprop: interrupted, nothing written\n")
+        sys.stderr.write("sigprop: interrupted; finished cells are kept where they have a folder\n")
         sys.exit(130)
 
 
@@ -165,7 +167,9 @@ def critical(spec: Spec, rho_max: RhoMax, limit: Limit = False, as_json: AsJson 
 @app.command()
 def diagram(
     spec: Spec,
-    out: Annotated[Path, typer.Option(help="NetCDF file to write.")],
+    out: Annotated[
+        Path, typer.Option(help="NetCDF file to write; or a store NAME.zarr, which resumes.")
+    ],
     x: Annotated[str, typer.Option(help="First axis, NAME=LO:HI:N.")] = "beta=0:4:200",
     y: Annotated[str, typer.Option(help="Second axis, NAME=LO:HI:N.")] = "alpha_attn=0:4:200",
     rho_max: RhoMax = 0.98,
@@ -176,6 +180,8 @@ def diagram(
     limit: Limit = False,
     gradients: Annotated[bool, typer.Option("--gradients", help="Add their boundaries.")] = False,
     png: Png = None,
+    scheduler: Scheduler = None,
+    workers: laboratory.Workers = laboratory.CORES,
     as_json: AsJson = False,
 ) -> None:
     """Trainability diagram over two parameters: NetCDF data and a figure."""
@@ -187,7 +193,9 @@ def diagram(
     axes = dict(_named_axis(text) for text in (x, y))
     if len(axes) < 2:
         raise DomainError("y", y, "a parameter other than that of x")
-    check_target("out", out)
+    store = out.suffix == ".zarr"
+    check_target("out", out, folder=store)
+    require(store or scheduler is None, "out", str(out), "a name ending in .zarr with --scheduler")
     check_target("png", png, FIGURES)
     if png is not None and png.resolve() == out.resolve():
         raise DomainError("png", str(png), "a file other than out")
@@ -195,7 +203,7 @@ def diagram(
     for values in axes.values():
         total *= len(values)
     with progress(total, "grid points") as advance:
-        data = sigprop.diagram(
+        data = _computing(out if store else None, scheduler, workers)(
             reading.spec,
             rho_max=rho_max,
             entropy_min=entropy_min,
@@ -206,12 +214,22 @@ def diagram(
         )
     if png is not None:
         save_figure(plot_diagram(data, Path(spec).stem), png)
-    save(data, out)
+    if not store:
+        save(data, out)
     if as_json:
         return emit(_summary(data, out, png))
     from sigprop import tables
 
     return show(lambda: tables.regimes(_summary(data, out, png)))
+
+
+def _computing(store: Path | None, scheduler: str | None, workers: int) -> Callable[..., Any]:
+    """Choose where a diagram is computed: in memory, or into a store."""
+    if store is None:
+        return sigprop.diagram
+    from sigprop.grid_store import diagram_store
+
+    return partial(diagram_store, path=store, scheduler=scheduler, workers=workers)
 
 
 def _summary(data: Any, out: Path, png: Path | None) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sigprop.critical import Critical, critical
-from sigprop.diagram import FREEZING
 from sigprop.errors import AssumptionError
 from sigprop.fixed_points import Exponents, exponents
+from sigprop.plan import FREEZING
 from sigprop.propagate import exchangeable
 from sigprop.spec import Transformer
 from sigprop.trajectory import Trajectory

@@ -112,6 +112,7 @@ def simulate(
     workers: int = 1,
     folder: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    scheduler: str | None = None,
 ) -> Measured:
     """Measure random networks of a description, layer by layer.
 
@@ -139,6 +140,8 @@ def simulate(
         Where finished seeds are kept; a second call continues.
     progress : callable, optional
         Called with the number of finished seeds.
+    scheduler : str, optional
+        As in `sigprop.store.gather`.
 
     Returns
     -------
@@ -162,7 +165,7 @@ def simulate(
     True
     """
     todo = jobs(spec, seeds, source, first_seed, blocks, projection)
-    return measured(todo, gather(todo, folder, workers, progress))
+    return measured(todo, gather(todo, folder, workers, progress, scheduler))
 
 
 def jobs(
