@@ -166,7 +166,7 @@ def resolves(spec: Transformer) -> bool:
     False
     """
     single = spec.shape == () and bool(np.asarray(spec.context) <= MAX_POSITIONS)
-    return spec.causal and single and spec.norm != "none"
+    return spec.causal and single and spec.norm != "none" and not spec.has_identity
 
 
 def causal(

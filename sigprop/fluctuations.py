@@ -133,6 +133,8 @@ def bands(spec: Transformer) -> Trajectory:
     """
     if spec.shape or spec.width is None or np.isinf(spec.context):
         raise AssumptionError("bands need a single spec with a width and a finite context")
+    if spec.has_identity:
+        raise AssumptionError("identity parts have no theory of their spread")
     base = exchangeable(spec)
     if not np.all(base.gap > 0):
         raise AssumptionError(

@@ -72,6 +72,8 @@ def context_of(spec: Transformer) -> int:
     """
     if spec.shape:
         raise AssumptionError(f"the kernel solver needs a single spec, not shape {spec.shape}")
+    if spec.has_identity:
+        raise AssumptionError("the kernel solver knows no identity parts")
     context = float(spec.context)
     require(context <= LARGEST, "context", context, f"an integer in [2, {LARGEST}] for a kernel")
     if spec.norm == "none" and spec.activation not in HOMOGENEOUS:

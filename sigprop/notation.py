@@ -65,6 +65,8 @@ NOTATION: dict[str, Entry] = {
     "alpha_attn": Entry(r"\alpha_{SA}", "residual strength of attention", "1", "E13"),
     "alpha_mlp": Entry(r"\alpha_{MLP}", "residual strength of the MLP", "1", "E13"),
     "norm_gain": Entry(r"\gamma", "norm gain", "1", "E14"),
+    "identity": Entry(r"\gamma", "identity part of queries and keys", "1", "E6"),
+    "value_identity": Entry(r"\gamma_v", "identity part of values and output", "1", "E10"),
     "rho0": Entry(r"\rho_0", "token overlap of the input", "1", "section 1"),
     "q0": Entry("q_0", "variance of the input stream", "1", "section 1"),
     "window": Entry("w", "latest keys that a causal token sees", "tokens", "section 6"),

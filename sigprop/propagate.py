@@ -12,6 +12,7 @@ from sigprop.block import Block, build_block, rem_of
 from sigprop.causal import MAX_BLOCKS, Positions, causal, resolves
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.rem import reduced_beta
+from sigprop.rem.biased import Favoured
 from sigprop.rotary import ByDistance, by_distance, turns
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -55,6 +56,8 @@ def notes_of(spec: Transformer, limit: bool, by_position: bool = False) -> tuple
         notes.append(
             "Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train."
         )
+    if spec.has_identity:
+        notes.append("Identity parts: heads are taken to be infinitely wide.")
     if spec.causal and by_position:
         notes.append("Causal mask: means over positions; `positions` has each.")
     elif spec.causal:
@@ -318,7 +321,8 @@ def _described(
     b, x = np.stack(heat), np.stack(seen)
     known = np.isfinite(x) & np.isfinite(q[1:])
     b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
-    weights, ratio = rem.weights(b, x), rem.entropy_ratio(b)
+    weights = rem.weights(b, x)
+    ratio = rem.entropy_ratio(b, x) if isinstance(rem, Favoured) else rem.entropy_ratio(b)
     log_t = np.log(spec.context)
     with np.errstate(invalid="ignore"):  # 0 * inf at infinite context
         entropy, std = ratio * log_t, b * np.sqrt(log_t)

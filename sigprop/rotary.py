@@ -102,7 +102,8 @@ def turns(spec: Transformer) -> bool:
     False
     """
     single = spec.shape == () and bool(np.asarray(spec.context) <= MAX_CONTEXT)
-    return spec.rotary_base is not None and not spec.causal and single
+    plain = not (spec.causal or spec.has_identity)
+    return spec.rotary_base is not None and plain and single
 
 
 def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDistance:

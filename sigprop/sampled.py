@@ -149,6 +149,8 @@ def sampled_gradients(
 
 
 def _check(spec: Transformer) -> None:
+    if spec.has_identity:
+        raise AssumptionError("sampling knows no identity parts")
     if spec.shape or np.isinf(spec.context) or spec.norm == "none":
         raise AssumptionError("sampling needs a single spec with norms and a finite context")
     if spec.rotary_base is not None and spec.width is None:

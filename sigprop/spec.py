@@ -34,6 +34,8 @@ RANGES = {
     "alpha_attn": (0.0, 1e6, True, "a number in [0, 1e6]"),
     "alpha_mlp": (0.0, 1e6, True, "a number in [0, 1e6]"),
     "norm_gain": (0.0, 1e3, False, "a number in (0, 1000]"),
+    "identity": (-1e3, 1e3, True, "a number in [-1000, 1000]"),
+    "value_identity": (-1e3, 1e3, True, "a number in [-1000, 1000]"),
     "q0": (0.0, MAX_VARIANCE, False, "a number in (0, 1e6]"),
 }
 CHOICES = {"norm": NORMS, "attention": ATTENTIONS, "activation": ACTIVATIONS}
@@ -92,6 +94,11 @@ class Transformer:
         Residual strengths: the multiplier of the skip branch at each sublayer.
     norm_gain : float *
         Gain of the norms.
+    identity : float *
+        Identity part gamma of queries and keys: W_Q^T W_K / sqrt(d_h) contains gamma log T / d
+        times the identity, so that each token favours its own key.
+    value_identity : float *
+        Multiple of the identity that the product of value and output matrices contains.
     rho0 : float *
         Overlap of two input tokens, in [-1/(T-1), 1].
     q0 : float *
@@ -142,6 +149,8 @@ class Transformer:
     alpha_attn: Number = 1.0
     alpha_mlp: Number = 1.0
     norm_gain: Number = 1.0
+    identity: Number = 0.0
+    value_identity: Number = 0.0
     rho0: Number
     q0: Number = 1.0
 
@@ -194,6 +203,8 @@ class Transformer:
         lowest = np.where(np.isinf(context), 0.0, -1 / (np.minimum(context, 1e300) - 1))
         low, high = np.broadcast_arrays(lowest, rho0)
         require((high >= low) & (high <= 1), "rho0", high, "a number in [-1/(T-1), 1]")
+        if np.any(self.identity) and self.norm == "none":
+            raise AssumptionError('identity needs a norm: set norm = "pre" or "post"')
         if self.parallel and self.norm != "pre":
             raise AssumptionError('parallel = True needs norm = "pre"')
         if self.parallel and np.any(np.asarray(self.alpha_mlp) != 1):
@@ -237,6 +248,29 @@ class Transformer:
         True
         """
         return ("context", "rho0", *RANGES)
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether queries and keys or values have an identity part."""
+        return bool(np.any(self.identity) or np.any(self.value_identity))
+
+    def without_identity(self) -> Transformer:
+        """Copy whose queries, keys and values have no identity part.
+
+        Returns
+        -------
+        Transformer
+            The description itself if it has none.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0,
+        ...                    identity=0.5)
+        >>> spec.has_identity, spec.without_identity().has_identity
+        (True, False)
+        """
+        return self.replace(identity=0.0, value_identity=0.0) if self.has_identity else self
 
     @property
     def head_width(self) -> float | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.errors import DomainError, require
+from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.simulate.inputs import Singles, gaussian, layer_norm
 from sigprop.simulate.measure import attended
 from sigprop.spec import Transformer
@@ -33,6 +33,8 @@ def check(spec: Transformer) -> None:
     DomainError
         If the width is not given or not a multiple of the heads, or the context is not one finite
         number, or the heads are odd under rotary positions.
+    AssumptionError
+        If it has identity parts.
 
     Examples
     --------
@@ -49,6 +51,8 @@ def check(spec: Transformer) -> None:
     require(divides, "heads", spec.heads, f"a divisor of width = {spec.width} to simulate")
     one = np.ndim(spec.context) == 0 and np.isfinite(spec.context) and spec.context <= 2**17
     require(one, "context", spec.context, "one integer in [2, 131072] to simulate")
+    if spec.has_identity:
+        raise AssumptionError("the simulated network knows no identity parts")
     even = spec.rotary_base is None or spec.width // spec.heads % 2 == 0
     require(even, "width", spec.width, "heads of even width under rotary positions")
 
