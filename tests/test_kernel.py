@@ -135,6 +135,18 @@ def test_uniform_causal_attention_is_a_running_mean():
     np.testing.assert_allclose(found.samples[0, 1], exact / np.outer(root, root), atol=1e-12)
 
 
+def test_windows_and_prefixes_as_in_random_networks():
+    spec = small(context=64, width=512, heads=2, causal=True, window=12, prefix=24, beta=1.5)
+    kernel = exchangeable_kernel(spec)
+    measured, found = simulate(spec, 12, blocks=4), solve(spec, kernel, draws=12, blocks=4)
+    other = solve(spec.replace(window=None, prefix=0), kernel, draws=12, blocks=4)
+    for name in ("rho", "y2", "entropy"):
+        both = np.hypot(measured.se(name), found.se(name))
+        assert np.all(np.abs(measured.mean(name) - found.mean(name)) <= 4 * both + 0.01), name
+    apart = np.abs(measured.mean("y2") - other.mean("y2"))
+    assert np.all(apart > 4 * np.hypot(measured.se("y2"), other.se("y2")) + 0.01)  # control
+
+
 def test_wide_heads_are_the_limit_of_heads_of_growing_width():
     spec = small(context=64, beta=2.0, depth=1)
     y2 = {

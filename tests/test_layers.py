@@ -25,6 +25,7 @@ ORDER = (
     "store",
     "simulate.inputs",
     "simulate.measure",
+    "simulate.architecture",
     "simulate.network",
     "simulate.typed",
     "simulate.claims",

@@ -11,9 +11,10 @@ import numpy as np
 
 from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.errors import AssumptionError, require
+from sigprop.simulate.architecture import check
 from sigprop.simulate.inputs import Exchangeable, Source
 from sigprop.simulate.measure import ATTENTION, STREAM, block_means, stream
-from sigprop.simulate.network import Network, check
+from sigprop.simulate.network import Network
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job, gather
 from sigprop.validate import count
@@ -297,7 +298,7 @@ def _measure(
     if blocks is not None:
         kernels.append(block_means(x, blocks))
     with np.errstate(all="ignore"):  # what is not finite is refused below
-        for layer in Network(spec, rng, projection).run(x):
+        for layer in Network(spec, rng, projection=projection).run(x):
             found.append(stream(layer.x))
             heads.append(layer.attention)
             if blocks is not None:
