@@ -27,6 +27,7 @@ ORDER = (
     "simulate.measure",
     "simulate.architecture",
     "simulate.network",
+    "simulate.torch_network",
     "simulate.typed",
     "simulate.claims",
     "simulate.gradients",
