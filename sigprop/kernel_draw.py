@@ -216,7 +216,8 @@ class _Draw:
         """Keys that a query sees: those before it, in its window, or both in the prefix."""
         query, key = np.ogrid[: int(self.spec.context), : int(self.spec.context)]
         window = math.inf if self.spec.window is None else self.spec.window
-        return (key <= np.maximum(query, self.spec.prefix - 1)) & (key > query - window)
+        last = np.maximum(query, self.spec.prefix - 1)
+        return np.asarray((key <= last) & (key > query - window))
 
     @cached_property
     def _uniform(self) -> Floats:
@@ -224,7 +225,7 @@ class _Draw:
         context = int(self.spec.context)
         if not self.spec.causal:
             return np.full((context, context), 1 / context)
-        return self._mask / self._mask.sum(axis=1, keepdims=True)
+        return np.asarray(self._mask / self._mask.sum(axis=1, keepdims=True))
 
     def _softmax(self, scores: Floats) -> Floats:
         if self.spec.causal:
