@@ -362,7 +362,7 @@ class _Search:
         slack = self.slack(found)
         missed = np.maximum(1 - np.delete(slack, index, axis=0), 0).max(axis=0)
         far = 1e6 * (1 + np.minimum(missed, 1e200))
-        return np.where(missed > 0, far, -np.minimum(slack[index], 1e5))
+        return np.asarray(np.where(missed > 0, far, -np.minimum(slack[index], 1e5)))
 
     def finish(self, point: Floats, found: Measures) -> Design:
         """Gather the answer."""

@@ -162,9 +162,9 @@ def grow(
                 progress(1)
     ratio = rem_of(specs).entropy_ratio(heat)
     std = heat * np.sqrt(np.log(t))
-    columns = (beta, std, ratio, *ends)
     reference = float(np.asarray(spec.context))
-    return Growth(t, reference, *columns, rho_max, _notes(spec, known.size < t.size))
+    notes = _notes(spec, known.size < t.size)
+    return Growth(t, reference, beta, std, ratio, ends[0], ends[1], rho_max, notes)
 
 
 def _ends(spec: Transformer, rho_max: float) -> Floats:

@@ -215,7 +215,11 @@ class _Draw:
 
     @cached_property
     def _mask(self) -> Bools:
-        return np.tri(int(self.spec.context), dtype=bool)
+        """Keys that a query sees: those before it, in its window, or both in the prefix."""
+        query, key = np.ogrid[: int(self.spec.context), : int(self.spec.context)]
+        window = math.inf if self.spec.window is None else self.spec.window
+        last = np.maximum(query, self.spec.prefix - 1)
+        return np.asarray((key <= last) & (key > query - window))
 
     @cached_property
     def _uniform(self) -> Floats:
@@ -223,7 +227,7 @@ class _Draw:
         context = int(self.spec.context)
         if not self.spec.causal:
             return np.full((context, context), 1 / context)
-        return self._mask / np.arange(1, context + 1)[:, None]
+        return np.asarray(self._mask / self._mask.sum(axis=1, keepdims=True))
 
     def _softmax(self, scores: Floats) -> Floats:
         if self.spec.causal:

@@ -44,6 +44,8 @@ def simulate(
     projection: Annotated[
         bool, typer.Option("--projection", help="Draw attention's output matrix.")
     ] = False,
+    engine: Annotated[str, typer.Option(help="numpy, or torch (an extra).")] = "numpy",
+    device: Annotated[str | None, typer.Option(help="Of torch: cpu or cuda.")] = None,
     workers: Workers = CORES,
     keep: Keep = None,
     scheduler: Scheduler = None,
@@ -64,6 +66,8 @@ def simulate(
             first_seed=first_seed,
             blocks=blocks,
             projection=projection,
+            engine=engine,
+            device=device,
             workers=workers,
             folder=keep,
             progress=advance,
