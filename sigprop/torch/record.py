@@ -1,0 +1,497 @@
+"""One forward pass of a model, recorded block by block and checked against what the theory knows.
+
+Nothing is taken from names that the numbers can tell: the softmax is caught as an operation (fused
+attention is switched to its plain form for this pass), residual strengths are fitted from the
+states, the activation is the one that maps hidden states into each other, and scores must be one
+number times the products of queries and keys. What does not fit is refused with the distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sigprop.arrays import Floats
+from sigprop.errors import AssumptionError, require
+from sigprop.torch.anatomy import Anatomy, BlockParts, Matrix
+from sigprop.torch.measure import Attended, attended, fit, kernels, nearest_activation, products
+
+__all__ = ["Layer", "Recording", "record", "sequences"]
+
+TOLERANCE = 2e-3  # relative distance accepted as rounding, or as the tanh form of GELU
+LARGEST = 2**20  # of sequences times context squared
+
+
+class Layer(NamedTuple):
+    """What one block does.
+
+    Attributes
+    ----------
+    kernel : array, shape (B, T, T)
+        Kernel of the states that enter it.
+    attended : Attended
+        Its attention.
+    causal, parallel : bool
+        Mask, and whether attention and MLP read the same state.
+    placement : {"post", "pre", "none"}
+        Where its norms are.
+    heads : int
+        Number of heads.
+    scale : float
+        Factor on the products of queries and keys.
+    skip, branch : tuple of float
+        Multipliers of the skip branch and of the branch, for attention and MLP.
+    norm_gain : float
+        Root mean square of what its norms put out; one without norms.
+    activation : str
+        Activation of the MLP.
+    """
+
+    kernel: Floats
+    attended: Attended
+    causal: bool
+    parallel: bool
+    placement: str
+    heads: int
+    scale: float
+    skip: tuple[float, float]
+    branch: tuple[float, float]
+    norm_gain: float
+    activation: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A whole pass.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+        The blocks.
+    kernel : array, shape (B, T, T)
+        Kernel after the last one.
+    gradients : dict of str to list of float
+        For independent output gradients of unit variance: q, mean square at the input of each
+        block; wq, wk, wv, w1, w2, squared norms of the weights' gradients over that of the output
+        gradient. Empty where the pass was not differentiable.
+    """
+
+    layers: tuple[Layer, ...]
+    kernel: Floats
+    gradients: dict[str, list[float]]
+
+
+@dataclass
+class _Tape:
+    """Tensors of the block that is running."""
+
+    entry: torch.Tensor | None = None
+    norms: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    calls: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    softmax: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    read: torch.Tensor | None = None
+    mixed: torch.Tensor | None = None
+
+
+class _Softmaxes(TorchDispatchMode):
+    """Catch every softmax while attention runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sink: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self.sink is not None and str(func).split(".")[1] in ("_softmax", "_safe_softmax"):
+            self.sink.append((args[0].detach(), out.detach()))
+        return out
+
+
+def record(model: nn.Module, batch: Any, anatomy: Anatomy, seed: int = 0) -> Recording:
+    """Run a batch through a model and describe every block.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, in float32 or float64; it runs in evaluation mode and is left as it was.
+    batch : mapping, tuple or tensor
+        Keyword arguments, positional arguments, or the one argument of its forward pass. The first
+        few sequences are used, as many as keep B T^2 below 2^20.
+    anatomy : Anatomy
+        Its parts.
+    seed : int
+        Of the output gradients.
+
+    Returns
+    -------
+    Recording
+        The blocks.
+
+    Raises
+    ------
+    AssumptionError
+        If a block does something else than the theory describes; the message says what.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from sigprop.torch.anatomy import dissect
+    >>> from sigprop.torch.record import record
+    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    >>> found = record(model, torch.randn(1, 4, 8), dissect(model))
+    >>> found.layers[0].placement, found.layers[0].activation, found.layers[0].heads
+    ('post', 'relu', 2)
+    """
+    _single(model)
+    session = _Session(anatomy)
+    with _evaluating(model), ExitStack() as stack:
+        for handle in session.hooks():
+            stack.callback(handle.remove)
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(session.mode)
+        _run(model, batch)
+    return session.finish(seed)
+
+
+def _single(model: nn.Module) -> None:
+    kinds = {p.dtype for p in model.parameters()} - {torch.float32, torch.float64}
+    if kinds:
+        kind = str(kinds.pop()).removeprefix("torch.")
+        raise AssumptionError(f"the model is in {kind}; its audit needs model.float()")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, in which dropout is the identity."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _run(model: nn.Module, batch: Any) -> None:
+    if isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, tuple | list):
+        model(*batch)
+    else:
+        model(batch)
+
+
+def sequences(batch: int, context: int) -> int:
+    """How many sequences of a batch are used.
+
+    Parameters
+    ----------
+    batch, context : int
+        Sequences in the batch and tokens in each.
+
+    Returns
+    -------
+    int
+        At least one, at most eight.
+
+    Examples
+    --------
+    >>> from sigprop.torch.record import sequences
+    >>> sequences(32, 128), sequences(32, 512), sequences(32, 4096)
+    (8, 4, 1)
+    """
+    return max(1, min(batch, 8, LARGEST // context**2))
+
+
+class _Session:
+    """Hooks of one pass, and what they found."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.mode, self.tape = _Softmaxes(), _Tape()
+        self.layers: list[Layer] = []
+        self.states: list[torch.Tensor] = []
+        first = anatomy.blocks[0].attention
+        self.first = not isinstance(first, nn.MultiheadAttention) or first.batch_first
+
+    def hooks(self) -> Iterator[Any]:
+        """Register everything."""
+        for parts in self.anatomy.blocks:
+            yield parts.module.register_forward_pre_hook(self._enter(parts), with_kwargs=True)
+            yield parts.module.register_forward_hook(self._leave(parts))
+            yield parts.attention.register_forward_pre_hook(self._attend, with_kwargs=True)
+            yield parts.attention.register_forward_hook(self._attended)
+            for norm in parts.norms:
+                yield norm.register_forward_hook(self._normed)
+            for matrix in parts.matrices.values():
+                if matrix.module is not None:
+                    yield matrix.module.register_forward_hook(self._called)
+
+    def _enter(self, parts: BlockParts) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            self.tape = _Tape()
+            key, x = _stream(parts, args, kwargs)
+            if not self.states:  # the stack is differentiated from here on
+                x = x.detach().requires_grad_()
+            self.states.append(x)
+            self.tape.entry = self._few(x)
+            if isinstance(key, int):
+                return (*args[:key], x, *args[key + 1 :]), kwargs
+            return args, kwargs | {key: x}
+
+        return hook
+
+    def _leave(self, parts: BlockParts) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: Any, out: Any) -> None:
+            last = out if isinstance(out, torch.Tensor) else out[0]
+            with torch.no_grad():
+                number = len(self.layers)
+                if number >= len(self.anatomy.blocks) or self.anatomy.blocks[number] is not parts:
+                    raise AssumptionError(f"{parts.name} runs out of order or more than once")
+                base = self.anatomy.rotary_base
+                self.layers.append(_Reader(parts, self.tape, self._few(last), base).layer())
+            self.tape, self.last = _Tape(), last
+
+        return hook
+
+    def _attend(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.mode.sink = self.tape.softmax
+        read = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
+        self.tape.read = self._few(read) if isinstance(read, torch.Tensor) else None
+
+    def _attended(self, _: nn.Module, args: Any, out: Any) -> None:
+        self.mode.sink = None
+        first = out if isinstance(out, torch.Tensor) else out[0]
+        self.tape.mixed = self._few(first)
+
+    def _normed(self, _: nn.Module, args: Any, out: torch.Tensor) -> None:
+        self.tape.norms.append((self._few(args[0]), self._few(out)))
+
+    def _called(self, module: nn.Module, args: Any, out: torch.Tensor) -> None:
+        self.tape.calls[id(module)] = (self._few(args[0]), self._few(out))
+
+    def _few(self, x: torch.Tensor) -> torch.Tensor:
+        """First sequences, as (B, T, d)."""
+        whole = x.detach() if self.first or x.ndim != 3 else x.detach().transpose(0, 1)
+        return whole[: sequences(*whole.shape[:2])] if whole.ndim == 3 else whole
+
+    def finish(self, seed: int) -> Recording:
+        """Describe the end of the stack, and pull output gradients back."""
+        missing = len(self.anatomy.blocks) - len(self.layers)
+        if missing:
+            raise AssumptionError(f"{missing} blocks of the model did not run")
+        # LayerNorm before a branch removes the mean that the stream keeps
+        end = kernels(self._few(self.last), _centred(self.anatomy.blocks[-1], self.layers[-1]))
+        return Recording(tuple(self.layers), end, self._gradients(seed))
+
+    def _gradients(self, seed: int) -> dict[str, list[float]]:
+        if not self.last.requires_grad:
+            return {}
+        generator = torch.Generator().manual_seed(seed)
+        g = torch.randn(self.last.shape, generator=generator).to(self.last)
+        weights = self._weights()
+        wanted = [*self.states, *(m.parameter for m in weights.values())]
+        found = torch.autograd.grad(self.last, wanted, g, allow_unused=True)
+        if any(value is None for value in found):
+            return {}
+        depth, total = len(self.states), float(g.double().square().sum())
+        out = {"q": [float(v.double().square().mean()) for v in found[:depth]]}
+        for (name, matrix), value in zip(weights.items(), found[depth:], strict=True):
+            whole = value.T if matrix.transposed else value
+            part = whole.chunk(matrix.parts)[matrix.part]
+            out.setdefault(name[0], []).append(float(part.double().square().sum()) / total)
+        return out
+
+    def _weights(self) -> dict[tuple[str, int], Matrix]:
+        roles = {"wq": "query", "wk": "key", "wv": "value", "w1": "w1", "w2": "w2"}
+        return {
+            (name, i): parts.matrices[role]
+            for name, role in roles.items()
+            for i, parts in enumerate(self.anatomy.blocks)
+            if parts.matrices[role].parameter.requires_grad
+        }
+
+
+def _stream(
+    parts: BlockParts, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[int | str, torch.Tensor]:
+    """Find the states among the arguments of a block."""
+    width = parts.matrices["query"].fan_in
+    for key, x in (*enumerate(args), *kwargs.items()):
+        if isinstance(x, torch.Tensor) and x.ndim == 3 and x.shape[-1] == width:
+            return key, x
+    raise AssumptionError(f"{parts.name} is given no states of shape (B, T, {width})")
+
+
+def _centred(parts: BlockParts, layer: Layer) -> bool:
+    return layer.placement == "pre" and "RMS" not in type(parts.norms[0]).__name__
+
+
+class _Reader:
+    """Reads one block from its tape."""
+
+    def __init__(
+        self, parts: BlockParts, tape: _Tape, out: torch.Tensor, rotary: float | None
+    ) -> None:
+        assert tape.entry is not None
+        self.parts, self.tape, self.out, self.x = parts, tape, out, tape.entry
+        self.name, self.rotary = parts.name, rotary
+        require(self.x.shape[1] >= 2, "context", self.x.shape[1], "at least 2 tokens")
+
+    def layer(self) -> Layer:
+        placement = self._placement()
+        read, self.hidden = self._reads(placement)
+        found, causal = attended(*self._softmax())
+        if causal is None:
+            raise AssumptionError(
+                f"{self.name} has a mask that is neither full nor causal: pass sequences of one "
+                "length, without padding or window"
+            )
+        heads = self._softmax()[0].shape[1]
+        parallel = placement == "pre" and self._same(self._second(), self.x)
+        skip, branch = self._residual(placement, parallel)
+        layer = Layer(
+            self._kernel(placement), found, causal, parallel, placement, heads,
+            self._scale(read, heads, causal), skip, branch, self._gain(), self._activation(),
+        )  # fmt: skip
+        return layer
+
+    def _kernel(self, placement: str) -> Floats:
+        rms = bool(self.parts.norms) and "RMS" in type(self.parts.norms[0]).__name__
+        return kernels(self.x, centred=placement == "pre" and not rms)
+
+    def _same(self, a: torch.Tensor, b: torch.Tensor) -> bool:
+        return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * float(b.norm())
+
+    def _call(self, role: str) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self.tape.calls.get(id(self.parts.matrices[role].module))
+        if found is None:
+            raise AssumptionError(f"{self.parts.matrices[role].name} is not called in the pass")
+        return found
+
+    def _placement(self) -> str:
+        norms = self.tape.norms
+        if not norms:
+            return "none"
+        if len(norms) == 2 and self._same(norms[-1][1], self.out):
+            return "post"
+        if len(norms) <= 2 and self._same(norms[0][0], self.x):
+            return "pre"
+        raise AssumptionError(
+            f"{self.name} runs {len(norms)} norms in places that are neither pre-norm nor post-norm"
+        )
+
+    def _second(self) -> torch.Tensor:
+        """State that the second norm reads (pre-norm)."""
+        return self.tape.norms[-1][0]
+
+    def _reads(self, placement: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attention and the MLP read; refused if it is something else."""
+        norms, calls = self.tape.norms, self.tape.calls
+        attention = self.x if placement != "pre" else norms[0][1]
+        mlp = {"post": lambda: norms[0][1], "pre": lambda: norms[-1][1]}.get(
+            placement, lambda: self._call("w1")[0]
+        )()
+        query = calls.get(id(self.parts.matrices["query"].module), (self.tape.read,))[0]
+        for what, found, ideal in (
+            ("attention", query, attention),
+            ("the MLP", self._call("w1")[0], mlp),
+        ):
+            if found is None or not self._same(found, ideal):
+                raise AssumptionError(f"in {self.name} {what} reads neither the stream nor a norm")
+        return attention, mlp
+
+    def _residual(
+        self, placement: str, parallel: bool
+    ) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Multipliers, fitted: the sum after each branch is skip * state + branch * output."""
+        mixed = self.tape.mixed if self.parts.joint_attention else self._call("output")[1]
+        assert mixed is not None
+        thought, norms = self._call("w2")[1], self.tape.norms
+        if parallel:
+            (skip, first, second), left = fit(self.out, self.x, mixed, thought)
+            self._check(left, "skip, attention and MLP")
+            return (skip, 1.0), (first, second)
+        middle = self.hidden if placement != "pre" else norms[1][0]
+        joined = norms[0][0] if placement == "post" else middle
+        (skip, first), left = fit(joined, self.x, mixed)
+        self._check(left, "skip and attention")
+        end = norms[1][0] if placement == "post" else self.out
+        (again, second), rest = fit(end, middle, thought)
+        self._check(rest, "skip and MLP")
+        return (skip, again), (first, second)
+
+    def _check(self, left: float, what: str) -> None:
+        if left > TOLERANCE:
+            raise AssumptionError(
+                f"the stream in {self.name} is not a sum of {what}: {left:.2g} of it is left"
+            )
+
+    def _gain(self) -> float:
+        outs = [float(out.double().square().mean()) for _, out in self.tape.norms]
+        return float(sum(outs) / len(outs)) ** 0.5 if outs else 1.0
+
+    def _softmax(self) -> tuple[torch.Tensor, torch.Tensor]:
+        number = len(self.tape.softmax)
+        if number != 1:
+            raise AssumptionError(
+                f"the attention of {self.name} runs {number} softmaxes where one can be read; "
+                'set attn_implementation = "sdpa" or "eager"'
+            )
+        pair, context = self.tape.softmax[0], self.x.shape[1]
+        whole = [v.reshape(-1, context, context) for v in pair]
+        batch = self.tape.softmax[0][0].shape[0] if pair[0].ndim == 4 else None
+        heads = pair[0].shape[1] if batch is not None else self._heads(len(whole[0]))
+        few = [v.unflatten(0, (-1, heads))[: len(self.x)] for v in whole]
+        return few[0], few[1]
+
+    def _heads(self, rows: int) -> int:
+        """Heads where sequences and heads share one axis."""
+        if isinstance(self.parts.attention, nn.MultiheadAttention):
+            return self.parts.attention.num_heads
+        return 1 if rows >= len(self.x) else rows
+
+    def _scale(self, read: torch.Tensor, heads: int, causal: bool) -> float:
+        """Factor on the products; rotation leaves those of a token with itself as they are."""
+        query, key = (self._projected(read, role) for role in ("query", "key"))
+        scores, ideal = self._softmax()[0].double(), products(query, key, heads)
+        if self.rotary is not None:
+            pair = [v.diagonal(dim1=-2, dim2=-1) for v in (scores, ideal)]
+        else:
+            seen = torch.ones_like(scores[0, 0], dtype=torch.bool)
+            pair = [v[..., seen.tril() if causal else seen] for v in (scores, ideal)]
+        (scale,), left = fit(*pair)
+        if left > TOLERANCE:
+            raise AssumptionError(
+                f"the scores of {self.name} are not products of its queries and keys: {left:.2g} "
+                "of them is left (biased or normed scores, or rotary positions without inv_freq)"
+            )
+        return scale
+
+    def _projected(self, read: torch.Tensor, role: str) -> torch.Tensor:
+        matrix = self.parts.matrices[role]
+        out = read.double() @ matrix.weight.double().T
+        return out if matrix.bias is None else out + matrix.bias.double()
+
+    def _activation(self) -> str:
+        hidden = self._call("w2")[0]
+        gated = "gate" in self.parts.matrices
+        inner = self._call("gate" if gated else "w1")[1]
+        name, left = nearest_activation(hidden, inner, self._call("w1")[1] if gated else None)
+        if left > TOLERANCE:
+            raise AssumptionError(
+                f"the activation of {self.name} is none that the theory knows: {left:.2g} of the "
+                f"hidden state is left with {name}, the nearest"
+            )
+        return name
