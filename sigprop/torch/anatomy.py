@@ -316,7 +316,7 @@ def _mlp(rest: list[Matrix], matrices: dict[str, Matrix], owner: str) -> dict[st
 
 
 def _rotary_base(model: nn.Module) -> float | None:
-    """Base of the frequencies base^(-i/n), i < n, from the model's own buffer."""
+    """Read the base of the frequencies base^(-i/n), i < n, from the model's own buffer."""
     for name, values in _frequencies(model):
         rates = values.detach().double().cpu()
         if len(rates) < 2:

@@ -268,4 +268,3 @@ def _groups(anatomy: Anatomy) -> Assumption:
         0.5,
         f"{size + 1:g} heads share each key: they fluctuate together, so the band is too narrow.",
     )
-

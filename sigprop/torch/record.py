@@ -173,7 +173,7 @@ def _single(model: nn.Module) -> None:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which dropout is the identity."""
+    """Keep evaluation mode, in which dropout is the identity."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -397,7 +397,7 @@ class _Reader:
         return self.tape.norms[-1][0]
 
     def _reads(self, placement: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """What attention and the MLP read; refused if it is something else."""
+        """Give what attention and the MLP read; refuse if it is something else."""
         norms, calls = self.tape.norms, self.tape.calls
         attention = self.x if placement != "pre" else norms[0][1]
         mlp = {"post": lambda: norms[0][1], "pre": lambda: norms[-1][1]}.get(
