@@ -122,6 +122,7 @@ ORDER = (
     "design_tables",
     "torch.anatomy",
     "torch.measure",
+    "torch.reader",
     "torch.record",
     "torch.reading",
     "torch.predict",

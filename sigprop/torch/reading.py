@@ -19,7 +19,8 @@ from sigprop.errors import AssumptionError
 from sigprop.spec import Transformer
 from sigprop.torch.anatomy import Anatomy, BlockParts, Matrix
 from sigprop.torch.measure import cosines
-from sigprop.torch.record import Layer, Recording
+from sigprop.torch.reader import Layer
+from sigprop.torch.record import Recording
 
 __all__ = ["Assumption", "assumptions", "layer_specs", "whole_spec"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,52 +19,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sigprop.arrays import Floats
-from sigprop.errors import AssumptionError, require
+from sigprop.errors import AssumptionError
 from sigprop.torch.anatomy import Anatomy, BlockParts, Matrix
-from sigprop.torch.measure import Attended, attended, fit, kernels, nearest_activation, products
+from sigprop.torch.measure import kernels
+from sigprop.torch.reader import Layer, Reader, Tape
 
-__all__ = ["Layer", "Recording", "record", "sequences"]
+__all__ = ["Recording", "record", "sequences"]
 
-TOLERANCE = 2e-3  # relative distance accepted as rounding, or as the tanh form of GELU
 LARGEST = 2**20  # of sequences times context squared
-
-
-class Layer(NamedTuple):
-    """What one block does.
-
-    Attributes
-    ----------
-    kernel : array, shape (B, T, T)
-        Kernel of the states that enter it.
-    attended : Attended
-        Its attention.
-    causal, parallel : bool
-        Mask, and whether attention and MLP read the same state.
-    placement : {"post", "pre", "none"}
-        Where its norms are.
-    heads : int
-        Number of heads.
-    scale : float
-        Factor on the products of queries and keys.
-    skip, branch : tuple of float
-        Multipliers of the skip branch and of the branch, for attention and MLP.
-    norm_gain : float
-        Root mean square of what its norms put out; one without norms.
-    activation : str
-        Activation of the MLP.
-    """
-
-    kernel: Floats
-    attended: Attended
-    causal: bool
-    parallel: bool
-    placement: str
-    heads: int
-    scale: float
-    skip: tuple[float, float]
-    branch: tuple[float, float]
-    norm_gain: float
-    activation: str
 
 
 @dataclass(frozen=True)
@@ -86,18 +48,6 @@ class Recording:
     layers: tuple[Layer, ...]
     kernel: Floats
     gradients: dict[str, list[float]]
-
-
-@dataclass
-class _Tape:
-    """Tensors of the block that is running."""
-
-    entry: torch.Tensor | None = None
-    norms: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    calls: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    softmax: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    read: torch.Tensor | None = None
-    mixed: torch.Tensor | None = None
 
 
 class _Softmaxes(TorchDispatchMode):
@@ -219,7 +169,7 @@ class _Session:
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
-        self.mode, self.tape = _Softmaxes(), _Tape()
+        self.mode, self.tape = _Softmaxes(), Tape()
         self.layers: list[Layer] = []
         self.states: list[torch.Tensor] = []
         first = anatomy.blocks[0].attention
@@ -240,7 +190,7 @@ class _Session:
 
     def _enter(self, parts: BlockParts) -> Callable[..., Any]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            self.tape = _Tape()
+            self.tape = Tape()
             key, x = _stream(parts, args, kwargs)
             if not self.states:  # the stack is differentiated from here on
                 x = x.detach().requires_grad_()
@@ -260,8 +210,8 @@ class _Session:
                 if number >= len(self.anatomy.blocks) or self.anatomy.blocks[number] is not parts:
                     raise AssumptionError(f"{parts.name} runs out of order or more than once")
                 base = self.anatomy.rotary_base
-                self.layers.append(_Reader(parts, self.tape, self._few(last), base).layer())
-            self.tape, self.last = _Tape(), last
+                self.layers.append(Reader(parts, self.tape, self._few(last), base).layer())
+            self.tape, self.last = Tape(), last
 
         return hook
 
@@ -336,162 +286,3 @@ def _stream(
 
 def _centred(parts: BlockParts, layer: Layer) -> bool:
     return layer.placement == "pre" and "RMS" not in type(parts.norms[0]).__name__
-
-
-class _Reader:
-    """Reads one block from its tape."""
-
-    def __init__(
-        self, parts: BlockParts, tape: _Tape, out: torch.Tensor, rotary: float | None
-    ) -> None:
-        assert tape.entry is not None
-        self.parts, self.tape, self.out, self.x = parts, tape, out, tape.entry
-        self.name, self.rotary = parts.name, rotary
-        require(self.x.shape[1] >= 2, "context", self.x.shape[1], "at least 2 tokens")
-
-    def layer(self) -> Layer:
-        placement = self._placement()
-        read, self.hidden = self._reads(placement)
-        found, causal = attended(*self._softmax())
-        if causal is None:
-            raise AssumptionError(
-                f"{self.name} has a mask that is neither full nor causal: pass sequences of one "
-                "length, without padding or window"
-            )
-        heads = self._softmax()[0].shape[1]
-        parallel = placement == "pre" and self._same(self._second(), self.x)
-        skip, branch = self._residual(placement, parallel)
-        layer = Layer(
-            self._kernel(placement), found, causal, parallel, placement, heads,
-            self._scale(read, heads, causal), skip, branch, self._gain(), self._activation(),
-        )  # fmt: skip
-        return layer
-
-    def _kernel(self, placement: str) -> Floats:
-        rms = bool(self.parts.norms) and "RMS" in type(self.parts.norms[0]).__name__
-        return kernels(self.x, centred=placement == "pre" and not rms)
-
-    def _same(self, a: torch.Tensor, b: torch.Tensor) -> bool:
-        return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * float(b.norm())
-
-    def _call(self, role: str) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self.tape.calls.get(id(self.parts.matrices[role].module))
-        if found is None:
-            raise AssumptionError(f"{self.parts.matrices[role].name} is not called in the pass")
-        return found
-
-    def _placement(self) -> str:
-        norms = self.tape.norms
-        if not norms:
-            return "none"
-        if len(norms) == 2 and self._same(norms[-1][1], self.out):
-            return "post"
-        if len(norms) <= 2 and self._same(norms[0][0], self.x):
-            return "pre"
-        raise AssumptionError(
-            f"{self.name} runs {len(norms)} norms in places that are neither pre-norm nor post-norm"
-        )
-
-    def _second(self) -> torch.Tensor:
-        """State that the second norm reads (pre-norm)."""
-        return self.tape.norms[-1][0]
-
-    def _reads(self, placement: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give what attention and the MLP read; refuse if it is something else."""
-        norms, calls = self.tape.norms, self.tape.calls
-        attention = self.x if placement != "pre" else norms[0][1]
-        mlp = {"post": lambda: norms[0][1], "pre": lambda: norms[-1][1]}.get(
-            placement, lambda: self._call("w1")[0]
-        )()
-        query = calls.get(id(self.parts.matrices["query"].module), (self.tape.read,))[0]
-        for what, found, ideal in (
-            ("attention", query, attention),
-            ("the MLP", self._call("w1")[0], mlp),
-        ):
-            if found is None or not self._same(found, ideal):
-                raise AssumptionError(f"in {self.name} {what} reads neither the stream nor a norm")
-        return attention, mlp
-
-    def _residual(
-        self, placement: str, parallel: bool
-    ) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Multipliers, fitted: the sum after each branch is skip * state + branch * output."""
-        mixed = self.tape.mixed if self.parts.joint_attention else self._call("output")[1]
-        assert mixed is not None
-        thought, norms = self._call("w2")[1], self.tape.norms
-        if parallel:
-            (skip, first, second), left = fit(self.out, self.x, mixed, thought)
-            self._check(left, "skip, attention and MLP")
-            return (skip, 1.0), (first, second)
-        middle = self.hidden if placement != "pre" else norms[1][0]
-        joined = norms[0][0] if placement == "post" else middle
-        (skip, first), left = fit(joined, self.x, mixed)
-        self._check(left, "skip and attention")
-        end = norms[1][0] if placement == "post" else self.out
-        (again, second), rest = fit(end, middle, thought)
-        self._check(rest, "skip and MLP")
-        return (skip, again), (first, second)
-
-    def _check(self, left: float, what: str) -> None:
-        if left > TOLERANCE:
-            raise AssumptionError(
-                f"the stream in {self.name} is not a sum of {what}: {left:.2g} of it is left"
-            )
-
-    def _gain(self) -> float:
-        outs = [float(out.double().square().mean()) for _, out in self.tape.norms]
-        return float(sum(outs) / len(outs)) ** 0.5 if outs else 1.0
-
-    def _softmax(self) -> tuple[torch.Tensor, torch.Tensor]:
-        number = len(self.tape.softmax)
-        if number != 1:
-            raise AssumptionError(
-                f"the attention of {self.name} runs {number} softmaxes where one can be read; "
-                'set attn_implementation = "sdpa" or "eager"'
-            )
-        pair, context = self.tape.softmax[0], self.x.shape[1]
-        whole = [v.reshape(-1, context, context) for v in pair]
-        batch = self.tape.softmax[0][0].shape[0] if pair[0].ndim == 4 else None
-        heads = pair[0].shape[1] if batch is not None else self._heads(len(whole[0]))
-        few = [v.unflatten(0, (-1, heads))[: len(self.x)] for v in whole]
-        return few[0], few[1]
-
-    def _heads(self, rows: int) -> int:
-        """Heads where sequences and heads share one axis."""
-        if isinstance(self.parts.attention, nn.MultiheadAttention):
-            return self.parts.attention.num_heads
-        return 1 if rows >= len(self.x) else rows
-
-    def _scale(self, read: torch.Tensor, heads: int, causal: bool) -> float:
-        """Factor on the products; rotation leaves those of a token with itself as they are."""
-        query, key = (self._projected(read, role) for role in ("query", "key"))
-        scores, ideal = self._softmax()[0].double(), products(query, key, heads)
-        if self.rotary is not None:
-            pair = [v.diagonal(dim1=-2, dim2=-1) for v in (scores, ideal)]
-        else:
-            seen = torch.ones_like(scores[0, 0], dtype=torch.bool)
-            pair = [v[..., seen.tril() if causal else seen] for v in (scores, ideal)]
-        (scale,), left = fit(*pair)
-        if left > TOLERANCE:
-            raise AssumptionError(
-                f"the scores of {self.name} are not products of its queries and keys: {left:.2g} "
-                "of them is left (biased or normed scores, or rotary positions without inv_freq)"
-            )
-        return scale
-
-    def _projected(self, read: torch.Tensor, role: str) -> torch.Tensor:
-        matrix = self.parts.matrices[role]
-        out = read.double() @ matrix.weight.double().T
-        return out if matrix.bias is None else out + matrix.bias.double()
-
-    def _activation(self) -> str:
-        hidden = self._call("w2")[0]
-        gated = "gate" in self.parts.matrices
-        inner = self._call("gate" if gated else "w1")[1]
-        name, left = nearest_activation(hidden, inner, self._call("w1")[1] if gated else None)
-        if left > TOLERANCE:
-            raise AssumptionError(
-                f"the activation of {self.name} is none that the theory knows: {left:.2g} of the "
-                f"hidden state is left with {name}, the nearest"
-            )
-        return name
