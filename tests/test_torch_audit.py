@@ -268,7 +268,6 @@ def test_padding_is_refused(models):
 
 def test_shared_blocks_are_refused():
     model = Net(Joint, 1)
-    model.blocks.forward = None
     shared = nn.Sequential(model.words, model.blocks[0], model.blocks[0])
     with pytest.raises(AssumptionError, match="out of order or more than once"):
         audit(shared, batch())

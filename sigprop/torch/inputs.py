@@ -72,7 +72,8 @@ def load_model(folder: str | Path, seed: int = 0) -> nn.Module:
     except Exception as error:  # whatever a config makes transformers raise
         words = f"a config of transformers ({str(error).splitlines()[0][:80]})"
         raise DomainError("model_type", name, words) from None
-    if getattr(model, "main_input_name", "") != "input_ids":
+    text = getattr(model, "main_input_name", "") == "input_ids" and hasattr(config, "vocab_size")
+    if not text:
         raise DomainError("model_type", name, "a model of text; audit others from Python")
     return model
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from sigprop.arrays import Floats
 from sigprop.errors import AssumptionError, require
 from sigprop.torch.anatomy import BlockParts
 from sigprop.torch.measure import Attended, attended, fit, kernels, nearest_activation, products
 
-__all__ = ["Layer", "Reader", "Tape"]
+__all__ = ["Layer", "Reader", "Tape", "centred"]
 
 TOLERANCE = 2e-3  # relative distance accepted as rounding, or as the tanh form of GELU
 
@@ -64,6 +63,8 @@ class Tape:
     ----------
     entry : torch.Tensor or None
         What entered it.
+    batch : int
+        Number of sequences, of which only the first few are here.
     norms : list of pair of torch.Tensor
         Input and output of its norms, in order of their calls.
     calls : dict of int to pair of torch.Tensor
@@ -75,11 +76,30 @@ class Tape:
     """
 
     entry: torch.Tensor | None = None
+    batch: int = 1
     norms: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     calls: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     softmax: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     read: torch.Tensor | None = None
     mixed: torch.Tensor | None = None
+
+
+def centred(parts: BlockParts, placement: str) -> bool:
+    """Whether a LayerNorm removes the mean of the stream before each branch reads it.
+
+    Parameters
+    ----------
+    parts : BlockParts
+        The block.
+    placement : {"post", "pre", "none"}
+        Where its norms are.
+
+    Returns
+    -------
+    bool
+        Its kernels are then taken without the mean.
+    """
+    return placement == "pre" and "RMS" not in type(parts.norms[0]).__name__
 
 
 class Reader:
@@ -135,14 +155,10 @@ class Reader:
         parallel = placement == "pre" and self._same(self._second(), self.x)
         skip, branch = self._residual(placement, parallel)
         layer = Layer(
-            self._kernel(placement), found, causal, parallel, placement, heads,
+            kernels(self.x, centred(self.parts, placement)), found, causal, parallel, placement, heads,
             self._scale(read, heads, causal), skip, branch, self._gain(), self._activation(),
         )  # fmt: skip
         return layer
-
-    def _kernel(self, placement: str) -> Floats:
-        rms = bool(self.parts.norms) and "RMS" in type(self.parts.norms[0]).__name__
-        return kernels(self.x, centred=placement == "pre" and not rms)
 
     def _same(self, a: torch.Tensor, b: torch.Tensor) -> bool:
         return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * float(b.norm())
@@ -222,18 +238,12 @@ class Reader:
                 f"the attention of {self.name} runs {number} softmaxes where one can be read; "
                 'set attn_implementation = "sdpa" or "eager"'
             )
-        pair, context = self.tape.softmax[0], self.x.shape[1]
-        whole = [v.reshape(-1, context, context) for v in pair]
-        batch = self.tape.softmax[0][0].shape[0] if pair[0].ndim == 4 else None
-        heads = pair[0].shape[1] if batch is not None else self._heads(len(whole[0]))
-        few = [v.unflatten(0, (-1, heads))[: len(self.x)] for v in whole]
+        scores, context = self.tape.softmax[0][0], self.x.shape[1]
+        if scores.shape[-2:] != (context, context) or scores[..., 0, 0].numel() % self.tape.batch:
+            raise AssumptionError(f"{self.name} has scores of shape {tuple(scores.shape)}")
+        whole = (self.tape.batch, -1, context, context)
+        few = [v.reshape(whole)[: len(self.x)] for v in self.tape.softmax[0]]
         return few[0], few[1]
-
-    def _heads(self, rows: int) -> int:
-        """Heads where sequences and heads share one axis."""
-        if isinstance(self.parts.attention, nn.MultiheadAttention):
-            return self.parts.attention.num_heads
-        return 1 if rows >= len(self.x) else rows
 
     def _scale(self, read: torch.Tensor, heads: int, causal: bool) -> float:
         """Factor on the products; rotation leaves those of a token with itself as they are."""

@@ -22,7 +22,7 @@ from sigprop.arrays import Floats
 from sigprop.errors import AssumptionError
 from sigprop.torch.anatomy import Anatomy, BlockParts, Matrix
 from sigprop.torch.measure import kernels
-from sigprop.torch.reader import Layer, Reader, Tape
+from sigprop.torch.reader import Layer, Reader, Tape, centred
 
 __all__ = ["Recording", "record", "sequences"]
 
@@ -195,7 +195,7 @@ class _Session:
             if not self.states:  # the stack is differentiated from here on
                 x = x.detach().requires_grad_()
             self.states.append(x)
-            self.tape.entry = self._few(x)
+            self.tape.entry, self.tape.batch = self._few(x), x.shape[0 if self.first else 1]
             if isinstance(key, int):
                 return (*args[:key], x, *args[key + 1 :]), kwargs
             return args, kwargs | {key: x}
@@ -241,8 +241,8 @@ class _Session:
         missing = len(self.anatomy.blocks) - len(self.layers)
         if missing:
             raise AssumptionError(f"{missing} blocks of the model did not run")
-        # LayerNorm before a branch removes the mean that the stream keeps
-        end = kernels(self._few(self.last), _centred(self.anatomy.blocks[-1], self.layers[-1]))
+        placement = self.layers[-1].placement
+        end = kernels(self._few(self.last), centred(self.anatomy.blocks[-1], placement))
         return Recording(tuple(self.layers), end, self._gradients(seed))
 
     def _gradients(self, seed: int) -> dict[str, list[float]]:
@@ -282,7 +282,3 @@ def _stream(
         if isinstance(x, torch.Tensor) and x.ndim == 3 and x.shape[-1] == width:
             return key, x
     raise AssumptionError(f"{parts.name} is given no states of shape (B, T, {width})")
-
-
-def _centred(parts: BlockParts, layer: Layer) -> bool:
-    return layer.placement == "pre" and "RMS" not in type(parts.norms[0]).__name__
