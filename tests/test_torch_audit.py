@@ -47,7 +47,7 @@ def encoder(norm_first, batch_first=True, redrawn=True):
 def build(name):
     """A small model and its batch."""
     torch.manual_seed(3)
-    ids = {"input_ids": batch()}
+    ids = {"input_ids": batch() + 3}  # not those of padding
     if name == "bert":
         return transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)), ids
     if name == "gpt2":

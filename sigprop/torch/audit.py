@@ -13,7 +13,7 @@ from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.backward import EXPLODING, VANISHING
 from sigprop.design import Design, recommend
 from sigprop.diagram import FREEZING
-from sigprop.errors import SigpropError
+from sigprop.errors import AssumptionError, SigpropError
 from sigprop.spec import Transformer
 from sigprop.targets import Targets
 from sigprop.torch.anatomy import dissect
@@ -275,6 +275,8 @@ def audit(model: nn.Module, batch: Any, *, rho_max: float = RHO_MAX, seed: int =
     specs = layer_specs(anatomy, found)
     spec = whole_spec(anatomy, specs)
     first = found.layers[0].kernel
+    if not np.all(np.diagonal(first, axis1=1, axis2=2) > 0):
+        raise AssumptionError("some token enters the first block as zero, as padding does: omit it")
     last = found.layers[-1]
     return Audit(
         type(model).__name__,

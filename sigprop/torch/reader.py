@@ -154,11 +154,10 @@ class Reader:
         heads = self._softmax()[0].shape[1]
         parallel = placement == "pre" and self._same(self._second(), self.x)
         skip, branch = self._residual(placement, parallel)
-        layer = Layer(
-            kernels(self.x, centred(self.parts, placement)), found, causal, parallel, placement, heads,
-            self._scale(read, heads, causal), skip, branch, self._gain(), self._activation(),
-        )  # fmt: skip
-        return layer
+        kernel = kernels(self.x, centred(self.parts, placement))
+        scale = self._scale(read, heads, causal)
+        parts = (skip, branch, self._gain(), self._activation())
+        return Layer(kernel, found, causal, parallel, placement, heads, scale, *parts)
 
     def _same(self, a: torch.Tensor, b: torch.Tensor) -> bool:
         return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * float(b.norm())
