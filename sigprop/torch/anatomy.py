@@ -222,7 +222,7 @@ def _is_matrix(module: nn.Module) -> bool:
 def _owner(name: str) -> str:
     """Name of the block that holds an attention: the prefix that ends in a number."""
     parts = name.split(".")
-    for end in range(len(parts) - 1, 0, -1):
+    for end in range(len(parts), 0, -1):
         if parts[end - 1].isdigit():
             return ".".join(parts[:end])
     raise AssumptionError(f"{name} is not inside a numbered block (ModuleList or Sequential)")
