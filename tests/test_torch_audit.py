@@ -333,7 +333,7 @@ def test_a_recommendation_for_another_model_writes_nothing(models, change, error
 def test_a_collapsed_model_fails_and_its_recommendation_heals_it():
     torch.manual_seed(0)
     model, ids = Net(Joint, 16), batch(2, 8)
-    with pytest.raises(AssertionError, match="rank collapse in blocks 1"):
+    with pytest.raises(AssertionError, match="rank collapse in blocks"):
         assert_healthy(model, ids, rho_max=0.8)
     sick = audit(model, ids, rho_max=0.8)
     assert not sick.healthy
