@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import sigprop
-from sigprop import cli_design, laboratory, practice
+from sigprop import cli_design, cli_torch, laboratory, practice
 from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError, SigpropError, require
 
@@ -376,7 +376,12 @@ def _axis(name: str, text: str) -> Any:
     return np.unique(np.round(values)) if name == "context" else values
 
 
-for command in (*laboratory.COMMANDS, *practice.COMMANDS, *cli_design.COMMANDS):
+for command in (
+    *laboratory.COMMANDS,
+    *practice.COMMANDS,
+    *cli_design.COMMANDS,
+    *cli_torch.COMMANDS,
+):
     app.command()(command)
 
 

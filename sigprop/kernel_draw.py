@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.store import Arrays
 
-__all__ = ["admissible", "context_of", "kernel_cell"]
+__all__ = ["admissible", "context_of", "follow", "kernel_cell"]
 
 HOMOGENEOUS = ("relu", "linear")  # phi(a x) = a phi(x), a > 0
 LARGEST = 8192  # context: three matrices of 512 MiB
@@ -40,7 +41,53 @@ def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) ->
         The attributes of `Solved` without their first axis.
     """
     rng = np.random.Generator(np.random.SFC64(seed))
-    return _Draw(Transformer.from_dict(spec), rng).run(kernel, blocks)
+    known = Transformer.from_dict(spec)
+    if known.norm == "post":
+        kernel = _Draw(known, rng).norm(kernel)
+    return follow([known] * known.depth, kernel, blocks, rng)
+
+
+def follow(
+    specs: Sequence[Transformer], kernel: Floats, blocks: int, rng: np.random.Generator
+) -> Arrays:
+    """Follow one draw through blocks that may differ, from the kernel that the first one reads.
+
+    Parameters
+    ----------
+    specs : sequence of Transformer
+        One for each block; their depth has no meaning, nor has a window or a prefix.
+    kernel : array, shape (T, T)
+        Kernel of the stream; no norm precedes it.
+    blocks : int
+        Position blocks.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    dict of str to array
+        The attributes of `Solved` without their first axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop import Transformer
+    >>> from sigprop.kernel_draw import follow
+    >>> spec = Transformer(depth=1, context=4, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> cold = spec.replace(beta=3.0)
+    >>> follow([spec, cold], np.eye(4), 1, np.random.default_rng(0))["rho"].shape
+    (3,)
+    """
+    kernels, heads, draw = [_described(kernel, blocks)], [], None
+    for spec in specs:
+        if draw is None or draw.spec is not spec:
+            draw = _Draw(spec, rng)
+        kernel, attention = draw.block(kernel)
+        heads.append(attention)
+        kernels.append(_described(kernel, blocks))
+    out = {name: np.stack([k[name] for k in kernels]) for name in kernels[0]}
+    names = ("y2", "overlap", "entropy")
+    return out | dict(zip(names, np.stack(heads, axis=1), strict=True))
 
 
 def context_of(spec: Transformer) -> int:
@@ -132,36 +179,24 @@ def admissible(kernel: Floats, context: int) -> None:
 
 @dataclass(frozen=True)
 class _Draw:
-    """One draw of all heads of all layers."""
+    """Attention of one block drawn, norms and MLP exact."""
 
     spec: Transformer
     rng: np.random.Generator
 
-    def run(self, kernel: Floats, blocks: int) -> Arrays:
-        if self.spec.norm == "post":
-            kernel = self._norm(kernel)
-        kernels, heads = [_described(kernel, blocks)], []
-        for _ in range(self.spec.depth):
-            kernel, attention = self._block(kernel)
-            heads.append(attention)
-            kernels.append(_described(kernel, blocks))
-        names = ("y2", "overlap", "entropy")
-        out = {name: np.stack([k[name] for k in kernels]) for name in kernels[0]}
-        return out | dict(zip(names, np.stack(heads, axis=1), strict=True))
-
-    def _block(self, kernel: Floats) -> tuple[Floats, Floats]:
+    def block(self, kernel: Floats) -> tuple[Floats, Floats]:
         spec = self.spec
-        read = self._norm(kernel) if spec.norm == "pre" else kernel
+        read = self.norm(kernel) if spec.norm == "pre" else kernel
         branch, attention = self._attention(read)
         kernel = float(spec.alpha_attn) ** 2 * kernel + branch
         if spec.parallel:
             return kernel + self._mlp(read), attention
-        read = kernel if spec.norm == "none" else self._norm(kernel)
+        read = kernel if spec.norm == "none" else self.norm(kernel)
         skip = kernel if spec.norm == "pre" else read
         kernel = float(spec.alpha_mlp) ** 2 * skip + self._mlp(read)
-        return (self._norm(kernel) if spec.norm == "post" else kernel), attention
+        return (self.norm(kernel) if spec.norm == "post" else kernel), attention
 
-    def _norm(self, kernel: Floats) -> Floats:
+    def norm(self, kernel: Floats) -> Floats:
         """Norm of every token (E14)."""
         _alive(kernel)
         return float(self.spec.norm_gain) ** 2 * _cosines(kernel)
