@@ -66,6 +66,7 @@ ORDER = (
     "sweep",
     "kernel_draw",
     "kernel",
+    "hidden",
     "fluctuations",
     "pullback",
     "backward",
