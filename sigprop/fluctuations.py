@@ -8,6 +8,7 @@ sublayer then injects noise, with p the common part of its kernel, f its branche
 * *weights*: a Gaussian matrix of d outputs maps the common direction to a random vector, so
   :math:`\mathrm{var}\,p = (2 p_f^2 + 4 \alpha^2 p\,p_f)/d`; the gap averages T directions,
   :math:`\mathrm{var}\,gap = (2 gap_f^2 + 4\alpha^2 gap\,gap_f)/(dT)`;
+  values that a group of query heads shares count :math:`2 p_f^2/d` once for each of them;
 * *hidden units*: an MLP averages over d_ff units; given its common preactivation c a unit
   contributes :math:`m(c)^2` to p and :math:`v(c)` to the gap, its mean and variance over tokens;
 * *temperature*: the common part of the queries gives all scores of a head one variance factor, of
@@ -16,8 +17,7 @@ sublayer then injects noise, with p the common part of its kernel, f its branche
   share, taken as the square of :math:`(O - 1/T)/(Y_2 - 1/T)`: exact at r = 0 and 1 and within
   0.12 of that variance between (measured at T = 64-512, s = 1-7).
 
-These noises leave the mean kernel alone, so they lower the mean of its logarithm by half their
-variance.
+The mean kernel is as without noise, so noise lowers its mean logarithm by half the variance.
 
 Tokens differ too: a norm divides each by its own squared norm. With u that norm and w the mean
 overlap with the others, the mean overlap behind it is, to second order in their variation over the
@@ -29,10 +29,8 @@ tokens of one network,
 (E26, which keeps the first term). Attention adds :math:`(\sigma_v^2 gap)^2 [\mathrm{var} Y +
 \ldots]/h` to var u, dots for heads of finite width (E12); a matrix of d outputs adds :math:`2
 [p_f gap_f + \alpha^2 (p\,gap_f + gap\,p_f)]/d` to cov(u, w), and to var u twice that and
-:math:`[2 gap_f^2 + 4\alpha^2 gap\,gap_f]/d`; hidden units add :math:`E\,\mathrm{var}(h^2|c)/d_{ff}`
-and :math:`E\,m(c)\,\mathrm{cov}(h^2, h|c)/d_{ff}`. A post-norm stream starts afresh behind its
-norm; a pre-norm stream keeps what it gathered. Overlaps vary from pair to pair by
-:math:`gap^2 \kappa (1 + \rho(2 - \rho))/d` (kappa: below), and an MLP bends their mean.
+:math:`[2 gap_f^2 + 4\alpha^2 gap\,gap_f]/d`; hidden units add theirs (`sigprop.hidden`). Behind a
+post-norm all starts afresh; a pre-norm stream keeps what it gathered.
 
 Keys of finite width (`sigprop.rem.sphere`) are pulled along the query: the gap of attention's
 output becomes :math:`\sigma_v^2 gap [(Y_2 - O) Y_2'/Y_2 + (1 - \rho) drift]`, Y_2' the
@@ -46,8 +44,9 @@ variance kappa, one for random tokens, grows with depth unless attention mixes: 
 directions, which stands for d wherever keys of finite width matter. The gap averages T directions
 only as far as they are apart: beside 1/T of the first item stands kappa/d.
 
-Approximate: Gaussian noise, at first order in 1/d. Against random networks of the low-beta encoder
-(beta = 0.5, 50 layers) the mean deviation of rho is MEASURED.
+Approximate: Gaussian noise, at first order in 1/d. Largest deviation from the measured mean overlap
+over 50 layers of the published encoder, and that of `propagate`: 0.0025 and 0.038 (standard error
+0.001) at beta = 0.5, T = 64, d = 96; 0.003 and 0.030 (0.003) at beta = 1.5, T = 128, d = 192.
 """
 
 from __future__ import annotations
@@ -102,8 +101,6 @@ class _Cloud(NamedTuple):
 class _Scores(NamedTuple):
     """Attention of one head at the centre: slopes in log s^2, and variances over tokens."""
 
-    y2: float
-    spread: float
     slope_y2: float
     slope_overlap: float
     slope_entropy: float
@@ -271,12 +268,13 @@ def _branch(branch: Map, cloud: _Cloud, spec: Transformer) -> _Injected:
     assert isinstance(last, Attention)
     found, value = _scores(last, read, spec), float(last.sigma_v2 * last.sigma_o2)
     scale = value * float(read.gap)
-    shift = _pull(last, keys(last, cloud.crowding), read, points, found, t)
+    repeated = np.diag([2 * p**2 * (spec.heads_per_key - 1) / d, 0.0])
+    shift = _pull(last, keys(last, cloud.crowding), points, spec)
     return _Injected(
         p,
         gap,
         State(out.q + value * shift.q, out.gap + value * shift.gap),
-        _attention_noise(found, scale, spec.heads),
+        _attention_noise(found, scale, spec.heads) + repeated,
         tokens=np.array([scale**2 * found.tokens / spec.heads, 0.0]),
     )
 
@@ -310,22 +308,27 @@ def keys(layer: Attention, crowding: float) -> Sphere | None:
     return replace(layer.sphere, width=max(layer.sphere.width / crowding, SMALLEST))
 
 
-def _pull(
-    layer: Attention,
-    sphere: Sphere | None,
-    centre: State,
-    points: State,
-    found: _Scores,
-    t: float,
-) -> State:
-    """Add what keys of finite width do to the output, at sigma_v2 = 1."""
+def _pull(layer: Attention, sphere: Sphere | None, points: State, spec: Transformer) -> State:
+    """Add what keys of finite width do to the output, at sigma_v2 = 1: linear in log gap."""
     if sphere is None:
         return State(0.0, 0.0)
-    s = float(reduced_beta(layer.beta, centre)) * np.sqrt(np.log(t))
-    traces = sphere.traces(s, t, float(centre.rho))
-    q = traces.mean - found.y2 - (traces.common if layer.centred else 0.0)
-    gap = found.spread * (traces.kept / found.y2 - 1) + points.gap / points.q * traces.drift
-    return State(points.gap * q, points.gap * gap)
+    q, gap = np.broadcast_arrays(points.q, points.gap)
+    ends = [State(float(q[i]), float(gap[i])) for i in (gap.argmin(), gap.argmax())]
+    low, high = (_pulled(layer, sphere, end, spec) for end in ends)
+    width = float(np.log(ends[1].gap / ends[0].gap))
+    share = np.log(gap / ends[0].gap) / width if width > 0 else np.zeros(gap.shape)
+    rates = low[:, None] + np.outer(high - low, share)
+    return State(gap * rates[0], gap * rates[1])
+
+
+def _pulled(layer: Attention, sphere: Sphere, read: State, spec: Transformer) -> Floats:
+    """Change of (q, gap) at one state, over its gap."""
+    t, b, x = float(spec.context), float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
+    one = rem_of(spec).weights(b, x)
+    y2, spread = float(one.y2), float(one.spread)
+    traces = sphere.traces(b * np.sqrt(np.log(t)), t, 1 - x, 0.0)
+    q = traces.mean - y2 - (traces.common if layer.centred else 0.0)
+    return np.array([q, spread * (traces.kept / y2 - 1) + x * traces.drift])
 
 
 def _attention_noise(found: _Scores, gap: float, heads: int) -> Floats:
@@ -339,7 +342,7 @@ def _attention_noise(found: _Scores, gap: float, heads: int) -> Floats:
 def _scores(layer: Attention, read: State, spec: Transformer) -> _Scores:
     rem = Finite(spec.context)
     b, x = float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
-    one, log_t, t = rem_of(spec).weights(b, x), float(np.log(spec.context)), spec.context
+    log_t, t = float(np.log(spec.context)), spec.context
 
     def slope(function: Callable[[float], Floats]) -> float:
         return float((function(b * (1 + STEP / 2)) - function(b * (1 - STEP / 2))) / (2 * STEP))
@@ -352,8 +355,6 @@ def _scores(layer: Attention, read: State, spec: Transformer) -> _Scores:
     y2_excess = max(float(exact.y2) - 1 / float(t), 1e-300)
     share = 1 - float(rem.weights(b, x).spread) / y2_excess if s > 0 else 1.0
     return _Scores(
-        float(one.y2),
-        float(one.spread),
         y2,
         y2 - spread,
         entropy,

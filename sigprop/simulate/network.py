@@ -164,39 +164,46 @@ class Network:
     def _attention(self, x: Singles) -> Singles:
         """All heads of one layer; leaves their statistics behind."""
         spec, (points, context, width) = self.spec, x.shape
+        shared = width // spec.heads_per_key
         query, key = (
-            (x.reshape(-1, width) @ gaussian(self.rng, width, width)).reshape(x.shape)
-            for _ in range(2)
+            (x.reshape(-1, width) @ gaussian(self.rng, width, n)).reshape(*x.shape[:2], n)
+            for n in (width, shared)
         )
-        value = self._linear(x, width, "sigma_v2")
+        value = self._linear(x, shared, "sigma_v2")
         # score variance beta^2 log T q^2 from unit Gaussian matrices
         query *= self._number("beta") * np.float32(
             math.sqrt(math.log(context) / (width // spec.heads)) / width
         )
         query, key = (self._heads(self._rotated(y)) for y in (query, key))
         value = self._heads(value)
-        out = np.empty_like(value)
+        out = np.empty_like(query)
         found = np.array([[self._head(query, key, value, out, (g, h)) for h in range(spec.heads)]
                           for g in range(points)])  # fmt: skip
         self.statistics.append(found.mean(axis=1).T)
         return self._projected(out.transpose(0, 2, 1, 3).reshape(x.shape))
 
     def _heads(self, y: Singles) -> Singles:
-        """Split the last axis: (G, T, d) to (G, H, T, d/H)."""
-        return y.reshape(*y.shape[:2], self.spec.heads, -1).transpose(0, 2, 1, 3)
+        """Split the last axis: (G, T, d) to (G, H, T, d/H), or fewer heads that are shared."""
+        return y.reshape(*y.shape[:2], -1, self._head_width).transpose(0, 2, 1, 3)
+
+    @property
+    def _head_width(self) -> int:
+        assert self.spec.width is not None
+        return self.spec.width // self.spec.heads
 
     def _head(
         self, query: Singles, key: Singles, value: Singles, out: Singles, at: tuple[int, int]
     ) -> Floats:
         """Attention of one head of one setting, into `out`."""
-        scores = query[at] @ key[at].T
+        shared = (at[0], at[1] // self.spec.heads_per_key)
+        scores = query[at] @ key[shared].T
         if self.spec.causal:
             scores[np.triu_indices(len(scores), 1)] = MASKED
         weights, total, statistics = attended(scores, np.empty_like(scores))
-        np.matmul(weights, value[at], out=out[at])
+        np.matmul(weights, value[shared], out=out[at])
         out[at] /= total[:, None]
         if self.spec.attention == "centred":
-            out[at] -= self._uniform(value[at])
+            out[at] -= self._uniform(value[shared])
         return statistics
 
     def _uniform(self, value: Singles) -> Singles:
@@ -208,14 +215,12 @@ class Network:
 
     def _rotated(self, y: Singles) -> Singles:
         """Rotary positions (Su et al. 2021): pairs of a head's features turn with the position."""
-        base, spec = self.spec.rotary_base, self.spec
+        base, size = self.spec.rotary_base, self._head_width
         if base is None:
             return y
-        assert spec.width is not None
-        size = spec.width // spec.heads
         angle = np.arange(y.shape[1])[:, None, None] * base ** (-np.arange(0, size, 2) / size)
         turn = np.exp(1j * angle).astype(np.complex64)
-        pairs = np.ascontiguousarray(y).view(np.complex64).reshape(*y.shape[:2], spec.heads, -1)
+        pairs = np.ascontiguousarray(y).view(np.complex64).reshape(*y.shape[:2], -1, size // 2)
         return np.asarray((pairs * turn).view(np.float32).reshape(y.shape))
 
     def _projected(self, y: Singles) -> Singles:
