@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -205,8 +205,8 @@ class _Draw:
         """E25b, without the residual; with participation, overlap and entropy."""
         spec, root = self.spec, _root(kernel)
         total, statistics = np.zeros_like(kernel), np.zeros(3)
-        for _ in range(spec.heads):
-            weights = self._softmax(self._scores(root))
+        for scores in self._scores(root):
+            weights = self._softmax(scores)
             statistics += _statistics(weights)
             if spec.attention == "centred":
                 weights -= self._uniform
@@ -215,18 +215,22 @@ class _Draw:
         branch = float(spec.sigma_o2) * (float(spec.sigma_v2) / spec.heads * total + bias)
         return (branch + branch.T) / 2, statistics / spec.heads
 
-    def _scores(self, root: Floats) -> Floats:
-        """Scores of one head (E1, E25b)."""
-        rank, size = root.shape[1], _head_size(self.spec)
-        variance = float(self.spec.beta) * math.sqrt(math.log(len(root)))
-        if size is None:
-            return np.asarray(variance * (root @ self.rng.standard_normal((rank, rank)) @ root.T))
+    def _scores(self, root: Floats) -> Iterator[Floats]:
+        """Scores of every head (E1, E25b)."""
+        size = _head_size(self.spec)
+        scale = float(self.spec.beta) * math.sqrt(math.log(len(root)) / (size or 1))
+        for head in range(self.spec.heads):
+            if head % self.spec.heads_per_key == 0:
+                keys = root if size is None else self._keys(root, size)
+            query = root @ self.rng.standard_normal((root.shape[1], keys.shape[1]))
+            yield np.asarray(scale * (self._turned(query) @ keys.T))
+
+    def _keys(self, root: Floats, size: int) -> Floats:
+        """Keys of one group of heads."""
+        rank = root.shape[1]
         if size >= rank and self.spec.rotary_base is None:
-            product = self._wishart_root(rank, size) @ self.rng.standard_normal((rank, rank))
-            return np.asarray(variance / math.sqrt(size) * (root @ product @ root.T))
-        query, key = (root @ self.rng.standard_normal((rank, size)) for _ in range(2))
-        scores: Floats = variance / math.sqrt(size) * (self._turned(query) @ self._turned(key).T)
-        return scores
+            return np.asarray(root @ self._wishart_root(rank, size))
+        return self._turned(root @ self.rng.standard_normal((rank, size)))
 
     def _wishart_root(self, rank: int, size: int) -> Floats:
         """Triangular factor L of Z = L V, Z normal (rank, size) and V orthonormal (Bartlett 1933).

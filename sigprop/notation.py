@@ -55,6 +55,7 @@ NOTATION: dict[str, Entry] = {
     "context": Entry("T", "context length", "tokens", "section 1"),
     "width": Entry("d", "model width", "1", "section 1"),
     "heads": Entry("h", "attention heads", "1", "section 2c"),
+    "kv_heads": Entry(r"h_{kv}", "key and value heads", "1", "section 2c"),
     "beta": Entry(r"\beta", "inverse temperature", "1", "E1"),
     "sigma_v2": Entry(r"\sigma_v^2", "value weight variance", "1", "section 1"),
     "sigma_o2": Entry(r"\sigma_o^2", "output projection variance", "1", "section 1"),

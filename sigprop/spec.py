@@ -60,6 +60,9 @@ class Transformer:
         d / heads, whose score variance fluctuates (E12).
     heads : int
         Number of attention heads.
+    kv_heads : int, optional
+        Number of key and value heads, a divisor of `heads`: each serves a group of query heads.
+        None is one each. Sharing leaves expectations alone and widens the spread over networks.
     norm : {"post", "pre", "none"}
         Placement of LayerNorm or RMSNorm.
     attention : {"softmax", "centred"}
@@ -129,6 +132,7 @@ class Transformer:
     context: Number
     width: int | None = None
     heads: int = 1
+    kv_heads: int | None = None
     norm: str = "post"
     attention: str = "softmax"
     causal: bool = False
@@ -160,6 +164,10 @@ class Transformer:
         if self.width is not None:
             self._set("width", count("width", self.width, 1, 10**9))
             require(self.width >= self.heads, "heads", self.heads, "at most width")
+        if self.kv_heads is not None:
+            self._set("kv_heads", count("kv_heads", self.kv_heads, 1, self.heads))
+            words = f"a divisor of heads = {self.heads}"
+            require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, words)
         for name, choices in CHOICES.items():
             choice(name, getattr(self, name), choices)
         for name in FLAGS:
@@ -276,6 +284,11 @@ class Transformer:
     def head_width(self) -> float | None:
         """Width of one head, or None in the limit of infinite width."""
         return None if self.width is None else self.width / self.heads
+
+    @property
+    def heads_per_key(self) -> int:
+        """Number of query heads that share one key and value head."""
+        return 1 if self.kv_heads is None else self.heads // self.kv_heads
 
     def replace(self, **changes: Any) -> Transformer:
         """Copy with some parameters changed, validated again.

@@ -69,6 +69,7 @@ ORDER = (
     "sweep",
     "kernel_draw",
     "kernel",
+    "hidden",
     "fluctuations",
     "pullback",
     "backward",

@@ -161,7 +161,10 @@ class Architecture(ABC):
 
     @abstractmethod
     def _attended(self, query: Any, key: Any, value: Any) -> Any:
-        """Attention of all heads, (..., H, T, d/H); leaves its statistics behind."""
+        """Attention of all heads, (..., H, T, d/H); leaves its statistics behind.
+
+        Keys and values may be shared by groups of heads.
+        """
 
     def run(self, x: Singles) -> Iterator[Layer]:
         """Blocks, one after the other.
@@ -226,11 +229,12 @@ class Architecture(ABC):
     def _attention(self, x: Any) -> Any:
         """All heads of one layer; leaves their statistics behind."""
         context, width = x.shape[-2:]
-        query, key = (self._product(x, width) for _ in range(2))
-        value = self._linear(x, width, "sigma_v2")
+        shared = width // self.spec.heads_per_key
+        query, key = (self._product(x, out) for out in (width, shared))
+        value = self._linear(x, shared, "sigma_v2")
         # score variance beta^2 log T q^2 from unit Gaussian matrices
-        size = width // self.spec.heads
-        query *= self._number("beta", scale=math.sqrt(math.log(context) / size) / width)
+        scale = math.sqrt(math.log(context) / self._head_width) / width
+        query *= self._number("beta", scale=scale)
         query, key = (self._heads(self._rotated(y)) for y in (query, key))
         out = self._attended(query, key, self._heads(value)).swapaxes(-2, -3).reshape(x.shape)
         if self.projection:
@@ -239,21 +243,26 @@ class Architecture(ABC):
         return out
 
     def _heads(self, y: Any) -> Any:
-        """Split the last axis: (..., T, d) to (..., H, T, d/H)."""
-        return y.reshape(*y.shape[:-1], self.spec.heads, -1).swapaxes(-2, -3)
+        """Split the last axis: (..., T, d) to (..., H, T, d/H), or fewer heads that are shared."""
+        return y.reshape(*y.shape[:-1], -1, self._head_width).swapaxes(-2, -3)
+
+    @property
+    def _head_width(self) -> int:
+        assert self.spec.width is not None
+        return self.spec.width // self.spec.heads
 
     def _rotated(self, y: Any) -> Any:
         """Rotary positions (Su et al. 2021): pairs of a head's features turn with the position."""
         if self.spec.rotary_base is None:
             return y
-        turned = self._paired(y).reshape(*y.shape[:-1], self.spec.heads, -1) * self._turn
+        pairs = self._paired(y).reshape(*y.shape[:-1], -1, self._head_width // 2)
+        turned = pairs * self._turn
         return self._unpaired(turned).reshape(y.shape)
 
     @cached_property
     def _turn(self) -> Any:
-        assert self.spec.width is not None
         assert self.spec.rotary_base is not None
-        size = self.spec.width // self.spec.heads
+        size = self._head_width
         rate = self.spec.rotary_base ** (-np.arange(0, size, 2) / size)
         angle = np.arange(int(self.spec.context))[:, None, None] * rate
         return self._array(np.exp(1j * angle).astype(np.complex64))

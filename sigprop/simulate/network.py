@@ -76,8 +76,8 @@ class Network(Architecture):
         return np.asarray(y.view(np.float32))
 
     def _attended(self, query: Singles, key: Singles, value: Singles) -> Singles:
-        points, heads = value.shape[:2]
-        out = np.empty_like(value)
+        points, heads = query.shape[:2]
+        out = np.empty_like(query)
         found = np.array([[self._head(query, key, value, out, (g, h)) for h in range(heads)]
                           for g in range(points)])  # fmt: skip
         self.statistics.append(found.mean(axis=1).T)
@@ -87,14 +87,15 @@ class Network(Architecture):
         self, query: Singles, key: Singles, value: Singles, out: Singles, at: tuple[int, int]
     ) -> Floats:
         """Attention of one head of one setting, into `out`."""
-        scores = query[at] @ key[at].T
+        shared = (at[0], at[1] // self.spec.heads_per_key)
+        scores = query[at] @ key[shared].T
         if self._mask is not None:
             np.copyto(scores, MASKED, where=self._mask)
         weights, total, statistics = attended(scores, np.empty_like(scores))
-        np.matmul(weights, value[at], out=out[at])
+        np.matmul(weights, value[shared], out=out[at])
         out[at] /= total[:, None]
         if self.spec.attention == "centred":
-            out[at] -= self._uniform @ value[at]
+            out[at] -= self._uniform @ value[shared]
         return statistics
 
 

@@ -220,7 +220,7 @@ def jobs(
     if blocks is not None:
         blocks = count("blocks", blocks, 1, int(spec.context))
     kind = source or Exchangeable()
-    known = {"spec": spec.to_dict(), "blocks": blocks, "projection": projection}
+    known: dict[str, Any] = {"spec": spec.to_dict(), "blocks": blocks, "projection": projection}
     known |= {"source": type(kind).__name__, "given": vars(kind)}
     where, each = _device(engine, device), range(first, first + number)
     if where is None:

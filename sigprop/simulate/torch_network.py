@@ -80,6 +80,8 @@ class TorchNetwork(Architecture):
         return torch.view_as_real(y)
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        group = self.spec.heads_per_key
+        key, value = (y.repeat_interleave(group, dim=-3) for y in (key, value))
         scores = query @ key.mT
         if self._mask is not None:
             scores.masked_fill_(self._mask, MASKED)
