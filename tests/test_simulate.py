@@ -46,7 +46,7 @@ def imported(text):
     return {name.split(".")[1] for name in found if name.startswith("sigprop.")}
 
 
-MAY = {"arrays", "errors", "simulate", "spec", "store", "validate"}
+MAY = {"arrays", "distribute", "errors", "simulate", "spec", "store", "validate"}
 
 
 def test_the_simulator_shares_no_formula_with_the_theory():

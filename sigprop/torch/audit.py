@@ -12,8 +12,8 @@ from torch import nn
 from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.backward import EXPLODING, VANISHING
 from sigprop.design import Design, recommend
-from sigprop.diagram import FREEZING
 from sigprop.errors import AssumptionError, SigpropError
+from sigprop.plan import FREEZING
 from sigprop.spec import Transformer
 from sigprop.targets import Targets
 from sigprop.torch.anatomy import dissect

@@ -210,9 +210,8 @@ def products(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.Tensor
     [2.0, 2.0, 2.0, 2.0]
     """
     size = query.shape[-1] // heads
-    split = [x.unflatten(-1, (-1, size)).transpose(1, 2) for x in (query, key)]
-    repeated = split[1].repeat_interleave(heads // split[1].shape[1], dim=1)
-    return split[0] @ repeated.mT
+    queries, keys = (x.reshape(*x.shape[:2], -1, size).transpose(1, 2) for x in (query, key))
+    return queries @ keys.repeat_interleave(heads // keys.shape[1], dim=1).mT
 
 
 def nearest_activation(

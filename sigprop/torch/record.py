@@ -278,7 +278,8 @@ def _stream(
 ) -> tuple[int | str, torch.Tensor]:
     """Find the states among the arguments of a block."""
     width = parts.matrices["query"].fan_in
-    for key, x in (*enumerate(args), *kwargs.items()):
+    given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for key, x in given:
         if isinstance(x, torch.Tensor) and x.ndim == 3 and x.shape[-1] == width:
             return key, x
     raise AssumptionError(f"{parts.name} is given no states of shape (B, T, {width})")
