@@ -285,12 +285,12 @@ def _input(spec: Transformer, layout: Layout, kernel: ArrayLike | None) -> State
         return State(level, np.where(layout.pairs > 0, level * (1 - float(spec.rho0)), 0.0))
     matrix = _checked(np.asarray(kernel, dtype=np.float64), int(layout.edges[-1]))
     variance = np.diag(matrix)
-    state = State(variance, (variance[:, None] + variance) / 2 - matrix)
+    state = State(variance[:, None], (variance[:, None] + variance) / 2 - matrix)
     if spec.norm == "post":
         state = TokenNorm(float(spec.norm_gain))(state)
     start, size = layout.edges[:-1], layout.size
     sums = np.add.reduceat(np.add.reduceat(state.gap, start, axis=0), start, axis=1)
-    q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size
+    q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size[:, None]
     return State(q, sums / np.maximum(layout.pairs, 1))
 
 
@@ -328,7 +328,7 @@ def _described(
     return Positions(
         position=layout.centres.position,
         size=layout.size,
-        q=np.stack([np.broadcast_to(state.q, (count,)) for state in states]),
+        q=np.stack([np.broadcast_to(state.q, (count, 1))[:, 0] for state in states]),
         gap_ratio=cosines,
         rho=1 - _weighted(cosines, visible, -1),
         rho_late=1 - _weighted(cosines, late, (-2, -1)),

@@ -56,6 +56,8 @@ ORDER = (
     "maps.attention",
     "maps.mlp",
     "maps.rotary",
+    "maps.weights",
+    "maps.tabulated",
     "maps.causal",
     "maps",
     "block",
