@@ -11,7 +11,7 @@ from sigprop.critical import Critical, critical
 from sigprop.diagram import FREEZING
 from sigprop.errors import AssumptionError
 from sigprop.fixed_points import Exponents, exponents
-from sigprop.propagate import exchangeable
+from sigprop.propagate import propagate
 from sigprop.spec import Transformer
 from sigprop.trajectory import Trajectory
 
@@ -100,7 +100,7 @@ def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verd
     if spec.shape:
         raise AssumptionError(f"a verdict needs a single spec, not arrays of shape {spec.shape}")
     found = critical(spec, rho_max, limit)
-    trajectory = exchangeable(spec, limit)
+    trajectory = propagate(spec, limit)
     rates = None if spec.norm == "none" else exponents(spec, limit)
     above = np.flatnonzero(trajectory.rho > rho_max)
     rank, cold = bool(trajectory.rho[-1] > rho_max), bool(trajectory.reduced_beta.max() > FREEZING)

@@ -65,6 +65,7 @@ ORDER = (
     "rotary",
     "trajectory",
     "propagate",
+    "resolved",
     "sweep",
     "kernel_draw",
     "kernel",

@@ -14,7 +14,16 @@ from sigprop.rem.hierarchy import picks
 from sigprop.rem.table import Finite
 from sigprop.rem.unequal import queries, shared_excess
 
-__all__ = ["WAVES", "Exact", "Single", "Statistics", "between", "resolved", "turned_width"]
+__all__ = [
+    "RATIOS",
+    "WAVES",
+    "Exact",
+    "Single",
+    "Statistics",
+    "between",
+    "resolved",
+    "turned_width",
+]
 
 WAVES = 32  # frequencies of rotary positions that are resolved
 NODES = 8  # positions at which correlated scores are solved on a tree
