@@ -36,7 +36,7 @@ from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.validate import count as checked_count
 
-__all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "resolves"]
+__all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "coarse", "resolves"]
 
 MAX_POSITIONS = 2**17
 MAX_BLOCKS = 256
@@ -236,6 +236,42 @@ def causal(
     if len(states) == 1:
         raise AssumptionError("nothing passes the first block, or its scores exceed s = 40")
     return _described(layout, states, seen[: len(states) - 1], blocks)
+
+
+def coarse(
+    spec: Transformer, seen: list[Seen], resolution: int = 24
+) -> tuple[Layout, State, list[tuple[Map, ...]]]:
+    """Maps of a causal spec on coarse blocks, to be applied one by one.
+
+    Parameters
+    ----------
+    spec : Transformer
+        As in `causal`.
+    seen : list
+        Receives the statistics of every attention.
+    resolution : int
+        About how many blocks.
+
+    Returns
+    -------
+    layout : Layout
+        Blocks and mask.
+    state : State
+        What enters the first block.
+    layers : list of tuples of maps
+        The blocks.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.causal import coarse
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> len(coarse(spec, [])[2])
+    2
+    """
+    layout = _layout(spec, None, resolution)
+    return layout, _input(spec, layout, None), _layers(spec, layout, seen, None)
 
 
 def _layout(spec: Transformer, blocks: int | None, resolution: int) -> Layout:
