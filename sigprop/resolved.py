@@ -1,8 +1,10 @@
-"""Final states of many causal specs at once, position by position (E25).
+"""Final states of many specs with causal masks or rotary positions, resolved (E25, 2d).
 
-The kernel lies on a quarter of the blocks of `sigprop.causal.causal`, and the statistics of
+Causal: the kernel lies on a quarter of the blocks of `sigprop.causal.causal`, and the statistics of
 attention are interpolated (`sigprop.maps.tabulated`). A grid costs one table for each context
-length, and then milliseconds a stack.
+length, and then milliseconds a stack. Bidirectional with rotary positions: every stack is solved
+by itself as in `sigprop.rotary.by_distance`, about 5 ms a layer, 30 ms with heads of finite width
+(the tree of `sigprop.rem.hierarchy` takes one covariance at a time).
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ import numpy as np
 from sigprop.arrays import Floats, Ints
 from sigprop.block import Map, ordered
 from sigprop.causal import MAX_POSITIONS
+from sigprop.errors import AssumptionError
 from sigprop.layout import Layout
 from sigprop.maps.activations import activation
 from sigprop.maps.causal import CausalAttention, Seen, TokenNorm
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.tabulated import Tabulated, tabulated
+from sigprop.rotary import by_distance
 from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["Reached", "by_position", "reach"]
+__all__ = ["Reached", "is_resolved", "reach"]
 
 CHUNK = 64  # stacks iterated together
 TOPS = (1.0, 2.0, 4.0, 8.0, 16.0, 40.0)  # largest score deviations of a table
@@ -58,8 +62,8 @@ class Reached:
     entropy_ratio: Floats
 
 
-def by_position(spec: Transformer) -> bool:
-    """Whether arrays of a spec are solved position by position.
+def is_resolved(spec: Transformer) -> bool:
+    """Whether arrays of a spec are solved position by position, or distance by distance.
 
     Parameters
     ----------
@@ -69,20 +73,21 @@ def by_position(spec: Transformer) -> bool:
     Returns
     -------
     bool
-        True for causal specs of contexts up to 131 072, with norms.
+        True for causal specs with norms, and for rotary positions; contexts up to 131 072.
 
     Examples
     --------
     >>> from sigprop import Transformer
-    >>> from sigprop.resolved import by_position
-    >>> by_position(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
+    >>> from sigprop.resolved import is_resolved
+    >>> is_resolved(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     False
     """
-    return spec.causal and spec.norm != "none" and bool(np.all(spec.context <= MAX_POSITIONS))
+    kind = spec.norm != "none" if spec.causal else spec.rotary_base is not None
+    return kind and bool(np.all(np.asarray(spec.context) <= MAX_POSITIONS))
 
 
 def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> Reached:
-    """Final states of an array of causal specs.
+    """Final states of an array of specs with causal masks or rotary positions.
 
     Parameters
     ----------
@@ -94,8 +99,9 @@ def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> R
     Returns
     -------
     Reached
-        As `sigprop.propagate` reports them of each: overlap within 0.004, relative entropy within
-        0.003, score deviation within 1 % (measured on MEASURED).
+        As `sigprop.propagate` reports them of each; causal: overlap within 0.0015, relative entropy
+        within 0.002 and score deviation within 0.3 % (five architectures, T = 64 to 2048, beta = 1
+        to 3, 12 layers).
 
     Notes
     -----
@@ -114,6 +120,12 @@ def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> R
     wide = {n: np.broadcast_to(np.asarray(getattr(spec, n), float), spec.shape) for n in names}
     flat = {name: value.ravel() for name, value in wide.items()}
     out = np.empty((4, flat["beta"].size))
+    if not spec.causal:
+        for k in range(flat["beta"].size):
+            out[:, k] = _alone(replace(spec, sigma_w2=None, **{n: flat[n][k] for n in names}))
+            if progress is not None:
+                progress(1)
+        return Reached(*out.reshape(4, *spec.shape))
     for context, index in _boxes(flat["context"]):
         own: dict[str, Any] = {n: flat[n][index][:, None, None] for n in names}
         part = replace(spec, **(own | {"context": context, "sigma_w2": None}))
@@ -122,6 +134,19 @@ def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> R
         if progress is not None:
             progress(len(index))
     return Reached(*out.reshape(4, *spec.shape))
+
+
+def _alone(spec: Transformer) -> list[float]:
+    """Solve one stack with rotary positions: q, gap ratio, largest deviation, smallest entropy."""
+    try:
+        found = by_distance(spec)
+    except AssumptionError:  # nothing passes
+        return [np.nan] * 4
+    if len(found.q) <= spec.depth:
+        return [np.nan] * 4
+    root, log_t = np.sqrt(np.log(spec.context)), np.log(spec.context)
+    hot, cold = found.score_std.max() / root, found.entropy.min() / log_t
+    return [float(v) for v in (found.q[-1], found.gap_ratio_mean[-1], hot, cold)]
 
 
 def _boxes(context: Floats) -> Iterator[tuple[int, Ints]]:

@@ -13,7 +13,7 @@ import numpy as np
 from sigprop.arrays import Bools, Floats
 from sigprop.block import build_block
 from sigprop.propagate import initial_state, valid
-from sigprop.resolved import by_position, reach
+from sigprop.resolved import is_resolved, reach
 from sigprop.spec import Transformer
 from sigprop.state import State
 
@@ -73,8 +73,8 @@ def sweep(
     Returns
     -------
     Final
-        Final state and largest reduced inverse temperature. Causal specs with norms and finite
-        context are solved position by position (`sigprop.resolved`).
+        Final state and largest reduced inverse temperature. Causal specs with norms are solved
+        position by position, rotary positions distance by distance (`sigprop.resolved`).
 
     Examples
     --------
@@ -86,8 +86,8 @@ def sweep(
     >>> sweep(spec).state.gap.shape
     (5,)
     """
-    if by_position(spec) and not limit:
-        return _by_position(spec, progress)
+    if is_resolved(spec) and not limit:
+        return _resolved(spec, progress)
     np.empty(HEAP)
     shape = spec.shape
     q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
@@ -103,7 +103,7 @@ def sweep(
     return Final(State(q, gap), heat, defined)
 
 
-def _by_position(spec: Transformer, progress: Callable[[int], None] | None) -> Final:
+def _resolved(spec: Transformer, progress: Callable[[int], None] | None) -> Final:
     found = reach(spec, progress)
     state = State(found.q, found.q * found.gap_ratio)
     return Final(state, found.reduced_beta, np.isfinite(found.q), found.entropy_ratio)

@@ -121,6 +121,7 @@ ORDER = (
     "figures.phase",
     "figures.residual",
     "figures.gradient",
+    "figures.position",
     "figures",
     "reproduce",
     "tables",
