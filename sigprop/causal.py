@@ -241,7 +241,7 @@ def causal(
 def coarse(
     spec: Transformer, seen: list[Seen], resolution: int = 24
 ) -> tuple[Layout, State, list[tuple[Map, ...]]]:
-    """Maps of a causal spec on coarse blocks, to be applied one by one.
+    """List the maps of a causal spec on coarse blocks, to be applied one by one.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from sigprop.block import build_block, rem_of
 from sigprop.critical import critical
 from sigprop.entropy import entropy_beta
 from sigprop.errors import AssumptionError, require
-from sigprop.propagate import initial_state
+from sigprop.propagate import initial_state, unmasked
 from sigprop.rem import reduced_beta
 from sigprop.rem.coordinates import MAX_CONTEXT
 from sigprop.spec import RANGES, Transformer
@@ -144,7 +144,7 @@ def grow(spec: Transformer, context: ArrayLike, rho_max: float = 0.98) -> Growth
     known = np.flatnonzero(t <= MAX_CONTEXT)
     rho, alpha = np.full((2, *beta.shape), np.nan)
     if known.size:
-        part = wide.replace(context=t[known], beta=beta[:, known])
+        part = unmasked(wide).replace(context=t[known], beta=beta[:, known])
         state = sweep(part).state
         rho[:, known] = 1 - state.gap / state.q
         alpha[:, known] = critical(part, rho_max).alpha_attn

@@ -286,9 +286,7 @@ class Layout:
 def _joined(stack: Floats, weight: Floats) -> tuple[Floats, Floats]:
     """(F, P, B) times (..., B, B), and itself, each as (..., P, F B) for one matrix product."""
     pair = (stack @ weight[..., None, :, :], stack)
-    turned, seen = (
-        np.moveaxis(x, -3, -2).reshape(*x.shape[:-3], stack.shape[1], -1) for x in pair
-    )
+    turned, seen = (np.moveaxis(x, -3, -2).reshape(*x.shape[:-3], stack.shape[1], -1) for x in pair)
     return turned, seen
 
 

@@ -87,7 +87,7 @@ def is_resolved(spec: Transformer) -> bool:
 
 
 def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> Reached:
-    """Final states of an array of specs with causal masks or rotary positions.
+    """Compute the final states of an array of specs with causal masks or rotary positions.
 
     Parameters
     ----------

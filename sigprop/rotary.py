@@ -162,7 +162,7 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
 def start(
     spec: Transformer, heard: list[Heard], beta_by_layer: Floats | None = None
 ) -> tuple[Distances, State, list[tuple[Map, ...]]]:
-    """Maps of a spec with rotary positions, to be applied one by one.
+    """List the maps of a spec with rotary positions, to be applied one by one.
 
     Parameters
     ----------

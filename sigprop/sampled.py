@@ -279,9 +279,7 @@ def _norm(spec: Transformer, x: Floats, gain: float) -> tuple[Floats, Pull]:
     return out, lambda g: g * both
 
 
-def _mlp(
-    spec: Transformer, rng: np.random.Generator, x: Floats, book: Book
-) -> tuple[Floats, Pull]:
+def _mlp(spec: Transformer, rng: np.random.Generator, x: Floats, book: Book) -> tuple[Floats, Pull]:
     """Elementwise duals; behind a norm every token has the same variance."""
     inner, outer = float(spec.sigma_w1_2), float(spec.sigma_w2_2)
     kernel, root = _read(spec, x) if spec.width is not None else (x, x)

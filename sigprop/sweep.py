@@ -12,7 +12,7 @@ import numpy as np
 
 from sigprop.arrays import Bools, Floats
 from sigprop.block import build_block
-from sigprop.propagate import initial_state, valid
+from sigprop.propagate import initial_state, require_resolved, valid
 from sigprop.resolved import is_resolved, reach
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -86,8 +86,10 @@ def sweep(
     >>> sweep(spec).state.gap.shape
     (5,)
     """
-    if is_resolved(spec) and not limit:
-        return _resolved(spec, progress)
+    if not limit:
+        require_resolved(spec)
+        if is_resolved(spec):
+            return _resolved(spec, progress)
     np.empty(HEAP)
     shape = spec.shape
     q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
