@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.arrays import Floats, Ints
+from sigprop.arrays import Floats
 from sigprop.block import Map, ordered
 from sigprop.causal import MAX_POSITIONS
 from sigprop.errors import AssumptionError
@@ -120,20 +120,28 @@ def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> R
     wide = {n: np.broadcast_to(np.asarray(getattr(spec, n), float), spec.shape) for n in names}
     flat = {name: value.ravel() for name, value in wide.items()}
     out = np.empty((4, flat["beta"].size))
-    if not spec.causal:
-        for k in range(flat["beta"].size):
-            out[:, k] = _alone(replace(spec, sigma_w2=None, **{n: flat[n][k] for n in names}))
-            if progress is not None:
-                progress(1)
-        return Reached(*out.reshape(4, *spec.shape))
-    for context, index in _boxes(flat["context"]):
-        own: dict[str, Any] = {n: flat[n][index][:, None, None] for n in names}
-        part = replace(spec, **(own | {"context": context, "sigma_w2": None}))
-        with np.errstate(all="ignore"):  # what overflows or vanishes is masked
-            out[:, index] = _run(part, _table(spec, context, flat))
+    for index, rows in (_by_context if spec.causal else _one_by_one)(spec, flat):
+        out[:, index] = rows
         if progress is not None:
-            progress(len(index))
+            progress(np.size(index))
     return Reached(*out.reshape(4, *spec.shape))
+
+
+def _by_context(spec: Transformer, flat: dict[str, Floats]) -> Iterator[tuple[Any, Floats]]:
+    """Stacks of one context, a chunk at a time: which, and their rows."""
+    for context in np.unique(flat["context"]).astype(int).tolist():
+        table, same = _table(spec, context, flat), np.flatnonzero(flat["context"] == context)
+        for index in np.array_split(same, -(-len(same) // CHUNK)):
+            own: dict[str, Any] = {n: v[index][:, None, None] for n, v in flat.items()}
+            part = replace(spec, **(own | {"context": context, "sigma_w2": None}))
+            with np.errstate(all="ignore"):  # what overflows or vanishes is masked
+                yield index, _run(part, table)
+
+
+def _one_by_one(spec: Transformer, flat: dict[str, Floats]) -> Iterator[tuple[Any, Any]]:
+    for k in range(flat["beta"].size):
+        own: dict[str, Any] = {name: value[k] for name, value in flat.items()}
+        yield k, _alone(replace(spec, sigma_w2=None, **own))
 
 
 def _alone(spec: Transformer) -> list[float]:
@@ -147,13 +155,6 @@ def _alone(spec: Transformer) -> list[float]:
     root, log_t = np.sqrt(np.log(spec.context)), np.log(spec.context)
     hot, cold = found.score_std.max() / root, found.entropy.min() / log_t
     return [float(v) for v in (found.q[-1], found.gap_ratio_mean[-1], hot, cold)]
-
-
-def _boxes(context: Floats) -> Iterator[tuple[int, Ints]]:
-    """Stacks of one context, a chunk at a time."""
-    for length in np.unique(context):
-        index = np.flatnonzero(context == length)
-        yield from ((int(length), index[k : k + CHUNK]) for k in range(0, len(index), CHUNK))
 
 
 def _table(spec: Transformer, context: int, flat: dict[str, Floats]) -> Tabulated:

@@ -29,6 +29,7 @@ from sigprop.simulate import simulate
 CAUSAL = Transformer(
     depth=6, context=96, causal=True, beta=1.5, sigma_v2=1, sigma_w2=0.5, rho0=0.1, alpha_attn=1.5
 )
+SMALL = CAUSAL.replace(context=16)
 ROTARY = Transformer(
     depth=4, context=64, rotary_base=1e3, beta=1.5, sigma_v2=1, sigma_w2=0.5, rho0=0.1
 )
@@ -39,7 +40,7 @@ ALLOWED = 0.002  # of coarse blocks and interpolated statistics
 
 
 def test_the_table_agrees_with_quadrature():
-    exact = Exact(make_layout(64, 12, singles=4))
+    exact = Exact(make_layout(64, 8, singles=2))
     table, count = Tabulated(exact, 8.0), exact.layout.queries.count
     for s, allowed in ((0.05, 1e-5), (1.0, 1e-4), (5.0, 1e-3)):
         sigma = np.minimum(s * np.sqrt(np.linspace(0.5, 1, count.size)), 4.9)
@@ -77,21 +78,21 @@ def test_rotary_grids_are_those_of_propagate():
 
 
 def test_a_diagram_of_a_causal_stack():
-    axes = {"beta": np.linspace(0, 3, 4), "alpha_attn": np.linspace(0.5, 3, 5)}
-    data = diagram(CAUSAL, rho_max=0.5, **axes)
+    axes = {"beta": np.linspace(0, 1.5, 4), "alpha_attn": np.linspace(0.5, 3, 5)}
+    data = diagram(SMALL, rho_max=0.5, **axes)
     assert data.attrs["undefined"] == 0
-    found = propagate(CAUSAL.replace(beta=2.0, alpha_attn=axes["alpha_attn"][2]))
+    found = propagate(SMALL.replace(beta=1.0, alpha_attn=axes["alpha_attn"][2]))
     assert abs(float(data.rho[2, 2]) - found.rho[-1]) < ALLOWED
     assert data.sizes["rank_collapse_point"] > 2
 
 
 def test_hot_and_dead_cells_are_masked():
-    final = sweep(CAUSAL.replace(beta=[1.0, 100.0], depth=1))
+    final = sweep(SMALL.replace(beta=[1.0, 100.0], depth=1, context=4))
     assert final.defined.tolist() == [True, False]
     assert np.isnan(final.state.gap[1])
 
 
-@pytest.mark.parametrize("spec", [CAUSAL, ROTARY])
+@pytest.mark.parametrize("spec", [SMALL, ROTARY])
 def test_critical_strength(spec):
     found = critical(spec, 0.5)
     assert bool(found.converged)
@@ -101,7 +102,7 @@ def test_critical_strength(spec):
 
 
 def test_the_verdict_resolves_positions():
-    assert judge(CAUSAL, 0.5).trajectory.positions is not None
+    assert judge(SMALL, 0.5).trajectory.positions is not None
 
 
 def test_a_measured_network_lies_on_the_grid():
@@ -136,9 +137,8 @@ def test_causal_gradients_against_autograd():
     assert misses(found, measured, found.errors) == 0
     assert misses(late_gradients(spec), measured, {}) >= 4  # negative control
     mean, error = measured["pg"]
-    assert (
-        np.abs(found.p - mean) < 0.2 * np.abs(mean) + 3 * np.hypot(error, found.errors["p"])
-    ).all()
+    allowed = 0.2 * np.abs(mean) + 3 * np.hypot(error, found.errors["p"])
+    assert (np.abs(found.p - mean) < allowed).all()
 
 
 def test_rotary_gradients_are_sampled_and_repeat():

@@ -112,7 +112,7 @@ def resolved(layout: Layout) -> Ints:
     index = np.flatnonzero(layout.centres.count >= 3)
     if not index.size:
         return index
-    return index[np.unique(np.geomspace(1, index.size, NODES).round().astype(int)) - 1]
+    return np.asarray(index[np.unique(np.geomspace(1, index.size, NODES).round().astype(int)) - 1])
 
 
 def between(layout: Layout, ratio: Floats) -> Floats:
