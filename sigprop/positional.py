@@ -11,7 +11,10 @@ itself, all gaps moved together, and adds noise, which is that of one block of e
 
 The shift of the mean at finite width is carried the same way. Approximate: one mode of the kernel,
 exchangeable noise, to which early tokens, whose Y_2 varies most, add under a mask. Coverage of the
-central 90 % band: MEASURED.
+central 90 % band by depth thirds (ten random specs of 5 to 8 layers, T = 64 and 96, d = 128 and
+192, 24 networks each): rho 92, 93 and 93 %, entropy 92, 95 and 93 %, Y_2 77, 83 and 83 % before
+early tokens were added; under a mask at low beta the spread of Y_2 is still too narrow, by up to a
+factor 1.8, because queries that share early keys vary together.
 """
 
 from __future__ import annotations
