@@ -205,9 +205,9 @@ class CausalAttention:
         overlap: Floats,
     ) -> Seen:
         count = len(self.layout.size)
-        columns = (c[..., :count] for c in (sigma, y2, single.entropy))
-        first = self._first_weight(state, own) if sigma.ndim == 1 else np.nan
-        return Seen(*columns, np.asarray(first), self.layout.spread_out(overlap))
+        std, own_y2, entropy = (c[..., :count] for c in (sigma, y2, single.entropy))
+        first = np.asarray(self._first_weight(state, own) if sigma.ndim == 1 else np.nan)
+        return Seen(std, own_y2, entropy, first, self.layout.spread_out(overlap))
 
     def _first_weight(self, state: State, own: Floats) -> Floats:
         r"""Mean weight on the first token, whose gap to the other keys is not that of the rest.

@@ -251,7 +251,8 @@ class Tabulated:
         rows = np.empty((*TREE, index.size))
         for a, b in np.ndindex(*TREE):
             sigma[index] = np.sqrt(scale[a] * (1 - (1 - own[b]) * self._turned))
-            rows[a, b] = self._exact.shrink(scale[a], own[b] * ones, sigma)[index]
+            factor = self._exact.shrink(scale[a], own[b] * ones, sigma)
+            rows[a, b] = np.broadcast_to(factor, sigma.shape)[index]
         return _fitted(rows, 2)
 
 
