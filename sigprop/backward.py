@@ -231,12 +231,15 @@ def _collected(spec: Transformer, found: Trajectory, rows: list[Pulled]) -> Grad
     q = column(row.gradient.q for row in rows)
     with np.errstate(divide="ignore"):  # nothing passes
         exponent = np.log(q[0]) / found.ended
+    weights: dict[str, Any] = {
+        n: fan_in[n] * column(row.weights[n] for row in rows) for n in WEIGHTS
+    }
     return Gradients(
         q=q,
         p=column(row.gradient.others for row in rows) / (np.asarray(spec.context) - 1),
         apjn=q[0],
         exponent=exponent,
-        **{n: fan_in[n] * column(row.weights[n] for row in rows) for n in WEIGHTS},
+        **weights,
     )
 
 

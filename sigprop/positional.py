@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -140,6 +140,7 @@ def gradients(
     errors = {"q": found.q_se, "p": found.p_se}
     errors |= {name: fan_in[name] * value for name, value in found.weights_se.items()}
     apjn = np.asarray(found.q[0])
+    weights: dict[str, Any] = {n: fan_in[n] * value for n, value in found.weights.items()}
     return Gradients(
         q=found.q,
         p=found.p,
@@ -148,7 +149,7 @@ def gradients(
         errors=errors,
         draws=draws,
         seed=seed,
-        **{name: fan_in[name] * value for name, value in found.weights.items()},
+        **weights,
     )
 
 
