@@ -61,8 +61,9 @@ def _positions_findings(data: xr.Dataset) -> list[str]:
 POSITIONS = Figure(
     "positions",
     "Overlap, entropy and weight on the first token by position under a causal mask",
-    "Early tokens see few others and merge first; entropy relative to the number of keys seen "
-    "depends little on position; the weight on the first token stays near 1/t.",
+    "Early tokens see few others and merge first; deeper, the overlap is lowest in between. In the "
+    "first block the first token has its even share 1/t, in deep blocks many times that: it is "
+    "the centre that others moved toward.",
     _positions,
     plot_positions,
     _positions_findings,
@@ -100,7 +101,7 @@ ROTARY = Figure(
     "rotary",
     "What rotary positions change: collapse, critical residual strength, entropy",
     "Full lines: rotary positions; dashed: without. Rotation keeps scores apart when tokens merge, "
-    "so collapse is slower at large beta, and attention stays selective in the last block.",
+    "so at large beta collapse is slower and attention stays selective in the last block.",
     _rotary,
     plot_rotary,
     _rotary_findings,
