@@ -3,7 +3,7 @@
 Importing it loads numpy alone; scipy, xarray and matplotlib load where they are used.
 """
 
-from sigprop.backward import gradient_exponent, gradients
+from sigprop.backward import gradient_exponent
 from sigprop.critical import Critical, asymptotic_alpha, critical
 from sigprop.design import recommend
 from sigprop.diagram import boundaries, diagram
@@ -16,9 +16,9 @@ from sigprop.errors import (
     SigpropError,
 )
 from sigprop.fixed_points import exponents, fixed_points
-from sigprop.fluctuations import bands
 from sigprop.growth import grow
 from sigprop.huggingface import example, from_config, load
+from sigprop.positional import bands, gradients
 from sigprop.propagate import propagate
 from sigprop.rem.biased import biased
 from sigprop.spec import Transformer

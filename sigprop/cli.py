@@ -14,6 +14,7 @@ import sigprop
 from sigprop import cli_design, cli_torch, laboratory, practice
 from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError, SigpropError, require
+from sigprop.positional import is_sampled
 
 app = typer.Typer(
     help="Signal propagation in transformers at initialisation: will it propagate, and why?",
@@ -122,6 +123,10 @@ def propagate(
     ] = None,
     gradients: Annotated[bool, typer.Option("--gradients", help="Add gradients.")] = False,
     bands: Annotated[bool, typer.Option("--bands", help="Add the spread over networks.")] = False,
+    draws: Annotated[
+        int, typer.Option(help="Networks sampled for gradients of masks and rotary positions.")
+    ] = 8,
+    seed: Annotated[int, typer.Option(help="Their seed.")] = 0,
     as_json: AsJson = False,
     png: Png = None,
 ) -> None:
@@ -137,7 +142,7 @@ def propagate(
         if bands
         else sigprop.propagate(reading.spec, limit, blocks=blocks)
     )
-    back = sigprop.gradients(reading.spec, trajectory if bands else None) if gradients else None
+    back = _gradients(reading.spec, trajectory if bands else None, draws, seed, gradients)
     if png is not None:
         from sigprop.plots import plot_trajectory, save_figure
 
@@ -149,6 +154,15 @@ def propagate(
     show(lambda: tables.trajectory(trajectory))
     if back is not None:
         show(lambda: tables.gradients(back))
+
+
+def _gradients(spec: Any, trajectory: Any, draws: int, seed: int, wanted: bool) -> Any:
+    if not wanted:
+        return None
+    if not is_sampled(spec):
+        return sigprop.gradients(spec, trajectory)
+    with progress(draws, "sampled networks") as advance:
+        return sigprop.gradients(spec, draws=draws, seed=seed, progress=advance)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from sigprop.block import build_block, rem_of
 from sigprop.critical import critical
 from sigprop.entropy import entropy_beta
 from sigprop.errors import AssumptionError, require
-from sigprop.propagate import initial_state
+from sigprop.propagate import initial_state, unmasked
 from sigprop.rem import reduced_beta
 from sigprop.rem.coordinates import MAX_CONTEXT
 from sigprop.spec import RANGES, Transformer
@@ -152,11 +152,11 @@ def grow(
     known = np.flatnonzero(t <= MAX_CONTEXT)
     ends = np.full((2, *beta.shape), np.nan)
     if known.size:
-        part = wide.replace(context=t[known], beta=beta[:, known])
+        part = unmasked(wide).replace(context=t[known], beta=beta[:, known])
         ends[:, :, known] = _ends(part, rho_max)
     for i in np.flatnonzero(t > MAX_CONTEXT) if spec.norm != "none" else ():
         for rule, heat_ in enumerate(beta[:, i]):  # one line of quadratures for each
-            far = spec.replace(context=t[i], beta=heat_, width=None, heads=1)
+            far = unmasked(spec).replace(context=t[i], beta=heat_, width=None, heads=1)
             ends[:, rule, i] = _ends(far, rho_max)
             if progress is not None:
                 progress(1)

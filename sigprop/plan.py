@@ -206,7 +206,9 @@ def _axis(name: str, values: ArrayLike) -> Floats:
 
 
 def _entropy(spec: Transformer, limit: bool, final: Final) -> Floats:
-    """Smallest entropy over the layers: the entropy at the largest reduced beta."""
+    """Smallest entropy over the layers: unless known, that at the largest reduced beta."""
+    if final.entropy_ratio is not None:
+        return final.entropy_ratio
     b = np.where(final.defined & np.isfinite(final.reduced_beta), final.reduced_beta, 0.0)
     ratio = rem_of(spec, limit).entropy_ratio(b)
     return np.where(final.defined, ratio, np.nan)

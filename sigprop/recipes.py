@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sigprop.arrays import Floats
 from sigprop.block import Fold, build_block, ordered
 from sigprop.maps.norm import Norm
+from sigprop.propagate import unmasked
 from sigprop.recipe import MATRICES, Recipe, fan_in, fan_out, spec_of
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -255,7 +256,7 @@ def _rem(spec: Transformer) -> Recipe:
     many = base.replace(
         sigma_o2=base.sigma_o2 * size**2, sigma_w2_2=np.asarray(base.sigma_w2_2) * size**2
     )
-    final = sweep(many).state
+    final = sweep(unmasked(many)).state
     kept = np.flatnonzero(final.gap / final.q >= (1 - float(spec.rho0)) / 2)
     strongest = float(size[kept[-1]]) if kept.size else float(size[0])
     return replace(plain, attn_branch=strongest, mlp_branch=strongest)

@@ -68,9 +68,9 @@ class Transformer:
     attention : {"softmax", "centred"}
         A, or A - 1/T (E11).
     causal : bool
-        Whether token t sees keys up to t only. A single spec is then solved position by position;
-        arrays of specs, the limit, and stacks without norms are described by their last tokens,
-        which see the whole context, and the result says so.
+        Whether token t sees keys up to t only. `propagate`, `sweep`, `critical` and `diagram` then
+        resolve positions; trajectories of arrays of specs, and the limit, describe the last tokens,
+        which see the whole context, and say so.
     window : int, optional
         Sliding window: a causal token sees this many latest keys, itself included; None sees all.
     prefix : int

@@ -11,7 +11,7 @@ from sigprop.critical import Critical, critical
 from sigprop.errors import AssumptionError
 from sigprop.fixed_points import Exponents, exponents
 from sigprop.plan import FREEZING
-from sigprop.propagate import exchangeable
+from sigprop.propagate import propagate
 from sigprop.spec import Transformer
 from sigprop.trajectory import Trajectory
 
@@ -105,7 +105,7 @@ def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verd
         raise AssumptionError(f"a verdict needs a single spec, not arrays of shape {spec.shape}")
     plain = spec.without_identity()
     found = critical(plain, rho_max, limit)
-    trajectory = exchangeable(spec, limit)
+    trajectory = propagate(spec, limit)
     rates = None if spec.norm == "none" else exponents(plain, limit)
     above = np.flatnonzero(trajectory.rho > rho_max)
     rank, cold = bool(trajectory.rho[-1] > rho_max), bool(trajectory.reduced_beta.max() > FREEZING)
