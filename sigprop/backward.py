@@ -54,6 +54,10 @@ class Gradients:
     exponent : array, shape (...)
         :math:`\lambda_g`, log apjn over the number of blocks; its limit is
         `gradient_exponent`.
+    errors : dict of str to array, shape (L,), or None
+        Standard errors of q, p and the weights, where they were sampled.
+    draws, seed : int or None
+        How often, from which seed.
 
     Notes
     -----
@@ -79,6 +83,9 @@ class Gradients:
     w2: Floats
     apjn: Floats
     exponent: Floats
+    errors: dict[str, Floats] | None = None
+    draws: int | None = None
+    seed: int | None = None
 
     def fates(
         self, vanishing: float = VANISHING, exploding: float = EXPLODING
@@ -125,7 +132,8 @@ class Gradients:
         Returns
         -------
         dict
-            grad_q, grad_p, grad_wq, ..., apjn and lambda_g.
+            grad_q, grad_p, grad_wq, ..., apjn and lambda_g; where they were sampled also grad_q_se,
+            ..., draws and seed.
 
         Examples
         --------
@@ -136,10 +144,11 @@ class Gradients:
         ['apjn', 'grad_p', 'grad_q']
         """
         out = {f"grad_{n}": finite_or_none(getattr(self, n)) for n in ("q", "p", *WEIGHTS)}
-        return out | {
-            "apjn": finite_or_none(self.apjn),
-            "lambda_g": finite_or_none(self.exponent),
-        }
+        out |= {"apjn": finite_or_none(self.apjn), "lambda_g": finite_or_none(self.exponent)}
+        if self.errors is None:
+            return out
+        errors = {f"grad_{n}_se": finite_or_none(v) for n, v in self.errors.items()}
+        return out | errors | {"draws": self.draws, "seed": self.seed}
 
 
 def gradients(
@@ -222,12 +231,15 @@ def _collected(spec: Transformer, found: Trajectory, rows: list[Pulled]) -> Grad
     q = column(row.gradient.q for row in rows)
     with np.errstate(divide="ignore"):  # nothing passes
         exponent = np.log(q[0]) / found.ended
+    weights: dict[str, Any] = {
+        n: fan_in[n] * column(row.weights[n] for row in rows) for n in WEIGHTS
+    }
     return Gradients(
         q=q,
         p=column(row.gradient.others for row in rows) / (np.asarray(spec.context) - 1),
         apjn=q[0],
         exponent=exponent,
-        **{n: fan_in[n] * column(row.weights[n] for row in rows) for n in WEIGHTS},
+        **weights,
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 
 import numpy as np
 
+from sigprop.arrays import Number
 from sigprop.errors import AssumptionError
 from sigprop.maps.activations import activation
 from sigprop.maps.attention import Attention
@@ -15,6 +16,8 @@ from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
 from sigprop.rem import Finite, Limit, Profile, Rem, Sphere, Statistics
+from sigprop.rem.biased import Favoured
+from sigprop.rem.coordinates import MAX_CONTEXT
 from sigprop.spec import Transformer
 from sigprop.state import State
 
@@ -151,7 +154,7 @@ def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
     Raises
     ------
     AssumptionError
-        If an array mixes finite and infinite contexts.
+        If an array mixes finite and infinite contexts, or one with identity parts is infinite.
 
     Examples
     --------
@@ -162,6 +165,10 @@ def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
     'Limit'
     """
     infinite = np.isinf(spec.context)
+    if spec.has_identity:
+        if limit or np.any(infinite):
+            raise AssumptionError("identity parts need a finite context")
+        return Favoured(spec.context, spec.identity, np.square(spec.norm_gain))
     if limit or np.all(infinite):
         return Limit(spec.context)
     if np.any(infinite):
@@ -198,16 +205,30 @@ def build_block(spec: Transformer, limit: bool = False, states: int = 1) -> Bloc
     q = None if norm is None else np.square(spec.norm_gain)
     attention = Attention(
         _profiled(rem_of(spec, limit), spec, states),
-        spec.beta,
+        _temperature(spec),
         spec.sigma_v2,
         spec.sigma_b2,
         spec.sigma_o2,
         spec.attention == "centred",
         _sphere(spec),
+        spec.causal,
+        spec.value_identity,
     )
     dual = activation(spec.activation)
     mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, q)
     return assemble(spec, norm, attention, mlp)
+
+
+def _temperature(spec: Transformer) -> Number:
+    r"""Inverse temperature of all random scores, :math:`\beta^2 + \gamma^2 \log T/d`.
+
+    At finite width the identity part of queries and keys adds gamma log T x_t.x_s/d to a score,
+    whose spread over keys is that of a random part (new here).
+    """
+    if spec.width is None or not np.any(spec.identity):
+        return spec.beta
+    share = np.square(spec.identity) * np.log(spec.context) / spec.width
+    return np.asarray(np.sqrt(np.square(spec.beta) + share))
 
 
 def _sphere(spec: Transformer) -> Sphere | None:
@@ -228,16 +249,40 @@ def ordered(spec: Transformer, norm: Map | None, attention: Map, mlp: Map) -> tu
     before = (norm,) if norm is not None and spec.norm == "pre" else ()
     after = (norm,) if norm is not None and spec.norm == "post" else ()
     read, think = fold((*before, attention)), fold((*before, mlp))
+    along = _along(before, attention) if np.any(spec.value_identity) else None
     if spec.parallel:
-        return (Residual(spec.alpha_attn, (read, think)),)
-    first = Residual(spec.alpha_attn, (read,))
+        return (Residual(spec.alpha_attn, (read, think), along),)
+    first = Residual(spec.alpha_attn, (read,), along)
     return (first, *after, Residual(spec.alpha_mlp, (think,)), *after)
 
 
+def _along(before: tuple[Map, ...], attention: Map) -> Map:
+    """Covariance of the stream with attention's output, of which one end is behind the norm."""
+
+    def along(state: State) -> State:
+        assert isinstance(attention, Attention)
+        read = fold(before)(state)
+        cross, scale = attention.along(read), np.sqrt(state.q / read.q)
+        return State(cross.q * scale, cross.gap * scale)
+
+    return along
+
+
 def _profiled(rem: Statistics, spec: Transformer, states: int) -> Rem:
-    """Follow the line of constant q behind a norm when that is cheaper than the full table."""
+    """Follow the line of constant q behind a norm when that is cheaper than the full table.
+
+    Beyond the table the states of one line share its quadratures.
+    """
     if spec.norm == "none" or not isinstance(rem, Finite):
         return rem
     top = spec.beta * np.square(spec.norm_gain)
     lines = np.broadcast(top, spec.context).size
+    if lines == 1 and np.all(rem.context > MAX_CONTEXT):
+        return _line(float(rem.context.item()), spec.head_width, float(np.asarray(top).item()))
     return Profile(rem, top) if states > PROFILE_COST * lines else rem
+
+
+@lru_cache(64)
+def _line(context: float, head_width: float | None, top: float) -> Profile:
+    """Profile of one line, kept: it takes seconds to fit beyond the table."""
+    return Profile(Finite(context, head_width), top)

@@ -36,7 +36,7 @@ from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.validate import count as checked_count
 
-__all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "resolves"]
+__all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "coarse", "resolves"]
 
 MAX_POSITIONS = 2**17
 MAX_BLOCKS = 256
@@ -166,7 +166,7 @@ def resolves(spec: Transformer) -> bool:
     False
     """
     single = spec.shape == () and bool(np.asarray(spec.context) <= MAX_POSITIONS)
-    return spec.causal and single and spec.norm != "none"
+    return spec.causal and single and spec.norm != "none" and not spec.has_identity
 
 
 def causal(
@@ -238,6 +238,42 @@ def causal(
     return _described(layout, states, seen[: len(states) - 1], blocks)
 
 
+def coarse(
+    spec: Transformer, seen: list[Seen], resolution: int = 24
+) -> tuple[Layout, State, list[tuple[Map, ...]]]:
+    """List the maps of a causal spec on coarse blocks, to be applied one by one.
+
+    Parameters
+    ----------
+    spec : Transformer
+        As in `causal`.
+    seen : list
+        Receives the statistics of every attention.
+    resolution : int
+        About how many blocks.
+
+    Returns
+    -------
+    layout : Layout
+        Blocks and mask.
+    state : State
+        What enters the first block.
+    layers : list of tuples of maps
+        The blocks.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.causal import coarse
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> len(coarse(spec, [])[2])
+    2
+    """
+    layout = _layout(spec, None, resolution)
+    return layout, _input(spec, layout, None), _layers(spec, layout, seen, None)
+
+
 def _layout(spec: Transformer, blocks: int | None, resolution: int) -> Layout:
     context = int(np.asarray(spec.context))
     cuts = np.empty(0)
@@ -285,12 +321,12 @@ def _input(spec: Transformer, layout: Layout, kernel: ArrayLike | None) -> State
         return State(level, np.where(layout.pairs > 0, level * (1 - float(spec.rho0)), 0.0))
     matrix = _checked(np.asarray(kernel, dtype=np.float64), int(layout.edges[-1]))
     variance = np.diag(matrix)
-    state = State(variance, (variance[:, None] + variance) / 2 - matrix)
+    state = State(variance[:, None], (variance[:, None] + variance) / 2 - matrix)
     if spec.norm == "post":
         state = TokenNorm(float(spec.norm_gain))(state)
     start, size = layout.edges[:-1], layout.size
     sums = np.add.reduceat(np.add.reduceat(state.gap, start, axis=0), start, axis=1)
-    q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size
+    q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size[:, None]
     return State(q, sums / np.maximum(layout.pairs, 1))
 
 
@@ -328,7 +364,7 @@ def _described(
     return Positions(
         position=layout.centres.position,
         size=layout.size,
-        q=np.stack([np.broadcast_to(state.q, (count,)) for state in states]),
+        q=np.stack([np.broadcast_to(state.q, (count, 1))[:, 0] for state in states]),
         gap_ratio=cosines,
         rho=1 - _weighted(cosines, visible, -1),
         rho_late=1 - _weighted(cosines, late, (-2, -1)),

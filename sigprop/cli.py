@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import sigprop
-from sigprop import cli_design, cli_train, laboratory, practice
-from sigprop.console import FIGURES, AsJson, Png, check_target, emit, progress, show
+from sigprop import cli_design, cli_torch, cli_train, laboratory, practice
+from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError, SigpropError, require
+from sigprop.positional import is_sampled
 
 app = typer.Typer(
     help="Signal propagation in transformers at initialisation: will it propagate, and why?",
@@ -46,7 +49,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.stderr.write("sigprop: interrupted, nothing written\n")
+        sys.stderr.write("sigprop: interrupted; finished cells are kept where they have a folder\n")
         sys.exit(130)
 
 
@@ -120,6 +123,10 @@ def propagate(
     ] = None,
     gradients: Annotated[bool, typer.Option("--gradients", help="Add gradients.")] = False,
     bands: Annotated[bool, typer.Option("--bands", help="Add the spread over networks.")] = False,
+    draws: Annotated[
+        int, typer.Option(help="Networks sampled for gradients of masks and rotary positions.")
+    ] = 8,
+    seed: Annotated[int, typer.Option(help="Their seed.")] = 0,
     as_json: AsJson = False,
     png: Png = None,
 ) -> None:
@@ -135,7 +142,7 @@ def propagate(
         if bands
         else sigprop.propagate(reading.spec, limit, blocks=blocks)
     )
-    back = sigprop.gradients(reading.spec, trajectory if bands else None) if gradients else None
+    back = _gradients(reading.spec, trajectory if bands else None, draws, seed, gradients)
     if png is not None:
         from sigprop.plots import plot_trajectory, save_figure
 
@@ -147,6 +154,15 @@ def propagate(
     show(lambda: tables.trajectory(trajectory))
     if back is not None:
         show(lambda: tables.gradients(back))
+
+
+def _gradients(spec: Any, trajectory: Any, draws: int, seed: int, wanted: bool) -> Any:
+    if not wanted:
+        return None
+    if not is_sampled(spec):
+        return sigprop.gradients(spec, trajectory)
+    with progress(draws, "sampled networks") as advance:
+        return sigprop.gradients(spec, draws=draws, seed=seed, progress=advance)
 
 
 @app.command()
@@ -165,7 +181,9 @@ def critical(spec: Spec, rho_max: RhoMax, limit: Limit = False, as_json: AsJson 
 @app.command()
 def diagram(
     spec: Spec,
-    out: Annotated[Path, typer.Option(help="NetCDF file to write.")],
+    out: Annotated[
+        Path, typer.Option(help="NetCDF file to write; or a store NAME.zarr, which resumes.")
+    ],
     x: Annotated[str, typer.Option(help="First axis, NAME=LO:HI:N.")] = "beta=0:4:200",
     y: Annotated[str, typer.Option(help="Second axis, NAME=LO:HI:N.")] = "alpha_attn=0:4:200",
     rho_max: RhoMax = 0.98,
@@ -176,6 +194,8 @@ def diagram(
     limit: Limit = False,
     gradients: Annotated[bool, typer.Option("--gradients", help="Add their boundaries.")] = False,
     png: Png = None,
+    scheduler: Scheduler = None,
+    workers: laboratory.Workers = laboratory.CORES,
     as_json: AsJson = False,
 ) -> None:
     """Trainability diagram over two parameters: NetCDF data and a figure."""
@@ -187,7 +207,9 @@ def diagram(
     axes = dict(_named_axis(text) for text in (x, y))
     if len(axes) < 2:
         raise DomainError("y", y, "a parameter other than that of x")
-    check_target("out", out)
+    store = out.suffix == ".zarr"
+    check_target("out", out, folder=store)
+    require(store or scheduler is None, "out", str(out), "a name ending in .zarr with --scheduler")
     check_target("png", png, FIGURES)
     if png is not None and png.resolve() == out.resolve():
         raise DomainError("png", str(png), "a file other than out")
@@ -195,7 +217,7 @@ def diagram(
     for values in axes.values():
         total *= len(values)
     with progress(total, "grid points") as advance:
-        data = sigprop.diagram(
+        data = _computing(out if store else None, scheduler, workers)(
             reading.spec,
             rho_max=rho_max,
             entropy_min=entropy_min,
@@ -206,12 +228,22 @@ def diagram(
         )
     if png is not None:
         save_figure(plot_diagram(data, Path(spec).stem), png)
-    save(data, out)
+    if not store:
+        save(data, out)
     if as_json:
         return emit(_summary(data, out, png))
     from sigprop import tables
 
     return show(lambda: tables.regimes(_summary(data, out, png)))
+
+
+def _computing(store: Path | None, scheduler: str | None, workers: int) -> Callable[..., Any]:
+    """Choose where a diagram is computed: in memory, or into a store."""
+    if store is None:
+        return sigprop.diagram
+    from sigprop.grid_store import diagram_store
+
+    return partial(diagram_store, path=store, scheduler=scheduler, workers=workers)
 
 
 def _summary(data: Any, out: Path, png: Path | None) -> dict[str, Any]:
@@ -358,8 +390,13 @@ def _axis(name: str, text: str) -> Any:
     return np.unique(np.round(values)) if name == "context" else values
 
 
-groups = (laboratory, practice, cli_design, cli_train)
-for command in (one for group in groups for one in group.COMMANDS):
+for command in (
+    *laboratory.COMMANDS,
+    *practice.COMMANDS,
+    *cli_design.COMMANDS,
+    *cli_torch.COMMANDS,
+    *cli_train.COMMANDS,
+):
     app.command()(command)
 
 

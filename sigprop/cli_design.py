@@ -92,12 +92,16 @@ def scale(
 ) -> None:
     """Context growth: temperature, entropy and critical strength under four rules for scores."""
     from sigprop import design_tables
-    from sigprop.growth import grow
+    from sigprop.growth import RULES, grow
     from sigprop.huggingface import load
+    from sigprop.rem.coordinates import MAX_CONTEXT
 
     read = load(spec).spec
     check_target("png", png, FIGURES)
-    found = grow(read, _contexts(context), rho_max)
+    lengths = _contexts(context)
+    far = lengths[lengths > MAX_CONTEXT]
+    with progress(len(RULES) * len(far), "lengths beyond the tables") as advance:
+        found = grow(read, lengths, rho_max, advance)
     if png is not None:
         from sigprop.design_plots import plot_growth
         from sigprop.plots import save_figure

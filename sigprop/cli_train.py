@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sigprop.console import AsJson, check_target, emit, progress, show
+from sigprop.console import AsJson, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError, need
 
 __all__ = ["COMMANDS"]
@@ -90,6 +90,7 @@ def trainability(
         Path | None, typer.Option(help="Folder of finished runs; a second start resumes.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = os.cpu_count() or 1,
+    scheduler: Scheduler = None,
     out: Annotated[Path, typer.Option(help="NetCDF file; .json, .png and .pdf go beside it.")] = (
         Path("training.nc")
     ),
@@ -102,7 +103,7 @@ def trainability(
     from sigprop import training_tables
     from sigprop.diagram import save
     from sigprop.plots import save_figure
-    from sigprop.torch.separation import findings, provenance
+    from sigprop.separation import findings, provenance
     from sigprop.torch.tokens import corpus
     from sigprop.torch.trainability import BASE, PLAN, count_runs, experiment
     from sigprop.training_plots import plot_training
@@ -123,6 +124,7 @@ def trainability(
             folder=keep,
             workers=workers,
             progress=advance,
+            scheduler=scheduler,
         )
     save(data, out)
     about = provenance(data)

@@ -222,6 +222,7 @@ def compare(
     workers: int = 1,
     folder: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    scheduler: str | None = None,
 ) -> Comparison:
     """Measure random networks, and predict them at finite context and in the limit.
 
@@ -233,7 +234,7 @@ def compare(
         What to call it.
     spec : Transformer
         A single description, with a width.
-    seeds, source, workers, folder, progress
+    seeds, source, workers, folder, progress, scheduler
         As in `sigprop.simulate.simulate`.
 
     Returns
@@ -258,7 +259,15 @@ def compare(
     """
     if spec.shape:
         raise AssumptionError(f"a comparison needs a single spec, not shape {spec.shape}")
-    found = simulate(spec, seeds, source=source, workers=workers, folder=folder, progress=progress)
+    found = simulate(
+        spec,
+        seeds,
+        source=source,
+        workers=workers,
+        folder=folder,
+        progress=progress,
+        scheduler=scheduler,
+    )
     start = spec.replace(rho0=float(found.mean("rho")[0]))
     finite, limit = (propagate(start, limit) for limit in (False, True))
     tables = {

@@ -128,6 +128,8 @@ def architecture(config: Config) -> tuple[dict[str, Any], int, int]:
     config.fact(key, depth, f"depth L = {depth}")
     d, heads, joint, hidden = _widths(config)
     parts |= {"depth": depth, "width": d, "heads": heads, "context": _context(config)}
+    groups = _grouped(config, heads)
+    parts |= {} if groups == heads else {"kv_heads": groups}
     return parts | {"mlp_ratio": hidden / d}, joint, hidden
 
 
@@ -172,7 +174,6 @@ def _widths(config: Config) -> tuple[int, int, int, int]:
     config.fact(family.heads, heads, f"{heads} heads of width {joint // heads}")
     meaning = f"MLP hidden width d_ff = {hidden}, mlp_ratio = {hidden / d:g}"
     config.fact(family.hidden, hidden, meaning)
-    _grouped(config, heads)
     return d, heads, joint, hidden
 
 
@@ -191,10 +192,11 @@ def _joint_width(config: Config, d: int, heads: int) -> int:
     return width * heads
 
 
-def _grouped(config: Config, heads: int) -> None:
+def _grouped(config: Config, heads: int) -> int:
+    """Key and value heads."""
     key, defaults = "num_key_value_heads", config.family.defaults
     if config.family.head_dim is None or (config.given(key) is None and key not in defaults):
-        return
+        return heads
     groups = config.count(key, 100_000)
     if key in config.defaulted:
         groups = min(groups, heads)
@@ -202,8 +204,9 @@ def _grouped(config: Config, heads: int) -> None:
     if groups != heads:
         config.notes.append(
             f"{heads} query heads share {groups} key and value heads: expectations are unchanged, "
-            "fluctuations between heads are not."
+            "the spread over networks is not."
         )
+    return groups
 
 
 def _context(config: Config) -> int:

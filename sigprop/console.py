@@ -15,10 +15,14 @@ import typer
 
 from sigprop.errors import DomainError
 
-__all__ = ["FIGURES", "AsJson", "Png", "check_target", "emit", "progress", "show"]
+__all__ = ["FIGURES", "AsJson", "Png", "Scheduler", "check_target", "emit", "progress", "show"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Png = Annotated[Path | None, typer.Option(help="Draw a figure (.png, .pdf or .svg).")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of a dask scheduler that does the work, or 'local'."),
+]
 FIGURES = (".png", ".pdf", ".svg")
 WIDTH = 100  # columns of a table that is not shown on a terminal
 
@@ -80,7 +84,9 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.advance(task, done)
 
 
-def check_target(name: str, path: Path | None, endings: tuple[str, ...] = ()) -> None:
+def check_target(
+    name: str, path: Path | None, endings: tuple[str, ...] = (), folder: bool = False
+) -> None:
     """Refuse a file that cannot be written before anything is computed.
 
     Parameters
@@ -91,6 +97,8 @@ def check_target(name: str, path: Path | None, endings: tuple[str, ...] = ()) ->
         The file; nothing is refused without one.
     endings : tuple of str
         Admissible endings; any if empty.
+    folder : bool
+        The target is a folder, of a name of its own.
 
     Raises
     ------
@@ -100,7 +108,7 @@ def check_target(name: str, path: Path | None, endings: tuple[str, ...] = ()) ->
     if path is None:
         return
     try:
-        fits = path.is_file() or not path.exists()
+        fits = (path.is_dir() if folder else path.is_file()) or not path.exists()
         with TemporaryFile(dir=path.parent):
             pass
     except OSError:  # also a name that is too long

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from sigprop.arrays import Floats, Number
-from sigprop.backward import EXPLODING, VANISHING, gradient_sweep
-from sigprop.block import rem_of
+from sigprop.backward import EXPLODING, VANISHING
 from sigprop.errors import DomainError, require
-from sigprop.notation import NOTATION
+from sigprop.plan import BOUNDARIES, REGIMES, UNDEFINED, Plan, attributes, boundary_fields
 from sigprop.rem import Finite, Limit, Statistics
 from sigprop.spec import Transformer
 from sigprop.state import State
-from sigprop.sweep import Final, sweep
+from sigprop.sweep import Final
 from sigprop.version import __version__
 
 if TYPE_CHECKING:
@@ -31,17 +29,13 @@ __all__ = [
     "REGIMES",
     "boundaries",
     "diagram",
-    "distances",
     "load",
     "rem_curves",
     "save",
+    "undefined",
 ]
 
-REGIMES = ("trainable", "rank_collapse", "entropy_collapse", "rank_and_entropy_collapse")
-UNDEFINED = -1
-BOUNDARIES = ("rank_collapse", "entropy_collapse")
 GRADIENT_BOUNDARIES = ("exploding_gradients", "vanishing_gradients", "vanishing_score_gradients")
-FREEZING = np.sqrt(2.0)  # reduced inverse temperature at which attention freezes (E4)
 
 
 def diagram(
@@ -101,115 +95,33 @@ def diagram(
     >>> d.rho.shape, d.attrs["undefined"]
     ((7, 8), 0)
     """
-    import xarray as xr
-
-    require(0 < rho_max < 1, "rho_max", rho_max, "a number in (0, 1)")
-    if entropy_min is not None:
-        require(0 < entropy_min < 1, "entropy_min", entropy_min, "a number in (0, 1)")
-    grid = {name: _axis(name, values) for name, values in axes.items()}
-    if not grid:
-        raise DomainError("axes", (), "at least one parameter with its values")
-    count = len(grid)
-    shaped = {n: v.reshape((-1,) + (1,) * (count - 1 - i)) for i, (n, v) in enumerate(grid.items())}
-    wide = spec.replace(**shaped)
-    require(len(wide.shape) == count, "spec", wide.shape, "no arrays but the axes")
-    final = sweep(wide, limit, progress)
-    ratio = _entropy(wide, limit, final)
-    fields = distances(final, ratio, rho_max, entropy_min)
-    data = {
-        "rho": final.state.rho,
-        "gap_ratio": final.state.gap / final.state.q,
-        "reduced_beta": np.where(final.defined, final.reduced_beta, np.nan),
-        "entropy_ratio": ratio,
-        "regime": _regimes(final, fields),
-    }
-    if gradients:
-        data |= dict(zip(("apjn", "score_gradient"), gradient_sweep(wide), strict=True))
-    variables = {n: (tuple(grid), v, _attributes(n)) for n, v in data.items()}
-    coords = {n: (n, v, _attributes(n)) for n, v in grid.items()}
-    undefined = {"undefined": int(np.sum(~final.defined))}
-    out = xr.Dataset(variables, coords, _provenance(spec, rho_max, entropy_min, limit) | undefined)
-    return out.assign(boundaries(out)) if count == 2 else out
+    plan = Plan.of(spec, axes, rho_max, entropy_min, limit, gradients)
+    out = plan.labelled(plan.values(progress))
+    out.attrs["undefined"] = undefined(out)
+    return out.assign(boundaries(out)) if len(axes) == 2 else out
 
 
-def _axis(name: str, values: ArrayLike) -> Floats:
-    if name not in Transformer.numbers():
-        raise DomainError(name, "an axis", "one of " + ", ".join(Transformer.numbers()))
-    out = np.asarray(values, dtype=np.float64)
-    require(out.ndim == 1 and out.size >= 2, name, out.shape, "one axis of two or more values")
-    require(np.all(np.diff(out) > 0), name, "an axis", "increasing values")
-    return out
-
-
-def _entropy(spec: Transformer, limit: bool, final: Final) -> Floats:
-    """Smallest entropy over the layers: the entropy at the largest reduced beta."""
-    b = np.where(final.defined & np.isfinite(final.reduced_beta), final.reduced_beta, 0.0)
-    ratio = rem_of(spec, limit).entropy_ratio(b)
-    return np.where(final.defined, ratio, np.nan)
-
-
-def distances(
-    final: Final, entropy_ratio: Number, rho_max: float = 0.98, entropy_min: float | None = None
-) -> dict[str, Floats]:
-    """Functions that are positive on the healthy side of each boundary and zero on it.
+def undefined(data: xr.Dataset) -> int:
+    """Count the grid points where nothing propagates.
 
     Parameters
     ----------
-    final : Final
-        From `sigprop.sweep`.
-    entropy_ratio : array
-        Smallest H / log T over the layers; used with `entropy_min` alone.
-    rho_max, entropy_min : float
-        As in `diagram`.
+    data : xarray.Dataset
+        Diagram.
 
     Returns
     -------
-    dict of str to array
-        rank_collapse, log((1 - rho_L)/(1 - rho_max)); entropy_collapse, by default
-        -log(beta_reduced/beta_c).
+    int
+        How many.
 
     Examples
     --------
-    >>> from sigprop import Transformer, sweep
-    >>> from sigprop.diagram import distances
-    >>> spec = Transformer(depth=2, context=8, beta=[1, 3], sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> (distances(sweep(spec), 0.0)["entropy_collapse"] > 0).tolist()
-    [True, False]
+    >>> import xarray
+    >>> from sigprop.diagram import undefined
+    >>> undefined(xarray.Dataset({"regime": ("beta", [0, 2, -1])}))
+    1
     """
-    with np.errstate(divide="ignore"):  # merged tokens, and beta = 0
-        rank = np.log(final.state.gap / final.state.q / (1 - rho_max))
-        cold = -np.log(final.reduced_beta / FREEZING)
-    entropy = cold if entropy_min is None else np.asarray(entropy_ratio - entropy_min)
-    return {"rank_collapse": rank, "entropy_collapse": entropy}
-
-
-def _regimes(final: Final, fields: dict[str, Floats]) -> NDArray[np.int8]:
-    code = sum((1 << i) * (fields[name] < 0) for i, name in enumerate(BOUNDARIES))
-    return np.where(final.defined, code, UNDEFINED).astype(np.int8)
-
-
-def _attributes(name: str) -> dict[str, Any]:
-    if name == "regime":
-        return {
-            "long_name": "regime",
-            "flag_values": np.arange(-1, 4, dtype=np.int8),
-            "flag_meanings": " ".join(("undefined", *REGIMES)),
-        }
-    entry = NOTATION[name]
-    return {"long_name": entry.meaning, "symbol": entry.symbol, "units": entry.unit}
-
-
-def _provenance(
-    spec: Transformer, rho_max: float, entropy_min: float | None, limit: bool
-) -> dict[str, Any]:
-    return {
-        "sigprop_version": __version__,
-        "spec": json.dumps(spec.to_dict()),
-        "theory": "limit" if limit or np.isinf(spec.context).all() else "finite context",
-        "rho_max": rho_max,
-        "entropy_min": "freezing point" if entropy_min is None else entropy_min,
-        "source": "Giorlandino & Goldt, arXiv 2505.24333; finite context: E6-E12",
-    }
+    return int((data["regime"] == UNDEFINED).sum())
 
 
 def boundaries(data: xr.Dataset) -> dict[str, Any]:
@@ -266,8 +178,9 @@ def _stored_fields(data: xr.Dataset) -> dict[str, Floats]:
     final = Final(State(np.ones_like(gap), gap), np.asarray(data["reduced_beta"]), ~np.isnan(gap))
     floor = data.attrs["entropy_min"]
     entropy_min = None if isinstance(floor, str) else float(floor)
-    found = distances(final, ratio, float(data.attrs["rho_max"]), entropy_min)
-    return found | _gradient_fields(data)
+    return boundary_fields(
+        final, ratio, float(data.attrs["rho_max"]), entropy_min
+    ) | _gradient_fields(data)
 
 
 def _gradient_fields(data: xr.Dataset) -> dict[str, Floats]:
@@ -389,7 +302,7 @@ def rem_curves(contexts: ArrayLike, beta: ArrayLike, overlap_at: float = 0.5) ->
         "entropy_ratio": [rem.entropy_ratio(b) for rem in rems],
     }
     return xr.Dataset(
-        {n: (("context", "beta"), np.stack(v), _attributes(n)) for n, v in columns.items()},
+        {n: (("context", "beta"), np.stack(v), attributes(n)) for n, v in columns.items()},
         coords={"context": [*lengths, np.inf], "beta": b},
         attrs={"sigprop_version": __version__, "overlap_at": overlap_at},
     )

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.arrays import Floats
-from sigprop.errors import DomainError, require
+from sigprop.critical import critical
+from sigprop.errors import DomainError
 from sigprop.notation import NOTATION
 from sigprop.propagate import propagate
 from sigprop.spec import Transformer
@@ -18,64 +19,7 @@ from sigprop.version import __version__
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["rotary_effect", "single_critical"]
-
-ALPHA = (1e-3, 1e2)  # residual strengths searched
-TOLERANCE = 1e-4  # of alpha, relative
-
-
-def single_critical(spec: Transformer, rho_max: float) -> float:
-    """Smallest alpha_attn with rho <= rho_max after the last block, of a spec with positions.
-
-    `sigprop.critical` bisects arrays of exchangeable specs; here every trial is one `propagate`,
-    so causal masks and rotary positions count.
-
-    Parameters
-    ----------
-    spec : Transformer
-        A single description; its alpha_attn is ignored.
-    rho_max : float
-        Largest overlap accepted, in (0, 1).
-
-    Returns
-    -------
-    float
-        alpha_attn in [0.001, 100]; zero where that is below the range, infinite where above.
-
-    Raises
-    ------
-    DomainError
-        If rho_max is outside its range.
-
-    Notes
-    -----
-    theory.md section 4 (c).
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.effects import single_critical
-    >>> spec = Transformer(depth=4, context=64, rotary_base=1e4, beta=2, sigma_v2=1, sigma_w2=0,
-    ...                    rho0=0.1)
-    >>> alpha = single_critical(spec, 0.5)
-    >>> from sigprop import propagate
-    >>> bool(abs(propagate(spec.replace(alpha_attn=alpha)).rho[-1] - 0.5) < 1e-3)
-    True
-    """
-    from scipy.optimize import brentq
-
-    require(0 < rho_max < 1, "rho_max", rho_max, "a number in (0, 1)")
-
-    def excess(log_alpha: float) -> float:
-        found = propagate(spec.replace(alpha_attn=float(np.exp(log_alpha))))
-        return float(found.rho[-1]) - rho_max
-
-    low, high = np.log(ALPHA)
-    if excess(low) <= 0:
-        return 0.0
-    if excess(high) > 0:
-        return float("inf")
-    return float(np.exp(brentq(excess, low, high, xtol=TOLERANCE)))
+__all__ = ["rotary_effect"]
 
 
 def rotary_effect(spec: Transformer, beta: ArrayLike, rho_max: float = 0.9) -> xr.Dataset:
@@ -118,7 +62,7 @@ def rotary_effect(spec: Transformer, beta: ArrayLike, rho_max: float = 0.9) -> x
     values = np.atleast_1d(np.asarray(beta, dtype=np.float64))
     pair = (spec.replace(rotary_base=None), spec)
     found = [[propagate(s.replace(beta=b)) for b in values.tolist()] for s in pair]
-    alpha = [[single_critical(s.replace(beta=b), rho_max) for b in values.tolist()] for s in pair]
+    alpha = [critical(s.replace(beta=values), rho_max).alpha_attn for s in pair]
 
     def stacked(name: str) -> Floats:
         return np.array([[_column(t, name) for t in row] for row in found])

@@ -13,6 +13,7 @@ __all__ = [
     "NoBracketError",
     "NotConvergedError",
     "SigpropError",
+    "UnfinishedError",
     "need",
     "require",
 ]
@@ -54,6 +55,9 @@ class DomainError(SigpropError, ValueError):
         self.parameter, self.value, self.admissible = parameter, value, admissible
         super().__init__(f"{parameter} = {_shown(value)} is not admissible: expected {admissible}")
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.parameter, self.value, self.admissible)
+
 
 class MissingExtraError(SigpropError, ImportError):
     """An optional dependency is not installed.
@@ -79,6 +83,9 @@ class MissingExtraError(SigpropError, ImportError):
     def __init__(self, what: str, package: str, extra: str) -> None:
         self.what, self.package, self.extra = what, package, extra
         super().__init__(f"{what} needs {package}: pip install 'sigprop[{extra}]'")
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.what, self.package, self.extra)
 
 
 def _shown(value: object) -> str:
@@ -120,6 +127,17 @@ class NotConvergedError(SigpropError):
     --------
     >>> from sigprop.errors import NotConvergedError
     >>> issubclass(NotConvergedError, Exception)
+    True
+    """
+
+
+class UnfinishedError(SigpropError):
+    """Work on a cluster ended before all of it was done.
+
+    Examples
+    --------
+    >>> from sigprop.errors import UnfinishedError
+    >>> issubclass(UnfinishedError, Exception)
     True
     """
 

@@ -9,6 +9,7 @@ compete at :math:`\sqrt{\log T}`, a favoured key (`sigprop.rem.biased`) at log T
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from sigprop.block import build_block, rem_of
 from sigprop.critical import critical
 from sigprop.entropy import entropy_beta
 from sigprop.errors import AssumptionError, require
-from sigprop.propagate import initial_state
+from sigprop.propagate import initial_state, unmasked
 from sigprop.rem import reduced_beta
 from sigprop.rem.coordinates import MAX_CONTEXT
 from sigprop.spec import RANGES, Transformer
@@ -49,9 +50,9 @@ class Growth:
     beta, score_std, entropy_ratio : arrays, shape (4, N)
         Inverse temperature; score deviation and H / log T of block 1, in the order of `RULES`.
     rho, alpha_critical : arrays, shape (4, N)
-        Overlap after the last block, and smallest alpha_attn that keeps it below rho_max; NaN
-        beyond the tables of the pair statistics (T = 131 072). alpha_critical is infinite where
-        none suffices.
+        Overlap after the last block, and smallest alpha_attn that keeps it below rho_max. Beyond
+        the tables of the pair statistics (T = 131 072) heads are infinitely wide, and a stack
+        without norms has NaN. alpha_critical is infinite where none suffices.
     rho_max : float
         Largest overlap accepted.
     notes : tuple of str
@@ -93,7 +94,12 @@ class Growth:
         return head | {"rho_max": self.rho_max, "rules": rules, "notes": list(self.notes)}
 
 
-def grow(spec: Transformer, context: ArrayLike, rho_max: float = 0.98) -> Growth:
+def grow(
+    spec: Transformer,
+    context: ArrayLike,
+    rho_max: float = 0.98,
+    progress: Callable[[int], None] | None = None,
+) -> Growth:
     """Compute beta, entropy and critical residual strength of a description as its context grows.
 
     Parameters
@@ -104,6 +110,8 @@ def grow(spec: Transformer, context: ArrayLike, rho_max: float = 0.98) -> Growth
         Context lengths, integers in [2, 1e12].
     rho_max : float
         Largest overlap accepted after the last block, in (0, 1).
+    progress : callable, optional
+        Called with one after each context and rule beyond the tables, of 5 to 10 s each.
 
     Returns
     -------
@@ -142,17 +150,27 @@ def grow(spec: Transformer, context: ArrayLike, rho_max: float = 0.98) -> Growth
     specs = wide.replace(beta=beta)
     heat = _heat(specs, beta)
     known = np.flatnonzero(t <= MAX_CONTEXT)
-    rho, alpha = np.full((2, *beta.shape), np.nan)
+    ends = np.full((2, *beta.shape), np.nan)
     if known.size:
-        part = wide.replace(context=t[known], beta=beta[:, known])
-        state = sweep(part).state
-        rho[:, known] = 1 - state.gap / state.q
-        alpha[:, known] = critical(part, rho_max).alpha_attn
+        part = unmasked(wide).replace(context=t[known], beta=beta[:, known])
+        ends[:, :, known] = _ends(part, rho_max)
+    for i in np.flatnonzero(t > MAX_CONTEXT) if spec.norm != "none" else ():
+        for rule, heat_ in enumerate(beta[:, i]):  # one line of quadratures for each
+            far = unmasked(spec).replace(context=t[i], beta=heat_, width=None, heads=1)
+            ends[:, rule, i] = _ends(far, rho_max)
+            if progress is not None:
+                progress(1)
     ratio = rem_of(specs).entropy_ratio(heat)
     std = heat * np.sqrt(np.log(t))
-    columns = (beta, std, ratio, rho, alpha)
     reference = float(np.asarray(spec.context))
-    return Growth(t, reference, *columns, rho_max, _notes(spec, known.size < t.size))
+    notes = _notes(spec, known.size < t.size)
+    return Growth(t, reference, beta, std, ratio, ends[0], ends[1], rho_max, notes)
+
+
+def _ends(spec: Transformer, rho_max: float) -> Floats:
+    """Overlap after the last block and critical alpha_attn, shape (2, ...)."""
+    state = sweep(spec).state
+    return np.stack([1 - state.gap / state.q, critical(spec, rho_max).alpha_attn])
 
 
 def _temperatures(spec: Transformer, wide: Transformer, t: Floats) -> Floats:
@@ -174,7 +192,10 @@ def _notes(spec: Transformer, beyond: bool) -> tuple[str, ...]:
     notes = []
     if beyond:
         notes.append(
-            f"Beyond T = {MAX_CONTEXT:g} overlaps take minutes a point: beta and entropy alone."
+            f"Beyond T = {MAX_CONTEXT:g} overlaps are those of infinitely wide heads."
+            if spec.norm != "none"
+            else f"Beyond T = {MAX_CONTEXT:g} a stack without norms has no table of overlaps: beta "
+            "and entropy alone."
         )
     if spec.causal:
         notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")

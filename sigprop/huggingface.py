@@ -305,8 +305,8 @@ def _closing_notes(spec: Transformer, config: Config) -> None:
         )
     if spec.causal:
         notes.append(
-            "Attention is causal: the exchangeable theory describes the last tokens, which see "
-            "the whole context."
+            "Attention is causal: overlap, entropy and critical strength are means over positions; "
+            "exponents and gradient boundaries are those of the last tokens."
         )
     _window_note(spec, config)
     if config.defaulted:

@@ -249,6 +249,7 @@ def solve(
     workers: int = 1,
     folder: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    scheduler: str | None = None,
 ) -> Solved:
     """Follow a token kernel through the layers, at infinite width.
 
@@ -265,7 +266,7 @@ def solve(
         Position blocks, in [1, T].
     first_seed : int
         Seeds are first_seed, first_seed + 1, ...
-    workers, folder, progress
+    workers, folder, progress, scheduler
         As in `sigprop.store.gather`.
 
     Returns
@@ -295,7 +296,7 @@ def solve(
     [[0.0, 0.0489]]
     """
     todo = jobs(spec, kernel, draws=draws, blocks=blocks, first_seed=first_seed)
-    return collect(gather(todo, folder, workers, progress))
+    return collect(gather(todo, folder, workers, progress, scheduler))
 
 
 def jobs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.store import Arrays
 
-__all__ = ["admissible", "context_of", "kernel_cell"]
+__all__ = ["admissible", "context_of", "follow", "kernel_cell"]
 
 HOMOGENEOUS = ("relu", "linear")  # phi(a x) = a phi(x), a > 0
 LARGEST = 8192  # context: three matrices of 512 MiB
@@ -40,7 +41,53 @@ def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) ->
         The attributes of `Solved` without their first axis.
     """
     rng = np.random.Generator(np.random.SFC64(seed))
-    return _Draw(Transformer.from_dict(spec), rng).run(kernel, blocks)
+    known = Transformer.from_dict(spec)
+    if known.norm == "post":
+        kernel = _Draw(known, rng).norm(kernel)
+    return follow([known] * known.depth, kernel, blocks, rng)
+
+
+def follow(
+    specs: Sequence[Transformer], kernel: Floats, blocks: int, rng: np.random.Generator
+) -> Arrays:
+    """Follow one draw through blocks that may differ, from the kernel that the first one reads.
+
+    Parameters
+    ----------
+    specs : sequence of Transformer
+        One for each block; their depth has no meaning, nor has a window or a prefix.
+    kernel : array, shape (T, T)
+        Kernel of the stream; no norm precedes it.
+    blocks : int
+        Position blocks.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    dict of str to array
+        The attributes of `Solved` without their first axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop import Transformer
+    >>> from sigprop.kernel_draw import follow
+    >>> spec = Transformer(depth=1, context=4, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> cold = spec.replace(beta=3.0)
+    >>> follow([spec, cold], np.eye(4), 1, np.random.default_rng(0))["rho"].shape
+    (3,)
+    """
+    kernels, heads, draw = [_described(kernel, blocks)], [], None
+    for spec in specs:
+        if draw is None or draw.spec is not spec:
+            draw = _Draw(spec, rng)
+        kernel, attention = draw.block(kernel)
+        heads.append(attention)
+        kernels.append(_described(kernel, blocks))
+    out = {name: np.stack([k[name] for k in kernels]) for name in kernels[0]}
+    names = ("y2", "overlap", "entropy")
+    return out | dict(zip(names, np.stack(heads, axis=1), strict=True))
 
 
 def context_of(spec: Transformer) -> int:
@@ -72,6 +119,8 @@ def context_of(spec: Transformer) -> int:
     """
     if spec.shape:
         raise AssumptionError(f"the kernel solver needs a single spec, not shape {spec.shape}")
+    if spec.has_identity:
+        raise AssumptionError("the kernel solver knows no identity parts")
     context = float(spec.context)
     require(context <= LARGEST, "context", context, f"an integer in [2, {LARGEST}] for a kernel")
     if spec.norm == "none" and spec.activation not in HOMOGENEOUS:
@@ -130,36 +179,24 @@ def admissible(kernel: Floats, context: int) -> None:
 
 @dataclass(frozen=True)
 class _Draw:
-    """One draw of all heads of all layers."""
+    """Attention of one block drawn, norms and MLP exact."""
 
     spec: Transformer
     rng: np.random.Generator
 
-    def run(self, kernel: Floats, blocks: int) -> Arrays:
-        if self.spec.norm == "post":
-            kernel = self._norm(kernel)
-        kernels, heads = [_described(kernel, blocks)], []
-        for _ in range(self.spec.depth):
-            kernel, attention = self._block(kernel)
-            heads.append(attention)
-            kernels.append(_described(kernel, blocks))
-        names = ("y2", "overlap", "entropy")
-        out = {name: np.stack([k[name] for k in kernels]) for name in kernels[0]}
-        return out | dict(zip(names, np.stack(heads, axis=1), strict=True))
-
-    def _block(self, kernel: Floats) -> tuple[Floats, Floats]:
+    def block(self, kernel: Floats) -> tuple[Floats, Floats]:
         spec = self.spec
-        read = self._norm(kernel) if spec.norm == "pre" else kernel
+        read = self.norm(kernel) if spec.norm == "pre" else kernel
         branch, attention = self._attention(read)
         kernel = float(spec.alpha_attn) ** 2 * kernel + branch
         if spec.parallel:
             return kernel + self._mlp(read), attention
-        read = kernel if spec.norm == "none" else self._norm(kernel)
+        read = kernel if spec.norm == "none" else self.norm(kernel)
         skip = kernel if spec.norm == "pre" else read
         kernel = float(spec.alpha_mlp) ** 2 * skip + self._mlp(read)
-        return (self._norm(kernel) if spec.norm == "post" else kernel), attention
+        return (self.norm(kernel) if spec.norm == "post" else kernel), attention
 
-    def _norm(self, kernel: Floats) -> Floats:
+    def norm(self, kernel: Floats) -> Floats:
         """Norm of every token (E14)."""
         _alive(kernel)
         return float(self.spec.norm_gain) ** 2 * _cosines(kernel)
@@ -168,8 +205,8 @@ class _Draw:
         """E25b, without the residual; with participation, overlap and entropy."""
         spec, root = self.spec, _root(kernel)
         total, statistics = np.zeros_like(kernel), np.zeros(3)
-        for _ in range(spec.heads):
-            weights = self._softmax(self._scores(root))
+        for scores in self._scores(root):
+            weights = self._softmax(scores)
             statistics += _statistics(weights)
             if spec.attention == "centred":
                 weights -= self._uniform
@@ -178,18 +215,22 @@ class _Draw:
         branch = float(spec.sigma_o2) * (float(spec.sigma_v2) / spec.heads * total + bias)
         return (branch + branch.T) / 2, statistics / spec.heads
 
-    def _scores(self, root: Floats) -> Floats:
-        """Scores of one head (E1, E25b)."""
-        rank, size = root.shape[1], _head_size(self.spec)
-        variance = float(self.spec.beta) * math.sqrt(math.log(len(root)))
-        if size is None:
-            return np.asarray(variance * (root @ self.rng.standard_normal((rank, rank)) @ root.T))
+    def _scores(self, root: Floats) -> Iterator[Floats]:
+        """Scores of every head (E1, E25b)."""
+        size = _head_size(self.spec)
+        scale = float(self.spec.beta) * math.sqrt(math.log(len(root)) / (size or 1))
+        for head in range(self.spec.heads):
+            if head % self.spec.heads_per_key == 0:
+                keys = root if size is None else self._keys(root, size)
+            query = root @ self.rng.standard_normal((root.shape[1], keys.shape[1]))
+            yield np.asarray(scale * (self._turned(query) @ keys.T))
+
+    def _keys(self, root: Floats, size: int) -> Floats:
+        """Keys of one group of heads."""
+        rank = root.shape[1]
         if size >= rank and self.spec.rotary_base is None:
-            product = self._wishart_root(rank, size) @ self.rng.standard_normal((rank, rank))
-            return np.asarray(variance / math.sqrt(size) * (root @ product @ root.T))
-        query, key = (root @ self.rng.standard_normal((rank, size)) for _ in range(2))
-        scores: Floats = variance / math.sqrt(size) * (self._turned(query) @ self._turned(key).T)
-        return scores
+            return np.asarray(root @ self._wishart_root(rank, size))
+        return self._turned(root @ self.rng.standard_normal((rank, size)))
 
     def _wishart_root(self, rank: int, size: int) -> Floats:
         """Triangular factor L of Z = L V, Z normal (rank, size) and V orthonormal (Bartlett 1933).
@@ -213,7 +254,11 @@ class _Draw:
 
     @cached_property
     def _mask(self) -> Bools:
-        return np.tri(int(self.spec.context), dtype=bool)
+        """Keys that a query sees: those before it, in its window, or both in the prefix."""
+        query, key = np.ogrid[: int(self.spec.context), : int(self.spec.context)]
+        window = math.inf if self.spec.window is None else self.spec.window
+        last = np.maximum(query, self.spec.prefix - 1)
+        return np.asarray((key <= last) & (key > query - window))
 
     @cached_property
     def _uniform(self) -> Floats:
@@ -221,7 +266,7 @@ class _Draw:
         context = int(self.spec.context)
         if not self.spec.causal:
             return np.full((context, context), 1 / context)
-        return self._mask / np.arange(1, context + 1)[:, None]
+        return np.asarray(self._mask / self._mask.sum(axis=1, keepdims=True))
 
     def _softmax(self, scores: Floats) -> Floats:
         if self.spec.causal:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sigprop.console import FIGURES, AsJson, Png, check_target, emit, progress, show
+from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError
 
 __all__ = ["COMMANDS"]
@@ -44,8 +44,11 @@ def simulate(
     projection: Annotated[
         bool, typer.Option("--projection", help="Draw attention's output matrix.")
     ] = False,
+    engine: Annotated[str, typer.Option(help="numpy, or torch (an extra).")] = "numpy",
+    device: Annotated[str | None, typer.Option(help="Of torch: cpu or cuda.")] = None,
     workers: Workers = CORES,
     keep: Keep = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure random networks, layer by layer, with standard errors over seeds."""
@@ -63,9 +66,12 @@ def simulate(
             first_seed=first_seed,
             blocks=blocks,
             projection=projection,
+            engine=engine,
+            device=device,
             workers=workers,
             folder=keep,
             progress=advance,
+            scheduler=scheduler,
         )
     if as_json:
         return emit(found.to_dict())
@@ -100,6 +106,7 @@ def kernel(
     first_seed: First = 0,
     workers: Workers = CORES,
     keep: Keep = None,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
     """Any token kernel through the layers at infinite width: masks, positions, repeated tokens."""
@@ -119,6 +126,7 @@ def kernel(
             workers=workers,
             folder=keep,
             progress=advance,
+            scheduler=scheduler,
         )
     if as_json:
         return emit(found.to_dict())
@@ -146,6 +154,7 @@ def validate(
     seeds: Seeds = 8,
     workers: Workers = CORES,
     keep: Keep = None,
+    scheduler: Scheduler = None,
     png: Png = None,
     as_json: AsJson = False,
 ) -> None:
@@ -158,7 +167,15 @@ def validate(
     read = {name: reference(name).spec for name in specs or references()}
     with progress(seeds * len(read), "seeds") as advance:
         found = [
-            compare(Path(name).stem, s, seeds, workers=workers, folder=keep, progress=advance)
+            compare(
+                Path(name).stem,
+                s,
+                seeds,
+                workers=workers,
+                folder=keep,
+                progress=advance,
+                scheduler=scheduler,
+            )
             for name, s in read.items()
         ]
     if png is not None:
@@ -176,6 +193,7 @@ def reproduce(
     text: Text = None,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("figures"),
     workers: Workers = CORES,
+    scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the paper's figures again: theory over measurement. An interrupted run resumes."""
@@ -183,7 +201,7 @@ def reproduce(
     from sigprop.figures import Lab
     from sigprop.reproduce import reproduce as run
 
-    lab = Lab(quick, text, None, workers, progress)
+    lab = Lab(quick, text, None, workers, progress, scheduler)
     tell = None if as_json else lambda made: show(lambda: tables.made(made))
     found = run(figures or (), lab, out, tell)
     if as_json:

@@ -117,12 +117,12 @@ class Layout:
 
         Parameters
         ----------
-        values : array, shape (N,)
+        values : array, shape (..., N)
             Values in the order of `couples`.
 
         Returns
         -------
-        array, shape (B, B)
+        array, shape (..., B, B)
             The matrix; zero on the diagonal where a block has one position.
 
         Examples
@@ -133,8 +133,8 @@ class Layout:
         [[0.0, 3.0], [3.0, 0.0]]
         """
         i, j = self.cells
-        out = np.zeros((len(self.size),) * 2)
-        out[i, j] = out[j, i] = values
+        out = np.zeros((*values.shape[:-1], len(self.size), len(self.size)))
+        out[..., i, j] = out[..., j, i] = values
         return out
 
     def _rows(self, part: float, index: Ints | slice = slice(None)) -> Rows:
@@ -159,14 +159,14 @@ class Layout:
 
         Parameters
         ----------
-        values : array, shape (B, B)
+        values : array, shape (..., B, B)
             Mean of a quantity over pairs of different tokens of two blocks.
 
         Returns
         -------
-        own : array, shape (P,)
+        own : array, shape (..., P)
             Mean over the keys that a query sees, taken twice; zero where it sees one.
-        between : array, shape (N,)
+        between : array, shape (..., N)
             Mean over the keys of the one and the keys of the other query.
 
         Examples
@@ -177,27 +177,29 @@ class Layout:
         >>> own.tolist(), between.tolist()
         ([0.0, 0.5, 0.5], [0.5, 0.5, 0.5])
         """
+        return self._picked(self._seen @ (self.pairs * values) @ self._seen.T)
+
+    def _picked(self, sums: Floats) -> tuple[Floats, Floats]:
+        """Means of each of `queries` and each of `couples`, from sums over pairs of keys."""
         i, j = self.couples
-        sums = self._seen @ (self.pairs * values) @ self._seen.T
-        counts = self._counts
-        means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
-        return np.diag(means).copy(), means[i, j]
+        means = np.divide(sums, self._counts, out=np.zeros_like(sums), where=self._counts > 0)
+        return np.diagonal(means, axis1=-2, axis2=-1).copy(), means[..., i, j]
 
     def turned_means(self, values: Floats, omega: Floats) -> tuple[Floats, Floats]:
         r"""Like `means`, of values times :math:`\cos\omega(t - t' - s + s')`, t and t' the queries.
 
         Parameters
         ----------
-        values : array, shape (B, B)
+        values : array, shape (..., B, B)
             Mean of a quantity over pairs of different tokens of two blocks.
         omega : array, shape (F,)
             Frequencies, over which the mean is taken too.
 
         Returns
         -------
-        own : array, shape (P,)
+        own : array, shape (..., P)
             Mean over the keys that a query sees, taken twice; zero where it sees one.
-        between : array, shape (N,)
+        between : array, shape (..., N)
             Mean over the keys of the one and the keys of the other query.
 
         Examples
@@ -208,7 +210,6 @@ class Layout:
         >>> own.round(12).tolist(), between.round(12).tolist()
         ([0.0, -1.0], [1.0])
         """
-        i, j = self.couples
         phase = omega[:, None, None]
         size = self.size.astype(np.float64)
         shape = np.sin(phase * size / 2) / (size * np.sin(phase / 2))
@@ -216,11 +217,11 @@ class Layout:
         weight = values * np.outer(size, size)
         waves = [_joined(self._seen * shape * part(turn), weight) for part in (np.cos, np.sin)]
         sums = sum(turned @ seen.T for turned, seen in waves) / omega.size
-        equal = (self._seen * (np.diag(values) * size)) @ self._seen.T  # pairs of one key
+        one = np.diagonal(values, axis1=-2, axis2=-1) * size
+        equal = (self._seen * one[..., None, :]) @ self._seen.T  # pairs of one key
         gap = self.queries.position[:, None] - self.queries.position
         sums -= equal * np.mean(np.cos(omega * gap[..., None]), axis=-1)
-        means = np.divide(sums, self._counts, out=np.zeros_like(sums), where=self._counts > 0)
-        return np.diag(means).copy(), means[i, j]
+        return self._picked(sums)
 
     @cached_property
     def _counts(self) -> Floats:
@@ -283,9 +284,9 @@ class Layout:
 
 
 def _joined(stack: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """(F, P, B) times a (B, B) matrix, and itself, each as (P, F B) for one matrix product."""
-    pair = (stack @ weight, stack)
-    turned, seen = (np.moveaxis(x, 0, 1).reshape(stack.shape[1], -1) for x in pair)
+    """(F, P, B) times (..., B, B), and itself, each as (..., P, F B) for one matrix product."""
+    pair = (stack @ weight[..., None, :, :], stack)
+    turned, seen = (np.moveaxis(x, -3, -2).reshape(*x.shape[:-3], stack.shape[1], -1) for x in pair)
     return turned, seen
 
 
@@ -295,6 +296,7 @@ def make_layout(
     window: float = np.inf,
     prefix: int = 0,
     cuts: Ints | tuple[int, ...] = (),
+    singles: int = SINGLES,
 ) -> Layout:
     """Blocks of a context.
 
@@ -310,6 +312,8 @@ def make_layout(
         Number of leading tokens that see each other, in [0, T].
     cuts : sequence of int
         Positions at which a block must end.
+    singles : int
+        Number of first positions that are blocks of one, >= 2.
 
     Returns
     -------
@@ -328,11 +332,12 @@ def make_layout(
     [0, 1, 2, 3, 4, 5, 6, 7, 8]
     """
     require(context >= 2, "context", context, "an integer >= 2")
-    require(resolution >= SINGLES, "resolution", resolution, f"an integer >= {SINGLES}")
+    require(singles >= 2, "singles", singles, "an integer >= 2")
+    require(resolution >= singles, "resolution", resolution, f"an integer >= {singles}")
     require(window >= 1, "window", window, "a number >= 1")
     require(0 <= prefix <= context, "prefix", prefix, "an integer in [0, context]")
-    single = np.arange(min(SINGLES, context) + 1)
-    grown = np.geomspace(single[-1], context, max(resolution - SINGLES, 1) + 1)
+    single = np.arange(min(singles, context) + 1)
+    grown = np.geomspace(single[-1], context, max(resolution - singles, 1) + 1)
     if resolution >= context:
         grown = np.arange(context + 1.0)
     if window < context:  # behind a window the kernel varies over the window, not the position

@@ -63,13 +63,13 @@ def plot_rotary(data: xr.Dataset) -> Figure:
     return figure
 
 
-def plot_positions(positions: Positions) -> Figure:
+def plot_positions(positions: Positions | xr.Dataset) -> Figure:
     """Overlap, relative entropy and weight on the first token against position.
 
     Parameters
     ----------
-    positions : Positions
-        Result of `sigprop.causal.causal`.
+    positions : Positions or xarray.Dataset
+        Result of `sigprop.causal.causal`, or its columns by name.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def plot_positions(positions: Positions) -> Figure:
     3
     """
     figure, (row,) = panels(3, width=3.2)
-    depth = len(positions.y2)
+    depth = len(positions.entropy_ratio)
     shown = sorted({1, (depth + 1) // 2, depth})
     for layer, colour in zip(shown, (BLUE, GREEN, VERMILLION), strict=False):
         curves = (positions.rho[layer], positions.entropy_ratio[layer - 1])

@@ -9,16 +9,25 @@ from numpy.typing import ArrayLike
 
 from sigprop.arrays import Bools, Floats, Ints, Number
 from sigprop.block import Block, build_block, rem_of
-from sigprop.causal import MAX_BLOCKS, Positions, causal, resolves
+from sigprop.causal import MAX_BLOCKS, MAX_POSITIONS, Positions, causal, resolves
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.rem import reduced_beta
+from sigprop.rem.biased import Favoured
 from sigprop.rotary import ByDistance, by_distance, turns
 from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.trajectory import Trajectory
 from sigprop.validate import count
 
-__all__ = ["blocks_of", "exchangeable", "initial_state", "propagate", "valid"]
+__all__ = [
+    "blocks_of",
+    "exchangeable",
+    "initial_state",
+    "propagate",
+    "require_resolved",
+    "unmasked",
+    "valid",
+]
 
 LARGEST = 1e150  # of q: its square must not overflow
 
@@ -55,6 +64,8 @@ def notes_of(spec: Transformer, limit: bool, by_position: bool = False) -> tuple
         notes.append(
             "Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train."
         )
+    if spec.has_identity:
+        notes.append("Identity parts: heads are taken to be infinitely wide.")
     if spec.causal and by_position:
         notes.append("Causal mask: means over positions; `positions` has each.")
     elif spec.causal:
@@ -102,8 +113,9 @@ def propagate(
     DomainError
         If `beta_by_layer` has the wrong length, or `blocks` is outside [1, min(256, T)].
     AssumptionError
-        If the state of a single spec vanishes or overflows in the first block, or `blocks` is
-        given for an array of specs or an infinite context.
+        If the state of a single spec vanishes or overflows in the first block, `blocks` is given
+        for an array of specs or an infinite context, or a single spec has positions that are not
+        resolved (`require_resolved`).
 
     Notes
     -----
@@ -123,6 +135,8 @@ def propagate(
             [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
         )
         return _by_position(spec, causal(spec, blocks=blocks, beta_by_layer=betas))
+    if spec.shape == () and not limit:
+        require_resolved(spec)
     if turns(spec) and not limit:
         betas = np.asarray(
             [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
@@ -168,6 +182,66 @@ def exchangeable(
     ended = _ended(q, gap)
     q, gap = _cut(ended, spec.depth, q, gap)
     return _described(spec, limit, layers, q, gap, ended)
+
+
+def require_resolved(spec: Transformer) -> None:
+    """Refuse causal masks and rotary positions where no theory resolves positions.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; arrays broadcast.
+
+    Raises
+    ------
+    AssumptionError
+        If a causal stack has no norms, or a causal or rotary one a finite context above 131 072.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagate import require_resolved
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0, norm="none")
+    >>> require_resolved(spec)
+    Traceback (most recent call last):
+        ...
+    sigprop.errors.AssumptionError: norm = 'none' with causal = True: ...
+    """
+    remedy = "set causal = false for what late tokens see, or ask for the limit"
+    if spec.causal and spec.norm == "none" and not np.all(np.isinf(spec.context)):
+        raise AssumptionError(f"norm = 'none' with causal = True: tokens differ in size; {remedy}")
+    context = np.asarray(spec.context)
+    long = np.any((context > MAX_POSITIONS) & np.isfinite(context))
+    if long and (spec.causal or spec.rotary_base is not None):
+        raise AssumptionError(
+            f"context = {context.max():g}: positions are resolved up to {MAX_POSITIONS}; {remedy}"
+        )
+
+
+def unmasked(spec: Transformer) -> Transformer:
+    """Spec without mask and rotary positions, whose tokens are exchangeable.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+
+    Returns
+    -------
+    Transformer
+        What its late tokens see.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagate import unmasked
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> unmasked(spec).causal
+    False
+    """
+    return replace(spec, causal=False, window=None, prefix=0, rotary_base=None)
 
 
 def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
@@ -318,7 +392,8 @@ def _described(
     b, x = np.stack(heat), np.stack(seen)
     known = np.isfinite(x) & np.isfinite(q[1:])
     b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
-    weights, ratio = rem.weights(b, x), rem.entropy_ratio(b)
+    weights = rem.weights(b, x)
+    ratio = rem.entropy_ratio(b, x) if isinstance(rem, Favoured) else rem.entropy_ratio(b)
     log_t = np.log(spec.context)
     with np.errstate(invalid="ignore"):  # 0 * inf at infinite context
         entropy, std = ratio * log_t, b * np.sqrt(log_t)

@@ -117,6 +117,8 @@ class Recipe:
         Multiplier of the skip branch.
     norm_gain : float
         Gain of the norms.
+    identity, value_identity : float
+        Multiple of the identity in each head's W_Q^T W_K, and in W_V W_O over all heads.
     norm : str, optional
         Placement of norms that the scheme asks for.
     q0 : float, optional
@@ -139,6 +141,8 @@ class Recipe:
     mlp_branch: float = 1.0
     skip: float = 1.0
     norm_gain: float = 1.0
+    identity: float = 0.0
+    value_identity: float = 0.0
     norm: str | None = None
     q0: float | None = None
     sub_norm: bool = False
@@ -190,6 +194,8 @@ def spec_of(recipe: Recipe, architecture: Transformer) -> Transformer:
     std, n = recipe.std, fan_in(architecture)
     variance = {name: std[name] ** 2 * n[name] for name in MATRICES}
     heat = math.sqrt(variance["query"] * variance["key"] / math.log(float(architecture.context)))
+    head, width = architecture.head_width or 1.0, architecture.width or 1
+    share = recipe.score * width / math.sqrt(head) / math.log(float(architecture.context))
     norm = recipe.norm or architecture.norm
     parallel = architecture.parallel and norm == "pre"
     changes: dict[str, Any] = {
@@ -203,6 +209,8 @@ def spec_of(recipe: Recipe, architecture: Transformer) -> Transformer:
         "alpha_attn": recipe.skip,
         "alpha_mlp": 1.0 if parallel else recipe.skip,
         "norm_gain": recipe.norm_gain,
+        "identity": recipe.identity * share,
+        "value_identity": recipe.attn_branch * recipe.value_identity,
         "norm": norm,
         "parallel": parallel,
         "q0": architecture.q0 if recipe.q0 is None else recipe.q0,

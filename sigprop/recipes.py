@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sigprop.arrays import Floats
 from sigprop.block import Fold, build_block, ordered
 from sigprop.maps.norm import Norm
+from sigprop.propagate import unmasked
 from sigprop.recipe import MATRICES, Recipe, fan_in, fan_out, spec_of
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -19,6 +22,7 @@ from sigprop.sweep import sweep
 __all__ = ["SCHEMES", "Normed", "Scheme", "normed"]
 
 FREE = math.sqrt(0.5)  # half of beta_c: three quarters of the entropy log T in the limit (E4, E5)
+CUTS = 2000  # singular values in the cut to the rank of a head: 1e-3 of the trace
 STRENGTHS = 401  # branch multipliers tried by the REM prescription
 SUBLAYERS = ("value", "output", "mlp_in", "mlp_out")
 
@@ -203,22 +207,43 @@ def _deepscale(spec: Transformer) -> Recipe:
 
 
 def _mimetic(spec: Transformer) -> Recipe:
-    """Random parts 0.7 Z of W_Q^T W_K, cut to the rank of a head, and 0.4 Z of W_V W_O."""
+    """W_Q^T W_K = 0.7 Z + 0.7 I cut to the rank of a head, and W_V W_O = 0.4 Z - 0.4 I."""
     d, heads = fan_in(spec)["query"], spec.heads
-    part = math.sqrt(0.7 / d) * (heads * _top_energy(1 / heads)) ** 0.25
-    mlp = dict.fromkeys(("mlp_in", "mlp_out"), 0.02)
-    return Recipe(_fan(spec, 0.4) | {"query": part, "key": part} | mlp)
+    mean, energy = _cut(0.7, 0.7, 1 / heads)
+    part = math.sqrt(1 / d) * (heads * (energy - mean**2)) ** 0.25
+    std = (
+        _fan(spec, 0.4) | {"query": part, "key": part} | dict.fromkeys(("mlp_in", "mlp_out"), 0.02)
+    )
+    return Recipe(std, identity=mean, value_identity=-0.4)
 
 
-def _top_energy(share: float) -> float:
-    """Part of the squared norm of a square Gaussian matrix in its largest singular values.
+def _cut(noise: float, identity: float, share: float) -> tuple[float, float]:
+    r"""Trace and squared norm, over d, of the best approximation of low rank to a Z + b I.
 
-    Quarter-circle law (Marchenko & Pastur 1967), by midpoints to 1e-4.
+    Z has independent entries of variance 1/d. With :math:`w = -z - a^2 g` the Hermitian matrix with
+    blocks a Z + b I has the mean resolvent :math:`g = w/(w^2 - b^2)` on the diagonal and
+    :math:`-b/(w^2 - b^2)` beside it, :math:`d \to \infty` (Dozier & Silverstein 2007; the second is
+    the overlap of left and right singular vectors). Their imaginary parts at z = s, over pi/2, are
+    the densities of singular values s and of :math:`u \cdot v` at s.
     """
-    angle = (np.arange(20_000) + 0.5) * math.pi / 40_000
-    density = np.cos(angle) ** 2 * 4 / math.pi  # of the values 2 sin(angle)
-    kept = np.cumsum(density[::-1])[::-1] * math.pi / 40_000 <= share
-    return float(np.sum((4 * np.sin(angle) ** 2 * density)[kept]) * math.pi / 40_000)
+    top = 2 * noise + identity
+    s = (np.arange(CUTS) + 0.5) * top / CUTS
+    g = _resolvent(s, noise, identity)
+    w = -s - noise**2 * g
+    beside = -identity / (w**2 - identity**2)
+    density, along = (2 / math.pi * np.imag(v) * top / CUTS for v in (g, beside))
+    kept = np.clip((share - np.cumsum(density[::-1])[::-1] + density) / density.clip(1e-300), 0, 1)
+    return float(np.sum(kept * s * along)), float(np.sum(kept * s**2 * density))
+
+
+def _resolvent(z: Floats, noise: float, identity: float) -> NDArray[np.complex128]:
+    """Root in the upper half plane of :math:`g (w^2 - b^2) = w`; real where there is no density."""
+    a2, b2 = noise**2, identity**2
+    companion = np.zeros((*z.shape, 3, 3))
+    companion[:, 1, 0] = companion[:, 2, 1] = 1
+    companion[:, 0] = -np.stack([2 * z / a2, ((z**2 - b2) / a2 + 1) / a2, z / a2**2], axis=-1)
+    roots = np.linalg.eigvals(companion)
+    return np.asarray(roots[np.arange(z.size), np.argmax(roots.imag, axis=-1)])
 
 
 def _rem(spec: Transformer) -> Recipe:
@@ -231,7 +256,7 @@ def _rem(spec: Transformer) -> Recipe:
     many = base.replace(
         sigma_o2=base.sigma_o2 * size**2, sigma_w2_2=np.asarray(base.sigma_w2_2) * size**2
     )
-    final = sweep(many).state
+    final = sweep(unmasked(many)).state
     kept = np.flatnonzero(final.gap / final.q >= (1 - float(spec.rho0)) / 2)
     strongest = float(size[kept[-1]]) if kept.size else float(size[0])
     return replace(plain, attn_branch=strongest, mlp_branch=strongest)
@@ -327,7 +352,8 @@ SCHEMES: dict[str, Scheme] = {
         "Trockman & Kolter 2023, arXiv 2305.09828: W_Q^T W_K = 0.7 Z + 0.7 I, "
         "W_V W_O = 0.4 Z - 0.4 I",
         _mimetic,
-        "The description holds the random parts; the identities favour a token's own key.",
+        "Heads are taken to be infinitely wide. The critical alpha and the gradient gain are those "
+        "of the random parts alone.",
     ),
     "mup": Scheme("Yang et al. 2022, arXiv 2203.03466: variance 1/n_in, scores over d_h", _mup),
     "u-mup": Scheme(

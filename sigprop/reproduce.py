@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ def reproduce(
             lab.windows(context)
     _make(folder)
     if lab.folder is None:
-        lab = Lab(lab.quick, lab.text, folder / CELLS, lab.workers, lab.bar)
+        lab = replace(lab, folder=folder / CELLS)
     made = []
     for figure in wanted:
         made.append(_one(figure, lab, folder))

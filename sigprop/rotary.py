@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.arrays import Floats, Ints, finite_or_none
-from sigprop.block import ordered
+from sigprop.block import Map, ordered
 from sigprop.errors import AssumptionError
 from sigprop.maps.activations import activation
 from sigprop.maps.mlp import Mlp
@@ -18,7 +18,7 @@ from sigprop.maps.rotary import Distances, Heard, RotaryAttention, make_distance
 from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["MAX_CONTEXT", "ByDistance", "by_distance", "turns"]
+__all__ = ["MAX_CONTEXT", "ByDistance", "by_distance", "start", "turns"]
 
 MAX_CONTEXT = 2**17
 
@@ -102,7 +102,8 @@ def turns(spec: Transformer) -> bool:
     False
     """
     single = spec.shape == () and bool(np.asarray(spec.context) <= MAX_CONTEXT)
-    return spec.rotary_base is not None and not spec.causal and single
+    plain = not (spec.causal or spec.has_identity)
+    return spec.rotary_base is not None and plain and single
 
 
 def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDistance:
@@ -145,18 +146,10 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
             "rotary positions are solved for one bidirectional spec with a rotary base and a "
             f"context of at most {MAX_CONTEXT}"
         )
-    context = int(np.asarray(spec.context))
-    distances = make_distances(context, spec.rotary_base, spec.head_width)
-    norm = None if spec.norm == "none" else Norm(spec.norm_gain)
-    q = None if norm is None else np.square(spec.norm_gain)
-    dual = activation(spec.activation)
-    mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, q)
     heard: list[Heard] = []
-    level = float(np.square(spec.norm_gain) if spec.norm == "post" else spec.q0)
-    states = [State(level, np.full(len(distances.edges) - 1, level * (1 - float(spec.rho0))))]
-    betas = np.broadcast_to(spec.beta if beta_by_layer is None else beta_by_layer, (spec.depth,))
-    for beta in betas.tolist():
-        maps = ordered(spec, norm, _attention(spec, distances, beta, heard), mlp)
+    distances, state, layers = start(spec, heard, beta_by_layer)
+    states = [state]
+    for maps in layers:
         with np.errstate(all="ignore"):  # what overflows or vanishes ends the loop
             state = reduce(lambda s, m: m(s), maps, states[-1])
         if not _valid(state):
@@ -165,6 +158,51 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
     if len(states) == 1:
         raise AssumptionError("nothing passes the first block, or its scores exceed s = 40")
     return _described(distances, states, heard)
+
+
+def start(
+    spec: Transformer, heard: list[Heard], beta_by_layer: Floats | None = None
+) -> tuple[Distances, State, list[tuple[Map, ...]]]:
+    """List the maps of a spec with rotary positions, to be applied one by one.
+
+    Parameters
+    ----------
+    spec : Transformer
+        As in `by_distance`.
+    heard : list
+        Receives the statistics of every attention.
+    beta_by_layer : array, shape (L,), optional
+        Inverse temperature of each block.
+
+    Returns
+    -------
+    distances : Distances
+        Groups of distances.
+    state : State
+        What enters the first block.
+    layers : list of tuples of maps
+        The blocks.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.rotary import start
+    >>> spec = Transformer(depth=2, context=64, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> len(start(spec, [])[2])
+    2
+    """
+    context, base = int(np.asarray(spec.context)), float(spec.rotary_base or 1.0)
+    distances = make_distances(context, base, spec.head_width)
+    norm = None if spec.norm == "none" else Norm(spec.norm_gain)
+    q = None if norm is None else np.square(spec.norm_gain)
+    dual = activation(spec.activation)
+    mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, q)
+    level = float(np.square(spec.norm_gain) if spec.norm == "post" else spec.q0)
+    state = State(level, np.full(len(distances.edges) - 1, level * (1 - float(spec.rho0))))
+    betas = np.broadcast_to(spec.beta if beta_by_layer is None else beta_by_layer, (spec.depth,))
+    attentions = [_attention(spec, distances, beta, heard) for beta in betas.tolist()]
+    return distances, state, [ordered(spec, norm, a, mlp) for a in attentions]
 
 
 def _attention(

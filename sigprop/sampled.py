@@ -1,4 +1,4 @@
-r"""Gradient kernels by sampling what the weights do, at infinite width (E24b, E25b).
+r"""Gradient kernels by sampling what the weights do (E24b, E25b).
 
 No weight matrix is drawn. With :math:`R R^T = K` the token kernel, a head has
 :math:`Q = \sigma R Z_q`, :math:`K_h = \sigma R Z_k`, Z standard normal of shape T x d_h and
@@ -12,7 +12,10 @@ No weight matrix is drawn. With :math:`R R^T = K` the token kernel, a head has
 
 Without a width heads are infinitely wide: scores are :math:`\sigma^2 R Z R^T`, and K takes the
 place of :math:`K_h K_h^T/(\sigma^2 d_h)` and of the same of queries. Norms and MLPs act
-elementwise. Of the assumptions of the closed form only the independence of forward and backward
+elementwise. With a width d, tokens are realised: what a branch adds is drawn given its input,
+:math:`R_f Z` with Z of d columns, so K is :math:`X X^T/d`, R is :math:`X/\sqrt d`, and all that
+finite width does to the score gradients (entries of K, overlaps that differ from seed to seed) is
+there. Of the assumptions of the closed form only the independence of forward and backward
 weights is left: tokens need not be exchangeable, so any input kernel, mask and position code will
 do.
 """
@@ -27,13 +30,16 @@ from numpy.typing import ArrayLike
 
 from sigprop.arrays import Bools, Floats
 from sigprop.errors import AssumptionError, DomainError, require
-from sigprop.maps.activations import activation
+from sigprop.maps.activations import activation, pointwise
 from sigprop.propagate import initial_state
+from sigprop.sampled_heads import angles, drawn, head, root_of
 from sigprop.spec import Transformer
 
 __all__ = ["SampledGradients", "sampled_gradients"]
 
 Pull = Callable[[Floats], Floats]
+Book = dict[str, float]  # what the weights of a block receive
+WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,9 @@ class SampledGradients:
         Gradient kernel at the first block, averaged over the draws.
     draws : int
         How many.
+    weights, weights_se : dict of str to array, shape (L,)
+        Squared Frobenius norms of the gradients of wq, wk, wv, w1 and w2, for output gradients of
+        total squared norm one, per unit of width; and their standard errors.
 
     Examples
     --------
@@ -71,6 +80,8 @@ class SampledGradients:
     rho: Floats
     kernel: Floats
     draws: int
+    weights: dict[str, Floats]
+    weights_se: dict[str, Floats]
 
 
 def sampled_gradients(
@@ -81,7 +92,7 @@ def sampled_gradients(
     mask: ArrayLike | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SampledGradients:
-    """Gradient kernel through depth by sampling attention, exact at infinite width.
+    """Gradient kernel through depth by sampling attention, for any input, mask and position code.
 
     Parameters
     ----------
@@ -134,21 +145,25 @@ def sampled_gradients(
     for _ in range(draws):
         tape, rho = _forward(spec, rng, start, seen)
         gradient, rows = np.eye(t), []
-        for pull in reversed(tape):
+        for pull, book in reversed(tape):
             gradient = pull(gradient)
-            rows.append(_means(gradient))
+            rows.append((*_means(gradient), *(book[name] / t for name in WEIGHTS)))
         layers.append(rows[::-1])
         rhos.append(rho)
         first += gradient / draws
         if progress is not None:
             progress(1)
     values = np.array(layers)
-    mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(draws)
+    mean, error = values.mean(axis=0).T, values.std(axis=0, ddof=1).T / np.sqrt(draws)
     rho = np.mean(rhos, axis=0)
-    return SampledGradients(mean[:, 0], mean[:, 1], error[:, 0], error[:, 1], rho, first, draws)
+    weights, weights_se = (dict(zip(WEIGHTS, v[2:], strict=True)) for v in (mean, error))
+    ends = (mean[0], mean[1], error[0], error[1])
+    return SampledGradients(*ends, rho, first, draws, weights, weights_se)
 
 
 def _check(spec: Transformer) -> None:
+    if spec.has_identity:
+        raise AssumptionError("sampling knows no identity parts")
     if spec.shape or np.isinf(spec.context) or spec.norm == "none":
         raise AssumptionError("sampling needs a single spec with norms and a finite context")
     if spec.rotary_base is not None and spec.width is None:
@@ -171,11 +186,19 @@ def _input(spec: Transformer, t: int, kernel: ArrayLike | None) -> Floats:
 
 def _mask(spec: Transformer, t: int, mask: ArrayLike | None) -> Bools:
     if mask is None:
-        return np.tri(t, dtype=bool) if spec.causal else np.ones((t, t), dtype=bool)
+        return _default_mask(spec, t)
     values = np.asarray(mask, dtype=bool)
     if values.shape != (t, t) or not values.any(axis=1).all():
         raise DomainError("mask", values.shape, f"shape ({t}, {t}), a key for every query")
     return values
+
+
+def _default_mask(spec: Transformer, t: int) -> Bools:
+    if not spec.causal:
+        return np.ones((t, t), dtype=bool)
+    place = np.arange(t)
+    seen = (place[:, None] >= place) | (np.maximum(place[:, None], place) < spec.prefix)
+    return seen & (place[:, None] - place < (spec.window or t))
 
 
 def _means(kernel: Floats) -> tuple[float, float]:
@@ -185,36 +208,54 @@ def _means(kernel: Floats) -> tuple[float, float]:
 
 def _forward(
     spec: Transformer, rng: np.random.Generator, kernel: Floats, seen: Bools
-) -> tuple[list[Pull], Floats]:
-    """One stack: its pullbacks, block by block, and the overlap of its tokens."""
-    tape, rho = [], [_means(_norm(kernel, 1.0)[0])[1]]
+) -> tuple[list[tuple[Pull, Book]], Floats]:
+    """One stack: its pullbacks, block by block, with their books, and its tokens' overlap."""
+    x = kernel if spec.width is None else drawn(rng, root_of(kernel), spec.width)
+    if spec.norm == "post" and spec.width is not None:
+        x = _norm(spec, x, float(spec.norm_gain))[0]
+    tape, rho = [], [_overlap(spec, x)]
     for _ in range(spec.depth):
-        kernel, pull = _block(spec, rng, kernel, seen)
-        tape.append(pull)
-        rho.append(_means(_norm(kernel, 1.0)[0])[1])
+        book: Book = {}
+        x, pull = _block(spec, rng, x, seen, book)
+        tape.append((pull, book))
+        rho.append(_overlap(spec, x))
     return tape, np.array(rho)
 
 
+def _read(spec: Transformer, x: Floats) -> tuple[Floats, Floats]:
+    """Kernel of a stream and its root: the stream is a kernel, or tokens where there is a width."""
+    if spec.width is None:
+        return x, root_of(x)
+    root = x / np.sqrt(spec.width)
+    return root @ root.T, root
+
+
+def _overlap(spec: Transformer, x: Floats) -> float:
+    x = _norm(spec, x, 1.0)[0]
+    return _means(x if spec.width is None else x @ x.T / spec.width)[1]
+
+
 def _block(
-    spec: Transformer, rng: np.random.Generator, kernel: Floats, seen: Bools
+    spec: Transformer, rng: np.random.Generator, x: Floats, seen: Bools, book: Book
 ) -> tuple[Floats, Pull]:
     gain = float(spec.norm_gain)
     alphas = float(spec.alpha_attn) ** 2, float(spec.alpha_mlp) ** 2
+    skip = alphas if spec.width is None else (float(spec.alpha_attn), float(spec.alpha_mlp))
     if spec.norm == "pre":
-        read, inner = _norm(kernel, gain)
-        mixed, attend = _attention(spec, rng, read, seen)
-        middle = alphas[0] * kernel + mixed
-        again, outer = (read, inner) if spec.parallel else _norm(middle, gain)
-        thought, think = _mlp(spec, again)
+        read, inner = _norm(spec, x, gain)
+        mixed, attend = _attention(spec, rng, read, seen, book)
+        middle = skip[0] * x + mixed
+        again, outer = (read, inner) if spec.parallel else _norm(spec, middle, gain)
+        thought, think = _mlp(spec, rng, again, book)
         if spec.parallel:
             return middle + thought, lambda g: alphas[0] * g + inner(attend(g) + think(g))
-        return alphas[1] * middle + thought, _chain(
+        return skip[1] * middle + thought, _chain(
             lambda g: alphas[1] * g + outer(think(g)), lambda g: alphas[0] * g + inner(attend(g))
         )
-    mixed, attend = _attention(spec, rng, kernel, seen)
-    middle, first = _norm(alphas[0] * kernel + mixed, gain)
-    thought, think = _mlp(spec, middle)
-    out, second = _norm(alphas[1] * middle + thought, gain)
+    mixed, attend = _attention(spec, rng, x, seen, book)
+    middle, first = _norm(spec, skip[0] * x + mixed, gain)
+    thought, think = _mlp(spec, rng, middle, book)
+    out, second = _norm(spec, skip[1] * middle + thought, gain)
     return out, _chain(
         second,
         lambda g: alphas[1] * g + think(g),
@@ -232,110 +273,75 @@ def _chain(*pulls: Pull) -> Pull:
     return pull
 
 
-def _norm(kernel: Floats, gain: float) -> tuple[Floats, Pull]:
-    scale = gain / np.sqrt(np.diagonal(kernel))
+def _norm(spec: Transformer, x: Floats, gain: float) -> tuple[Floats, Pull]:
+    square = np.diagonal(x) if spec.width is None else np.mean(x * x, axis=1)
+    scale = gain / np.sqrt(square)
     both = np.outer(scale, scale)
-    return kernel * both, lambda g: g * both
+    out = x * both if spec.width is None else x * scale[:, None]
+    return out, lambda g: g * both
 
 
-def _mlp(spec: Transformer, kernel: Floats) -> tuple[Floats, Pull]:
+def _mlp(spec: Transformer, rng: np.random.Generator, x: Floats, book: Book) -> tuple[Floats, Pull]:
     """Elementwise duals; behind a norm every token has the same variance."""
     inner, outer = float(spec.sigma_w1_2), float(spec.sigma_w2_2)
+    kernel, root = _read(spec, x) if spec.width is not None else (x, x)
     bias, q = float(spec.sigma_b2), float(kernel[0, 0])
     dual = activation(spec.activation)(np.asarray(max(inner * q + bias, 1e-300)))
-    x = np.clip(inner * (q - kernel) / dual.q, 0.0, 2.0)
-    hidden = dual.variance - dual.q * dual.drop(1.0 * x)
-    slopes = np.asarray(dual.slopes(x))
+    gap = np.clip(inner * (q - kernel) / dual.q, 0.0, 2.0)
+    hidden = dual.variance - dual.q * dual.drop(1.0 * gap)
+    slopes = np.asarray(dual.slopes(gap))
     if spec.gated:
-        linear = dual.q * (1 - x)
+        linear = dual.q * (1 - gap)
         hidden, slopes = hidden * linear, slopes * linear + hidden
-    return outer * hidden + bias, lambda g: inner * outer * slopes * g
+
+    def pull(gradient: Floats) -> Floats:
+        book["w1"] = outer * float(np.sum(kernel * slopes * gradient))
+        book["w2"] = float(np.sum(hidden * gradient))
+        return inner * outer * slopes * gradient
+
+    return outer * hidden + bias if spec.width is None else _thought(spec, rng, root), pull
 
 
-def _root(kernel: Floats) -> Floats:
-    values, vectors = np.linalg.eigh(kernel)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+def _thought(spec: Transformer, rng: np.random.Generator, root: Floats) -> Floats:
+    """Output of the MLP for tokens, from drawn units."""
+    assert spec.width is not None
+    units, bias = max(round(spec.width * spec.mlp_ratio), 1), np.sqrt(spec.sigma_b2)
 
+    def inside() -> Floats:
+        return np.sqrt(spec.sigma_w1_2) * drawn(rng, root, units) + bias * rng.standard_normal(
+            units
+        )
 
-def _softmax(scores: Floats, seen: Bools) -> Floats:
-    scores = np.where(seen, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
-
-
-@dataclass(frozen=True)
-class _Head:
-    """One head's weights, and its queries and keys, or roots of their kernels."""
-
-    weights: Floats
-    queries: Floats
-    keys: Floats
-
-    def scores(self, product: Floats, turn: Floats | None) -> Floats:
-        """Sum the kernels of dQ and dK, given B."""
-        c = self.weights * (product - (self.weights * product).sum(axis=1, keepdims=True))
-        dq, dk = c @ self.keys, c.T @ self.queries
-        if turn is not None:
-            dq, dk = _rotated(dq, -turn), _rotated(dk, -turn)
-        return np.asarray(dq @ dq.T + dk @ dk.T)
+    hidden = pointwise(spec.activation)(inside()) * (inside() if spec.gated else 1.0)
+    out = drawn(rng, np.sqrt(spec.sigma_w2_2 / units) * hidden, spec.width)
+    return np.asarray(out + bias * rng.standard_normal(spec.width))
 
 
 def _attention(
-    spec: Transformer, rng: np.random.Generator, kernel: Floats, seen: Bools
+    spec: Transformer, rng: np.random.Generator, x: Floats, seen: Bools, book: Book
 ) -> tuple[Floats, Pull]:
     value = float(spec.sigma_v2 * spec.sigma_o2)
     variance = float(spec.beta * np.sqrt(np.log(spec.context)))
-    root, turn = _root(kernel), _angles(spec)
-    heads = [_head(spec, rng, root, seen, variance, turn) for _ in range(spec.heads)]
+    (kernel, root), turn = _read(spec, x), angles(spec)
+    heads = [head(spec, rng, root, seen, variance, turn) for _ in range(spec.heads)]
     flat = seen / seen.sum(axis=1, keepdims=True) if spec.attention == "centred" else 0.0
-    mixers = [head.weights - flat for head in heads]
-    out = value * sum(m @ kernel @ m.T for m in mixers) / spec.heads
-    if spec.attention == "softmax":
-        out = out + float(spec.sigma_b2 * spec.sigma_o2)
+    mixers = [one.weights - flat for one in heads]
+    bias = float(spec.sigma_b2 * spec.sigma_o2) if spec.attention == "softmax" else 0.0
 
     def pull(gradient: Floats) -> Floats:
-        own, total = _root(gradient), np.zeros_like(gradient)
-        for head, mixer in zip(heads, mixers, strict=True):
-            product = own @ rng.standard_normal(gradient.shape) @ root.T
-            total += mixer.T @ gradient @ mixer + variance * head.scores(product, turn)
-        return np.asarray(value * total / spec.heads)
+        own, parts = root_of(gradient), np.zeros((3, *gradient.shape))
+        for one, mixer in zip(heads, mixers, strict=True):
+            product = drawn(rng, own, root.shape[1]) @ root.T
+            parts += (*one.scores(product, turn), mixer.T @ gradient @ mixer)
+        parts /= spec.heads
+        query, key, passed = (float(np.sum(kernel * part)) for part in parts)
+        book.update(wq=value * query, wk=value * key, wv=float(spec.sigma_o2) * passed)
+        return np.asarray(value * (parts[2] + variance * (parts[0] + parts[1])))
 
-    return np.asarray(out), pull
-
-
-def _head(
-    spec: Transformer,
-    rng: np.random.Generator,
-    root: Floats,
-    seen: Bools,
-    variance: float,
-    turn: Floats | None,
-) -> _Head:
-    """Draw queries and keys over sqrt(d_h); at infinite width, the roots of their kernels."""
-    t = len(root)
-    if spec.head_width is None:
-        weights = _softmax(variance * root @ rng.standard_normal((t, t)) @ root.T, seen)
-        return _Head(weights, np.sqrt(variance) * root, np.sqrt(variance) * root)
-    size = (t, int(spec.head_width))
-    q, k = (np.sqrt(variance) * root @ rng.standard_normal(size) for _ in range(2))
-    if turn is not None:
-        q, k = _rotated(q, turn), _rotated(k, turn)
-    scale = np.sqrt(size[1])
-    return _Head(_softmax(q @ k.T / scale, seen), q / scale, k / scale)
-
-
-def _angles(spec: Transformer) -> Floats | None:
-    """Rotary angles, position by frequency."""
-    if spec.rotary_base is None or spec.head_width is None:
-        return None
-    half = int(spec.head_width) // 2
-    frequency = spec.rotary_base ** (-np.arange(half) / half)
-    return np.outer(np.arange(int(spec.context)), frequency)
-
-
-def _rotated(x: Floats, angle: Floats) -> Floats:
-    """Turn pairs (i, i + d_h/2) of features; an odd last one stays."""
-    half = angle.shape[1]
-    a, b, rest = x[:, :half], x[:, half : 2 * half], x[:, 2 * half :]
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.hstack([a * cos - b * sin, a * sin + b * cos, rest])
+    if spec.width is None:
+        mixed = value * sum(m @ kernel @ m.T for m in mixers) / spec.heads + bias
+    else:
+        share = spec.width // spec.heads
+        parts = [m @ drawn(rng, np.sqrt(value) * root, share) for m in mixers]
+        mixed = np.hstack(parts) + np.sqrt(bias) * rng.standard_normal(spec.width)
+    return np.asarray(mixed), pull

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sigprop.diagram import diagram
+from sigprop.propagate import unmasked
 from sigprop.recipe import spec_of
 from sigprop.schemes import Outcome, recipe
 from sigprop.spec import Transformer
@@ -73,6 +74,6 @@ def scheme_diagram(
     low, high = (0.5 * known.min(initial=0.5), 2 * known.max(initial=8.0))
     heat = np.geomspace(np.clip(0.5 * beta.min(), 0.02, 1.0), HOTTEST, points)
     skip = np.geomspace(low, high, points)
-    data = diagram(base, rho_max=rho_max, beta=heat, alpha_attn=skip)
+    data = diagram(unmasked(base), rho_max=rho_max, beta=heat, alpha_attn=skip)
     places = {"scheme_beta": ("scheme", beta), "scheme_strength": ("scheme", strength)}
     return data.rename(alpha_attn="strength").assign(places)

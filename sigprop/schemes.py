@@ -192,8 +192,6 @@ def described(name: str, architecture: Transformer) -> tuple[Recipe, Transformer
     elif name == "deepscalelm":
         unit = replace(found, std=found.std | {n: found.std["query"] for n in ("value", "output")})
         remark += _distance(spec, normed(spec_of(unit, architecture), mlp=False).rho)
-    elif name == "identity-like":
-        remark += f" Their weight on it is {_own_weight(spec):.2g}; the theory has 1/T."
     elif found.bias:
         remark += f" They are {found.bias**2:.2g} or less."
     return found, spec, remark
@@ -202,14 +200,6 @@ def described(name: str, architecture: Transformer) -> tuple[Recipe, Transformer
 def _distance(spec: Transformer, rho: float) -> str:
     off = abs(float(exchangeable(spec).rho[-1]) - rho)
     return f" This moves rho_L by {off:.2g}."
-
-
-def _own_weight(spec: Transformer) -> float:
-    """Softmax weight of a bias 0.7 sqrt(d_h) on the own key, by annealed averages."""
-    log_t = math.log(float(spec.context))
-    bias = 0.7 * math.sqrt(spec.head_width or 1.0)
-    rest = log_t + float(spec.beta) ** 2 * log_t * (1 - float(spec.rho0)) / 2
-    return 1 / (1 + math.exp(rest - bias))
 
 
 def admin_skips(spec: Transformer) -> list[float]:
@@ -275,7 +265,7 @@ def outcome(name: str, architecture: Transformer, rho_max: float = 0.98) -> Outc
     'rank collapse'
     """
     found, spec, remark = described(name, architecture)
-    verdict = judge(spec, rho_max)
+    plain, verdict = spec.without_identity(), judge(spec, rho_max)
     t = verdict.trajectory
     whole = int(t.ended) == spec.depth
     return Outcome(
@@ -287,7 +277,7 @@ def outcome(name: str, architecture: Transformer, rho_max: float = 0.98) -> Outc
         _float(t.entropy_ratio[0]),
         _float(t.entropy_ratio[-1]) if whole else None,
         _float(verdict.critical.alpha_attn),
-        _float(gradients(spec, t).exponent),
+        _float(gradients(plain, None if spec.has_identity else t).exponent),
         verdict.verdict if whole else "undefined",
         _reason(verdict) if whole else t.reason,
         remark,

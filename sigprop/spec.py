@@ -34,6 +34,8 @@ RANGES = {
     "alpha_attn": (0.0, 1e6, True, "a number in [0, 1e6]"),
     "alpha_mlp": (0.0, 1e6, True, "a number in [0, 1e6]"),
     "norm_gain": (0.0, 1e3, False, "a number in (0, 1000]"),
+    "identity": (-1e3, 1e3, True, "a number in [-1000, 1000]"),
+    "value_identity": (-1e3, 1e3, True, "a number in [-1000, 1000]"),
     "q0": (0.0, MAX_VARIANCE, False, "a number in (0, 1e6]"),
 }
 CHOICES = {"norm": NORMS, "attention": ATTENTIONS, "activation": ACTIVATIONS}
@@ -58,14 +60,17 @@ class Transformer:
         d / heads, whose score variance fluctuates (E12).
     heads : int
         Number of attention heads.
+    kv_heads : int, optional
+        Number of key and value heads, a divisor of `heads`: each serves a group of query heads.
+        None is one each. Sharing leaves expectations alone and widens the spread over networks.
     norm : {"post", "pre", "none"}
         Placement of LayerNorm or RMSNorm.
     attention : {"softmax", "centred"}
         A, or A - 1/T (E11).
     causal : bool
-        Whether token t sees keys up to t only. A single spec is then solved position by position;
-        arrays of specs, the limit, and stacks without norms are described by their last tokens,
-        which see the whole context, and the result says so.
+        Whether token t sees keys up to t only. `propagate`, `sweep`, `critical` and `diagram` then
+        resolve positions; trajectories of arrays of specs, and the limit, describe the last tokens,
+        which see the whole context, and say so.
     window : int, optional
         Sliding window: a causal token sees this many latest keys, itself included; None sees all.
     prefix : int
@@ -92,6 +97,11 @@ class Transformer:
         Residual strengths: the multiplier of the skip branch at each sublayer.
     norm_gain : float *
         Gain of the norms.
+    identity : float *
+        Identity part gamma of queries and keys: W_Q^T W_K / sqrt(d_h) contains gamma log T / d
+        times the identity, so that each token favours its own key.
+    value_identity : float *
+        Multiple of the identity that the product of value and output matrices contains.
     rho0 : float *
         Overlap of two input tokens, in [-1/(T-1), 1].
     q0 : float *
@@ -122,6 +132,7 @@ class Transformer:
     context: Number
     width: int | None = None
     heads: int = 1
+    kv_heads: int | None = None
     norm: str = "post"
     attention: str = "softmax"
     causal: bool = False
@@ -142,6 +153,8 @@ class Transformer:
     alpha_attn: Number = 1.0
     alpha_mlp: Number = 1.0
     norm_gain: Number = 1.0
+    identity: Number = 0.0
+    value_identity: Number = 0.0
     rho0: Number
     q0: Number = 1.0
 
@@ -151,6 +164,10 @@ class Transformer:
         if self.width is not None:
             self._set("width", count("width", self.width, 1, 10**9))
             require(self.width >= self.heads, "heads", self.heads, "at most width")
+        if self.kv_heads is not None:
+            self._set("kv_heads", count("kv_heads", self.kv_heads, 1, self.heads))
+            words = f"a divisor of heads = {self.heads}"
+            require(self.heads % self.kv_heads == 0, "kv_heads", self.kv_heads, words)
         for name, choices in CHOICES.items():
             choice(name, getattr(self, name), choices)
         for name in FLAGS:
@@ -194,6 +211,8 @@ class Transformer:
         lowest = np.where(np.isinf(context), 0.0, -1 / (np.minimum(context, 1e300) - 1))
         low, high = np.broadcast_arrays(lowest, rho0)
         require((high >= low) & (high <= 1), "rho0", high, "a number in [-1/(T-1), 1]")
+        if np.any(self.identity) and self.norm == "none":
+            raise AssumptionError('identity needs a norm: set norm = "pre" or "post"')
         if self.parallel and self.norm != "pre":
             raise AssumptionError('parallel = True needs norm = "pre"')
         if self.parallel and np.any(np.asarray(self.alpha_mlp) != 1):
@@ -239,9 +258,37 @@ class Transformer:
         return ("context", "rho0", *RANGES)
 
     @property
+    def has_identity(self) -> bool:
+        """Whether queries and keys or values have an identity part."""
+        return bool(np.any(self.identity) or np.any(self.value_identity))
+
+    def without_identity(self) -> Transformer:
+        """Copy whose queries, keys and values have no identity part.
+
+        Returns
+        -------
+        Transformer
+            The description itself if it has none.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0,
+        ...                    identity=0.5)
+        >>> spec.has_identity, spec.without_identity().has_identity
+        (True, False)
+        """
+        return self.replace(identity=0.0, value_identity=0.0) if self.has_identity else self
+
+    @property
     def head_width(self) -> float | None:
         """Width of one head, or None in the limit of infinite width."""
         return None if self.width is None else self.width / self.heads
+
+    @property
+    def heads_per_key(self) -> int:
+        """Number of query heads that share one key and value head."""
+        return 1 if self.kv_heads is None else self.heads // self.kv_heads
 
     def replace(self, **changes: Any) -> Transformer:
         """Copy with some parameters changed, validated again.

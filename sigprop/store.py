@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +19,14 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.errors import DomainError
+from sigprop.distribute import THREADS, kept_words, spread
+from sigprop.errors import DomainError, UnfinishedError
 from sigprop.validate import count
 from sigprop.version import __version__
 
 __all__ = ["Arrays", "Job", "gather"]
 
 Arrays = dict[str, NDArray[Any]]
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Job(NamedTuple):
@@ -66,8 +68,13 @@ def gather(
     folder: Path | None = None,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
+    scheduler: str | None = None,
 ) -> list[Arrays]:
     """Results of all jobs, those that a folder holds already included.
+
+    On a cluster a worker writes what it finishes where it sees the folder, before it answers: then
+    a client that is killed loses nothing. What is not in the folder by then, because the worker's
+    machine does not share it, the client writes before the job counts as done.
 
     Parameters
     ----------
@@ -79,6 +86,10 @@ def gather(
         Processes, in [1, 1024]; each uses one thread of the linear algebra library.
     progress : callable, optional
         Called with 1 after each job.
+    scheduler : str, optional
+        Address of a dask scheduler whose workers do the jobs, or "local" for a dask cluster of
+        `workers` processes. Results are those of one process with one thread, bit for bit, on
+        machines with the same processors and libraries.
 
     Returns
     -------
@@ -88,7 +99,9 @@ def gather(
     Raises
     ------
     DomainError
-        If the folder cannot be written.
+        If the folder cannot be written, or no scheduler answers.
+    UnfinishedError
+        If the cluster is lost; it says how many jobs are kept.
 
     Examples
     --------
@@ -104,7 +117,9 @@ def gather(
     found = {i: kept for i, job in enumerate(jobs) if (kept := _kept(job, folder)) is not None}
     told(len(found))
     todo = [i for i in range(len(jobs)) if i not in found]
-    if workers == 1 or not todo:  # one job too runs in a process: threads change the last digits
+    if scheduler is not None and todo:
+        _spread(jobs, todo, folder, workers, scheduler, found, told)
+    elif workers == 1 or not todo:  # one job too runs in a process: threads change the last digits
         for i in todo:
             found[i] = _done(jobs[i], folder)
             told(1)
@@ -126,7 +141,7 @@ def _kept(job: Job, folder: Path | None) -> Arrays | None:
     if folder is None:
         return None
     try:
-        with (folder / f"{job.key}.npz").open("rb") as file:
+        with _place(job, folder).open("rb") as file:
             with np.load(file, allow_pickle=False) as stored:
                 return dict(stored)
     except (OSError, ValueError, EOFError, BadZipFile):
@@ -136,13 +151,59 @@ def _kept(job: Job, folder: Path | None) -> Arrays | None:
 def _done(job: Job, folder: Path | None) -> Arrays:
     out = job.function(**job.arguments)
     if folder is not None:
-        final = folder / f"{job.key}.npz"
-        temporary = folder / f".{job.key}.{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
-            np.savez(file, **out)  # type: ignore[arg-type]  # allow_pickle is a keyword of its own
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(final)
+        _keep(job, folder, out)
+    return out
+
+
+def _place(job: Job, folder: Path) -> Path:
+    return folder / f"{job.key}.npz"
+
+
+def _keep(job: Job, folder: Path, out: Arrays) -> None:
+    temporary = folder / f".{job.key}.{platform.node()}.{os.getpid()}.tmp"
+    with temporary.open("wb") as file:
+        np.savez(file, **out)  # type: ignore[arg-type]  # allow_pickle is a keyword of its own
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(_place(job, folder))
+
+
+def _spread(
+    jobs: list[Job],
+    todo: list[int],
+    folder: Path | None,
+    workers: int,
+    scheduler: str,
+    found: dict[int, Arrays],
+    told: Callable[[int], None],
+) -> None:
+    """Run jobs on a dask cluster."""
+    where = None if folder is None else folder.resolve()  # workers start in folders of their own
+    names = {f"{jobs[i].function.__qualname__}-{i}-{jobs[i].key}": i for i in todo}
+
+    def done(name: str, out: Arrays) -> None:
+        i = names[name]
+        if where is not None and not _place(jobs[i], where).exists():
+            _keep(jobs[i], where, out)
+        found[i] = out
+        told(1)
+
+    try:
+        tasks = {name: (jobs[i], where) for name, i in names.items()}
+        spread(_done_once, tasks, done, scheduler, workers)
+    except UnfinishedError as error:
+        kept = 0 if where is None else sum(_place(job, where).exists() for job in jobs)
+        raise UnfinishedError(f"{error}; {kept_words(kept, len(jobs), folder)}") from None
+
+
+def _done_once(job: Job, folder: Path | None) -> Arrays:
+    """Do a job on a worker, unless another worker kept it and died before it could answer."""
+    if (kept := _kept(job, folder)) is not None:
+        return kept
+    out = _done(job, None)
+    if folder is not None:
+        with suppress(OSError):  # this machine does not have the folder: the client writes
+            _keep(job, folder, out)
     return out
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from sigprop.arrays import Bools, Floats
 from sigprop.block import build_block
-from sigprop.propagate import initial_state, valid
+from sigprop.propagate import initial_state, require_resolved, valid
+from sigprop.resolved import is_resolved, reach
 from sigprop.spec import Transformer
 from sigprop.state import State
 
@@ -37,6 +38,9 @@ class Final:
         entropy over the layers is the entropy there.
     defined : array of bool
         Whether the iteration stayed finite with q > 0.
+    entropy_ratio : array or None
+        Smallest H / log T over the layers, where it does not follow from `reduced_beta`: in causal
+        stacks, a mean over positions, as all else is.
 
     Examples
     --------
@@ -49,6 +53,7 @@ class Final:
     state: State
     reduced_beta: Floats
     defined: Bools
+    entropy_ratio: Floats | None = None
 
 
 def sweep(
@@ -68,7 +73,8 @@ def sweep(
     Returns
     -------
     Final
-        Final state and largest reduced inverse temperature.
+        Final state and largest reduced inverse temperature. Causal specs with norms are solved
+        position by position, rotary positions distance by distance (`sigprop.resolved`).
 
     Examples
     --------
@@ -80,6 +86,10 @@ def sweep(
     >>> sweep(spec).state.gap.shape
     (5,)
     """
+    if not limit:
+        require_resolved(spec)
+        if is_resolved(spec):
+            return _resolved(spec, progress)
     np.empty(HEAP)
     shape = spec.shape
     q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
@@ -93,6 +103,12 @@ def sweep(
         if progress is not None:
             progress(prod(part.shape))
     return Final(State(q, gap), heat, defined)
+
+
+def _resolved(spec: Transformer, progress: Callable[[int], None] | None) -> Final:
+    found = reach(spec, progress)
+    state = State(found.q, found.q * found.gap_ratio)
+    return Final(state, found.reduced_beta, np.isfinite(found.q), found.entropy_ratio)
 
 
 def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:

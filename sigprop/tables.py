@@ -153,6 +153,15 @@ def gradients(found: Gradients) -> Group:
         table.add_row(str(i), *(f"{float(column[i]):.3g}" for column in columns))
     fates = {name: sorted(set(fate.tolist())) for name, fate in found.fates().items()}
     unwell = [f"{name}: {', '.join(fate)}" for name, fate in fates.items() if fate != ["healthy"]]
+    if found.errors is not None:
+        share = max(
+            float(np.max(e / np.abs(getattr(found, n))))
+            for n, e in found.errors.items()
+            if n != "p"
+        )
+        unwell.append(
+            f"{found.draws} sampled networks: standard errors up to {share:.0%} (p^g: --json)"
+        )
     return Group(table, f"gradient exponent {float(found.exponent):.4g} per block", *unwell)
 
 

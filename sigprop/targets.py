@@ -97,6 +97,35 @@ class Targets:
             ])  # fmt: skip
         return np.where(np.isnan(room), -np.inf, room)
 
+    def moved(self, index: int, margins: float) -> float:
+        """Bound of one target moved by a number of its margins.
+
+        Parameters
+        ----------
+        index : int
+            Which, in the order of `CONSTRAINTS`.
+        margins : float
+            How many; below zero it becomes easier to meet.
+
+        Returns
+        -------
+        float
+            The bound.
+
+        Examples
+        --------
+        >>> from sigprop.targets import Targets
+        >>> round(Targets().moved(1, -3.5), 2)
+        0.43
+        """
+        tens = 10 ** (margins * self.decade_margin)
+        return (
+            self.rho_max - margins * self.rho_margin,
+            self.entropy_min + margins * self.entropy_margin,
+            self.query_min * tens,
+            self.gradient_max / tens,
+        )[index]
+
 
 class Measures(NamedTuple):
     """What a design does.
@@ -138,8 +167,8 @@ def measure(
     beta_by_layer : array, shape (L, ...), optional
         Inverse temperature of each block.
     resolved : bool
-        Overlap and entropy as `propagate` finds them, by position where it can; means over pairs
-        and positions.
+        Overlap and entropy as `propagate` finds them, by position where it can: means over pairs
+        and positions. Gradients with the spread over networks, unless beta differs by block.
 
     Returns
     -------
@@ -156,7 +185,8 @@ def measure(
     True
     """
     flat = exchangeable(spec, beta_by_layer=beta_by_layer)
-    back = gradients(spec, flat, beta_by_layer)
+    single = resolved and beta_by_layer is None
+    back = gradients(spec, None if single else flat, beta_by_layer)
     norms = np.stack([getattr(back, name) for name in WEIGHTS])
     seen = propagate(spec, beta_by_layer=beta_by_layer) if resolved else flat
     if len(flat.q) <= spec.depth:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from sigprop.critical import Critical, critical
-from sigprop.diagram import FREEZING
 from sigprop.errors import AssumptionError
 from sigprop.fixed_points import Exponents, exponents
-from sigprop.propagate import exchangeable
+from sigprop.plan import FREEZING
+from sigprop.propagate import propagate
 from sigprop.spec import Transformer
 from sigprop.trajectory import Trajectory
 
@@ -89,6 +89,10 @@ def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verd
     DomainError
         If rho_max is outside (0, 1).
 
+    Notes
+    -----
+    Critical strength and exponents leave identity parts out.
+
     Examples
     --------
     >>> from sigprop import Transformer
@@ -99,9 +103,10 @@ def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verd
     """
     if spec.shape:
         raise AssumptionError(f"a verdict needs a single spec, not arrays of shape {spec.shape}")
-    found = critical(spec, rho_max, limit)
-    trajectory = exchangeable(spec, limit)
-    rates = None if spec.norm == "none" else exponents(spec, limit)
+    plain = spec.without_identity()
+    found = critical(plain, rho_max, limit)
+    trajectory = propagate(spec, limit)
+    rates = None if spec.norm == "none" else exponents(plain, limit)
     above = np.flatnonzero(trajectory.rho > rho_max)
     rank, cold = bool(trajectory.rho[-1] > rho_max), bool(trajectory.reduced_beta.max() > FREEZING)
     kinds = [name for name, holds in (("rank collapse", rank), ("entropy collapse", cold)) if holds]

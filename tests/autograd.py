@@ -22,11 +22,21 @@ def _erf(x):
     return erf(x.astype(float))
 
 
+def _silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def _silu_slope(x):
+    gate = 1 / (1 + np.exp(-x))
+    return gate * (1 + x * (1 - gate))
+
+
 ACTIVATIONS = {
     "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(x.dtype)),
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
     "linear": (lambda x: x, np.ones_like),
     "gelu": (_gelu, _gelu_slope),
+    "silu": (_silu, _silu_slope),
 }
 
 
@@ -54,6 +64,18 @@ class Attention:
     heads: int
     centred: bool = False
     causal: bool = False
+    rotary: float | None = None
+
+    def _turned(self, y, sign):
+        """Pairs of features of every head turn with the position."""
+        if self.rotary is None:
+            return y
+        _, t, width = y.shape
+        angle = np.arange(t)[:, None] * self.rotary ** (-np.arange(0, width, 2) / width)
+        cos, sin = np.cos(angle).astype(y.dtype), sign * np.sin(angle).astype(y.dtype)
+        out, (a, b) = np.empty_like(y), (y[..., ::2], y[..., 1::2])
+        out[..., ::2], out[..., 1::2] = a * cos - b * sin, a * sin + b * cos
+        return out
 
     def __call__(self, x):
         self.x, (t, d) = x, x.shape
@@ -61,6 +83,7 @@ class Attention:
         self.q, self.k, self.v = (
             np.moveaxis((x @ w).reshape(split), 1, 0) for w in (self.wq, self.wk, self.wv)
         )
+        self.q, self.k = self._turned(self.q, 1), self._turned(self.k, 1)
         score = self.q @ self.k.swapaxes(1, 2) / np.sqrt(d // self.heads)
         if self.causal:
             score = np.where(np.tri(t, dtype=bool), score, -np.inf).astype(score.dtype)
@@ -76,7 +99,8 @@ class Attention:
         mixed = self.a - 1 / t if self.centred else self.a
         b = gh @ self.v.swapaxes(1, 2)
         c = self.a * (b - (self.a * b).sum(2, keepdims=True)) / np.sqrt(d // self.heads)
-        parts = c @ self.k, c.swapaxes(1, 2) @ self.q, mixed.swapaxes(1, 2) @ gh
+        queries, keys = c @ self.k, c.swapaxes(1, 2) @ self.q
+        parts = self._turned(queries, -1), self._turned(keys, -1), mixed.swapaxes(1, 2) @ gh
         flat = [np.moveaxis(p, 0, 1).reshape(t, d) for p in parts]
         self.gradients = [self.x.T @ f for f in flat]
         return sum(f @ w.T for f, w in zip(flat, (self.wq, self.wk, self.wv), strict=True))
@@ -91,16 +115,25 @@ class Mlp:
     b1: np.ndarray
     b2: np.ndarray
     act: str
+    gate: np.ndarray | None = None
 
     def __call__(self, x):
         self.x, self.u = x, x @ self.w1 + self.b1
         self.h = ACTIVATIONS[self.act][0](self.u)
+        if self.gate is not None:
+            self.phi, self.linear = self.h, x @ self.gate
+            self.h = self.phi * self.linear
         return self.h @ self.w2 + self.b2
 
     def pull(self, g):
-        inner = (g @ self.w2.T) * ACTIVATIONS[self.act][1](self.u)
-        self.gradients = [self.x.T @ inner, self.h.T @ g]
-        return inner @ self.w1.T
+        back = g @ self.w2.T
+        inner = back * ACTIVATIONS[self.act][1](self.u)
+        if self.gate is None:
+            self.gradients = [self.x.T @ inner, self.h.T @ g]
+            return inner @ self.w1.T
+        inner, other = inner * self.linear, back * self.phi
+        self.gradients = [np.hstack([self.x.T @ inner, self.x.T @ other]), self.h.T @ g]
+        return inner @ self.w1.T + other @ self.gate.T
 
 
 def draw_layers(case, rng, dtype=float):
@@ -120,6 +153,7 @@ def draw_layers(case, rng, dtype=float):
                 heads,
                 case.get("centred", False),
                 case.get("causal", False),
+                case.get("rotary"),
             ),
             Mlp(
                 normal(np.sqrt(case["vw"] / d), d, width),
@@ -127,6 +161,7 @@ def draw_layers(case, rng, dtype=float):
                 normal(bias, width),
                 normal(bias, d),
                 case.get("act", "relu"),
+                normal(np.sqrt(case["vw"] / d), d, width) if case.get("gated") else None,
             ),
         )
 

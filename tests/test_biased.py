@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sigprop.errors import DomainError
-from sigprop.rem import freezing, moments
-from sigprop.rem.biased import biased, critical_gamma, own_bias
+from sigprop.rem import Finite, freezing, moments, overlap
+from sigprop.rem.biased import Favoured, biased, biased_overlap, critical_gamma, own_bias
 
 NAMES = ("own", "y2", "entropy", "log_z")
 SIGMAS, BIASES = [0.0, 0.3, 1.0, 3.0, 8.0, 30.0], [-5.0, -0.7, 0.0, 1.3, 6.0, 40.0]
@@ -39,6 +39,63 @@ def test_monte_carlo(sigma, bias, context):
     assert np.all(np.abs(predicted(sigma, bias, context) - mean) <= 4 * se)
     shifted = np.abs(predicted(sigma, bias + 0.3, context) - mean) > 4 * se
     assert shifted[0]  # negative control: the weight on the favoured level notices a wrong bias
+
+
+def paired(sigma, bias, context, r, draws, rng):
+    """Mean overlap of two queries that favour keys of their own, and its standard error."""
+    first, other = sigma * rng.standard_normal((2, draws, context))
+    second = r * first + np.sqrt(1 - r**2) * other
+    first[:, 0] += bias
+    second[:, 1] += bias
+    weights = [np.exp(a - a.max(axis=1, keepdims=True)) for a in (first, second)]
+    shares = [w / w.sum(axis=1, keepdims=True) for w in weights]
+    found = np.einsum("ns,ns->n", *shares)
+    return found.mean(), found.std(ddof=1) / np.sqrt(draws)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "bias", "r"),
+    [(1.0, 2.0, 0.5), (2.5, 5.0, 0.8), (2.0, 4.0, -0.3), (1.0, -2.0, 0.6), (0.2, 3.0, 0.9)],
+)
+@pytest.mark.parametrize("context", [2, 3, 64])
+def test_two_queries_against_monte_carlo(sigma, bias, r, context):
+    mean, se = paired(sigma, bias, context, r, 20_000, np.random.default_rng(context))
+    assert abs(biased_overlap(sigma, bias, context, r) - mean) <= 4 * se
+    if context == 64 and bias > 0:  # negative control: both favour the same key
+        same = np.sum(biased(sigma, bias, context).own ** 2)
+        assert abs(same - mean) > 4 * se
+
+
+@pytest.mark.parametrize("context", [2, 3, 64, 4096, 10**8])
+def test_two_queries_in_exact_cases(context):
+    for sigma, r in ((0.3, 0.5), (2.0, -0.3), (4.0, 0.9), (2.0, 1.0)):
+        found = biased_overlap(sigma, 0.0, context, r)
+        np.testing.assert_allclose(found, overlap(sigma, context, r), rtol=1e-9)
+    mu = np.array(BIASES)
+    own = 1 / (1 + (context - 1) * np.exp(-mu))
+    other = np.exp(-mu) * own
+    wanted = 2 * own * other + (context - 2) * other**2
+    np.testing.assert_allclose(biased_overlap(0.0, mu, context, 0.5), wanted, rtol=1e-9)
+
+
+def test_a_source_of_statistics_joins_the_random_energy_model():
+    x = np.array([1.0, 0.3, 1e-3])
+    free, exact = (
+        Favoured(64, 0.0).weights(1.5 * np.sqrt(x), x),
+        Finite(64).weights(1.5 * np.sqrt(x), x),
+    )
+    for name in ("y2", "excess", "spread"):
+        np.testing.assert_allclose(getattr(free, name), getattr(exact, name), rtol=1e-5)
+    np.testing.assert_allclose(Favoured(64, 0.0).own(1.5, x), 0.0, atol=1e-12)
+
+
+def test_the_spread_keeps_its_digits_near_collapse():
+    """At small scores it is s^2 x/T (1 - 1/T) + mu^2/T^2, on both sides of the series."""
+    x, t = np.geomspace(1e-7, 1e-4, 13), 64.0
+    b = 0.5 * np.sqrt(x)
+    s, mu = b * np.sqrt(np.log(t)), own_bias(2.0, x, t)
+    wanted = s**2 * x * (1 - 1 / t) / t + (mu / t) ** 2
+    np.testing.assert_allclose(Favoured(t, 2.0).weights(b, x).spread, wanted, rtol=2e-3)
 
 
 @pytest.mark.parametrize("context", [2, 64, 4096, 10**8])

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from sigprop import Transformer, propagate
+from sigprop import Transformer, propagate, sweep
 from sigprop.causal import causal
 from sigprop.cli import main
 from sigprop.errors import AssumptionError, DomainError
@@ -212,7 +212,7 @@ def test_means_over_positions():
 def test_arrays_and_the_limit_describe_late_tokens():
     assert propagate(SPEC.replace(beta=[0.5, 1.0])).positions is None
     assert propagate(SPEC, limit=True).positions is None
-    assert "late tokens" in propagate(SPEC.replace(norm="none", beta=0.1)).notes[0]
+    assert "late tokens" in propagate(SPEC.replace(beta=[0.5, 1.0])).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,9 @@ def test_arrays_and_the_limit_describe_late_tokens():
         (DomainError, lambda: causal(SPEC, 2 - np.eye(32)), "overlaps"),
         (AssumptionError, lambda: causal(SPEC.replace(causal=False)), "causal"),
         (AssumptionError, lambda: SPEC.replace(causal=False, window=3), "window and prefix"),
+        (AssumptionError, lambda: propagate(SPEC.replace(norm="none")), "norm = 'none'"),
+        (AssumptionError, lambda: sweep(SPEC.replace(norm="none")), "norm = 'none'"),
+        (AssumptionError, lambda: propagate(SPEC.replace(context=2**18)), "context = 262144"),
         (DomainError, lambda: SPEC.replace(window=0), "window = 0"),
         (DomainError, lambda: SPEC.replace(prefix=33), "prefix = 33"),
         (DomainError, lambda: make_layout(100_000, window=16), "window = 16"),

@@ -7,6 +7,7 @@ import pytest
 from sigprop import AssumptionError, Transformer, propagate
 from sigprop.fluctuations import bands
 from sigprop.rem import entropy_variance, moments
+from sigprop.simulate import simulate
 
 HALF_WIDTH = 1.645  # standard deviations that hold the central 90 %
 
@@ -100,12 +101,29 @@ def test_mean_deviation_shrinks_by_30_percent(simulations, name):
     assert after <= 0.7 * before
 
 
-@pytest.mark.slow
 def test_mean_deviation_grows_nowhere(simulations):
-    """Up to 1e-4, a fiftieth of the standard error of the measured overlap where it peaks."""
+    """Where 16 seeds tell: at low beta they tell neither theory from the measured means."""
     for name, measured in simulations.items():
         before, after = mean_deviations(measured)
-        assert after <= before + 1e-4, name
+        assert after <= before or name == "encoder_low_beta", name
+    measured = simulations["encoder_low_beta"]
+    spec = spec_of(measured["case"], measured["rho"][0])
+    for found in (propagate(spec), bands(spec)):
+        size = np.abs(found.rho - measured["rho"]) / measured["rho_se"]
+        assert (size <= 1.5).all()
+
+
+def test_mean_at_low_beta_against_many_networks():
+    """The published encoder, narrow enough to tell; `propagate` is the negative control."""
+    spec = Transformer(
+        depth=20, context=64, width=96, beta=0.5, sigma_v2=0.2, sigma_w2=0.2, sigma_b2=4e-4,
+        rho0=0.025,
+    )  # fmt: skip
+    found = simulate(spec, seeds=300, first_seed=500)
+    rho, spec = found.mean("rho"), spec.replace(rho0=found.mean("rho")[0])
+    far = [np.abs(t.rho - rho)[1:] / found.se("rho")[1:] for t in (propagate(spec), bands(spec))]
+    assert far[0][-8:].min() > 4
+    assert far[1].max() < 3
 
 
 def test_spread_of_the_reference(simulations):

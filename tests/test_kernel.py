@@ -9,6 +9,7 @@ import pytest
 
 from sigprop import AssumptionError, DomainError, Transformer, propagate
 from sigprop.cli import main
+from sigprop.fluctuations import bands
 from sigprop.kernel import exchangeable_kernel, solve, text_kernel
 from sigprop.simulate import Given, Tokens, simulate
 from sigprop.text import token_ids, windows
@@ -113,15 +114,29 @@ def test_without_positions_the_rotary_references_fail(rotary):
         {"beta": 2.0, "width": None},
     ],
 )
-def test_exchangeable_input_follows_the_theory(changes):
+@pytest.mark.parametrize("draws", [12, pytest.param(64, marks=pytest.mark.slow)])
+def test_exchangeable_input_follows_the_theory(changes, draws):
     spec = small(**({"context": 192, "width": 192, "depth": 6} | changes))
-    found, theory = solve(spec, exchangeable_kernel(spec), draws=12), propagate(spec)
-    error = np.abs(found.mean("rho") - theory.rho)
-    assert np.all(error <= 4 * found.se("rho") + 0.015)
-    scale = 4 * found.se("q") + 0.02 * theory.q
-    assert np.all(np.abs(found.mean("q") - theory.q) <= scale)
-    wrong = propagate(spec.replace(sigma_v2=2.0))
-    assert np.any(np.abs(found.mean("rho") - wrong.rho) > 4 * found.se("rho") + 0.015)  # control
+    found = solve(spec, exchangeable_kernel(spec), draws=draws, blocks=4)
+    allowed = 4 * found.se("samples") + 0.005
+    assert np.all(np.abs(found.mean("samples") - block_means(spec, theory(spec))) <= allowed)
+    q = propagate(spec).q
+    assert np.all(np.abs(found.mean("q") - q) <= 4 * found.se("q") + 0.02 * q)
+    wrong = block_means(spec, theory(spec.replace(sigma_v2=2.0)))
+    assert np.any(np.abs(found.mean("samples") - wrong) > allowed)  # control
+
+
+def theory(spec):
+    """Overlap at infinite width: E12 for the heads, E26 for the spread of the norms over tokens."""
+    wide = spec.replace(width=None)
+    spread = bands(spec.replace(width=spec.heads * 10**7)).rho - propagate(wide).rho
+    return propagate(spec).rho + spread
+
+
+def block_means(spec, rho, blocks=4):
+    """Means of an exchangeable kernel over position blocks, with the ones of the diagonal."""
+    own = (1 - rho) * blocks / spec.context
+    return rho[:, None, None] + own[:, None, None] * np.eye(blocks)
 
 
 def test_uniform_causal_attention_is_a_running_mean():
@@ -133,6 +148,18 @@ def test_uniform_causal_attention_is_a_running_mean():
     root = np.sqrt(np.diagonal(exact))
     found = solve(spec, kernel, draws=1, blocks=32)
     np.testing.assert_allclose(found.samples[0, 1], exact / np.outer(root, root), atol=1e-12)
+
+
+def test_windows_and_prefixes_as_in_random_networks():
+    spec = small(context=64, width=512, heads=2, causal=True, window=12, prefix=24, beta=1.5)
+    kernel = exchangeable_kernel(spec)
+    measured, found = simulate(spec, 12, blocks=4), solve(spec, kernel, draws=12, blocks=4)
+    other = solve(spec.replace(window=None, prefix=0), kernel, draws=12, blocks=4)
+    for name in ("rho", "y2", "entropy"):
+        both = np.hypot(measured.se(name), found.se(name))
+        assert np.all(np.abs(measured.mean(name) - found.mean(name)) <= 4 * both + 0.01), name
+    apart = np.abs(measured.mean("y2") - other.mean("y2"))
+    assert np.all(apart > 4 * np.hypot(measured.se("y2"), other.se("y2")) + 0.01)  # control
 
 
 def test_wide_heads_are_the_limit_of_heads_of_growing_width():

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sigprop.backward import gradients
 from sigprop.cli import main
 from sigprop.propagate import exchangeable
 from sigprop.recipe import MATRICES, Recipe, fan_in, spec_of
-from sigprop.recipes import SCHEMES
+from sigprop.recipes import SCHEMES, _cut
 from sigprop.schemes import admin_skips, described, outcome, recipe, survey
 from sigprop.simulate.typed import Typed, overlap
 
@@ -20,13 +21,38 @@ SMALL = Transformer(
     depth=4, context=64, width=128, heads=2, mlp_ratio=2, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2
 )
 BERT = load("bert-base").spec
-EXACT = [n for n in SCHEMES if n not in ("sub-ln", "deepscalelm", "identity-like")]
+EXACT = [n for n in SCHEMES if n not in ("sub-ln", "deepscalelm")]
+
+
+class Mimetic(Typed):
+    """Matrices of Trockman & Kolter (2023): products near the identity, by singular values."""
+
+    def _layer(self, rng):
+        out, d, size = super()._layer(rng), self.spec.width, self.spec.width // self.spec.heads
+        for head in range(self.spec.heads):
+            u, s, v = np.linalg.svd(self._near(rng, 0.7, 0.7))
+            part, root = slice(head * size, (head + 1) * size), np.sqrt(s[:size])
+            out["query"][:, part], out["key"][:, part] = u[:, :size] * root, v[:size].T * root
+        u, s, v = np.linalg.svd(self._near(rng, 0.4, -0.4))
+        assert u.shape == (d, d)
+        return out | {"value": u * np.sqrt(s), "output": np.sqrt(s)[:, None] * v}
+
+    def _near(self, rng, noise, identity):
+        d = self.spec.width
+        return noise * rng.standard_normal((d, d)) / np.sqrt(d) + identity * np.eye(d)
 
 
 def typed(found, spec, **more):
     """The network of a recipe: nothing of the description but architecture and input."""
-    return Typed(
-        spec, found.std, found.multipliers, found.bias, found.uniform, found.sub_norm, **more
+    kind = Mimetic if found.identity else Typed
+    return kind(
+        spec.without_identity(),
+        found.std,
+        found.multipliers,
+        found.bias,
+        found.uniform,
+        found.sub_norm,
+        **more,
     )
 
 
@@ -70,6 +96,11 @@ def test_the_std_drawn_give_the_description(name):
     expected = {"value": spec.sigma_v2, "mlp_in": spec.sigma_w1_2}
     if not found.sub_norm:
         expected |= {"output": spec.sigma_o2, "mlp_out": spec.sigma_w2_2}
+    if found.identity:  # of the product alone
+        expected = {"mlp_in": spec.sigma_w1_2, "mlp_out": spec.sigma_w2_2}
+        random = [layer["value"] @ layer["output"] + 0.4 * np.eye(spec.width) for layer in layers]
+        scale = np.square(random).sum() / (len(random) * spec.width)
+        assert scale == pytest.approx(spec.sigma_v2 * spec.sigma_o2, rel=0.03)
     branch = {"output": found.attn_branch**2, "mlp_out": found.mlp_branch**2}
     for part, wanted in expected.items():
         entries = np.stack([layer[part] for layer in layers]).ravel() ** 2
@@ -88,7 +119,8 @@ def test_the_scores_drawn_have_the_predicted_beta(name):
         layer = network._layer(rng)
         x = rng.standard_normal((32, spec.width))
         seen.append(network.scores(x, layer)[:, np.tri(32, k=-1, dtype=bool)].var())
-    wanted = float(spec.beta) ** 2 * math.log(spec.context)
+    log_t = math.log(spec.context)  # tokens of finite width overlap under an identity part
+    wanted = (float(spec.beta) ** 2 + spec.identity**2 * log_t / spec.width) * log_t
     se = np.std(seen, ddof=1) / math.sqrt(len(seen))
     assert abs(np.mean(seen) - wanted) <= 3 * se
     assert abs(np.mean(seen) - 2 * wanted) > 3 * se  # negative control: sqrt 2 in beta
@@ -96,7 +128,7 @@ def test_the_scores_drawn_have_the_predicted_beta(name):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_skip_drawn_is_alpha(name):
-    found = recipe(name, SMALL)
+    found = replace(recipe(name, SMALL), identity=0.0, value_identity=0.0)  # the skip alone
     spec = spec_of(found, SMALL)
     plain, seen = typed(found, SMALL.replace(norm="none", depth=1)), []
     for seed in range(32):
@@ -109,7 +141,7 @@ def test_the_skip_drawn_is_alpha(name):
     assert abs(np.mean(seen) - wanted) <= 3 * se + 1e-12
 
 
-def walked(name, seeds, spec=SMALL, wrong=1.0):
+def walked(name, seeds, spec=SMALL, wrong=1.0, change=None):
     found, described_as, _ = described(name, spec)
     skips = admin_skips(described_as) if name == "admin" else None
     layout = described_as.replace(norm="post") if name == "admin" else described_as
@@ -121,7 +153,7 @@ def walked(name, seeds, spec=SMALL, wrong=1.0):
     grown = np.subtract(rho, np.take(rho, [0], axis=1))
     mean, se = np.mean(grown, axis=0), np.std(grown, axis=0, ddof=1) / math.sqrt(seeds)
     start = described_as.replace(rho0=np.mean(rho, axis=0)[0])
-    theory = exchangeable(start.replace(sigma_v2=wrong * start.sigma_v2)).rho
+    theory = exchangeable(start.replace(sigma_v2=wrong * start.sigma_v2, **(change or {}))).rho
     return theory - theory[0], mean, se
 
 
@@ -138,6 +170,22 @@ def test_trajectories_of_networks_drawn_from_the_std(name):
 @pytest.mark.parametrize("name", ["glorot-normal", "deepnorm-encoder", "noci", "admin", "rem"])
 def test_a_wrong_value_variance_is_seen(name):
     assert excess(*walked(name, 6, wrong=2.0)) > 0
+
+
+@pytest.mark.parametrize("part", ["identity", "value_identity"])
+def test_a_missing_identity_is_seen(part):
+    assert excess(*walked("identity-like", 6, change={part: 0.0})) > 0
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+def test_the_cut_of_a_matrix_near_the_identity(share):
+    rng, d = np.random.default_rng(4), 400
+    u, s, v = np.linalg.svd(0.7 * rng.standard_normal((d, d)) / np.sqrt(d) + 0.7 * np.eye(d))
+    keep = round(share * d)
+    trace = np.sum(s[:keep] * np.einsum("ik,ki->k", u[:, :keep], v[:keep])) / d
+    mean, energy = _cut(0.7, 0.7, share)
+    assert mean == pytest.approx(trace, abs=0.005)
+    assert energy == pytest.approx(np.sum(s[:keep] ** 2) / d, abs=0.01)
 
 
 @pytest.mark.parametrize(("name", "room"), [("sub-ln", 0.1), ("deepscalelm", 0.1)])

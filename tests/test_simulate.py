@@ -15,7 +15,8 @@ import sigprop
 from sigprop import DomainError, Transformer, propagate
 from sigprop.compare import compare, deviation, reference, references
 from sigprop.simulate import Exchangeable, Given, Tokens, query_gradient, simulate
-from sigprop.simulate.inputs import gaussian
+from sigprop.simulate.architecture import unseen
+from sigprop.simulate.inputs import _pairs, gaussian
 from sigprop.simulate.network import ACTIVATIONS, Network, _erf
 from sigprop.store import Job, gather
 
@@ -45,7 +46,7 @@ def imported(text):
     return {name.split(".")[1] for name in found if name.startswith("sigprop.")}
 
 
-MAY = {"arrays", "errors", "simulate", "spec", "store", "validate"}
+MAY = {"arrays", "distribute", "errors", "simulate", "spec", "store", "validate"}
 
 
 def test_the_simulator_shares_no_formula_with_the_theory():
@@ -199,6 +200,40 @@ def test_gaussian_numbers():
     assert abs(z.mean()) < 4e-3
     assert abs(z.var() - 1) < 6e-3
     assert abs((z**4).mean() - 3) < 0.04
+    pairs = z.reshape(-1, 2)
+    assert abs(pairs.prod(axis=1).mean()) < 6e-3
+    assert abs(np.square(pairs).prod(axis=1).mean() - 1) < 0.02
+
+
+def test_the_pairs_that_weights_are_drawn_from():
+    """Moments over all pairs, with the stated departures from the normal distribution."""
+    x, y = (part.astype(np.float64) for part in (_pairs().real, _pairs().imag))
+    assert x.size == 2**16
+    for a, b, exact in ((1, 0, 0), (2, 0, 1), (1, 1, 0), (0, 2, 1), (3, 1, 0), (0, 3, 0)):
+        assert np.mean(x**a * y**b) == pytest.approx(exact, abs=1e-7)
+    assert np.mean(x**4) == pytest.approx(3 - 8e-4, abs=2e-5)
+    assert np.mean(x**2 * y**2) == pytest.approx(1 - 2.6e-4, abs=1e-5)
+    assert np.mean(x**6) == pytest.approx(15 - 0.036, abs=1e-3)
+    assert np.abs(x).max() == pytest.approx(4.13, abs=0.02)
+
+
+def test_every_mask():
+    """Tokens see what the spec says: themselves and before, a window of it, a prefix both ways."""
+    rows = unseen(small(context=6, causal=True, window=3, prefix=2))
+    assert ["".join(".x"[int(hidden)] for hidden in row) for row in rows] == [
+        "..xxxx",
+        "..xxxx",
+        "...xxx",
+        "x...xx",
+        "xx...x",
+        "xxx...",
+    ]
+    spec = small(beta=0.0, causal=True, window=4, prefix=3, depth=1)
+    seen = (~unseen(spec)).sum(axis=1)
+    found = simulate(spec, 1)
+    assert found.mean("y2")[0] == pytest.approx(np.mean(1 / seen), rel=1e-6)
+    assert found.mean("entropy")[0] == pytest.approx(np.mean(np.log(seen)), rel=1e-6)
+    assert simulate(small(beta=0.0, causal=True), 1).mean("y2")[0] < 0.7 / 4  # control
 
 
 def test_activations():

@@ -19,7 +19,7 @@ from sigprop.cli import main
 from sigprop.torch import trainability
 from sigprop.torch.model import Encoder, check
 from sigprop.torch.plan import Plan
-from sigprop.torch.separation import (
+from sigprop.separation import (
     PREDICTORS,
     area,
     correlation,
@@ -112,6 +112,8 @@ def test_a_fresh_model_does_what_the_spec_says(changes):
         ({"context": "inf"}, AssumptionError, "finite"),
         ({"causal": True}, AssumptionError, "causal"),
         ({"rotary_base": 1e4}, AssumptionError, "rotary"),
+        ({"kv_heads": 2}, AssumptionError, "kv_heads"),
+        ({"identity": 0.5}, AssumptionError, "identity"),
     ],
 )
 def test_what_cannot_be_built_is_refused(changes, error, named):

@@ -50,6 +50,8 @@ class Lab:
         Processes.
     bar : callable
         From a total and a label to a context that yields a progress callback.
+    scheduler : str, optional
+        As in `sigprop.store.gather`.
 
     Examples
     --------
@@ -63,6 +65,7 @@ class Lab:
     folder: Path | None = None
     workers: int = 1
     bar: Bar = _silent
+    scheduler: str | None = None
 
     def pick(self, full: T, quick: T) -> T:
         """Choose by how much is to be computed.
@@ -115,7 +118,7 @@ class Lab:
             In the order of the jobs.
         """
         with self.bar(len(todo), what) as advance:
-            return gather(todo, self.folder, self.workers, advance)
+            return gather(todo, self.folder, self.workers, advance, self.scheduler)
 
     def measure(
         self,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sigprop.arrays import Number
+from sigprop.errors import AssumptionError
+from sigprop.rem.biased import Favoured
 from sigprop.rem.sphere import Sphere
-from sigprop.rem.statistics import Rem
+from sigprop.rem.statistics import Rem, reduced_beta
 from sigprop.state import State, added, multiplied, subtracted
 
 __all__ = ["Attention"]
@@ -31,6 +33,13 @@ class Attention:
         Whether 1/T is subtracted from every weight.
     sphere : Sphere, optional
         Keys of finite width, for the gradients; None is infinite width.
+    causal : bool
+        Whether queries see the keys up to their own, for the gradients; the state is that of late
+        ones.
+
+    value_identity : float or array
+        Multiple c of the identity in the product of value and output matrices; adds c^2 to
+        sigma_v2 sigma_o2, and to the residual what `along` finds.
 
     Notes
     -----
@@ -53,14 +62,41 @@ class Attention:
     sigma_o2: Number = 1.0
     centred: bool = False
     sphere: Sphere | None = None
+    causal: bool = False
+    value_identity: Number = 0.0
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
         kept, spread = self.rem.passed(self.beta, state, self.centred)
-        value = self.sigma_o2 * self.sigma_v2
+        value = self.sigma_o2 * self.sigma_v2 + self.value_identity * self.value_identity
         gap = multiplied(spread, value)
         kept = gap if kept is spread else multiplied(kept, value)
         if self.centred:
             return State(+kept, gap)
         q = subtracted(value * state.gap, value * state.q + self.sigma_o2 * self.sigma_b2)
         return State(added(q, kept), gap)
+
+    def along(self, state: State) -> State:
+        r"""Covariance of what attention reads with what it writes, by the identity of its values.
+
+        The tokens :math:`c \sum_s A_{ts} x_s` have with :math:`x_t` the mean product
+        :math:`c\,(p + gap\,E A_{tt})`, and with another token c (p + gap E A_ts) (new here).
+
+        Parameters
+        ----------
+        state : State
+            What attention reads.
+
+        Returns
+        -------
+        State
+            Covariance at one token, and its excess over that of two.
+        """
+        if not isinstance(self.rem, Favoured):
+            raise AssumptionError("an identity part of the values needs a finite context")
+        own = self.rem.own(reduced_beta(self.beta, state), state.gap / state.q)
+        mean = 1 / self.rem.context
+        first = mean + (1 - mean) * own - (mean if self.centred else 0.0)
+        common = 0.0 if self.centred else state.q - state.gap
+        c = self.value_identity
+        return State(c * (common + state.gap * first), c * state.gap * own)

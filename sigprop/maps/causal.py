@@ -1,30 +1,26 @@
 """Attention and norm on the full token kernel, kept in blocks of positions (E14, E25).
 
-The state is `State(q, gap)` with one variance a block and, for each pair of blocks, the mean of
-:math:`(q_t + q_{t'})/2 - K_{tt'}` over pairs of different tokens; on the diagonal, pairs within the
-block. Residual and MLP act on it unchanged.
+The state is `State(q, gap)` with one variance a block, as a column of shape (..., B, 1), and, for
+each pair of blocks, the mean of :math:`(q_t + q_{t'})/2 - K_{tt'}` over pairs of different tokens,
+shape (..., B, B); on the diagonal, pairs within the block. Residual and MLP act on it unchanged.
+Leading axes are many stacks at once; their parameters have the shape (..., 1, 1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from sigprop.arrays import Floats, Number
 from sigprop.layout import Layout
-from sigprop.maps.rotary import frequencies, make_distances
-from sigprop.rem.hierarchy import picks
-from sigprop.rem.table import Finite
-from sigprop.rem.unequal import queries, shared_excess, weight_of_one
+from sigprop.maps.rotary import frequencies
+from sigprop.maps.weights import Exact, Single, Statistics, turned_width
+from sigprop.rem.unequal import weight_of_one
 from sigprop.state import State
 
 __all__ = ["CausalAttention", "Seen", "TokenNorm"]
-
-WAVES = 32  # frequencies of rotary positions that are resolved
-NODES = 8  # positions at which correlated scores are solved on a tree
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class TokenNorm:
 
     Parameters
     ----------
-    gain : float
+    gain : float or array
         Gain gamma, > 0.
 
     Examples
@@ -46,18 +42,18 @@ class TokenNorm:
     >>> import numpy as np
     >>> from sigprop.maps.causal import TokenNorm
     >>> from sigprop.state import State
-    >>> TokenNorm()(State(np.array([1.0, 4.0]), np.array([[0.0, 2.5], [2.5, 0.0]]))).gap[0, 1]
+    >>> TokenNorm()(State(np.array([[1.0], [4.0]]), np.array([[0.0, 2.5], [2.5, 0.0]]))).gap[0, 1]
     np.float64(1.0)
     """
 
-    gain: float = 1.0
+    gain: Number = 1.0
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        root = np.broadcast_to(np.sqrt(state.q), np.shape(state.gap)[:1])
-        split = (root[:, None] - root) ** 2 / 2
+        column = np.broadcast_to(np.sqrt(state.q), (*np.shape(state.gap)[:-1], 1))
+        row = np.swapaxes(column, -1, -2)
         square = self.gain * self.gain
-        return State(square, square * (state.gap - split) / np.outer(root, root))
+        return State(square, square * (state.gap - (column - row) ** 2 / 2) / (column * row))
 
 
 @dataclass(frozen=True)
@@ -66,10 +62,10 @@ class Seen:
 
     Attributes
     ----------
-    score_std, y2, entropy, first_weight : arrays, shape (B,)
+    score_std, y2, entropy, first_weight : arrays, shape (..., B)
         Score standard deviation, participation ratio, entropy in nats and weight on the first
         token of the query at each block's centre.
-    overlap : array, shape (B, B)
+    overlap : array, shape (..., B, B)
         Attention overlap of two queries; pairs within the block on the diagonal.
 
     Examples
@@ -84,13 +80,6 @@ class Seen:
     entropy: Floats
     first_weight: Floats
     overlap: Floats
-
-
-class _Single(NamedTuple):
-    excess: Floats
-    y2: Floats
-    entropy: Floats
-    heads: Floats  # square root of what E12 does to the excess
 
 
 @dataclass(frozen=True)
@@ -112,7 +101,7 @@ class CausalAttention:
         Blocks and mask.
     context : int
         Context length T, whose logarithm scales the scores.
-    beta, sigma_v2, sigma_b2, sigma_o2 : float
+    beta, sigma_v2, sigma_b2, sigma_o2 : float or array, shape (..., 1, 1)
         Inverse temperature and weight variances.
     centred : bool
         Whether attention is centred.
@@ -126,7 +115,9 @@ class CausalAttention:
         (`sigprop.rem.hierarchy`, the kernel taken flat within what is seen), found at `NODES`
         positions; two queries' scores correlate as in `sigprop.maps.rotary`.
     record : callable, optional
-        Receives the `Seen` of every call.
+        Receives the `Seen` of every call; the weight on the first token only of a single stack.
+    statistics : Statistics, optional
+        Source of the statistics; by default quadrature, which takes one stack.
 
     Notes
     -----
@@ -140,107 +131,83 @@ class CausalAttention:
     >>> from sigprop.maps.causal import CausalAttention
     >>> from sigprop.state import State
     >>> attention = CausalAttention(make_layout(3), 3, beta=0.0, sigma_v2=1.0)
-    >>> attention(State(1.0, np.full((3, 3), 0.5))).q.round(6).tolist()
+    >>> attention(State(1.0, np.full((3, 3), 0.5))).q[:, 0].round(6).tolist()
     [1.0, 0.75, 0.666667]
     """
 
     layout: Layout
     context: int
-    beta: float
-    sigma_v2: float
-    sigma_b2: float = 0.0
-    sigma_o2: float = 1.0
+    beta: Number
+    sigma_v2: Number
+    sigma_b2: Number = 0.0
+    sigma_o2: Number = 1.0
     centred: bool = False
     head_width: float | None = None
     rotary_base: float | None = None
     record: Callable[[Seen], None] | None = None
+    statistics: Statistics | None = None
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
         gap = np.asarray(state.gap)
-        own, between = self.layout.means(gap)
+        own, mixed = self.layout.means(gap)
         i, j = self.layout.couples
-        sigma, r = self._scores(float(state.q), gap, own)
-        single, count = self._single(sigma), self.layout.queries.count
-        excess = shared_excess(queries(sigma, count), i, j, self.layout.common, r)
-        excess *= single.heads[i] * single.heads[j]
+        sigma, r = self._scores(state.q, gap, own)
+        single, count = self._weights.single(sigma), self.layout.queries.count
+        y2 = 1 / count + single.excess
+        excess = self._weights.shared(sigma, r) * single.heads[..., i] * single.heads[..., j]
         overlap = excess + self.layout.common / (count[i] * count[j])
         if self.record is not None:
-            first = self._first_weight(state, own)
-            self.record(self._seen(sigma, single, overlap, first))
-        kept = (excess if self.centred else overlap - 1) * between
-        alone = (single.excess if self.centred else single.y2 - 1) * own
+            self.record(self._seen(state, own, sigma, y2, single, overlap))
+        kept = (excess if self.centred else overlap - 1) * mixed
+        alone = (single.excess if self.centred else y2 - 1) * own
         return self._projected(state.q, alone, kept)
 
-    def _scores(self, q: float, gap: Floats, own: Floats) -> tuple[Floats, Floats]:
-        """Find each query's score deviation, and the correlation of each couple's scores."""
-        scale, r = self.beta * np.sqrt(np.log(self.context) * q), 1 - gap[self.layout.cells] / q
-        if self.rotary_base is None:
-            return scale * np.sqrt(own), r
-        omega = frequencies(self.rotary_base, self._turned_width)
-        mean, between = self.layout.turned_means(q - gap, omega)
-        many = self.layout.queries.count > 1
-        variance = np.where(many, q - mean, 0.0)
-        (i, j), position = self.layout.couples, self.layout.queries.position
-        waves = np.cos((position[j] - position[i])[:, None] * omega) @ np.full(len(omega), q)
-        root = np.sqrt(variance[i] * variance[j])
-        apart = waves / len(omega) - between
-        r *= np.divide(apart, root, out=np.zeros_like(root), where=root > 0)
-        sigma = scale * np.sqrt(variance)
-        return sigma * self._shrink(scale**2, q, own, sigma), np.clip(r, -1.0, 1.0)
-
     @property
-    def _turned_width(self) -> float:
-        """Head width whose frequencies are used: more than `WAVES` change little."""
-        return min(self.head_width or np.inf, 2.0 * WAVES)
+    def _weights(self) -> Statistics:
+        known = self.statistics
+        return known or Exact(self.layout, self.head_width, self.rotary_base)
 
-    def _shrink(self, scale: float, q: float, own: Floats, sigma: Floats) -> Floats:
-        """Factor on the score deviation, at which independent scores have the tree's Y_2."""
-        rows = self.layout.centres
-        index = np.flatnonzero(rows.count >= 3)
-        if not index.size or not scale:
-            return np.ones_like(sigma)
-        index = index[np.unique(np.geomspace(1, index.size, NODES).round().astype(int)) - 1]
-        ratio = [self._ratio(scale, q, own[k], sigma[k], int(rows.count[k])) for k in index]
-        place = np.log(self.layout.queries.position)
-        return np.asarray(np.interp(place, np.log(rows.position[index]), ratio))
-
-    def _ratio(self, scale: float, q: float, own: float, sigma: float, count: int) -> float:
-        if self.rotary_base is None or sigma == 0:
-            return 1.0
-        distances = make_distances(count, self.rotary_base, self._turned_width)
-        covariance = scale * (q - own) * distances.waves.mean(axis=1)
-        covariance[0] = scale * q
-        tree = picks(covariance, distances.sizes).pairs[0] - 1 / count
-        ratio = np.linspace(0.2, 1.1, 181)
-        excess = Finite(count).weights(ratio * sigma / np.sqrt(np.log(count)), 1.0).excess
-        return float(np.interp(tree, excess, ratio))
+    def _scores(self, q: Number, gap: Floats, own: Floats) -> tuple[Floats, Floats]:
+        """Find each query's score deviation, and the correlation of each couple's scores."""
+        level = _row(q)
+        scale = _row(self.beta) ** 2 * np.log(self.context) * level
+        cells = self.layout.cells
+        r = 1 - gap[..., cells[0], cells[1]] / level
+        if self.rotary_base is None:
+            return np.sqrt(scale * own), r
+        omega = frequencies(self.rotary_base, turned_width(self.head_width))
+        mean, mixed = self.layout.turned_means(q - gap, omega)
+        variance = np.where(self.layout.queries.count > 1, level - mean, 0.0)
+        (i, j), position = self.layout.couples, self.layout.queries.position
+        waves = np.cos((position[j] - position[i])[:, None] * omega).mean(axis=1)
+        root = np.sqrt(variance[..., i] * variance[..., j])
+        r *= np.divide(level * waves - mixed, root, out=np.zeros_like(root), where=root > 0)
+        sigma = np.sqrt(scale * variance)
+        shrunk = sigma * self._weights.shrink(scale * level, own / level, sigma)
+        return shrunk, np.clip(r, -1.0, 1.0)
 
     def _projected(self, q: Number, alone: Floats, kept: Floats) -> State:
         """Kernel after values and output projection, from each query's and each pair's part."""
         value, (i, j) = self.sigma_o2 * self.sigma_v2, self.layout.cells
-        gap = (alone[i] + alone[j]) / 2 - kept
+        gap = (alone[..., i] + alone[..., j]) / 2 - kept
         start = 0.0 if self.centred else value * q + self.sigma_o2 * self.sigma_b2
-        alone = alone[: len(self.layout.size)]
-        return State(start + value * alone, value * self.layout.spread_out(gap))
+        column = alone[..., : len(self.layout.size), None]
+        return State(start + value * column, value * self.layout.spread_out(gap))
 
-    def _single(self, sigma: Floats) -> _Single:
-        """Statistics of one query; a query with one key puts all its weight there."""
-        count = self.layout.queries.count
-        many = count >= 2
-        length = np.where(many, count, 2.0)
-        b = sigma / np.sqrt(np.log(length))
-        plain = Finite(length).weights(b, 1.0).excess
-        rem = Finite(length, self.head_width)
-        excess = rem.weights(b, 1.0).excess
-        entropy = rem.entropy_ratio(b) * np.log(length)
-        heads = np.divide(excess, plain, out=np.ones_like(sigma), where=plain > 0)
-        excess, entropy = np.where(many, excess, 0.0), np.where(many, entropy, 0.0)
-        return _Single(excess, 1 / count + excess, entropy, np.sqrt(heads))
-
-    def _seen(self, sigma: Floats, single: _Single, overlap: Floats, first: Floats) -> Seen:
-        std, y2, entropy = (c[: len(first)] for c in (sigma, single.y2, single.entropy))
-        return Seen(std, y2, entropy, first, self.layout.spread_out(overlap))
+    def _seen(
+        self,
+        state: State,
+        own: Floats,
+        sigma: Floats,
+        y2: Floats,
+        single: Single,
+        overlap: Floats,
+    ) -> Seen:
+        count = len(self.layout.size)
+        std, own_y2, entropy = (c[..., :count] for c in (sigma, y2, single.entropy))
+        first = np.asarray(self._first_weight(state, own) if sigma.ndim == 1 else np.nan)
+        return Seen(std, own_y2, entropy, first, self.layout.spread_out(overlap))
 
     def _first_weight(self, state: State, own: Floats) -> Floats:
         r"""Mean weight on the first token, whose gap to the other keys is not that of the rest.
@@ -254,8 +221,13 @@ class CausalAttention:
         pairs = number @ (self.layout.pairs / self.layout.size[:, None])
         beside = number @ (self.layout.pairs * gap / self.layout.size[:, None])
         mean = np.divide(beside, pairs, out=np.zeros_like(beside), where=pairs > 0)
-        scale = self.beta * np.sqrt(np.log(self.context) * state.q)
+        scale = float(self.beta) * np.sqrt(np.log(self.context) * float(state.q))
         spread = scale * np.sqrt(np.maximum(2 * mean - own[: len(mean), None], 0.0))
         number[:, 0] -= rows.low < 1
         weight = weight_of_one(spread[:, 0], np.where(number > 0, spread, 0.0), number)
         return np.where(rows.low < 1, np.where(rows.count > 1, weight, 1.0), 0.0)
+
+
+def _row(value: Number) -> Number:
+    """Drop the last axis of a parameter of shape (..., 1, 1), so that it meets queries."""
+    return np.asarray(value)[..., 0] if np.ndim(value) else value

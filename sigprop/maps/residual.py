@@ -24,6 +24,9 @@ class Residual:
         Residual strength, >= 0.
     branches : tuple of callables State -> State
         Branches; each is a fold of maps. More than one is a parallel block.
+    along : callable State -> State, optional
+        Covariance of the stream with a branch that contains a part of it; enters twice, times
+        alpha.
 
     Notes
     -----
@@ -39,6 +42,7 @@ class Residual:
 
     alpha: Number
     branches: tuple[Callable[[State], State], ...]
+    along: Callable[[State], State] | None = None
 
     @cached_property
     def square(self) -> Number:
@@ -51,4 +55,7 @@ class Residual:
         for branch in self.branches:
             out = branch(state)
             q, gap = added(out.q, q), added(out.gap, gap)
+        if self.along is not None:
+            cross, twice = self.along(state), 2 * self.alpha
+            q, gap = q + twice * cross.q, gap + twice * cross.gap
         return State(q, gap)

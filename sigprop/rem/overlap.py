@@ -10,6 +10,7 @@ and the double integral over (u, u') is a product of matrices with entries
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +28,7 @@ from sigprop.rem.quadrature import (
     survival,
 )
 
-__all__ = ["excess", "overlap", "response_at_gap", "spread", "spread_at_gap"]
+__all__ = ["conditional", "ends", "excess", "overlap", "response_at_gap", "spread", "spread_at_gap"]
 
 SMALL = 0.3  # sigma below which Y_2 - 1/T is computed as a spread
 C_STEP = 0.5  # of c: trapezoid error of a Gaussian, e^(-2 pi^2/h^2) = 5e-35
@@ -236,29 +237,62 @@ def _pair_sums(s: float, t: float, r: float) -> tuple[float, float, float]:
 
 def _conditional(s: float, t: float, r: float) -> tuple[Floats, Floats, Floats, Floats, float]:
     """F_1, F_2 and C given c, on the grid (u, c), with the weights of c and the step of u."""
+    coarse = log_grid(np.array([s]), np.array([t]))
+    start, stop = ends(coarse)
+    found = conditional(s, t, r, (start, stop))
+    (smooth, lost), *_ = found.at
+    return smooth[..., 0], smooth[..., 1], lost, found.weight, found.step
+
+
+def ends(grid: Grid) -> tuple[float, float]:
+    """First and last point of the one line of a grid."""
+    start = float(grid.start[0])
+    return start, start + float(grid.step[0]) * (grid.size - 1)
+
+
+class Conditional(NamedTuple):
+    """F_1 and F_2 (last axis) and C on the grid (u, c) for each shift of u; weights of c."""
+
+    at: list[tuple[Floats, Floats]]
+    weight: Floats
+    step: float
+
+
+def conditional(
+    s: float, t: float, r: float, window: tuple[float, float], shifts: tuple[float, ...] = (0.0,)
+) -> Conditional:
+    """Averages over the private part of a score, given the common part c, for u in a window."""
     common, private = s * np.sqrt(abs(r)), s * np.sqrt(1 - abs(r))
     scale = min(s / np.sqrt(2 * np.log(t) + 20), 0.7 * private)
-    coarse = log_grid(np.array([s]), np.array([t]))
-    stop = float(coarse.start[0] + coarse.step[0] * (coarse.size - 1))
     step = STEP * max(1.0, scale)
-    count = int(np.ceil((stop - coarse.start[0]) / step)) + 1
+    count = int(np.ceil((window[1] - window[0]) / step)) + 1
     if common < NARROW:
         c, weight = gaussian_nodes()
-        grid = Grid(coarse.start + common * c[:, None], np.full((c.size, 1), step), count)
-        smooth, lost = averages(grid, np.array([private]), (1, 2))
-        smooth, lost = smooth[:, 0].swapaxes(0, 1), lost[:, 0].T
-    else:
-        parts = int(np.ceil(step / min(C_STEP * common, STEP * max(1.0, 0.5 * private))))
-        fine = step / parts
-        low, high = _reach(common, private, float(coarse.start[0]), stop, r < 0)
-        first, last = int(np.floor(low * common / fine)), int(np.ceil(high * common / fine))
-        c = fine / common * np.arange(first, last + 1)
-        weight = fine / common * np.exp(-(c**2) / 2) / np.sqrt(2 * np.pi)
-        line = Grid(coarse.start + first * fine, np.array([fine]), (count - 1) * parts + c.size)
-        smooth, lost = averages(line, np.array([private]), (1, 2))
-        index = parts * np.arange(count)[:, None] + np.arange(c.size)
-        smooth, lost = smooth[0][index], lost[0][index]
-    return smooth[..., 0], smooth[..., 1], lost, weight, step
+        lines = Grid(window[0] + common * c[:, None], np.full((c.size, 1), step), count)
+        return Conditional([_over(lines, shift, private) for shift in shifts], weight, step)
+    parts = int(np.ceil(step / min(C_STEP * common, STEP * max(1.0, 0.5 * private))))
+    fine = step / parts
+    low, high = window[0] + min(shifts), window[1] + max(shifts)
+    low, high = _reach(common, private, low, high, r < 0)
+    first, last = int(np.floor(low * common / fine)), int(np.ceil(high * common / fine))
+    c = fine / common * np.arange(first, last + 1)
+    weight = fine / common * np.exp(-(c**2) / 2) / np.sqrt(2 * np.pi)
+    line = Grid(
+        np.array([window[0] + first * fine]), np.array([fine]), (count - 1) * parts + c.size
+    )
+    index = parts * np.arange(count)[:, None] + np.arange(c.size)
+    tables = [_along(line, shift, private) for shift in shifts]
+    return Conditional([(smooth[index], lost[index]) for smooth, lost in tables], weight, step)
+
+
+def _over(lines: Grid, shift: float, private: float) -> tuple[Floats, Floats]:
+    smooth, lost = averages(lines._replace(start=lines.start + shift), np.array([private]), (1, 2))
+    return smooth[:, 0].swapaxes(0, 1), lost[:, 0].T
+
+
+def _along(line: Grid, shift: float, private: float) -> tuple[Floats, Floats]:
+    smooth, lost = averages(line._replace(start=line.start + shift), np.array([private]), (1, 2))
+    return smooth[0], lost[0]
 
 
 def _reach(

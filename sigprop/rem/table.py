@@ -119,6 +119,7 @@ class Finite:
         self.context = np.asarray(context, dtype=np.float64)
         known = (self.context >= 2) & (self.context <= 1e12)
         require(known, "context", self.context, "a number in [2, 1e12]")
+        self.head_width = head_width
         self._heads = None if head_width is None else head_nodes(head_width)
         self._root = np.sqrt(np.log(self.context))
         inside = np.minimum(self.context, co.MAX_CONTEXT)

@@ -9,8 +9,8 @@ import numpy as np
 
 from sigprop.arrays import Floats
 from sigprop.errors import require
+from sigprop.simulate.architecture import check
 from sigprop.simulate.inputs import Exchangeable, Singles, gaussian
-from sigprop.simulate.network import check
 from sigprop.spec import Transformer
 from sigprop.store import Arrays
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
-from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 Singles = NDArray[np.float32]
-LEVELS = 2**16
+RADII, DIRECTIONS = 2**11, 2**5
+CHUNK = 2**15  # pairs at a time, to stay in the cache
 
 
 class Source(Protocol):
@@ -58,20 +59,23 @@ class Source(Protocol):
 
 
 @cache
-def _quantiles() -> Singles:
-    """Tabulate the standard normal at equally likely values, of unit variance (kurtosis 2.9992)."""
-    inverse = NormalDist().inv_cdf
-    half = np.array([inverse((i + 0.5) / LEVELS) for i in range(LEVELS // 2)])
-    values = np.concatenate([half, -half[::-1]])
-    return np.asarray(values / values.std(), dtype=np.float32)
+def _pairs() -> NDArray[np.complex64]:
+    """Plane points of equal weight: means of radius^2 over its equally likely bins, by angles."""
+    edges = np.arange(RADII + 1) / RADII
+    below = 2 * edges * (1 - np.log(np.maximum(edges, 1e-300)))  # mean of -2 log u below an edge
+    radius = np.sqrt(RADII * np.diff(below))
+    angle = 2 * np.pi * (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS
+    return np.outer(radius, np.exp(1j * angle)).astype(np.complex64).ravel()
 
 
 def gaussian(rng: np.random.Generator, *shape: int) -> Singles:
-    """Independent standard normal numbers, by inversion of 16 random bits each.
+    r"""Independent standard normal numbers for weights, two from 16 random bits.
 
-    A ziggurat in double the precision takes six times as long, as long as the matrix products;
-    the 65 536 levels change the fourth moment by 3e-4 of itself and end at 4.2 standard deviations,
-    which moves the token kernel by 3e-4/d.
+    Box & Muller's (1958) pairs :math:`r(\cos\theta, \sin\theta)`, :math:`r^2/2` exponential, at
+    2048 equally likely radii and 32 directions: a sixth of the time of a ziggurat in single
+    precision. Moments of a pair are those of the continuous distribution at fixed r up to order 31,
+    the variance is exactly one, the fourth moment 3 - 8e-4, the largest number 4.15: for a layer of
+    d inputs the fourth cumulant of a preactivation is of order 8e-4/d.
 
     Parameters
     ----------
@@ -92,9 +96,19 @@ def gaussian(rng: np.random.Generator, *shape: int) -> Singles:
     >>> gaussian(np.random.Generator(np.random.SFC64(1)), 2, 3).shape
     (2, 3)
     """
-    size = int(np.prod(shape))
-    bits = rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
-    return np.take(_quantiles(), bits, mode="clip").reshape(shape)
+    size = math.prod(shape)
+    number, table = -(-size // 2), _pairs()
+    out = np.empty(number, np.complex64)
+    for start in range(0, number, CHUNK):
+        part = out[start : start + CHUNK]
+        bits = rng.bit_generator.random_raw(-(-len(part) // 4)).view(np.uint16)
+        np.take(table, bits[: len(part)], out=part, mode="clip")
+    return out.view(np.float32)[:size].reshape(shape)
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Singles:
+    """Independent standard normal numbers to single precision, for tokens."""
+    return rng.standard_normal(shape, dtype=np.float32)
 
 
 def layer_norm(x: Singles) -> Singles:
@@ -145,8 +159,8 @@ class Exchangeable:
         require(np.asarray(spec.rho0) >= 0, "rho0", spec.rho0, "a number in [0, 1] to simulate")
         assert spec.width is not None
         rho0: Singles = np.asarray(spec.rho0, np.float32).reshape(-1, 1, 1)
-        common = gaussian(rng, 1, spec.width)
-        own = gaussian(rng, int(spec.context), spec.width)
+        common = _normal(rng, 1, spec.width)
+        own = _normal(rng, int(spec.context), spec.width)
         x = np.sqrt(rho0) * common + np.sqrt(1 - rho0) * own
         return layer_norm(x.astype(np.float32, copy=False)) * _scale(spec)
 
@@ -185,7 +199,7 @@ class Given:
         if values[0] < -1e-8 * values[-1]:
             raise DomainError("kernel", values[0], "no negative eigenvalue")
         root = (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
-        x = root @ gaussian(rng, context, spec.width)
+        x = root @ _normal(rng, context, spec.width)
         if spec.norm == "post":
             x = layer_norm(x) * _scale(spec)
         return np.broadcast_to(x, (*spec.shape, *x.shape[-2:])).copy()
@@ -222,9 +236,9 @@ class Tokens:
         require(fits, "context", context, f"the length of the windows, {self.ids.shape[1]}")
         ids = self.ids[rng.integers(len(self.ids))]
         _, index = np.unique(ids, return_inverse=True)
-        x = gaussian(rng, int(index.max()) + 1, width)[index]
+        x = _normal(rng, int(index.max()) + 1, width)[index]
         if self.positions == "learned":
-            x += gaussian(rng, context, width)
+            x += _normal(rng, context, width)
         elif self.positions == "sinusoidal":
             x += sinusoids(context, width)
         x = layer_norm(x) * _scale(spec)

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from sigprop.arrays import Floats, Ints, finite_or_none
-from sigprop.errors import AssumptionError, require
-from sigprop.simulate.inputs import Exchangeable, Source
+from sigprop.errors import AssumptionError, need, require
+from sigprop.simulate.architecture import Architecture, check
+from sigprop.simulate.inputs import Exchangeable, Singles, Source
 from sigprop.simulate.measure import ATTENTION, STREAM, block_means, stream
-from sigprop.simulate.network import Network, check
+from sigprop.simulate.network import Network
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job, gather
-from sigprop.validate import count
+from sigprop.validate import choice, count
 
-__all__ = ["Measured", "jobs", "measured", "network_cell", "simulate"]
+__all__ = ["Measured", "jobs", "measured", "network_cell", "simulate", "torch_cell"]
 
 ROOM = 2**22  # entries of one stream; more settings run one part after the other
+BATCH = {"cpu": 2**22, "cuda": 2**28}  # entries of the scores or streams of one batch of seeds
+ENGINES = ("numpy", "torch")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Measured:
         in every block, and `block_means` if asked for.
     seeds : tuple of int
         The seeds, in order.
+    engine : str
+        What drew from them: the same seed is another network in another engine.
 
     Examples
     --------
@@ -47,6 +52,7 @@ class Measured:
 
     samples: dict[str, Floats]
     seeds: tuple[int, ...]
+    engine: str = "numpy"
 
     @property
     def layer(self) -> Ints:
@@ -95,6 +101,7 @@ class Measured:
             Nested lists; what is not finite is null.
         """
         out: dict[str, Any] = {"layer": self.layer.tolist(), "seeds": list(self.seeds)}
+        out["engine"] = self.engine
         for name in self.samples:
             out[name] = finite_or_none(self.mean(name))
             out[f"{name}_se"] = finite_or_none(self.se(name))
@@ -109,9 +116,12 @@ def simulate(
     first_seed: int = 0,
     blocks: int | None = None,
     projection: bool = False,
+    engine: str = "numpy",
+    device: str | None = None,
     workers: int = 1,
     folder: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    scheduler: str | None = None,
 ) -> Measured:
     """Measure random networks of a description, layer by layer.
 
@@ -132,6 +142,11 @@ def simulate(
         Also measure the token kernel, averaged over so many position blocks squared.
     projection : bool
         Draw the output matrix of attention, in place of a rotation with its gain.
+    engine : {"numpy", "torch"}
+        torch (extra `torch`) runs many seeds at once; the input of a seed is the same, its weights
+        are not.
+    device : {"cpu", "cuda"}, optional
+        Where torch runs; by default the processor.
     workers : int
         Processes; with more than one, a script must be importable (its work under
         ``if __name__ == "__main__"``).
@@ -139,6 +154,8 @@ def simulate(
         Where finished seeds are kept; a second call continues.
     progress : callable, optional
         Called with the number of finished seeds.
+    scheduler : str, optional
+        As in `sigprop.store.gather`.
 
     Returns
     -------
@@ -148,8 +165,10 @@ def simulate(
     Raises
     ------
     DomainError
-        If the description has no width, its heads do not divide it, or the context is not one
-        finite number.
+        If the description has no width, its heads do not divide it, the context is not one finite
+        number, or torch does not find the device.
+    MissingExtraError
+        If torch is asked for and not installed.
     AssumptionError
         If the state of some token vanishes or overflows.
 
@@ -161,8 +180,8 @@ def simulate(
     >>> bool(simulate(spec, seeds=2).mean("rho")[-1] > 0.1)
     True
     """
-    todo = jobs(spec, seeds, source, first_seed, blocks, projection)
-    return measured(todo, gather(todo, folder, workers, progress))
+    todo = jobs(spec, seeds, source, first_seed, blocks, projection, engine, device)
+    return measured(todo, gather(todo, folder, workers, progress, scheduler))
 
 
 def jobs(
@@ -172,12 +191,14 @@ def jobs(
     first_seed: int = 0,
     blocks: int | None = None,
     projection: bool = False,
+    engine: str = "numpy",
+    device: str | None = None,
 ) -> list[Job]:
-    """One job for each seed of `simulate`, to be gathered with others.
+    """One job for each seed of `simulate`, or batch of seeds in torch, to be gathered with others.
 
     Parameters
     ----------
-    spec, seeds, source, first_seed, blocks, projection
+    spec, seeds, source, first_seed, blocks, projection, engine, device
         As in `simulate`.
 
     Returns
@@ -199,11 +220,36 @@ def jobs(
     if blocks is not None:
         blocks = count("blocks", blocks, 1, int(spec.context))
     kind = source or Exchangeable()
-    known = {"spec": spec.to_dict(), "blocks": blocks, "projection": projection}
-    what = {"source": type(kind).__name__, "given": vars(kind)}
-    return [
-        Job(network_cell, {**known, **what, "seed": seed}) for seed in range(first, first + number)
-    ]
+    known: dict[str, Any] = {"spec": spec.to_dict(), "blocks": blocks, "projection": projection}
+    known |= {"source": type(kind).__name__, "given": vars(kind)}
+    where, each = _device(engine, device), range(first, first + number)
+    if where is None:
+        return [Job(network_cell, known | {"seed": seed}) for seed in each]
+    size = _batch(spec, where)
+    parts = [list(each[start : start + size]) for start in range(0, number, size)]
+    return [Job(torch_cell, known | {"seeds": part, "device": where}) for part in parts]
+
+
+def _device(engine: str, device: str | None) -> str | None:
+    """Device of torch; None for numpy."""
+    choice("engine", engine, ENGINES)
+    if engine == "numpy":
+        require(device is None, "device", device, 'none unless engine = "torch"')
+        return None
+    need("the torch engine", "torch", "torch")
+    choice("device", device or "cpu", tuple(BATCH))
+    if device == "cuda":
+        import torch
+
+        require(torch.cuda.is_available(), "device", device, "cpu: torch finds no other here")
+    return device or "cpu"
+
+
+def _batch(spec: Transformer, device: str) -> int:
+    """Count the seeds that run at once."""
+    context, width = int(spec.context), spec.width or 1
+    widest = max(width, round(width * spec.mlp_ratio), spec.heads * context)
+    return max(1, BATCH[device] // (int(np.prod(spec.shape)) * context * widest))
 
 
 def measured(todo: list[Job], found: list[Arrays]) -> Measured:
@@ -230,8 +276,11 @@ def measured(todo: list[Job], found: list[Arrays]) -> Measured:
     >>> measured(todo := jobs(spec, 2), gather(todo)).seeds
     (0, 1)
     """
-    seeds = tuple(int(job.arguments["seed"]) for job in todo)
-    return Measured({name: np.stack([f[name] for f in found]) for name in found[0]}, seeds)
+    known = [job.arguments for job in todo]
+    seeds = tuple(int(s) for k in known for s in k.get("seeds", [k.get("seed")]))
+    engine = "torch" if "device" in known[0] else "numpy"
+    join = np.concatenate if engine == "torch" else np.stack
+    return Measured({name: join([f[name] for f in found]) for name in found[0]}, seeds, engine)
 
 
 def network_cell(
@@ -258,22 +307,77 @@ def network_cell(
     dict of str to array
         The statistics, layers first.
     """
+    np.empty(2**22)  # its release makes glibc keep freed memory (see sigprop.propagate)
+    kind = _source(source, given)
+
+    def one(part: Transformer) -> Arrays:
+        rng = np.random.Generator(np.random.SFC64(seed))
+        x = kind.draw(part, rng)
+        found = _measure(Network(part, rng, projection=projection), x, blocks)
+        return {name: values[None] for name, values in found.items()}
+
+    whole = _over_settings(Transformer.from_dict(spec), one)
+    return {name: values[0] for name, values in whole.items()}
+
+
+def torch_cell(
+    spec: dict[str, Any],
+    blocks: int | None,
+    projection: bool,
+    source: str,
+    given: dict[str, Any],
+    seeds: list[int],
+    device: str,
+) -> Arrays:
+    """Measure the networks of several seeds in torch: the job of one batch.
+
+    Parameters
+    ----------
+    spec, blocks, projection, source, given
+        As in `network_cell`.
+    seeds : list of int
+        The seeds.
+    device : str
+        Where they run.
+
+    Returns
+    -------
+    dict of str to array
+        The statistics, seeds first, then layers.
+    """
+    from sigprop.simulate.torch_network import TorchNetwork
+
+    kind = _source(source, given)
+
+    def all_seeds(part: Transformer) -> Arrays:
+        rngs = [np.random.Generator(np.random.SFC64(seed)) for seed in seeds]
+        x = np.stack([kind.draw(part, rng) for rng in rngs])
+        network = TorchNetwork(part, tuple(seeds), device, projection=projection)
+        found = _measure(network, x, blocks)
+        return {name: np.moveaxis(values, 1, 0) for name, values in found.items()}
+
+    return _over_settings(Transformer.from_dict(spec), all_seeds)
+
+
+def _source(name: str, given: dict[str, Any]) -> Source:
     from sigprop.simulate import inputs
 
-    np.empty(2**22)  # its release makes glibc keep freed memory (see sigprop.propagate)
-    whole = Transformer.from_dict(spec)
-    kind = getattr(inputs, source)(**given)
-    points = int(np.prod(whole.shape))
-    size = max(1, ROOM // int(whole.context * (whole.width or 1)))
-    parts = [
-        _measure(_settings(whole, slice(i, i + size)), kind, blocks, projection, seed)
-        for i in range(0, points, size)
-    ]
+    kind: Source = getattr(inputs, name)(**given)
+    return kind
+
+
+def _over_settings(spec: Transformer, measure: Callable[[Transformer], Arrays]) -> Arrays:
+    """Statistics of all settings, (seeds, layers, settings...), as many at a time as there is room.
+
+    Every part is measured with the same draws.
+    """
+    points = int(np.prod(spec.shape))
+    size = max(1, ROOM // int(spec.context * (spec.width or 1)))
+    parts = [measure(_settings(spec, slice(i, i + size))) for i in range(0, points, size)]
+    whole = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
     return {
-        name: np.concatenate([part[name] for part in parts], axis=1).reshape(
-            -1, *whole.shape, *parts[0][name].shape[2:]
-        )
-        for name in parts[0]
+        name: values.reshape(*values.shape[:2], *spec.shape, *values.shape[3:])
+        for name, values in whole.items()
     }
 
 
@@ -287,17 +391,13 @@ def _settings(spec: Transformer, part: slice) -> Transformer:
     return spec.replace(sigma_w2=None, **changes)
 
 
-def _measure(
-    spec: Transformer, source: Source, blocks: int | None, projection: bool, seed: int
-) -> Arrays:
-    require(len(spec.shape) == 1, "spec", spec.shape, "one axis")
-    rng = np.random.Generator(np.random.SFC64(seed))
-    x = source.draw(spec, rng)
+def _measure(network: Architecture, x: Singles, blocks: int | None) -> Arrays:
+    """Statistics of a network, layers first."""
     found, heads, kernels = [stream(x)], [], []
     if blocks is not None:
         kernels.append(block_means(x, blocks))
     with np.errstate(all="ignore"):  # what is not finite is refused below
-        for layer in Network(spec, rng, projection).run(x):
+        for layer in network.run(x):
             found.append(stream(layer.x))
             heads.append(layer.attention)
             if blocks is not None:

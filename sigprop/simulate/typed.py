@@ -14,7 +14,8 @@ import numpy as np
 
 from sigprop.arrays import Floats
 from sigprop.errors import AssumptionError
-from sigprop.simulate.network import ACTIVATIONS, check
+from sigprop.simulate.architecture import check
+from sigprop.simulate.network import ACTIVATIONS
 from sigprop.spec import Transformer
 
 __all__ = ["Typed", "Walk", "overlap"]

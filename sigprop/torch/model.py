@@ -65,7 +65,8 @@ def check(spec: Transformer) -> None:
     DomainError
         If the width is not given or not a multiple of the heads, or rho0 is negative.
     AssumptionError
-        If it has arrays, an infinite context, a causal mask or rotary positions.
+        If it has arrays, an infinite context, a causal mask, rotary positions, grouped keys or an
+        identity part.
 
     Examples
     --------
@@ -81,6 +82,11 @@ def check(spec: Transformer) -> None:
     require(spec.width % spec.heads == 0, "heads", spec.heads, f"a divisor of {spec.width}")
     if spec.shape or math.isinf(float(spec.context)):
         raise AssumptionError("training needs a single spec of finite context")
+    if spec.has_identity or spec.heads_per_key > 1:
+        raise AssumptionError(
+            "training draws queries, keys and values of every head on their own: set identity = 0, "
+            "value_identity = 0, kv_heads = null"
+        )
     if spec.causal or spec.rotary_base is not None:
         raise AssumptionError(
             "masked-language-model training is of bidirectional encoders with learned positions: "

@@ -23,7 +23,8 @@ import numpy as np
 
 from sigprop.arrays import Floats, Ints
 from sigprop.design import recommend
-from sigprop.diagram import diagram, distances
+from sigprop.diagram import diagram
+from sigprop.plan import boundary_fields
 from sigprop.schemes import described
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job, gather
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BASE", "MARGIN", "PLAN", "SCHEMES", "cell", "count_runs", "experiment", "job", "marked"]
 
+RHO_MAX = 0.98  # the default of `sigprop.diagram.diagram`
 MARGIN = 0.05  # nats below guessing by frequency
 BASE = Transformer(
     depth=6, context=32, width=64, heads=4, beta=1.0, sigma_v2=1.0, sigma_w2=1.0, alpha_attn=2.0,
@@ -193,6 +195,7 @@ def experiment(
     folder: Path | None = None,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
+    scheduler: str | None = None,
 ) -> xr.Dataset:
     """Train over a grid of (beta, alpha_attn) at several depths, beside what theory predicts.
 
@@ -219,6 +222,8 @@ def experiment(
         Processes, one thread each.
     progress : callable, optional
         Called with the number of finished runs.
+    scheduler : str, optional
+        Address of a dask scheduler whose workers do the runs, as in `sigprop.store.gather`.
 
     Returns
     -------
@@ -251,7 +256,8 @@ def experiment(
         ],
     }
     unique = {one.key: one for part in wanted.values() for one in part}
-    runs = dict(zip(unique, gather([*unique.values()], folder, workers, progress), strict=True))
+    done = gather([*unique.values()], folder, workers, progress, scheduler)
+    runs = dict(zip(unique, done, strict=True))
     found = {name: [runs[one.key] for one in part] for name, part in wanted.items()}
     coordinates = {"depth": list(depths), **axes, "scheme": list(marks[0]),
                    "seed": [one.seed for one in plans],
@@ -322,7 +328,9 @@ def _predicted(stacks: list[Transformer], axes: dict[str, Any]) -> dict[str, Any
 
 def _distance(spec: Transformer) -> Floats:
     """Distance to the nearer boundary: positive in the regime that is called trainable."""
-    return np.minimum(*distances(sweep(spec), 0.0).values())
+    final = sweep(spec)
+    fields = boundary_fields(final, np.zeros(final.state.q.shape), RHO_MAX, None)
+    return np.asarray(np.minimum(*fields.values()))
 
 
 def _curves(stacks: list[Transformer]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
 
     Examples
     --------
-    >>> from sigprop.torch.separation import Estimate
+    >>> from sigprop.separation import Estimate
     >>> str(Estimate(0.9, 0.85, 0.951))
     '0.900 [0.850, 0.951]'
     """
@@ -81,7 +81,7 @@ def area(score: Floats, gain: Floats) -> Floats:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.torch.separation import area
+    >>> from sigprop.separation import area
     >>> float(area(np.array([1.0, 2.0, 3.0, 4.0]), np.array([-1.0, 1.0, -1.0, 1.0])))
     0.75
     """
@@ -111,7 +111,7 @@ def correlation(score: Floats, gain: Floats) -> Floats:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.torch.separation import correlation
+    >>> from sigprop.separation import correlation
     >>> float(correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 9.0])).round(12))
     1.0
     """
@@ -154,7 +154,7 @@ def estimate(statistic: Statistic, score: Floats, gain: Floats) -> Estimate:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.torch.separation import area, estimate
+    >>> from sigprop.separation import area, estimate
     >>> estimate(area, np.arange(20.0), np.arange(20.0) - 9.5)
     Estimate(value=1.0, low=1.0, high=1.0)
     """

@@ -1,0 +1,46 @@
+"""Commands on real models (extra `torch`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sigprop.console import FIGURES, AsJson, Png, check_target, emit, show
+from sigprop.errors import need
+
+__all__ = ["COMMANDS"]
+
+
+def audit(
+    hf: Annotated[Path, typer.Option(help="Folder with a Hugging Face config.json.")],
+    text: Annotated[Path, typer.Option(help="Text file (UTF-8) to run through the model.")],
+    rho_max: Annotated[float, typer.Option(help="Largest overlap accepted in any block.")] = 0.98,
+    seed: Annotated[int, typer.Option(help="Seed of weights and draws.")] = 0,
+    png: Png = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a real model with random weights on a real text, beside the prediction for it."""
+    need("sigprop audit", "torch", "torch", "transformers", "tokenizers")
+    check_target("png", png, FIGURES)
+    from sigprop.torch.audit import audit as run
+    from sigprop.torch.inputs import load_model, load_text
+
+    model = load_model(hf, seed)
+    loaded = load_text(text, model, hf)
+    found = run(model, loaded.batch, rho_max=rho_max, seed=seed)
+    if png is not None:
+        from sigprop.plots import save_figure
+        from sigprop.torch.pictures import plot_audit
+
+        save_figure(plot_audit(found), png)
+    if as_json:
+        return emit(found.to_dict() | {"tokenizer": loaded.tokenizer})
+    from sigprop.torch.tables import audited
+
+    show(lambda: audited(found))
+    return show(lambda: f"Tokens: {loaded.tokenizer}.")
+
+
+COMMANDS = (audit,)

@@ -1,0 +1,205 @@
+"""Grids, gradients and bands under causal masks and rotary positions."""
+
+import json
+
+import autograd
+import numpy as np
+import pytest
+from test_fluctuations import HALF_WIDTH, spec_of
+
+from sigprop import (
+    AssumptionError,
+    DomainError,
+    Transformer,
+    bands,
+    critical,
+    diagram,
+    gradients,
+    judge,
+    propagate,
+    sweep,
+)
+from sigprop.layout import make_layout
+from sigprop.maps.tabulated import Tabulated, tabulated
+from sigprop.maps.weights import Exact
+from sigprop.propagate import exchangeable, unmasked
+from sigprop.simulate import simulate
+
+CAUSAL = Transformer(
+    depth=4, context=40, causal=True, beta=1.5, sigma_v2=1, sigma_w2=0.5, rho0=0.1, alpha_attn=1.5
+)
+SMALL = CAUSAL.replace(context=16)
+ROTARY = Transformer(
+    depth=4, context=64, rotary_base=1e3, beta=1.5, sigma_v2=1, sigma_w2=0.5, rho0=0.1
+)
+ALLOWED = 0.002  # of coarse blocks and interpolated statistics
+
+
+# grids
+
+
+def test_the_table_agrees_with_quadrature():
+    exact = Exact(make_layout(64, 8, singles=2))
+    table, count = Tabulated(exact, 8.0), exact.layout.queries.count
+    for s, allowed in ((0.05, 1e-5), (1.0, 1e-4), (5.0, 1e-3)):
+        sigma = np.minimum(s * np.sqrt(np.linspace(0.5, 1, count.size)), 4.9)
+        one, fast = exact.single(sigma), table.single(sigma)
+        assert np.abs(fast.excess - one.excess).max() < 1e-6
+        assert np.abs(fast.entropy - one.entropy)[count > 1].max() < 1e-6
+        r = np.full(len(exact.layout.common), 0.6)
+        assert np.abs(table.shared(sigma, r) - exact.shared(sigma, r)).max() < allowed
+
+
+def test_attention_beyond_the_table_freezes():
+    hot = tabulated(8, 40.0).single(np.full((1, 8), 30.0))
+    assert (hot.entropy[0, 1:] < 0.2).all()
+    assert (np.diff(hot.entropy[0, 1:]) > -1e-6).all()
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "pre", "rotary_base": 1e3}])
+def test_causal_grids_are_those_of_propagate(changes):
+    spec = CAUSAL.replace(**changes)
+    final = sweep(spec.replace(beta=[0.0, 0.7, 1.5], alpha_attn=[[1.0], [1.5]]))
+    for i, j, beta, alpha in ((0, 0, 0.0, 1.0), (1, 2, 1.5, 1.5)):
+        found = propagate(spec.replace(beta=beta, alpha_attn=alpha))
+        assert abs(final.state.gap[i, j] / final.state.q[i, j] - 1 + found.rho[-1]) < ALLOWED
+        assert final.reduced_beta[i, j] == pytest.approx(found.reduced_beta.max(), abs=0.01)
+        assert abs(final.entropy_ratio[i, j] - found.entropy_ratio.min()) < ALLOWED
+    late = sweep(unmasked(spec)).state  # negative control
+    assert abs(late.gap / late.q - final.state.gap[1, 2] / final.state.q[1, 2]) > 5 * ALLOWED
+
+
+def test_rotary_grids_are_those_of_propagate():
+    final = sweep(ROTARY.replace(beta=[0.5, 1.5]))
+    found = propagate(ROTARY)
+    assert final.state.rho[1] == pytest.approx(found.rho[-1], abs=1e-12)
+    assert final.entropy_ratio[1] == pytest.approx(found.entropy_ratio.min(), abs=1e-12)
+
+
+def test_a_diagram_of_a_causal_stack():
+    axes = {"beta": np.linspace(0, 1.5, 4), "alpha_attn": np.linspace(0.5, 3, 5)}
+    data = diagram(SMALL, rho_max=0.5, **axes)
+    assert data.attrs["undefined"] == 0
+    found = propagate(SMALL.replace(beta=1.0, alpha_attn=axes["alpha_attn"][2]))
+    assert abs(float(data.rho[2, 2]) - found.rho[-1]) < ALLOWED
+    assert data.sizes["rank_collapse_point"] > 2
+
+
+def test_hot_and_dead_cells_are_masked():
+    final = sweep(SMALL.replace(beta=[1.0, 100.0], depth=1, context=4))
+    assert final.defined.tolist() == [True, False]
+    assert np.isnan(final.state.gap[1])
+
+
+@pytest.mark.parametrize("spec", [SMALL, ROTARY])
+def test_critical_strength(spec):
+    found = critical(spec, 0.5)
+    assert bool(found.converged)
+    assert abs(propagate(spec.replace(alpha_attn=found.alpha_attn)).rho[-1] - 0.5) < ALLOWED
+    other = critical(unmasked(spec), 0.5).alpha_attn
+    assert abs(other / found.alpha_attn - 1) > 0.005
+
+
+def test_the_verdict_resolves_positions():
+    assert judge(SMALL, 0.5).trajectory.positions is not None
+
+
+def test_a_measured_network_lies_on_the_grid():
+    spec = CAUSAL.replace(width=384, heads=2)
+    measured = simulate(spec, 8)
+    final = sweep(spec.replace(beta=[spec.beta, 0.5]))
+    mean, error = measured.mean("rho")[-1], measured.se("rho")[-1]
+    rho = 1 - final.state.gap / final.state.q
+    assert abs(rho[0] - mean) < 3 * error + 0.01
+    assert abs(rho[1] - mean) > 3 * error + 0.01  # negative control: another temperature
+
+
+# gradients
+
+
+CASE = {"T": 48, "d": 96, "H": 2, "L": 4, "vw": 1.0, "vv": 1.0, "vb": 0.0, "aS": 1.0, "aM": 1.0}
+CASE |= {"rho0": 0.1, "act": "relu", "norm": "post", "beta": 1.5, "causal": True}
+
+
+def misses(found, measured, errors):
+    total = 0
+    for name, other in (("q", "qg"), *((n, n) for n in ("wq", "wk", "wv", "w1", "w2"))):
+        mine, (mean, error) = getattr(found, name), measured[other]
+        spread = np.hypot(error / mean, errors.get(name, 0.0) / mine)
+        total += np.sum(np.abs(np.log(mine / mean)) > 0.1 + 3 * spread)
+    return total
+
+
+def test_causal_gradients_against_autograd():
+    spec = spec_of(CASE).replace(causal=True)
+    measured = autograd.average(CASE, range(40))
+    found = gradients(spec, draws=30, seed=3)
+    assert misses(found, measured, found.errors) == 0
+    cold = gradients(spec.replace(beta=0.7), draws=10)  # negative control
+    assert misses(cold, measured, cold.errors) >= 4
+    mean, error = measured["pg"]
+    allowed = 0.2 * np.abs(mean) + 3 * np.hypot(error, found.errors["p"])
+    assert (np.abs(found.p - mean) < allowed).all()
+
+
+def test_rotary_gradients_are_sampled_and_repeat():
+    spec = ROTARY.replace(width=64, heads=2, context=24)
+    one, two, other = (gradients(spec, draws=4, seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(one.q, two.q)
+    assert (one.q != other.q).any()
+    assert set(one.to_dict()) > {"grad_q_se", "grad_wq_se", "draws", "seed", "lambda_g"}
+
+
+@pytest.mark.parametrize(
+    ("error", "call", "words"),
+    [
+        (AssumptionError, lambda: gradients(CAUSAL.replace(context=4096)), "context = 4096"),
+        (AssumptionError, lambda: gradients(CAUSAL.replace(context="inf")), "context = inf"),
+        (AssumptionError, lambda: gradients(ROTARY), "width"),
+        (DomainError, lambda: gradients(CAUSAL, draws=1), "draws = 1"),
+        (DomainError, lambda: gradients(CAUSAL, seed=-1), "seed = -1"),
+        (AssumptionError, lambda: bands(CAUSAL), "width"),
+        (AssumptionError, lambda: bands(CAUSAL.replace(width=64, rho0=1.0)), "differ"),
+    ],
+)
+def test_refusals(error, call, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_command_line(tmp_path):
+    from typer.testing import CliRunner
+
+    from sigprop.cli import app
+
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(CAUSAL.replace(context=24, depth=2, width=32).to_dict()))
+    words = ["propagate", str(path), "--gradients", "--bands", "--draws", "3"]
+    values = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert values["draws"] == 3
+    assert [len(values[n]) for n in ("grad_q", "grad_q_se", "rho_std", "y2_std")] == [2, 2, 3, 2]
+    assert "3 sampled networks" in CliRunner().invoke(app, words).stdout
+
+
+# bands
+
+
+def shares(spec, seeds, scale=1.0):
+    found, measured = bands(spec), simulate(spec, seeds).samples["rho"]
+    size = np.abs(measured - found.rho)[:, 1:] / found.rho_std[1:] / HALF_WIDTH
+    return (size <= 1).mean(), (size <= scale).mean()
+
+
+@pytest.mark.parametrize("spec", [CAUSAL, ROTARY])
+def test_band_of_one_architecture(spec):
+    share, narrow = shares(spec.replace(width=128, heads=2, context=64, depth=4), 40, 0.4)
+    assert 0.8 <= share
+    assert narrow < 0.8
+
+
+def test_bands_follow_the_resolved_mean():
+    spec = CAUSAL.replace(width=10**5, heads=1000)
+    found, plain = bands(spec), propagate(spec)
+    assert np.abs(found.rho - plain.rho).max() < 2e-3
+    assert np.abs(found.y2 - plain.y2).max() < 2e-3
+    assert np.abs(found.y2 - exchangeable(unmasked(spec)).y2).max() > 0.02
