@@ -16,9 +16,6 @@ pytest.importorskip("tokenizers")
 
 from sigprop import AssumptionError, DomainError, Transformer, propagate
 from sigprop.cli import main
-from sigprop.torch import trainability
-from sigprop.torch.model import Encoder, check
-from sigprop.torch.plan import Plan
 from sigprop.separation import (
     PREDICTORS,
     area,
@@ -30,6 +27,9 @@ from sigprop.separation import (
     regimes,
     separation,
 )
+from sigprop.torch import trainability
+from sigprop.torch.model import Encoder, check
+from sigprop.torch.plan import Plan
 from sigprop.torch.tokens import MASK, SPECIAL, corpus, masked
 from sigprop.torch.train import CHECKPOINT, baseline, train
 from sigprop.training_plots import plot_training
