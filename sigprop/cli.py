@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import sigprop
-from sigprop import cli_design, cli_torch, laboratory, practice
+from sigprop import cli_design, cli_torch, cli_train, laboratory, practice
 from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError, SigpropError, require
 from sigprop.positional import is_sampled
@@ -395,6 +395,7 @@ for command in (
     *practice.COMMANDS,
     *cli_design.COMMANDS,
     *cli_torch.COMMANDS,
+    *cli_train.COMMANDS,
 ):
     app.command()(command)
 

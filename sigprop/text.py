@@ -11,7 +11,7 @@ from sigprop.arrays import Ints
 from sigprop.errors import DomainError
 from sigprop.validate import count
 
-__all__ = ["MARK", "token_ids", "windows"]
+__all__ = ["MARK", "read", "token_ids", "windows"]
 
 MARK = "<|endoftext|>"  # separates documents; one token
 PATTERN = re.compile(rf"{re.escape(MARK)}|\w+|[^\w\s]")
@@ -46,14 +46,40 @@ def token_ids(path: str | Path) -> Ints:
     ...     token_ids(path).tolist()
     [0, 1, 2, 0, 3]
     """
-    words = PATTERN.findall(_read(Path(path)))
+    words = PATTERN.findall(read(Path(path)))
     if not words:
         raise DomainError("text", str(path), "a text file; this one has no words")
     known: dict[str, int] = {}
     return np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int64)
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """Content of a UTF-8 text file.
+
+    Parameters
+    ----------
+    path : Path
+        As in `token_ids`.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Raises
+    ------
+    DomainError
+        If the file is missing, unreadable, too large or not text.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from sigprop.text import read
+    >>> read(Path("/nowhere/a.txt"))
+    Traceback (most recent call last):
+        ...
+    sigprop.errors.DomainError: text = '/nowhere/a.txt' is not admissible: expected an existing...
+    """
     try:
         if not path.is_file():
             raise DomainError("text", str(path), "an existing text file")

@@ -1,0 +1,154 @@
+"""Commands that train: one run, and runs over a trainability diagram."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sigprop.console import AsJson, Scheduler, check_target, emit, progress, show
+from sigprop.errors import DomainError, need
+
+__all__ = ["COMMANDS"]
+
+Text = Annotated[
+    Path | None,
+    typer.Option(help="UTF-8 text, stories separated by <|endoftext|> [default: TinyStories from "
+                      "the Hub, by the package datasets]."),
+]  # fmt: skip
+Vocabulary = Annotated[int, typer.Option(help="Tokens of the WordPiece tokenizer.")]
+Batch = Annotated[int, typer.Option(help="Windows in a batch.")]
+Rate = Annotated[float, typer.Option(help="Largest learning rate.")]
+Seed = Annotated[int, typer.Option(help="Of weights, batches and masks.")]
+
+
+def train(
+    spec: Annotated[
+        str | None, typer.Argument(help="SPEC.json with a width [default: six small blocks].")
+    ] = None,
+    text: Text = None,
+    steps: Annotated[int, typer.Option(help="Updates.")] = 600,
+    batch: Batch = 32,
+    rate: Rate = 3e-3,
+    vocabulary: Vocabulary = 250,
+    seed: Seed = 0,
+    every: Annotated[int, typer.Option(help="Steps between rows of the log.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoint and log; a second run resumes.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda [default: what there is].")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a description as a masked language model on text; log what the signal does."""
+    need("sigprop train", "torch", "torch", "tokenizers")
+    from sigprop.huggingface import load
+    from sigprop.propagate import exchangeable
+    from sigprop.torch.model import check
+    from sigprop.torch.plan import Plan
+    from sigprop.torch.tokens import corpus
+    from sigprop.torch.train import train as run
+    from sigprop.torch.trainability import BASE
+
+    read = BASE if spec is None else load(spec).spec
+    check(read)
+    plan = Plan(steps=steps, batch=batch, rate=rate, seed=seed, every=every)
+    words = corpus(text, int(read.context), vocabulary)
+    with progress(steps, "steps") as advance:
+        done = [0]
+
+        def told(row: dict[str, Any]) -> None:
+            advance(row["step"] - done[0])
+            done[0] = row["step"]
+
+        found = run(read, words, plan, out, told, device)
+    values = {"spec": read.to_dict(), "plan": vars(plan), "text": words.source,
+              "text_sha256": words.digest} | found.to_dict()  # fmt: skip
+    if out is not None:
+        (out / "tokenizer.json").write_text(words.tokenizer, encoding="utf-8")
+        (out / "run.json").write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
+    if as_json:
+        return emit(values)
+    from sigprop import training_tables
+
+    return show(lambda: training_tables.run(found, exchangeable(read)))
+
+
+def trainability(
+    text: Text = None,
+    depths: Annotated[str, typer.Option(help="Numbers of blocks, with commas.")] = "6,18",
+    points: Annotated[int, typer.Option(help="Grid points along beta and alpha_attn.")] = 7,
+    rates: Annotated[str, typer.Option(help="Learning rates of the grid.")] = "3e-3,1e-3",
+    seeds: Annotated[int, typer.Option(help="Seeds of one section and of known schemes.")] = 3,
+    steps: Annotated[int, typer.Option(help="Updates of a run.")] = 160,
+    vocabulary: Vocabulary = 250,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder of finished runs; a second start resumes.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes.")] = os.cpu_count() or 1,
+    scheduler: Scheduler = None,
+    out: Annotated[Path, typer.Option(help="NetCDF file; .json, .png and .pdf go beside it.")] = (
+        Path("training.nc")
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Train over a grid of (beta, alpha_attn) and judge the predicted boundary: AUC, figure."""
+    need("sigprop trainability", "torch", "torch", "tokenizers")
+    from dataclasses import replace
+
+    from sigprop import training_tables
+    from sigprop.diagram import save
+    from sigprop.plots import save_figure
+    from sigprop.separation import findings, provenance
+    from sigprop.torch.tokens import corpus
+    from sigprop.torch.trainability import BASE, PLAN, count_runs, experiment
+    from sigprop.training_plots import plot_training
+
+    check_target("out", out, (".nc",))
+    stacks = [_depth(word) for word in depths.split(",")]
+    words = corpus(text, int(BASE.context), vocabulary)
+    first, *others = (_rate(word) for word in rates.split(","))
+    total = count_runs(len(stacks), points, len(others), seeds)
+    with progress(total, "runs") as advance:
+        data = experiment(
+            words,
+            plan=replace(PLAN, steps=steps, rate=first),
+            depths=stacks,
+            points=points,
+            rates=others,
+            seeds=seeds,
+            folder=keep,
+            workers=workers,
+            progress=advance,
+            scheduler=scheduler,
+        )
+    save(data, out)
+    about = provenance(data)
+    files = [out.with_suffix(ending) for ending in (".json", ".png", ".pdf")]
+    files[0].write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    picture = plot_training(data)
+    for path in files[1:]:
+        save_figure(picture, path)
+    if as_json:
+        return emit(about)
+    return show(lambda: training_tables.training(findings(data), [str(f) for f in (out, *files)]))
+
+
+def _depth(word: str) -> int:
+    if not word.strip().isdigit():
+        raise DomainError("depths", word, "integers with commas, as in 6,18")
+    return int(word)
+
+
+def _rate(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise DomainError("rates", word, "numbers with commas, as in 3e-3,1e-3") from None
+
+
+COMMANDS = (train, trainability)

@@ -1,0 +1,308 @@
+"""Masked-language-model training of a description: real runs, logged, resumable bit for bit.
+
+Everything that a step draws follows from the seed and the number of the step, so a run that was
+killed continues from its last checkpoint as if nothing had happened: same weights, same log, to the
+last bit, on the same machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sigprop.arrays import Floats, Ints
+from sigprop.errors import DomainError
+from sigprop.spec import Transformer
+from sigprop.torch.model import Block, Encoder
+from sigprop.torch.plan import Plan, Run
+from sigprop.torch.tokens import Corpus, masked
+from sigprop.validate import choice
+from sigprop.version import __version__
+
+__all__ = ["CHECKPOINT", "baseline", "train", "versions"]
+
+COLUMNS = ("step", "loss", "rate", "norm")
+PROFILES = ("rho", "entropy", "gradient", "query")
+BETAS = (0.9, 0.98)
+LOOKED = 16  # held-out windows on which overlap and entropy are measured
+CHECKPOINT = "checkpoint.pt"
+PROGRESS = ("step", "wall", "diverged", "rows")
+EVALUATION = 15  # seed of the masks on held-out text
+
+
+def versions(device: str) -> dict[str, str]:
+    """Versions and hardware that a run depends on.
+
+    Parameters
+    ----------
+    device : str
+        Name of the torch device.
+
+    Returns
+    -------
+    dict of str to str
+        sigprop, torch, python, machine, device, threads.
+
+    Examples
+    --------
+    >>> from sigprop.torch.train import versions
+    >>> sorted(versions("cpu"))
+    ['device', 'machine', 'python', 'sigprop', 'threads', 'torch']
+    """
+    return {
+        "sigprop": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def train(
+    spec: Transformer,
+    text: Corpus,
+    plan: Plan | None = None,
+    folder: Path | None = None,
+    told: Callable[[dict[str, Any]], None] | None = None,
+    device: str | None = None,
+) -> Run:
+    """Train a model of a description as a masked language model.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description: single, bidirectional, with a width; its context is that of the windows.
+    text : Corpus
+        The text.
+    plan : Plan, optional
+        How.
+    folder : Path, optional
+        Where checkpoints are kept; a second run with the same arguments continues from them.
+    told : callable, optional
+        Called with each row of the log.
+    device : str, optional
+        "cpu" or "cuda"; the latter where there is one. On a GPU matrix products are in bfloat16.
+
+    Returns
+    -------
+    Run
+        The log and the final loss.
+
+    Raises
+    ------
+    DomainError, AssumptionError
+        If the model cannot be built, the windows have another length, or the folder holds another
+        run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop import Transformer
+    >>> from sigprop.torch.tokens import Corpus
+    >>> from sigprop.torch.plan import Plan
+    >>> from sigprop.torch.train import train
+    >>> spec = Transformer(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> text = Corpus(np.full((9, 8), 5), np.full((1, 8), 5), 16, "", "fives", "")
+    >>> run = train(spec, text, Plan(steps=3, every=1), device="cpu")
+    >>> run.log["rho"].shape, run.diverged
+    ((3, 2), -1)
+    """
+    plan = plan or Plan()
+    if text.train.shape[1] != spec.context:
+        raise DomainError("context", text.train.shape[1], f"windows of {spec.context:g} tokens")
+    trainer = _Trainer(spec, text, plan, _device(device))
+    path = None if folder is None else _prepared(folder)
+    if path is not None and path.exists():
+        trainer.restore(path)
+    return trainer.run(path, told or (lambda _: None))
+
+
+def _device(name: str | None) -> str:
+    there = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    choice("device", name or there[-1], there)
+    return name or there[-1]
+
+
+def _prepared(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        words = f"a folder that can be made ({error.strerror})"
+        raise DomainError("out", str(folder), words) from None
+    return folder / CHECKPOINT
+
+
+class _Trainer:
+    """A run in progress."""
+
+    def __init__(self, spec: Transformer, text: Corpus, plan: Plan, device: str) -> None:
+        self.text, self.plan, self.device = text, plan, device
+        self.model = Encoder(spec, text.vocabulary, plan.seed).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), betas=BETAS, weight_decay=plan.decay, fused=True
+        )
+        self.step, self.wall, self.diverged = 0, 0.0, -1
+        self.rows: list[dict[str, Any]] = []
+        about = [spec.to_dict(), asdict(plan), text.digest, text.vocabulary, versions(device)]
+        self.identity = repr(about)
+
+    def run(self, path: Path | None, told: Callable[[dict[str, Any]], None]) -> Run:
+        while self.step < self.plan.steps and self.diverged < 0:
+            start = time.perf_counter()
+            row = self._update()
+            self.wall += time.perf_counter() - start
+            if row is not None:
+                self.rows.append(row)
+                told(row)
+            if path is not None and (self.step % self.plan.every == 0 or self._ended):
+                self.save(path)
+        return self._finish()
+
+    @property
+    def _ended(self) -> bool:
+        return self.step == self.plan.steps or self.diverged >= 0
+
+    def _update(self) -> dict[str, Any] | None:
+        """One step; its row of the log if it is due."""
+        rng = np.random.default_rng([self.plan.seed, self.step])
+        windows = self.text.train[rng.integers(0, len(self.text.train), self.plan.batch)]
+        rate = self.plan.rate_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._losses(windows, rng).mean()
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip))
+        if not math.isfinite(norm):
+            self.diverged = self.step
+            return None
+        due = self.step % self.plan.every == 0 or self.step == self.plan.steps - 1
+        row = self._row(loss.item(), rate, norm) if due else None
+        self.optimizer.step()
+        self.step += 1
+        return row
+
+    def _losses(self, windows: Ints, rng: np.random.Generator) -> Tensor:
+        """Loss of every token that is to be guessed."""
+        inputs, chosen = (
+            torch.from_numpy(part).to(self.device)
+            for part in masked(windows, self.text.vocabulary, rng)
+        )
+        wanted = torch.from_numpy(windows).to(self.device)[chosen]
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            logits = self.model.logits(self.model(inputs)[chosen])
+        return F.cross_entropy(logits.float(), wanted, reduction="none")
+
+    def _row(self, loss: float, rate: float, norm: float) -> dict[str, Any]:
+        seen = self.model.look(torch.from_numpy(self.text.held[:LOOKED]).to(self.device))
+        scale = min(1.0, self.plan.clip / (norm + 1e-6))  # as clip_grad_norm_ applied it
+        blocks = [_gradients(block, scale) for block in self.model.blocks]
+        whole, query = zip(*blocks, strict=True)
+        found = {"step": self.step, "loss": loss, "rate": rate, "norm": norm}
+        return found | seen._asdict() | {"gradient": list(whole), "query": list(query)}
+
+    def _finish(self) -> Run:
+        log = {name: np.array([row[name] for row in self.rows]) for name in (*COLUMNS, *PROFILES)}
+        about = (self.diverged, self.wall, versions(self.device))
+        if self.diverged >= 0:
+            return Run(log, math.inf, math.nan, math.nan, -math.inf, math.nan, *about)
+        loss, guess = self._held()
+        gain, root = guess - loss, math.sqrt(len(loss))
+        mean, spread = float(loss.mean()), float(loss.std()) / root
+        return Run(
+            log, mean, spread, float(guess.mean()), float(gain.mean()), float(gain.std()) / root,
+            *about,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _held(self) -> tuple[Floats, Floats]:
+        """Losses on held-out windows, the same masks in every run; and those of frequencies."""
+        guess, losses, guesses = baseline(self.text), [], []
+        held = self.text.held[: self.plan.held]
+        for start in range(0, len(held), self.plan.batch):
+            windows = held[start : start + self.plan.batch]
+            losses.append(self._losses(windows, np.random.default_rng([EVALUATION, start])).cpu())
+            chosen = masked(
+                windows, self.text.vocabulary, np.random.default_rng([EVALUATION, start])
+            )[1]
+            guesses.append(guess[windows[chosen]])
+        return torch.cat(losses).double().numpy(), np.concatenate(guesses)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        state = {
+            "identity": self.identity,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **{name: getattr(self, name) for name in PROGRESS},
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            torch.save(state, temporary)
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:
+            raise DomainError("out", str(path), f"a writable file ({error})") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint of the same run."""
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            same = state["identity"] == self.identity
+        except Exception as error:  # torch raises what the broken part of the file raised
+            raise DomainError("out", str(path), f"a checkpoint ({error})") from None
+        if not same:
+            words = "a folder of the same run (spec, text, plan, versions); this one holds another"
+            raise DomainError("out", str(path.parent), words)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in PROGRESS:
+            setattr(self, name, state[name])
+
+
+def _gradients(block: nn.Module, scale: float) -> tuple[float, float]:
+    """Norms of the gradients of a block and of its query matrix, before clipping."""
+    assert isinstance(block, Block)
+    whole = torch.stack([part.grad.norm() for part in block.parameters() if part.grad is not None])
+    assert block.joint.weight.grad is not None
+    query = block.joint.weight.grad.chunk(3)[0].norm()
+    return float(whole.norm()) / scale, float(query) / scale
+
+
+def baseline(text: Corpus) -> Floats:
+    """Loss of guessing by frequency: minus the logarithm of each token's share of the text.
+
+    Parameters
+    ----------
+    text : Corpus
+        The text; the frequencies are those of what is trained on, each count raised by one.
+
+    Returns
+    -------
+    array, shape (V,)
+        Nats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.torch.tokens import Corpus
+    >>> from sigprop.torch.train import baseline
+    >>> text = Corpus(np.array([[4, 4, 5, 5]]), np.array([[4, 5, 5, 4]]), 8, "", "", "")
+    >>> baseline(text).round(2).tolist()
+    [2.48, 2.48, 2.48, 2.48, 1.39, 1.39, 2.48, 2.48]
+    """
+    counts = np.bincount(text.train.ravel(), minlength=text.vocabulary) + 1.0
+    return np.asarray(np.log(counts.sum()) - np.log(counts))
