@@ -177,7 +177,7 @@ def count_runs(depths: int, points: int = 7, rates: int = 1, seeds: int = 3) -> 
     --------
     >>> from sigprop.torch.trainability import count_runs
     >>> count_runs(2)
-    308
+    296
     """
     marks = (len(SCHEMES) + len(DESIGNS)) * seeds
     return depths * ((1 + rates) * (points**2 + marks) + points * (seeds - 1))
