@@ -196,13 +196,17 @@ def _through(block: Block, cloud: _Cloud, spec: Transformer) -> _Cloud:
 
 
 def _normed(norm: Map | None, cloud: _Cloud, points: State) -> State:
-    """Behind a norm all tokens have the same norm: second order in its variation (E26)."""
+    """Behind a norm all tokens have the same norm: second order in its variation (E26).
+
+    The change of the gap is taken relative to it, since its parts are of the order of the gap.
+    """
     if norm is None:
         return points
-    variance, overlap = cloud.tokens / float(cloud.centre.q) ** 2
+    q, gap = map(float, cloud.centre)
+    variance, overlap = cloud.tokens / q**2
+    change = np.exp((overlap * q - 0.75 * variance * (q - gap)) / gap)
     out = norm(points)
-    q = np.broadcast_to(out.q, np.shape(out.gap))
-    return State(q, out.gap - 0.75 * variance * (q - out.gap) + overlap * q)
+    return State(np.broadcast_to(out.q, np.shape(out.gap)), out.gap * change)
 
 
 def _cloud(points: State, crowding: float) -> _Cloud:

@@ -276,7 +276,7 @@ def test_patches_may_be_rectangular():
 def test_bert_as_decoder_is_causal():
     reading = read("bert", is_decoder=True)
     assert reading.spec.causal
-    assert noted(reading, "describes the last tokens")
+    assert noted(reading, "means over positions")
 
 
 def test_aliases_are_read_and_may_not_disagree():

@@ -99,5 +99,5 @@ def denoise(model, ids, steps, seed, rate=5e-4, batch=16, context=32):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return np.array(losses)

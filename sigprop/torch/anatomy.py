@@ -167,7 +167,7 @@ def dissect(model: nn.Module) -> Anatomy:
     --------
     >>> from torch import nn
     >>> from sigprop.torch.anatomy import dissect
-    >>> layer = nn.TransformerEncoderLayer(8, 2, 16)
+    >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     >>> dissect(nn.TransformerEncoder(layer, 3)).blocks[2].matrices["w2"].name
     'layers.2.linear2.weight'
     >>> dissect(nn.Linear(2, 2))

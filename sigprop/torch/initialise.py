@@ -85,7 +85,8 @@ def initialise_(
     >>> from sigprop import Transformer
     >>> from sigprop.prescription import prescribe
     >>> from sigprop.torch import initialise_
-    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 2, 128), 2)
+    >>> layer = nn.TransformerEncoderLayer(64, 2, 128, batch_first=True)
+    >>> model = nn.TransformerEncoder(layer, 2)
     >>> spec = Transformer(depth=2, context=16, width=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0,
     ...                    alpha_mlp=2)
     >>> changes = initialise_(model, prescribe(spec))

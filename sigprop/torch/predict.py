@@ -122,7 +122,7 @@ def predict(
     Notes
     -----
     theory.md E25b and E26. Approximate: the spread over networks and the shift of the mean are
-    those of exchangeable tokens, to first order in 1/d, for heads with keys of their own.
+    those of exchangeable tokens, to first order in 1/d.
 
     Examples
     --------

@@ -123,6 +123,7 @@ def _values(parts: BlockParts, layer: Layer, rotary: float | None) -> dict[str, 
         "context": context,
         "width": int(joined),
         "heads": layer.heads,
+        "kv_heads": layer.heads * len(matrices["key"].weight) // joined,
         "norm": layer.placement,
         "causal": layer.causal,
         "activation": layer.activation,
@@ -198,7 +199,6 @@ def assumptions(
         _copies(anatomy),
         _biases(anatomy, recording),
         _input_norm(recording),
-        _groups(anatomy),
     )
 
 
@@ -257,15 +257,4 @@ def _input_norm(recording: Recording) -> Assumption:
         0.1,
         f"Its input is off the norm's variance by {size:.2g} of it (the kernel prediction takes "
         "it as it is).",
-    )
-
-
-def _groups(anatomy: Anatomy) -> Assumption:
-    parts = anatomy.blocks[0].matrices
-    size = len(parts["query"].weight) / len(parts["key"].weight) - 1
-    return Assumption(
-        "a key and value of its own for each head",
-        size,
-        0.5,
-        f"{size + 1:g} heads share each key: they fluctuate together, so the band is too narrow.",
     )
