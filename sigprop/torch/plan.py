@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sigprop.arrays import Floats
+from sigprop.arrays import Floats, finite_or_none
 from sigprop.validate import count, scalar
 
 __all__ = ["Plan", "Run"]
@@ -123,5 +123,5 @@ class Run(NamedTuple):
             for name, value in self._asdict().items()
             if isinstance(value, float | int)
         }
-        log = {name: values.tolist() for name, values in self.log.items()}
+        log = {name: finite_or_none(values) for name, values in self.log.items()}
         return scalars | {"versions": self.versions, "log": log}

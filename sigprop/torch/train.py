@@ -2,7 +2,8 @@
 
 Everything that a step draws follows from the seed and the number of the step, so a run that was
 killed continues from its last checkpoint as if nothing had happened: same weights, same log, to the
-last bit, on the same machine with the same number of threads.
+last bit, on the same processor with the same number of threads. GPUs add in any order; there the
+continuation is the same run up to rounding.
 """
 
 from __future__ import annotations
@@ -215,10 +216,12 @@ class _Trainer:
 
     def _finish(self) -> Run:
         log = {name: np.array([row[name] for row in self.rows]) for name in (*COLUMNS, *PROFILES)}
+        loss, guess = self._held()
+        if self.diverged < 0 and not np.isfinite(loss).all():
+            self.diverged = self.step  # the last update did it
         about = (self.diverged, self.wall, versions(self.device))
         if self.diverged >= 0:
-            return Run(log, math.inf, math.nan, math.nan, -math.inf, math.nan, *about)
-        loss, guess = self._held()
+            return Run(log, math.inf, math.nan, float(guess.mean()), -math.inf, math.nan, *about)
         gain, root = guess - loss, math.sqrt(len(loss))
         mean, spread = float(loss.mean()), float(loss.std()) / root
         return Run(

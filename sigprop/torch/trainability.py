@@ -177,7 +177,7 @@ def count_runs(depths: int, points: int = 7, rates: int = 1, seeds: int = 3) -> 
     --------
     >>> from sigprop.torch.trainability import count_runs
     >>> count_runs(2)
-    308
+    296
     """
     marks = (len(SCHEMES) + len(DESIGNS)) * seeds
     return depths * ((1 + rates) * (points**2 + marks) + points * (seeds - 1))
@@ -329,7 +329,7 @@ def _predicted(stacks: list[Transformer], axes: dict[str, Any]) -> dict[str, Any
 def _distance(spec: Transformer) -> Floats:
     """Distance to the nearer boundary: positive in the regime that is called trainable."""
     final = sweep(spec)
-    fields = boundary_fields(final, np.zeros(final.state.q.shape), RHO_MAX, None)
+    fields = boundary_fields(final, np.zeros(np.shape(final.state.q)), RHO_MAX, None)
     return np.asarray(np.minimum(*fields.values()))
 
 
