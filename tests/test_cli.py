@@ -100,7 +100,13 @@ def test_diagram(run):
     assert "trainable" in run(*words)
 
 
-@pytest.mark.parametrize("name", examples())
+SLOW = ("llama-2-7b",)  # half a minute: 32 blocks at T = 4096, position by position, rotated
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in examples()],
+)
 def test_show_examples(run, name):
     text = run("show", name)
     assert "Verdict:" in text

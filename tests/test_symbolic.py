@@ -224,7 +224,8 @@ LAYOUT = st.sampled_from(("post", "pre", "none", "parallel"))
 def specified(layout):
     return SimpleNamespace(norm="pre" if layout == "parallel" else layout,
                            parallel=layout == "parallel", value_identity=0,
-                           alpha_attn=symbol("alpha_attn"), alpha_mlp=symbol("alpha_mlp"))  # fmt: skip
+                           alpha_attn=symbol("alpha_attn"),
+                           alpha_mlp=symbol("alpha_mlp"))  # fmt: skip
 
 
 @cache

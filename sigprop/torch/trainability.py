@@ -329,7 +329,7 @@ def _predicted(stacks: list[Transformer], axes: dict[str, Any]) -> dict[str, Any
 def _distance(spec: Transformer) -> Floats:
     """Distance to the nearer boundary: positive in the regime that is called trainable."""
     final = sweep(spec)
-    fields = boundary_fields(final, np.zeros(np.shape(final.state.q)), RHO_MAX, None)
+    fields = boundary_fields(final, np.zeros_like(final.reduced_beta), RHO_MAX, None)
     return np.asarray(np.minimum(*fields.values()))
 
 
