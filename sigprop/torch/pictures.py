@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from sigprop.notation import label
 from sigprop.plots import BLACK, BLUE, VERMILLION, panels
@@ -52,6 +53,8 @@ def plot_audit(found: Audit) -> Figure:
         row[3].plot(blocks, found.predicted.gradients["q"], "--", color=VERMILLION)
         row[3].set_yscale("log")
     row[3].set(xlabel=label("layer"), ylabel="squared gradient of the stream")
+    for axes in row:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(f"{found.model}: {found.verdict}", fontsize=9)
     return figure
 

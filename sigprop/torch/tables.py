@@ -11,7 +11,7 @@ from sigprop.torch.audit import Audit
 
 __all__ = ["audited"]
 
-HEADS = ("block", "rho", "predicted", "q", "Y_2", "predicted", "H", "predicted", "s", "grad", "")
+HEADS = ("block", "rho", "predicted", "q", "Y_2", "predicted", "H", "predicted", "s", "grad")
 
 
 def audited(found: Audit) -> Group:
@@ -39,9 +39,13 @@ def audited(found: Audit) -> Group:
     """
     spec = found.spec
     title = f"{found.model}: {spec.depth} blocks, {found.sequences} x {spec.context:g} tokens"
-    table = Table(*HEADS, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    heads = (*HEADS, *([""] if found.offending else []))
+    table = Table(*heads, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 0)
+    for column in table.columns:
+        column.no_wrap = True
     for block in range(spec.depth + 1):
-        table.add_row(str(block), *_cells(found, block))
+        table.add_row(str(block), *_cells(found, block)[: len(heads) - 1])
     scales = ", ".join(
         f"{name} {float(getattr(spec, name)):.4g}"
         for name in ("beta", "sigma_v2", "sigma_o2", "sigma_w1_2", "sigma_w2_2", "q0")
@@ -53,13 +57,13 @@ def audited(found: Audit) -> Group:
 
 def _cells(found: Audit, block: int) -> list[str]:
     measured, mean, std = found.measured, found.predicted.mean, found.predicted.std
-    cells = [f"{measured['rho'][block]:.4g}", _band(mean["rho"][block], std["rho"][block])]
-    cells.append(f"{measured['q'][block]:.3g}")
+    cells = [f"{measured['rho'][block]:.3g}", _band(mean["rho"][block], std["rho"][block])]
+    cells.append(f"{measured['q'][block]:.2g}")
     if block == 0:
         return [*cells, *[""] * 7]
     i = block - 1
     for name in ("y2", "entropy"):
-        cells += [f"{measured[name][i]:.4g}", _band(mean[name][i], std[name][i])]
+        cells += [f"{measured[name][i]:.3g}", _band(mean[name][i], std[name][i])]
     cells.append(f"{measured['score_std'][i]:.3g}")
     cells.append(f"{found.gradients['q'][i]:.2g}" if found.gradients else "-")
     kinds = [name.split()[0] for name, blocks in found.offending.items() if block in blocks]
@@ -67,4 +71,4 @@ def _cells(found: Audit, block: int) -> list[str]:
 
 
 def _band(mean: float, std: float) -> str:
-    return f"{mean:.4g} ± {2 * std:.1g}"
+    return f"{mean:.3g} ±{2 * std:.1g}"
