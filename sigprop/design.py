@@ -40,8 +40,8 @@ from sigprop.validate import scalar
 __all__ = ["BOUNDS", "FREE", "ROUNDS", "WIDER", "Design", "recommend"]
 
 FREE = ("beta", "alpha_attn", "alpha_mlp", "sigma_v2", "sigma_o2", "sigma_w1_2", "sigma_w2_2")
-BOUNDS = {"beta": (0.01, 4.0), "alpha_attn": (0.1, 10.0), "alpha_mlp": (0.1, 10.0)}
-WIDER = {"beta": (0.01, 4.0), "sigma_o2": (1e-3, 10.0), "sigma_w2_2": (1e-3, 10.0)}
+BOUNDS = {"beta": (0.01, 2.0), "alpha_attn": (0.1, 10.0), "alpha_mlp": (0.1, 10.0)}
+WIDER = {"beta": (0.01, 2.0), "sigma_o2": (1e-3, 10.0), "sigma_w2_2": (1e-3, 10.0)}
 POINTS, ROUNDS = 200, 9  # of one grid; grids, each half as wide as the one before
 PASSES = 5  # searches, each corrected by the resolved theory at the answer before
 AGREE = 0.1  # margins by which the corrected and the resolved theory may differ

@@ -103,7 +103,7 @@ def test_nearest_is_near():
     octaves = np.abs(np.log2([getattr(found.spec, n) for n in names] / home)).sum()
     rng = np.random.default_rng(0)
     values = home[:, None] * 2.0 ** rng.uniform(-octaves, octaves, (3, 4000))
-    values[0] = np.clip(values[0], 0.01, 4)
+    values[0] = np.clip(values[0], 0.01, 2)
     spread = np.abs(np.log2(values / home[:, None])).sum(axis=0)
     spec = TOY.replace(**dict(zip(names, values, strict=True)))
     good = np.all(targets.slack(measure(spec)) >= 1, axis=0)

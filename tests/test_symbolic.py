@@ -314,7 +314,7 @@ def test_critical_strength(depth, v, rho0, top):
     assert found.alpha_attn**2 == pytest.approx(value, rel=RELATIVE + 4e-13 / height)
 
 
-PAIR = st.floats(-0.9, 0.9)
+PAIR = st.floats(-0.9, 0.9).map(lambda p: p if abs(p) > 1e-200 else 0.0)  # quotients stay normal
 
 
 @many

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -481,3 +483,13 @@ def test_models_of_full_size_lie_in_the_band(name):
         assert "blocks drawn independently" in {a.name for a in found.failing}
     else:
         assert found.inside["rho"] >= 0.85
+
+
+def test_readme(capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+    torch.manual_seed(0)
+    exec(compile(block, "README.md", "exec"), {})
+    before, after = capsys.readouterr().out.strip().splitlines()
+    assert before.startswith("rank collapse")
+    assert after == "healthy"
