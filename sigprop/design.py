@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,10 +43,11 @@ FREE = ("beta", "alpha_attn", "alpha_mlp", "sigma_v2", "sigma_o2", "sigma_w1_2",
 BOUNDS = {"beta": (0.01, 2.0), "alpha_attn": (0.1, 10.0), "alpha_mlp": (0.1, 10.0)}
 WIDER = {"beta": (0.01, 2.0), "sigma_o2": (1e-3, 10.0), "sigma_w2_2": (1e-3, 10.0)}
 POINTS, ROUNDS = 200, 9  # of one grid; grids, each half as wide as the one before
-PASSES = 5  # searches, each corrected by the resolved theory at the answer before
+PASSES = 7  # searches, each corrected by the resolved theory at the answer before
 AGREE = 0.1  # margins by which the corrected and the resolved theory may differ
+MISSED = 1e6  # octaves that a design is priced at where it misses a target
 TIGHT = 0.25  # of a margin: how close to its bound a constraint binds
-Cost = Callable[[Floats, Measures], Floats]  # of points
+Cost = Callable[[Floats, Floats], Floats]  # of points and their slack
 CURVE = 97  # inverse temperatures of the trade-off curve
 MAX_BETA = RANGES["beta"][1]
 
@@ -204,7 +205,7 @@ def recommend(
     >>> from sigprop import Transformer
     >>> from sigprop.design import recommend
     >>> from sigprop.targets import Targets
-    >>> spec = Transformer(depth=24, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = Transformer(depth=6, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> found = recommend(spec, Targets(rho_max=0.1), {"beta": (0.1, 2)})
     >>> found.feasible, found.reason.split(":")[0]
     (False, 'no design within the bounds')
@@ -212,13 +213,13 @@ def recommend(
     if spec.shape or np.isinf(spec.context):
         raise AssumptionError("a recommendation needs a single spec of finite context")
     wanted = targets or Targets()
-    tries = [BOUNDS, WIDER] if bounds is None else [bounds]
-    for ranges in tries:
+    tried: list[tuple[float, _Search]] = []
+    for ranges in [BOUNDS, WIDER] if bounds is None else [bounds]:
         search = _Search(spec, wanted, _checked(spec, ranges, per_layer), per_layer, progress)
-        found = search.best()
-        if found.feasible:
+        tried.append((search.best(), search))
+        if tried[-1][0] < MISSED:
             break
-    return found
+    return min(tried, key=lambda one: one[0])[1].finish()
 
 
 def _checked(
@@ -243,6 +244,14 @@ def _checked(
     return out
 
 
+class _Answer(NamedTuple):
+    """A point, what it costs and what it does, positions resolved."""
+
+    price: float
+    point: Floats
+    found: Measures
+
+
 class _Search:
     """Grids that close in on the nearest design; points are logarithms of the free parameters."""
 
@@ -264,16 +273,23 @@ class _Search:
         start = np.log(np.maximum(list(own.values()), 1e-300))
         self.home = np.clip(start, self.low, self.high)
         self.shift = Measures(*np.array([0.0, 0.0, 1.0, 1.0]))
+        self.best_slack = np.full(4, -np.inf)
 
-    def best(self) -> Design:
+    def best(self) -> float:
+        """Find the nearest design; its price."""
+        self.answer = self._settled(self._price)
+        return self.answer.price
+
+    def _settled(self, cost_of: Cost) -> _Answer:
         """Search, and correct by the resolved theory at the answer until both agree."""
-        tried: list[tuple[float, Floats, Measures]] = []
+        tried = []
         for _ in range(PASSES):
-            point, flat = self.run(self._cost)
+            point, flat = self.run(cost_of)
             found = measure(*self.design(point), resolved=True)
-            tried.append((float(self._price(point, self.targets.slack(found))), point, found))
             expected, seen = self.slack(flat), self.targets.slack(found)
-            if np.allclose(seen, expected, rtol=AGREE, atol=AGREE):
+            tried.append(_Answer(float(cost_of(point, seen)), point, found))
+            alike = np.allclose(seen, expected, rtol=AGREE, atol=AGREE)
+            if alike and np.array_equal(seen >= 1, expected >= 1):
                 break
             self.shift = Measures(
                 found.rho - flat.rho,
@@ -281,19 +297,19 @@ class _Search:
                 found.query / flat.query,
                 found.gradient / flat.gradient,
             )
-        _, point, found = min(tried, key=lambda one: one[0])
-        return self.finish(point, found)
+        return min(tried, key=lambda one: one.price)
 
     def run(self, cost_of: Cost) -> tuple[Floats, Measures]:
         """Point of lowest cost, and its measures in the exchangeable theory."""
         best, cost, found = self.home, np.inf, None
-        self.best_slack = np.full(4, -np.inf)
         centre, half = (self.low + self.high) / 2, (self.high - self.low) / 2
         for _ in range(ROUNDS):
             points = self._grid(np.maximum(centre - half, self.low),
                                 np.minimum(centre + half, self.high))  # fmt: skip
             seen = self.measure(points)
-            costs = cost_of(points, seen)
+            slack = self.slack(seen)
+            self.best_slack = np.maximum(self.best_slack, slack.max(axis=-1))
+            costs = cost_of(points, slack)
             i = int(np.argmin(costs))
             if costs[i] < cost:
                 best, cost = points[i], costs[i]
@@ -342,36 +358,30 @@ class _Search:
             )
         )
 
-    def _cost(self, points: Floats, found: Measures) -> Floats:
-        slack = self.slack(found)
-        self.best_slack = np.maximum(self.best_slack, slack.max(axis=-1))
-        return self._price(points, slack)
-
     def _price(self, points: Floats, slack: Floats) -> Floats:
         """Octaves from the spec; where a target is missed, far more, by how much it is."""
         missed = np.maximum(1 - slack, 0).max(axis=0)
         octaves = np.abs(points - self.home).sum(axis=-1) / np.log(2)
-        return np.asarray(np.where(missed > 0, 1e6 * (1 + np.minimum(missed, 1e200)), octaves))
+        return np.asarray(np.where(missed > 0, MISSED * (1 + np.minimum(missed, 1e200)), octaves))
 
     def relaxed(self) -> dict[str, float]:
         """Nearest feasible value of each target, the others as they are."""
         out = {}
         for index, field in enumerate(fields(Targets)[:4]):
-            _, found = self.run(partial(self._alone, index))
-            slack = self.slack(found)
+            slack = self.targets.slack(self._settled(partial(self._alone, index)).found)
             if np.all(np.delete(slack, index) >= 1):
                 out[field.name] = self.targets.moved(index, float(slack[index]) - 1)
         return out
 
-    def _alone(self, index: int, points: Floats, found: Measures) -> Floats:
+    def _alone(self, index: int, points: Floats, slack: Floats) -> Floats:
         """Distance of one target, where all others are met."""
-        slack = self.slack(found)
         missed = np.maximum(1 - np.delete(slack, index, axis=0), 0).max(axis=0)
-        far = 1e6 * (1 + np.minimum(missed, 1e200))
+        far = MISSED * (1 + np.minimum(missed, 1e200))
         return np.asarray(np.where(missed > 0, far, -np.minimum(slack[index], 1e5)))
 
-    def finish(self, point: Floats, found: Measures) -> Design:
+    def finish(self) -> Design:
         """Gather the answer."""
+        _, point, found = self.answer
         design, betas = self.design(point)
         slack = self.targets.slack(found)
         feasible = bool(np.all(slack >= 1))

@@ -46,7 +46,11 @@ def design(found: Design) -> Group:
         parts.append(_curve(found))
     if not found.prescription.folded:
         parts.append(Text("Without norms residual multipliers stay in the forward pass."))
-    return Group(*parts, Text(("Feasible: " if found.feasible else "Infeasible: ") + found.reason))
+    parts.append(Text(("Feasible: " if found.feasible else "Infeasible: ") + found.reason))
+    if found.relaxed:
+        each = ", ".join(f"{name} = {value:.3g}" for name, value in found.relaxed.items())
+        parts.append(Text(f"One target moved, the others as they are, becomes feasible at: {each}"))
+    return Group(*parts)
 
 
 def _curve(found: Design) -> Table:

@@ -93,7 +93,7 @@ def _shown(value: object) -> str:
         text = repr(value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
     except ValueError:  # an integer of thousands of digits
         text = "a number of thousands of digits"
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 80 else f"{text[:30]}...{text[-47:]}"  # a path ends in its name
 
 
 class AssumptionError(SigpropError):

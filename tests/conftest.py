@@ -1,10 +1,13 @@
 """Shared reference data."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the processes that tests start
 
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")

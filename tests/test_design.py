@@ -15,7 +15,7 @@ from sigprop import AssumptionError, DomainError, Transformer, example, from_con
 from sigprop.backward import WEIGHTS
 from sigprop.block import build_block
 from sigprop.cli import main
-from sigprop.design import FREE, recommend
+from sigprop.design import BOUNDS, FREE, recommend
 from sigprop.growth import RULES, grow
 from sigprop.huggingface import examples
 from sigprop.prescription import prescribe
@@ -112,14 +112,23 @@ def test_nearest_is_near():
 
 
 def test_infeasible_targets_are_named():
-    found = recommend(TOY.replace(depth=24), Targets(rho_max=0.05), {"beta": (0.1, 2)})
+    found = recommend(TOY, Targets(rho_max=0.05), {"beta": (0.1, 2)})
     assert not found.feasible
-    assert found.reason.startswith("no design within the bounds: overlap and query_grad")
+    assert found.reason.startswith("no design within the bounds: overlap cannot be met")
     assert "overlap" in found.binding
     assert not found.margins["overlap"]["met"]
-    both = recommend(TOY, Targets(query_min=0.2, entropy_min=0.95))
+    both = recommend(TOY, Targets(query_min=0.3, entropy_min=0.9), BOUNDS)
     assert not both.feasible
     assert "alone" in both.reason
+    query = both.relaxed["query_min"]  # what is said to be feasible is, and little beyond it
+    for factor, feasible in ((0.99, True), (1.1, False)):
+        wish = Targets(query_min=factor * query, entropy_min=0.9)
+        assert recommend(TOY, wish, BOUNDS).feasible == feasible
+
+
+def test_answer_that_the_resolved_theory_moves_across_a_bound():
+    targets = Targets(query_min=0.2, rho_max=0.15, entropy_min=0.9)
+    assert recommend(TOY, targets, BOUNDS).feasible
 
 
 def test_one_entropy_in_all_blocks():

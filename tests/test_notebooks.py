@@ -6,7 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_notebooks():
@@ -20,5 +21,7 @@ def test_runs(path, tmp_path):
     assert any("assert " in cell.source for cell in code)
     assert all(cell.execution_count for cell in code), "saved without outputs"
     assert not any(word in cell.source for cell in code for word in ("def ", "class "))
-    where = {"metadata": {"path": str(tmp_path)}}
+    (tmp_path / "figures").symlink_to(ROOT / "figures")  # beside the notebooks, as in a clone
+    (tmp_path / "notebooks").mkdir()
+    where = {"metadata": {"path": str(tmp_path / "notebooks")}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()

@@ -477,12 +477,12 @@ def test_models_of_full_size_lie_in_the_band(name):
     }  # fmt: skip
     inputs = {"vit": {"pixel_values": torch.randn(1, 3, 224, 224)},
               "post": torch.randn(2, 128, 512)}.get(name, ids)  # fmt: skip
-    found = audit(kinds[name](), inputs)
-    assert found.agrees or found.failing, found.reasons
+    runs = [audit(kinds[name](), inputs) for _ in range(3)]
+    assert all(found.agrees or found.failing for found in runs)
     if name == "post":  # its blocks start as copies, and the report says so
-        assert "blocks drawn independently" in {a.name for a in found.failing}
-    else:
-        assert found.inside["rho"] >= 0.85
+        assert all("blocks drawn independently" in {a.name for a in f.failing} for f in runs)
+    else:  # layers of one network stray together
+        assert np.mean([found.inside["rho"] for found in runs]) >= 0.85
 
 
 def test_readme(capsys):
