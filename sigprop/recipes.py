@@ -315,7 +315,9 @@ SCHEMES: dict[str, Scheme] = {
         "The norms before the output projections become branch multipliers, one for all blocks.",
     ),
     "t-fixup": Scheme(
-        "Huang et al. 2020: no norms, v, o and MLP 0.67 N^(-1/4), embeddings (9N)^(-1/4)", _t_fixup
+        "Huang et al. 2020 (T-Fixup), encoder layers: no norms, v, o and MLP 0.67 N^(-1/4), "
+        "embeddings (9N)^(-1/4)",
+        _t_fixup,
     ),
     "admin": Scheme(
         "Liu et al. 2020, arXiv 2004.08249: omega_i^2 = predicted variance of sublayers before i",

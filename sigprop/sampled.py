@@ -17,7 +17,8 @@ elementwise. With a width d, tokens are realised: what a branch adds is drawn gi
 finite width does to the score gradients (entries of K, overlaps that differ from seed to seed) is
 there. Of the assumptions of the closed form only the independence of forward and backward
 weights is left: tokens need not be exchangeable, so any input kernel, mask and position code will
-do.
+do. Keys and values that heads share (grouped queries) are drawn for each head: query and output
+matrices of the heads are independent, so no second moment of a gradient knows of the sharing.
 """
 
 from __future__ import annotations

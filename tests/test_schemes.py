@@ -256,6 +256,15 @@ def test_names_and_architectures_are_checked():
         Typed(SMALL.replace(rotary_base=1e4), dict.fromkeys(MATRICES, 0.1))
 
 
+def test_groups_of_heads_share_keys_and_values():
+    spec = SMALL.replace(heads=4, kv_heads=2)
+    (layer, *_) = Typed(spec, dict.fromkeys(MATRICES, 0.1), bias=0.1).draw(np.random.default_rng(0))
+    for name in ("key", "value", "b_value"):
+        heads = np.split(np.atleast_2d(layer[name]), 4, axis=1)
+        np.testing.assert_array_equal(heads[0], heads[1])
+        assert not np.allclose(heads[1], heads[2])
+
+
 def test_verdicts_follow_the_numbers():
     for one in survey(SMALL.replace(depth=24), ["glorot-normal", "gpt2", "log-n"]):
         merged, frozen = one.rho_final > 0.98, one.entropy_first < 0.5

@@ -123,7 +123,13 @@ class Typed:
             out["gate"] = self.std["mlp_in"] * self._unit(rng, d, hidden)
         for name, n in (("b_value", d), ("b_in", hidden), ("b_out", d)):
             out[name] = self.bias * self._unit(rng, n)
-        return out
+        return out | {name: self._shared(out[name]) for name in ("key", "value", "b_value")}
+
+    def _shared(self, matrix: Floats) -> Floats:
+        """Columns in which every group of query heads has those of its first head."""
+        heads = matrix.reshape(*matrix.shape[:-1], self.spec.heads, -1)
+        kept = heads[..., :: self.spec.heads_per_key, :]
+        return np.repeat(kept, self.spec.heads_per_key, axis=-2).reshape(matrix.shape)
 
     def _unit(self, rng: np.random.Generator, *shape: int) -> Floats:
         if self.uniform:
