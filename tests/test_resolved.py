@@ -14,6 +14,7 @@ from sigprop import (
     bands,
     critical,
     diagram,
+    fluctuations,
     gradients,
     judge,
     propagate,
@@ -203,3 +204,26 @@ def test_bands_follow_the_resolved_mean():
     assert np.abs(found.rho - plain.rho).max() < 2e-3
     assert np.abs(found.y2 - plain.y2).max() < 2e-3
     assert np.abs(found.y2 - exchangeable(unmasked(spec)).y2).max() > 0.02
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"beta": 0.4, "norm": "post", "activation": "tanh"},
+        {"beta": 0.6, "norm": "pre", "activation": "gelu", "q0": 0.1},
+    ],
+)
+def test_causal_bands_against_networks(changes):
+    """Spread over 40 networks; that of exchangeable tokens fails."""
+    spec = Transformer(
+        depth=6, context=64, width=128, heads=2, causal=True, sigma_v2=0.8, sigma_w2=1, rho0=0.1,
+        alpha_attn=1.2, **changes
+    )  # fmt: skip
+    measured, found = simulate(spec, 40), bands(spec)
+    for name in ("rho", "y2", "entropy"):
+        samples = measured.samples[name][:, -6:]
+        ratio = samples.std(axis=0, ddof=1) / getattr(found, f"{name}_std")[-6:]
+        assert 0.7 < np.median(ratio) < 1.35, (name, ratio)
+    flat = fluctuations.bands(spec.replace(causal=False))
+    spread = measured.samples["y2"].std(axis=0, ddof=1)
+    assert np.median(spread / flat.y2_std) > 1.5

@@ -2,10 +2,11 @@
 
 The centre is the kernel solver (E25b), which takes the measured token kernel of each sequence, the
 mask, rotary positions and each block's own scales, at infinite width. To it the shift of the mean
-at finite width is added, the difference of `bands` and the exchangeable theory. The band has half
-width two standard deviations: that over networks, and the standard error of the solver's draws. The
-first is the larger of that of `bands` (E26), which treats tokens as exchangeable, and that of the
-draws, which have heads of finite number and width in a stream of infinite width.
+at finite width is added, the difference of `sigprop.bands` and `sigprop.propagate`. The band has
+half width two standard deviations: that over networks, and the standard error of the solver's
+draws. The first is the larger of that of `bands` (E26), which knows positions but no differences
+between tokens, and that of the draws, which have heads of finite number and width in a stream of
+infinite width.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 from sigprop.arrays import Floats, finite_or_none
 from sigprop.backward import gradients
 from sigprop.errors import AssumptionError
-from sigprop.fluctuations import bands
 from sigprop.kernel_draw import follow
-from sigprop.propagate import exchangeable
+from sigprop.positional import bands, is_sampled
+from sigprop.propagate import exchangeable, propagate
 from sigprop.spec import Transformer
 from sigprop.trajectory import Trajectory
 
@@ -122,7 +123,7 @@ def predict(
     Notes
     -----
     theory.md E25b and E26. Approximate: the spread over networks and the shift of the mean are
-    those of exchangeable tokens, to first order in 1/d.
+    those of tokens alike but for their positions, to first order in 1/d.
 
     Examples
     --------
@@ -150,8 +151,9 @@ def predict(
         wide, notes = None, (f"The band is the spread of the draws alone: {reason}.",)
     spread = drawn.copy()
     if wide is not None:
+        base = propagate(spec)
         for name in COMPARED:
-            mean[name] = mean[name] + getattr(wide, name) - getattr(flat, name)
+            mean[name] = mean[name] + getattr(wide, name) - getattr(base, name)
             spread[name] = np.maximum(getattr(wide, f"{name}_std"), drawn[name])
     # the input is measured: no network in it
     mean["rho"][0], spread["rho"][0] = stacked["rho"][:, 0].mean(), 0.0
@@ -162,11 +164,11 @@ def predict(
         stacked["q"].mean(axis=0),
         stacked["overlap"].mean(axis=0),
         {name: getattr(flat, name) for name in columns},
-        _gradients(spec, wide),
+        _gradients(spec, flat if wide is None or is_sampled(spec) else wide),
         notes,
     )
 
 
-def _gradients(spec: Transformer, wide: Trajectory | None) -> dict[str, Floats]:
-    found = gradients(spec, exchangeable(spec) if wide is None else wide)
+def _gradients(spec: Transformer, trajectory: Trajectory) -> dict[str, Floats]:
+    found = gradients(spec, trajectory)
     return {name: getattr(found, name) for name in ("q", "wq", "wk", "wv", "w1", "w2")}
