@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import sigprop
-from sigprop import cli_design, cli_torch, cli_train, laboratory, practice
+from sigprop import cli_design, cli_symbolic, cli_torch, cli_train, laboratory, practice
 from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError, SigpropError, require
 from sigprop.positional import is_sampled
@@ -137,11 +137,12 @@ def propagate(
     check_target("png", png, FIGURES)
     require(not (limit and (bands or gradients)), "limit", limit, "off with --bands or --gradients")
     require(not (blocks and bands), "blocks", blocks, "left out with --bands")
-    trajectory = (
-        sigprop.bands(reading.spec)
-        if bands
-        else sigprop.propagate(reading.spec, limit, blocks=blocks)
-    )
+    with progress(None, "layers"):
+        trajectory = (
+            sigprop.bands(reading.spec)
+            if bands
+            else sigprop.propagate(reading.spec, limit, blocks=blocks)
+        )
     back = _gradients(reading.spec, trajectory if bands else None, draws, seed, gradients)
     if png is not None:
         from sigprop.plots import plot_trajectory, save_figure
@@ -170,7 +171,8 @@ def critical(spec: Spec, rho_max: RhoMax, limit: Limit = False, as_json: AsJson 
     """Smallest residual strength that keeps the overlap below rho_max at the last block."""
     from sigprop.huggingface import load
 
-    found = sigprop.critical(load(spec).spec, rho_max, limit)
+    with progress(None, "strengths"):
+        found = sigprop.critical(load(spec).spec, rho_max, limit)
     if as_json:
         return emit(found.to_dict())
     from sigprop import tables
@@ -286,7 +288,8 @@ def show_(
     from sigprop.verdict import judge
 
     reading = load(spec)
-    found = judge(reading.spec, rho_max, limit)
+    with progress(None, "layers and strengths"):
+        found = judge(reading.spec, rho_max, limit)
     if as_json:
         return emit(
             {
@@ -300,57 +303,6 @@ def show_(
     from sigprop import tables
 
     return show(lambda: tables.show(reading, found))
-
-
-@app.command()
-def derive(
-    name: Annotated[str | None, typer.Argument(help="A derivation; none lists them all.")] = None,
-    latex: Annotated[bool, typer.Option("--latex", help="The result as LaTeX.")] = False,
-    text: Annotated[bool, typer.Option("--text", help="The result as plain text.")] = False,
-    steps: Annotated[bool, typer.Option("--steps", help="Every step from the maps.")] = False,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Write the whole theory sheet (.md), with LaTeX.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Derive results symbolically: list them, print one, show the steps, write the sheet."""
-    if latex and text:
-        raise DomainError("text", text, "one of --latex and --text")
-    if sheet is not None and name is not None:
-        raise DomainError("sheet", str(sheet), "no NAME beside it: the sheet holds all")
-    if sheet is not None:
-        return _write_sheet(sheet)
-    from sigprop import symbolic, tables
-
-    if name is None:
-        known = symbolic.entries().values()
-        if as_json:
-            fields = ("name", "title", "equations", "source")
-            return emit({e.name: {f: getattr(e, f) for f in fields} for e in known})
-        return show(lambda: tables.derivations(known))
-    found = symbolic.derive(name)
-    if as_json:
-        return emit(found.to_dict())
-    if latex or text:
-        shown = found.steps if steps else found.steps[-1:]
-        sys.stdout.writelines(f"{s.latex if latex else s.expression}\n" for s in shown)
-        return None
-    return show(lambda: tables.derivation(found, steps))
-
-
-def _write_sheet(path: Path) -> None:
-    """Write the theory sheet, once every derivation is done."""
-    check_target("sheet", path, (".md",))
-    from sigprop.symbolic import entries
-    from sigprop.symbolic.sheet import sheet
-
-    parts = []
-    with progress(len(entries()), "derivations") as advance:
-        for part in sheet():
-            parts.append(part)
-            if ": " in part.splitlines()[0]:  # the heading of a derivation
-                advance(1)
-    path.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _number(name: str, text: str) -> float:
@@ -391,6 +343,7 @@ def _axis(name: str, text: str) -> Any:
 
 
 for command in (
+    *cli_symbolic.COMMANDS,
     *laboratory.COMMANDS,
     *practice.COMMANDS,
     *cli_design.COMMANDS,

@@ -51,7 +51,7 @@ def recommend(
         rho_max=rho_max, entropy_min=entropy_min, query_min=query_min, gradient_max=gradient_max
     )
     bounds = dict(_bound(text) for text in bound) if bound else None
-    with progress(design.ROUNDS, "grids") as advance:
+    with progress(None, "grids") as advance:
         found = design.recommend(read, targets, bounds, per_layer, advance)
     if png is not None:
         from sigprop.design_plots import plot_design

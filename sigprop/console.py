@@ -61,13 +61,13 @@ def show(build: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
     """Progress bar on standard error, for terminals only.
 
     Parameters
     ----------
-    total : int
-        Steps until it is full.
+    total : int, optional
+        Steps until it is full; without it the bar pulses.
     what : str
         What the steps are.
 

@@ -11,6 +11,7 @@ from sigprop.arrays import Floats
 from sigprop.backward import WEIGHTS, gradients
 from sigprop.errors import require
 from sigprop.propagate import exchangeable, propagate
+from sigprop.resolved import is_resolved, reach
 from sigprop.spec import Transformer
 from sigprop.validate import scalar
 
@@ -167,8 +168,9 @@ def measure(
     beta_by_layer : array, shape (L, ...), optional
         Inverse temperature of each block.
     resolved : bool
-        Overlap and entropy as `propagate` finds them, by position where it can: means over pairs
-        and positions. Gradients with the spread over networks, unless beta differs by block.
+        Overlap and entropy by position where theory can: means over pairs and positions, those of
+        `sigprop.resolved.reach`, or of `propagate` where beta differs by block. Gradients with the
+        spread over networks, unless beta differs by block.
 
     Returns
     -------
@@ -188,14 +190,19 @@ def measure(
     single = resolved and beta_by_layer is None
     back = gradients(spec, None if single else flat, beta_by_layer)
     norms = np.stack([getattr(back, name) for name in WEIGHTS])
-    seen = propagate(spec, beta_by_layer=beta_by_layer) if resolved else flat
     if len(flat.q) <= spec.depth:
         return Measures(*np.full((4, *spec.shape), np.nan))
+    if single and is_resolved(spec):
+        found = reach(spec)
+        rho, entropy = 1 - found.gap_ratio, found.entropy_ratio
+    else:
+        seen = propagate(spec, beta_by_layer=beta_by_layer) if resolved else flat
+        rho, entropy = seen.rho[-1], seen.entropy_ratio.min(axis=0)
     with np.errstate(all="ignore"):  # nothing may be known of a point
         scale = norms[:, -1].max(axis=0)
         return Measures(
-            seen.rho[-1],
-            seen.entropy_ratio.min(axis=0),
+            rho,
+            entropy,
             norms[:2].min(axis=(0, 1)) / scale,
             norms.max(axis=(0, 1)) / scale,
         )

@@ -1,0 +1,190 @@
+"""Grids that close in on the design nearest to a description that meets targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sigprop.arrays import Bools, Floats
+from sigprop.block import build_block
+from sigprop.propagate import initial_state
+from sigprop.rem import reduced_beta
+from sigprop.spec import RANGES, Transformer
+from sigprop.targets import Measures, Targets, measure
+
+__all__ = ["MISSED", "ROUNDS", "Answer", "Search"]
+
+POINTS, ROUNDS = 200, 9  # of one grid; grids, each half as wide as the one before
+PASSES = 7  # searches, each corrected by the resolved theory at the answer before
+AGREE = 0.025  # of a margin and of the slack: how far corrected and resolved theory may differ
+ROOM = 2 * AGREE  # margins beyond what is needed, so that agreement is enough
+MISSED = 1e6  # octaves that a design is priced at where it misses a target
+CURVE = 97  # inverse temperatures of the trade-off curve
+MAX_BETA = RANGES["beta"][1]
+Cost = Callable[[Floats, Floats], Floats]  # of points and their slack
+
+
+class Answer(NamedTuple):
+    """A point, what it costs and what it does, positions resolved."""
+
+    price: float
+    point: Floats
+    found: Measures
+
+
+class Search:
+    """Grids that close in on the nearest design; points are logarithms of the free parameters."""
+
+    def __init__(
+        self,
+        spec: Transformer,
+        targets: Targets,
+        ranges: dict[str, tuple[float, float]],
+        per_layer: bool,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self.spec, self.targets, self.per_layer, self.progress = spec, targets, per_layer, progress
+        self.names = tuple(ranges)
+        self.low, self.high = np.log(np.array(list(ranges.values()))).T
+        own = {name: float(np.asarray(getattr(spec, name))) for name in self.names}
+        if per_layer:
+            state = build_block(spec).read(initial_state(spec))
+            own["beta"] = float(reduced_beta(own["beta"], state))
+        start = np.log(np.maximum(list(own.values()), 1e-300))
+        self.home = np.clip(start, self.low, self.high)
+        self.shift = Measures(*np.array([0.0, 0.0, 1.0, 1.0]))
+        self.best_slack = np.full(4, -np.inf)
+
+    def best(self) -> float:
+        """Find the nearest design, the description itself if it will do; its price."""
+        found = measure(*self.design(self.home), resolved=True)
+        own = Answer(float(self._price(self.home, self.targets.slack(found))), self.home, found)
+        self.answer = own if own.price < MISSED else self._settled(self._price)
+        return self.answer.price
+
+    def _settled(self, cost_of: Cost) -> Answer:
+        """Search, and correct by the resolved theory at the answer until both agree."""
+        tried = []
+        for _ in range(PASSES):
+            point, flat = self.run(cost_of)
+            found = measure(*self.design(point), resolved=True)
+            expected, seen = self.slack(flat), self.targets.slack(found)
+            tried.append(Answer(float(cost_of(point, seen)), point, found))
+            if np.allclose(seen, expected, rtol=AGREE, atol=AGREE):
+                break
+            self.shift = Measures(
+                found.rho - flat.rho,
+                found.entropy - flat.entropy,
+                found.query / flat.query,
+                found.gradient / flat.gradient,
+            )
+        return min(tried, key=lambda one: one.price)
+
+    def run(self, cost_of: Cost) -> tuple[Floats, Measures]:
+        """Point of lowest cost, and its measures in the exchangeable theory."""
+        best, cost, found = self.home, np.inf, None
+        centre, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        for _ in range(ROUNDS):
+            points = self._grid(np.maximum(centre - half, self.low),
+                                np.minimum(centre + half, self.high))  # fmt: skip
+            seen = self.measure(points)
+            slack = self.slack(seen)
+            self.best_slack = np.maximum(self.best_slack, slack.max(axis=-1))
+            costs = cost_of(points, slack - ROOM)
+            i = int(np.argmin(costs))
+            if costs[i] < cost:
+                best, cost = points[i], costs[i]
+                found = Measures(*(column[i] for column in seen))
+            centre, half = best, half / 2
+            if self.progress is not None:
+                self.progress(1)
+        assert found is not None
+        return best, found
+
+    def _grid(self, low: Floats, high: Floats) -> Floats:
+        """Every combination of evenly spaced values, and the spec's own where they are inside."""
+        count = max(3, round(POINTS ** (1 / len(low))))
+        axes = [
+            np.unique(np.append(np.linspace(a, b, count), np.clip(own, a, b)))
+            for a, b, own in zip(low, high, self.home, strict=True)
+        ]
+        return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=-1)
+
+    def design(self, points: Floats) -> tuple[Transformer, Floats | None]:
+        """Describe points of shape (..., k), with temperatures by block."""
+        values = np.exp(np.clip(points, self.low, self.high))
+        own = np.exp(self.home)
+        values = np.where(points == self.home, own, values)
+        changes: dict[str, Any] = dict(zip(self.names, np.moveaxis(values, -1, 0), strict=True))
+        heat = changes.pop("beta", None) if self.per_layer else None
+        if heat is None:
+            return replace(self.spec, sigma_w2=None, **changes), None
+        spec = replace(self.spec, sigma_w2=None, **changes)
+        betas = _steady(spec, heat)
+        return spec.replace(beta=betas[0]), betas
+
+    def measure(self, points: Floats) -> Measures:
+        """Measures in the exchangeable theory."""
+        return measure(*self.design(points))
+
+    def slack(self, found: Measures) -> Floats:
+        """Slack once the resolved theory's difference is added, in decades for gradients."""
+        shift = self.shift
+        return self.targets.slack(
+            Measures(
+                found.rho + shift.rho,
+                found.entropy + shift.entropy,
+                found.query * shift.query,
+                found.gradient * shift.gradient,
+            )
+        )
+
+    def _price(self, points: Floats, slack: Floats) -> Floats:
+        """Octaves from the spec; where a target is missed, far more, by how much it is."""
+        missed = np.maximum(1 - slack, 0).max(axis=0)
+        octaves = np.abs(points - self.home).sum(axis=-1) / np.log(2)
+        return np.asarray(np.where(missed > 0, MISSED * (1 + np.minimum(missed, 1e200)), octaves))
+
+    def relaxed(self) -> dict[str, float]:
+        """Nearest feasible value of each target, the others as they are."""
+        out = {}
+        for index, field in enumerate(fields(Targets)[:4]):
+            slack = self.targets.slack(self._settled(partial(self._alone, index)).found)
+            if np.all(np.delete(slack, index) >= 1):
+                out[field.name] = self.targets.moved(index, float(slack[index]) - 1)
+        return out
+
+    def _alone(self, index: int, points: Floats, slack: Floats) -> Floats:
+        """Distance of one target, where all others are met."""
+        missed = np.maximum(1 - np.delete(slack, index, axis=0), 0).max(axis=0)
+        far = MISSED * (1 + np.minimum(missed, 1e200))
+        return np.asarray(np.where(missed > 0, far, -np.minimum(slack[index], 1e5)))
+
+    def curve(self, point: Floats) -> dict[str, Floats | Bools]:
+        """Measures against beta, all else as in a point."""
+        if "beta" not in self.names:
+            return {}
+        column = self.names.index("beta")
+        points = np.tile(point, (CURVE, 1))
+        points[:, column] = np.linspace(self.low[column], self.high[column], CURVE)
+        seen = self.measure(points)
+        feasible = np.all(self.slack(seen) >= 1, axis=0)
+        return {"beta": np.exp(points[:, column]), **seen._asdict(), "feasible": feasible}
+
+
+def _steady(spec: Transformer, heat: Floats) -> Floats:
+    """Temperatures that hold beta sqrt(q gap), and with it the entropy, in every block.
+
+    They end at the largest admissible one, where tokens have merged and the overlap has no hope.
+    """
+    state, betas = initial_state(spec), []
+    for _ in range(spec.depth):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = reduced_beta(1.0, build_block(spec.replace(beta=0.0)).read(state))
+            betas.append(np.nan_to_num(np.minimum(heat / scale, MAX_BETA), nan=MAX_BETA))
+            state = build_block(spec.replace(beta=betas[-1]))(state)
+    return np.stack(np.broadcast_arrays(*betas))
