@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.special import erfc
 from torch import nn
 
 from sigprop.arrays import Floats, Ints, finite_or_none
@@ -18,7 +19,7 @@ from sigprop.spec import Transformer
 from sigprop.targets import Targets
 from sigprop.torch.anatomy import dissect
 from sigprop.torch.measure import Attended, cosines
-from sigprop.torch.predict import COMPARED, Prediction, predict
+from sigprop.torch.predict import COMPARED, HALF, Prediction, predict
 from sigprop.torch.reading import Assumption, assumptions, layer_specs, whole_spec
 from sigprop.torch.record import Recording, record
 from sigprop.validate import count, scalar
@@ -150,8 +151,8 @@ class Audit:
             "exchangeable tokens",
             float(gap.max()),
             float(half),
-            f"Mask, positions and repeated tokens change rho by up to {gap.max():.2g} (the kernel "
-            "prediction has them; the spread of the band has not).",
+            f"Mask, positions and repeated tokens change rho by up to {gap.max():.2g} (the "
+            "prediction has them; the spread of the band has mask and positions).",
         )
 
     @cached_property
@@ -168,8 +169,19 @@ class Audit:
                 )
         out += [f"Not met: {a.name}. {a.meaning}" for a in self.failing]
         if not self.agrees and not self.failing:
-            out.append("No assumption measured here fails; what is left is width, or chance.")
+            out.append(self._chance())
         return (*out, *self.predicted.notes)
+
+    def _chance(self) -> str:
+        """How often a network strays as far as this one, whose layers stray together."""
+        name = min(self.inside, key=self.inside.__getitem__)
+        far = HALF * float(np.quantile(self._distance(name), SHARE))
+        odds = 1 / erfc(far / np.sqrt(2))
+        return (
+            "No assumption measured here fails; what is left is chance, or width: to hold "
+            f"{SHARE:.0%} of the layers, the band of {name} would have to span {far:.2g} standard "
+            f"deviations. Layers stray together, that far in one network of {odds:.2g}."
+        )
 
     @cached_property
     def recommendation(self) -> Design | None:
