@@ -3,8 +3,9 @@ r"""The inverse problem: from targets on overlap, entropy and gradients to scale
 Four measures decide (theory.md section 4): the overlap after the last block, the lowest relative
 entropy of attention, the smallest query or key gradient and the largest gradient of any weight,
 both gradients as squared norms over the largest one of the last block. `recommend` returns the
-design nearest to the given one, in octaves summed over the parameters, that meets every target
-with its margin. That sum rather than a sum of squares: it moves few parameters.
+design nearest to the given one, in octaves summed over the parameters (0.05 more for each that
+moves at all), that meets every target with its margin. That sum rather than a sum of squares: it
+moves few parameters.
 
 The search runs on the exchangeable theory. Where `propagate` resolves positions (causal masks,
 rotary positions), the difference of both at the answer is added to the measures and the search

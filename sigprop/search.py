@@ -22,6 +22,7 @@ POINTS, ROUNDS = 200, 9  # of one grid; grids, each half as wide as the one befo
 PASSES = 7  # searches, each corrected by the resolved theory at the answer before
 AGREE = 0.025  # of a margin and of the slack: how far corrected and resolved theory may differ
 ROOM = 2 * AGREE  # margins beyond what is needed, so that agreement is enough
+ANOTHER = 0.05  # octaves that one more parameter costs: grids are no finer
 MISSED = 1e6  # octaves that a design is priced at where it misses a target
 CURVE = 97  # inverse temperatures of the trade-off curve
 MAX_BETA = RANGES["beta"][1]
@@ -147,6 +148,7 @@ class Search:
         """Octaves from the spec; where a target is missed, far more, by how much it is."""
         missed = np.maximum(1 - slack, 0).max(axis=0)
         octaves = np.abs(points - self.home).sum(axis=-1) / np.log(2)
+        octaves += ANOTHER * np.count_nonzero(points != self.home, axis=-1)
         return np.asarray(np.where(missed > 0, MISSED * (1 + np.minimum(missed, 1e200)), octaves))
 
     def relaxed(self) -> dict[str, float]:

@@ -102,7 +102,11 @@ def test_mean_deviation_shrinks_by_30_percent(simulations, name):
 
 
 def test_mean_deviation_grows_nowhere(simulations):
-    """Where 16 seeds tell: at low beta they tell neither theory from the measured means."""
+    """Where 16 seeds tell: at low beta they tell neither theory from the measured means.
+
+    400 networks of that case do (seeds 1000 to 1399): 0.0025 without, 0.0006 with the finite width,
+    standard error 0.0006.
+    """
     for name, measured in simulations.items():
         before, after = mean_deviations(measured)
         assert after <= before or name == "encoder_low_beta", name

@@ -139,3 +139,35 @@ def test_a_block_leaves_its_input_alone(structure):
             block(state)
             assert (np.asarray(state.q) == 1).all()
             assert (state.gap == np.linspace(0.1, 0.9, 5)).all()
+
+
+AUTHORS = [
+    # what the authors' public notebooks compute (aGiorlandino/ICLR-Signal-Propagation-Transformers,
+    # d3d7ffc: theory_update_relu.py and Gain-controlled-propagation.ipynb), after blocks
+    ({"beta": 0.5}, (10, 25, 50), (0.24181921657368688, 0.8498033335550167, 0.9982294842820395)),
+    ({"beta": 3.0}, (10, 25, 50), (0.13674132487087368, 0.49242335984367364, 0.9858743653482293)),
+    ({"norm": "post"}, (5, 20, 100), (0.8921962013463037, 0.9999963309058286, 0.9999999999999998)),
+    ({"norm": "pre"}, (5, 20, 100), (0.7557184252792162, 0.9496302379200033, 0.9908510408576449)),
+    (
+        {"norm": "post", "attention": "centred", "sigma_b2": 4e-4},
+        (5, 20, 100),
+        (0.22330076050025036, 0.28737035990659854, 0.5249910778507985),
+    ),
+    (
+        {"norm": "pre", "attention": "centred", "sigma_b2": 4e-4},
+        (5, 20, 100),
+        (0.2224350346352139, 0.2750170090249091, 0.40963826661821195),
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "blocks", "rho"), AUTHORS)
+def test_published_curves(changes, blocks, rho):
+    """Overlap against depth: encoder, and variants (without value bias where attention is softmax)."""
+    common = {"context": "inf", "sigma_w2": 0.2}
+    if "norm" in changes:
+        common |= {"depth": 100, "beta": 0.1, "sigma_v2": 1.0, "rho0": 0.2}
+    else:
+        common |= {"depth": 50, "sigma_v2": 0.2, "sigma_b2": 4e-4, "rho0": 0.02}
+    found = propagate(Transformer(**(common | changes)), limit=True)
+    np.testing.assert_allclose(found.rho[list(blocks)], rho, rtol=1e-12)
