@@ -163,7 +163,7 @@ AUTHORS = [
 
 @pytest.mark.parametrize(("changes", "blocks", "rho"), AUTHORS)
 def test_published_curves(changes, blocks, rho):
-    """Overlap against depth: encoder, and variants (without value bias where attention is softmax)."""
+    """Overlap against depth: encoder, and variants (softmax ones without the bias of values)."""
     common = {"context": "inf", "sigma_w2": 0.2}
     if "norm" in changes:
         common |= {"depth": 100, "beta": 0.1, "sigma_v2": 1.0, "rho0": 0.2}
