@@ -30,7 +30,7 @@ import numpy as np
 from sigprop.arrays import Bools, Floats, finite_or_none
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.prescription import Prescription, plain, prescribe
-from sigprop.search import MISSED, Search
+from sigprop.search import MISSED, TIGHT, Search
 from sigprop.spec import RANGES, Transformer
 from sigprop.targets import CONSTRAINTS, Measures, Targets
 from sigprop.validate import scalar
@@ -40,7 +40,6 @@ __all__ = ["BOUNDS", "FREE", "WIDER", "Design", "recommend"]
 FREE = ("beta", "alpha_attn", "alpha_mlp", "sigma_v2", "sigma_o2", "sigma_w1_2", "sigma_w2_2")
 BOUNDS = {"beta": (0.01, 2.0), "alpha_attn": (0.1, 10.0), "alpha_mlp": (0.1, 10.0)}
 WIDER = {"beta": (0.01, 2.0), "sigma_o2": (1e-3, 10.0), "sigma_w2_2": (1e-3, 10.0)}
-TIGHT = 0.25  # of a margin: how close to its bound a constraint binds
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Design:
     reason : str
         Why the search ended here.
     relaxed : dict of str to float
-        Where infeasible, the nearest target that is feasible while the others stay, by name of the
-        target; none for one that no design meets beside the others.
+        Where infeasible, the nearest value of each target that binds which is feasible while the
+        others stay; none for one that no design meets beside the others.
     binding : tuple of str
         Constraints that are met with no more than their margin, or missed.
     targets : Targets

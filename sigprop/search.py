@@ -16,14 +16,16 @@ from sigprop.rem import reduced_beta
 from sigprop.spec import RANGES, Transformer
 from sigprop.targets import Measures, Targets, measure
 
-__all__ = ["MISSED", "ROUNDS", "Answer", "Search"]
+__all__ = ["MISSED", "TIGHT", "Answer", "Search"]
 
 POINTS, ROUNDS = 200, 9  # of one grid; grids, each half as wide as the one before
 PASSES = 7  # searches, each corrected by the resolved theory at the answer before
 AGREE = 0.025  # of a margin and of the slack: how far corrected and resolved theory may differ
+COARSE = 0.1  # margins that they may differ by where no design meets the targets
 ROOM = 2 * AGREE  # margins beyond what is needed, so that agreement is enough
 ANOTHER = 0.05  # octaves that one more parameter costs: grids are no finer
 MISSED = 1e6  # octaves that a design is priced at where it misses a target
+TIGHT = 0.25  # of a margin: how close to its bound a constraint binds
 CURVE = 97  # inverse temperatures of the trade-off curve
 MAX_BETA = RANGES["beta"][1]
 Cost = Callable[[Floats, Floats], Floats]  # of points and their slack
@@ -75,7 +77,8 @@ class Search:
             found = measure(*self.design(point), resolved=True)
             expected, seen = self.slack(flat), self.targets.slack(found)
             tried.append(Answer(float(cost_of(point, seen)), point, found))
-            if np.allclose(seen, expected, rtol=AGREE, atol=AGREE):
+            met = cost_of(point, expected) < MISSED
+            if np.allclose(seen, expected, rtol=AGREE, atol=AGREE if met else COARSE):
                 break
             self.shift = Measures(
                 found.rho - flat.rho,
@@ -152,12 +155,13 @@ class Search:
         return np.asarray(np.where(missed > 0, MISSED * (1 + np.minimum(missed, 1e200)), octaves))
 
     def relaxed(self) -> dict[str, float]:
-        """Nearest feasible value of each target, the others as they are."""
-        out = {}
-        for index, field in enumerate(fields(Targets)[:4]):
+        """Nearest feasible value of each target that binds, the others as they are."""
+        out, names = {}, [field.name for field in fields(Targets)]
+        tight = self.targets.slack(self.answer.found) <= 1 + TIGHT
+        for index in np.flatnonzero(tight).tolist():
             slack = self.targets.slack(self._settled(partial(self._alone, index)).found)
             if np.all(np.delete(slack, index) >= 1):
-                out[field.name] = self.targets.moved(index, float(slack[index]) - 1)
+                out[names[index]] = self.targets.moved(index, float(slack[index]) - 1)
         return out
 
     def _alone(self, index: int, points: Floats, slack: Floats) -> Floats:

@@ -477,13 +477,12 @@ def test_models_of_full_size_lie_in_the_band(name):
     }  # fmt: skip
     inputs = {"vit": {"pixel_values": torch.randn(1, 3, 224, 224)},
               "post": torch.randn(2, 128, 512)}.get(name, ids)  # fmt: skip
-    runs = [audit(kinds[name](), inputs) for _ in range(3)]
+    runs = [audit(kinds[name](), inputs) for _ in range(6)]
     assert all(f.agrees or f.failing or "one network of" in f.reasons[-1] for f in runs)
     if name == "post":  # its blocks start as copies, and the report says so
         assert all("blocks drawn independently" in {a.name for a in f.failing} for f in runs)
     else:  # layers of one network stray together, in one network of ten for most of them
-        for name in runs[0].inside:
-            assert np.median([found.inside[name] for found in runs]) >= 0.85
+        assert np.mean([list(found.inside.values()) for found in runs]) >= 0.85
 
 
 def test_readme(capsys):
