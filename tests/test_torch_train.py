@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
@@ -402,7 +403,7 @@ def test_a_run_that_diverges_is_masked_and_counted(words, monkeypatch):
 @pytest.mark.slow
 def test_the_experiment_as_a_command(monkeypatch, capsys, text, tmp_path):
     words = ("trainability", "--text", text, "--depths", 1, "--points", 2, "--seeds", 1, "--steps",
-             2, "--rates", "1e-3", "--vocabulary", 60, "--keep", tmp_path / "cells", "--workers", 2,
+             2, "--rates", "1e-3", "--vocabulary", 60, "--keep", tmp_path / "cells",
              "--out", tmp_path / "a.nc")  # fmt: skip
     code, streams = call(monkeypatch, capsys, *words, "--json")
     assert code == 0
@@ -412,6 +413,12 @@ def test_the_experiment_as_a_command(monkeypatch, capsys, text, tmp_path):
     assert names <= set(os.listdir(tmp_path))
     code, streams = call(monkeypatch, capsys, *words)
     assert "Written" in streams.out
+    pytest.importorskip("distributed")
+    words = [*words[:-4], "--keep", tmp_path / "again", "--out", tmp_path / "b.nc"]
+    code, streams = call(monkeypatch, capsys, *words, "--scheduler", "local", "--json")
+    assert code == 0
+    a, b = (xr.load_dataset(tmp_path / name).drop_vars("wall") for name in ("a.nc", "b.nc"))
+    xr.testing.assert_identical(a.drop_attrs(), b.drop_attrs())
 
 
 def test_the_committed_data_say_what_their_findings_say():
