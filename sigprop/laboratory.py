@@ -161,7 +161,8 @@ def validate(
     """Theory (finite context and limit) beside random networks: deviations and a verdict."""
     from sigprop import tables
     from sigprop.compare import compare, reference, references
-    from sigprop.plots import plot_comparisons, save_figure
+    from sigprop.comparison_plots import plot_comparisons
+    from sigprop.plots import save_figure
 
     check_target("png", png, FIGURES)
     read = {name: reference(name).spec for name in specs or references()}

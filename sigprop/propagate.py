@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.arrays import Bools, Floats, Ints, Number
-from sigprop.block import Block, build_block, rem_of
-from sigprop.causal import MAX_BLOCKS, MAX_POSITIONS, Positions, causal, resolves
+from sigprop.block import Block, build_block
+from sigprop.causal import MAX_BLOCKS, MAX_POSITIONS, causal, resolves
+from sigprop.described import from_distances, from_positions, from_states
 from sigprop.errors import AssumptionError, DomainError, require
-from sigprop.rem import reduced_beta
-from sigprop.rem.biased import Favoured
-from sigprop.rotary import ByDistance, by_distance, turns
+from sigprop.rotary import by_distance, turns
 from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.trajectory import Trajectory
@@ -55,29 +54,6 @@ def initial_state(spec: Transformer) -> State:
     """
     q = np.square(spec.norm_gain) if spec.norm == "post" else np.asarray(spec.q0)
     return State(q, q * (1 - np.asarray(spec.rho0)))
-
-
-def notes_of(spec: Transformer, limit: bool, by_position: bool = False) -> tuple[str, ...]:
-    """Approximations that the exchangeable theory makes for a spec, one sentence each."""
-    notes = []
-    if limit or np.any(np.isinf(spec.context)):
-        notes.append(
-            "Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train."
-        )
-    if spec.has_identity:
-        notes.append("Identity parts: heads are taken to be infinitely wide.")
-    if spec.causal and by_position:
-        notes.append("Causal mask: means over positions; `positions` has each.")
-    elif spec.causal:
-        notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
-    if spec.rotary_base is not None and by_position:
-        notes.append("Rotary positions: means over pairs; near tokens are more alike than far.")
-    elif spec.rotary_base is not None:
-        notes.append(
-            "Rotary positions are not in the score variance: at beta sqrt(log T) > 1 "
-            "collapse is slower than predicted."
-        )
-    return tuple(notes)
 
 
 def propagate(
@@ -134,14 +110,14 @@ def propagate(
         betas = np.asarray(
             [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
         )
-        return _by_position(spec, causal(spec, blocks=blocks, beta_by_layer=betas))
+        return from_positions(spec, causal(spec, blocks=blocks, beta_by_layer=betas))
     if spec.shape == () and not limit:
         require_resolved(spec)
     if turns(spec) and not limit:
         betas = np.asarray(
             [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
         )
-        found = _by_distance(spec, by_distance(spec, betas))
+        found = from_distances(spec, by_distance(spec, betas))
     else:
         found = exchangeable(spec, limit, beta_by_layer)
     return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
@@ -181,7 +157,7 @@ def exchangeable(
     q, gap = (np.stack([np.broadcast_to(s[i], spec.shape) for s in states]) for i in (0, 1))
     ended = _ended(q, gap)
     q, gap = _cut(ended, spec.depth, q, gap)
-    return _described(spec, limit, layers, q, gap, ended)
+    return from_states(spec, limit, layers, q, gap, ended)
 
 
 def require_resolved(spec: Transformer) -> None:
@@ -253,52 +229,6 @@ def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
     size = context / blocks
     gap = (found.gap / found.q)[:, None, None]
     return np.asarray(1 - gap * (1 - np.eye(blocks) / size))
-
-
-def _by_distance(spec: Transformer, found: ByDistance) -> Trajectory:
-    """Means over pairs of positions, as one trajectory."""
-    ended, log_t = len(found.q) - 1, np.log(spec.context)
-    return Trajectory(
-        layer=np.arange(ended + 1),
-        q=found.q,
-        gap=found.q * found.gap_ratio_mean,
-        rho=1 - found.gap_ratio_mean,
-        y2=found.y2,
-        overlap=found.overlap,
-        entropy=found.entropy,
-        entropy_ratio=found.entropy / log_t,
-        score_std=found.score_std,
-        reduced_beta=found.score_std / np.sqrt(log_t),
-        ended=np.asarray(ended),
-        reason=_reason(spec, np.asarray(ended), int(ended < spec.depth)),
-        notes=notes_of(spec, False, True),
-        distances=found,
-    )
-
-
-def _by_position(spec: Transformer, found: Positions) -> Trajectory:
-    """Means over positions, as one trajectory."""
-    pairs = np.outer(found.size, found.size) - np.diag(found.size)
-    deficit = np.sum(found.gap_ratio * pairs, axis=(1, 2)) / np.sum(pairs)
-    q, ended = found.mean(found.q), len(found.q) - 1
-    std = found.mean(found.score_std)
-    return Trajectory(
-        layer=np.arange(ended + 1),
-        q=q,
-        gap=q * deficit,
-        rho=1 - deficit,
-        y2=found.mean(found.y2),
-        overlap=found.overlap_mean,
-        entropy=found.mean(found.entropy),
-        entropy_ratio=found.mean(found.entropy_ratio),
-        score_std=std,
-        reduced_beta=std / np.sqrt(np.log(spec.context)),
-        ended=np.asarray(ended),
-        reason=_reason(spec, np.asarray(ended), int(ended < spec.depth)),
-        notes=notes_of(spec, False, True),
-        positions=found,
-        kernel_blocks=found.kernel_blocks,
-    )
 
 
 def blocks_of(
@@ -376,54 +306,3 @@ def _cut(ended: Ints, depth: int, q: Floats, gap: Floats) -> tuple[Floats, Float
         return q[: ended + 1], gap[: ended + 1]
     layer = np.arange(depth + 1).reshape((-1,) + (1,) * ended.ndim)
     return np.where(layer <= ended, q, np.nan), np.where(layer <= ended, gap, np.nan)
-
-
-def _described(
-    spec: Transformer, limit: bool, blocks: list[Block], q: Floats, gap: Floats, ended: Ints
-) -> Trajectory:
-    """Attention statistics of the recorded states."""
-    rem = rem_of(spec, limit)
-    end = len(q) - 1
-    seen, heat = [], []
-    for block, own_q, own_gap in zip(blocks, q[:end], gap[:end], strict=False):
-        read = block.read(State(own_q, own_gap))
-        seen.append(read.gap / read.q)
-        heat.append(reduced_beta(block.attention.beta, read))
-    b, x = np.stack(heat), np.stack(seen)
-    known = np.isfinite(x) & np.isfinite(q[1:])
-    b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
-    weights = rem.weights(b, x)
-    ratio = rem.entropy_ratio(b, x) if isinstance(rem, Favoured) else rem.entropy_ratio(b)
-    log_t = np.log(spec.context)
-    with np.errstate(invalid="ignore"):  # 0 * inf at infinite context
-        entropy, std = ratio * log_t, b * np.sqrt(log_t)
-
-    def masked(column: Number) -> Floats:
-        return np.where(known, np.broadcast_to(column, b.shape), np.nan)
-
-    return Trajectory(
-        layer=np.arange(end + 1),
-        q=q,
-        gap=gap,
-        rho=1 - gap / q,
-        y2=masked(weights.y2),
-        overlap=masked(weights.y2 - weights.spread),
-        entropy=masked(entropy),
-        entropy_ratio=masked(ratio),
-        score_std=masked(std),
-        reduced_beta=masked(b),
-        ended=ended,
-        reason=_reason(spec, ended, int(np.sum(ended < spec.depth))),
-        notes=notes_of(spec, limit),
-    )
-
-
-def _reason(spec: Transformer, ended: Ints, short: int) -> str:
-    if not short:
-        return f"all {spec.depth} layers were computed"
-    which = "the trajectory" if ended.ndim == 0 else f"{short} of {ended.size} trajectories"
-    return (
-        f"{which} ended before layer {spec.depth}: the state vanished, overflowed, or left the "
-        "range where its statistics are known (score standard deviation 40, tanh or silu at "
-        "variance 100)"
-    )
