@@ -59,13 +59,13 @@ class Normed(NamedTuple):
     ----------
     attention, mlp : float
         Geometric mean over the blocks of the inverse variance of the branch before its norm.
-    rho : float
-        Overlap after the last block.
+    rho : array, shape (L+1,)
+        Overlap after every block.
     """
 
     attention: float
     mlp: float
-    rho: float
+    rho: Floats
 
 
 def normed(spec: Transformer, mlp: bool = True) -> Normed:
@@ -97,10 +97,11 @@ def normed(spec: Transformer, mlp: bool = True) -> Normed:
     tail = (think, inner) if mlp else (think,)
     whole = Fold(ordered(spec, norm, Fold((block.attention, outer)), Fold(tail)))
     q0 = 1.0 if spec.norm == "post" else float(spec.q0)
-    state = State(q0, q0 * (1 - float(spec.rho0)))
+    states = [State(q0, q0 * (1 - float(spec.rho0)))]
     for _ in range(spec.depth):
-        state = whole(state)
-    return Normed(outer.inverse, inner.inverse if mlp else 1.0, float(state.rho))
+        states.append(whole(states[-1]))
+    rho = np.array([float(state.rho) for state in states])
+    return Normed(outer.inverse, inner.inverse if mlp else 1.0, rho)
 
 
 @dataclass
@@ -312,7 +313,8 @@ SCHEMES: dict[str, Scheme] = {
     "sub-ln": Scheme(
         "Wang et al. 2022 (Magneto), arXiv 2210.06423: norms before outputs, gain sqrt(log 2N)",
         _sub_ln,
-        "The norms before the output projections become branch multipliers, one for all blocks.",
+        "In verdict and diagram the norms before the output projections are branch multipliers, "
+        "one for all blocks.",
     ),
     "t-fixup": Scheme(
         "Huang et al. 2020 (T-Fixup), encoder layers: no norms, v, o and MLP 0.67 N^(-1/4), "

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.arrays import finite_or_none
+from sigprop.arrays import Floats, finite_or_none
 from sigprop.backward import gradients
 from sigprop.block import build_block
 from sigprop.errors import DomainError
@@ -27,6 +27,7 @@ __all__ = [
     "described",
     "find",
     "outcome",
+    "overlaps",
     "recipe",
     "survey",
 ]
@@ -188,13 +189,37 @@ def described(name: str, architecture: Transformer) -> tuple[Recipe, Transformer
         spec = spec.replace(
             sigma_o2=spec.sigma_o2 * inner.attention, sigma_w2_2=spec.sigma_w2_2 * inner.mlp
         )
-        remark += _distance(spec, inner.rho)
+        remark += _distance(spec, inner.rho[-1])
     elif name == "deepscalelm":
         unit = replace(found, std=found.std | {n: found.std["query"] for n in ("value", "output")})
-        remark += _distance(spec, normed(spec_of(unit, architecture), mlp=False).rho)
+        remark += _distance(spec, normed(spec_of(unit, architecture), mlp=False).rho[-1])
     elif found.bias:
         remark += f" They are {found.bias**2:.2g} or less."
     return found, spec, remark
+
+
+def overlaps(name: str, architecture: Transformer) -> Floats:
+    """Overlap after every block; norms inside branches are followed block by block.
+
+    Parameters
+    ----------
+    name, architecture
+        As in `recipe`.
+
+    Returns
+    -------
+    array, shape (L+1,)
+        Of the description otherwise.
+
+    Examples
+    --------
+    >>> from sigprop import load
+    >>> from sigprop.schemes import overlaps
+    >>> overlaps("sub-ln", load("bert-base").spec).shape
+    (13,)
+    """
+    found, spec, _ = described(name, architecture)
+    return normed(spec_of(found, architecture)).rho if found.sub_norm else exchangeable(spec).rho
 
 
 def _distance(spec: Transformer, rho: float) -> str:
@@ -268,12 +293,13 @@ def outcome(name: str, architecture: Transformer, rho_max: float = 0.98) -> Outc
     plain, verdict = spec.without_identity(), judge(spec, rho_max)
     t = verdict.trajectory
     whole = int(t.ended) == spec.depth
+    rho = overlaps(name, architecture) if found.sub_norm else t.rho
     return Outcome(
         name,
         find(name).source,
         found,
         spec,
-        _float(t.rho[-1]) if whole else None,
+        _float(rho[-1]) if whole else None,
         _float(t.entropy_ratio[0]),
         _float(t.entropy_ratio[-1]) if whole else None,
         _float(verdict.critical.alpha_attn),
