@@ -10,7 +10,7 @@ from numpy.polynomial import chebyshev
 
 from sigprop.arrays import Floats, Number
 
-__all__ = ["Series", "fit", "nodes", "transform"]
+__all__ = ["Series", "basis", "fit", "fitted", "nodes", "transform"]
 
 
 def nodes(count: int) -> Floats:
@@ -57,9 +57,60 @@ def transform(values: Floats, axis: int = 0) -> Floats:
     [0.5, 0.0, 0.5]
     """
     count = values.shape[axis]
-    basis = chebyshev.chebvander(nodes(count), count - 1)
-    basis = basis * np.where(np.arange(count) == 0, 1, 2) / count
-    return np.moveaxis(np.tensordot(basis.T, values, (1, axis)), 0, axis)
+    rows = basis(nodes(count), count) * np.where(np.arange(count) == 0, 1, 2) / count
+    return np.moveaxis(np.tensordot(rows.T, values, (1, axis)), 0, axis)
+
+
+def fitted(values: Floats, axes: int) -> Floats:
+    """Coefficients along the first axes, moved behind the rest.
+
+    Parameters
+    ----------
+    values : array, shape (K1, ..., N)
+        Values at nodes along each of the first axes.
+    axes : int
+        How many.
+
+    Returns
+    -------
+    array, shape (N, K1, ...)
+        Coefficients.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.chebyshev import fitted
+    >>> fitted(np.ones((3, 4, 2)), 2).shape
+    (2, 3, 4)
+    """
+    for axis in range(axes):
+        values = transform(values, axis)
+    return np.ascontiguousarray(np.moveaxis(values, -1, 0))
+
+
+def basis(x: Floats, count: int) -> Floats:
+    """Evaluate the Chebyshev polynomials T_0 ... T_{K-1}.
+
+    Parameters
+    ----------
+    x : array, shape (...)
+        Points in [-1, 1].
+    count : int
+        Number K of polynomials.
+
+    Returns
+    -------
+    array, shape (..., K)
+        Their values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.chebyshev import basis
+    >>> basis(np.array(0.5), 3).tolist()
+    [1.0, 0.5, -0.5]
+    """
+    return np.reshape(chebyshev.chebvander(x, count - 1), (*np.shape(x), count))
 
 
 @dataclass(frozen=True)

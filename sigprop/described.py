@@ -9,6 +9,7 @@ from sigprop.block import Block, rem_of
 from sigprop.causal import Positions
 from sigprop.rem import reduced_beta
 from sigprop.rem.biased import Favoured
+from sigprop.rem.fields import SEED
 from sigprop.rotary import ByDistance
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -193,6 +194,7 @@ def _notes(spec: Transformer, limit: bool, by_position: bool = False) -> tuple[s
         notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
     if spec.rotary_base is not None and by_position:
         notes.append("Rotary positions: means over pairs; near tokens are more alike than far.")
+        notes.append(f"Scores under rotary positions are drawn, with seed {SEED}.")
     elif spec.rotary_base is not None:
         notes.append(
             "Rotary positions are not in the score variance: at beta sqrt(log T) > 1 "

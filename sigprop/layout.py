@@ -255,8 +255,13 @@ class Layout:
     @cached_property
     def pairs(self) -> Floats:
         """Number of ordered pairs of different tokens in each pair of blocks, shape (B, B)."""
-        size = self.size.astype(np.float64)
-        return np.outer(size, size) - np.diag(size)
+        return pairs_between(self.size)
+
+    @property
+    def parts(self) -> Ints:
+        """Whole keys of each block that the query at each centre sees, shape (B, B)."""
+        seen = self.visible(self.centres) * self.size
+        return np.diff(np.cumsum(seen, axis=1).round().astype(int), axis=1, prepend=0)
 
     def merged(self, blocks: int) -> Floats:
         """Share of each block in `blocks` equal ranges of positions.
@@ -288,6 +293,30 @@ def _joined(stack: Floats, weight: Floats) -> tuple[Floats, Floats]:
     pair = (stack @ weight[..., None, :, :], stack)
     turned, seen = (np.moveaxis(x, -3, -2).reshape(*x.shape[:-3], stack.shape[1], -1) for x in pair)
     return turned, seen
+
+
+def pairs_between(sizes: Ints) -> Floats:
+    """Numbers of ordered pairs of different members of each pair of blocks.
+
+    Parameters
+    ----------
+    sizes : array of int, shape (B,)
+        Members of each block.
+
+    Returns
+    -------
+    array, shape (B, B)
+        The numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layout import pairs_between
+    >>> pairs_between(np.array([1, 3])).tolist()
+    [[0.0, 3.0], [3.0, 6.0]]
+    """
+    size = sizes.astype(np.float64)
+    return np.outer(size, size) - np.diag(size)
 
 
 def make_layout(

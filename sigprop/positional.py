@@ -350,10 +350,10 @@ def _by_distance(spec: Transformer) -> list[_Slopes]:
     distances, state, layers = start(spec, heard)
 
     def deficits(state: State) -> Floats:
-        return np.asarray(state.gap) / float(state.q)
+        return np.asarray(state.gap / state.q)
 
     def read(state: State) -> Floats:
-        deficit = float(distances.mean(deficits(state)))
+        deficit = float(deficits(state) @ distances.even)
         columns = (heard[-1].y2, heard[-1].entropy) if heard else (0.0, 0.0)
         return np.array([deficit, *columns])
 

@@ -2,16 +2,15 @@
 
 Causal: the kernel lies on a quarter of the blocks of `sigprop.causal.causal`, and the statistics of
 attention are interpolated (`sigprop.maps.tabulated`). A grid costs one table for each context
-length, and then milliseconds a stack. Bidirectional with rotary positions: every stack is solved
-by itself as in `sigprop.rotary.by_distance`, about 5 ms a layer, 30 ms with heads of finite width
-(the tree of `sigprop.rem.hierarchy` takes one covariance at a time).
+length, and then milliseconds a stack. Bidirectional with rotary
+positions: likewise, the kernel by distance as in `sigprop.rotary` and `sigprop.maps.picked`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,15 @@ import numpy as np
 from sigprop.arrays import Floats
 from sigprop.block import Map, ordered
 from sigprop.causal import MAX_POSITIONS
-from sigprop.errors import AssumptionError
 from sigprop.layout import Layout
 from sigprop.maps.activations import activation
 from sigprop.maps.causal import CausalAttention, Seen, TokenNorm
+from sigprop.maps.distances import Distances, make_distances
 from sigprop.maps.mlp import Mlp
+from sigprop.maps.picked import Picking, tabulated_picks
+from sigprop.maps.rotary import Heard
 from sigprop.maps.tabulated import Tabulated, tabulated
-from sigprop.rotary import by_distance
+from sigprop.rotary import entering, layer
 from sigprop.spec import Transformer
 from sigprop.state import State
 
@@ -120,7 +121,7 @@ def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> R
     wide = {n: np.broadcast_to(np.asarray(getattr(spec, n), float), spec.shape) for n in names}
     flat = {name: value.ravel() for name, value in wide.items()}
     out = np.empty((4, flat["beta"].size))
-    for index, rows in (_by_context if spec.causal else _one_by_one)(spec, flat):
+    for index, rows in _by_context(spec, flat):
         out[:, index] = rows
         if progress is not None:
             progress(np.size(index))
@@ -130,40 +131,51 @@ def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> R
 def _by_context(spec: Transformer, flat: dict[str, Floats]) -> Iterator[tuple[Any, Floats]]:
     """Stacks of one context, a chunk at a time: which, and their rows."""
     for context in np.unique(flat["context"]).astype(int).tolist():
-        table, same = _table(spec, context, flat), np.flatnonzero(flat["context"] == context)
+        same = np.flatnonzero(flat["context"] == context)
+        run = _solver(spec, context, _top(spec, context, {n: v[same] for n, v in flat.items()}))
         for index in np.array_split(same, -(-len(same) // CHUNK)):
-            own: dict[str, Any] = {n: v[index][:, None, None] for n, v in flat.items()}
+            axes = (slice(None), None, None) if spec.causal else (slice(None), None)
+            own: dict[str, Any] = {n: v[index][axes] for n, v in flat.items()}
             part = replace(spec, **(own | {"context": context, "sigma_w2": None}))
             with np.errstate(all="ignore"):  # what overflows or vanishes is masked
-                yield index, _run(part, table)
+                yield index, run(part)
 
 
-def _one_by_one(spec: Transformer, flat: dict[str, Floats]) -> Iterator[tuple[Any, Any]]:
-    for k in range(flat["beta"].size):
-        own: dict[str, Any] = {name: value[k] for name, value in flat.items()}
-        yield k, _alone(replace(spec, sigma_w2=None, **own))
+def _top(spec: Transformer, context: int, flat: dict[str, Floats]) -> float:
+    """Largest score deviation that a table must hold."""
+    if spec.norm == "none":
+        return TOPS[-1]
+    sigma = ROOM * np.max(flat["beta"] * flat["norm_gain"] ** 2) * np.sqrt(np.log(context))
+    return next((t for t in TOPS if t >= sigma), TOPS[-1])
 
 
-def _alone(spec: Transformer) -> list[float]:
-    """Solve one stack with rotary positions: q, gap ratio, largest deviation, smallest entropy."""
-    try:
-        found = by_distance(spec)
-    except AssumptionError:  # nothing passes
-        return [np.nan] * 4
-    if len(found.q) <= spec.depth:
-        return [np.nan] * 4
-    root, log_t = np.sqrt(np.log(spec.context)), np.log(spec.context)
-    hot, cold = found.score_std.max() / root, found.entropy.min() / log_t
-    return [float(v) for v in (found.q[-1], found.gap_ratio_mean[-1], hot, cold)]
-
-
-def _table(spec: Transformer, context: int, flat: dict[str, Floats]) -> Tabulated:
-    inside = flat["context"] == context
-    heat = np.max((flat["beta"] * flat["norm_gain"] ** 2)[inside])
-    sigma = ROOM * heat * np.sqrt(np.log(context))
-    top = next((t for t in TOPS if t >= sigma), TOPS[-1])
+def _solver(spec: Transformer, context: int, top: float) -> Callable[[Transformer], Floats]:
+    base, width = spec.rotary_base, spec.head_width
+    if not spec.causal and base is not None:
+        table = tabulated_picks(context, base, width, top)
+        distances = make_distances(context, base, width)
+        return partial(_run_turned, distances=distances, table=table)
     window = np.inf if spec.window is None else float(spec.window)
-    return tabulated(context, top, window, spec.prefix, spec.head_width, spec.rotary_base)
+    return partial(_run, table=tabulated(context, top, window, spec.prefix, width, base))
+
+
+def _run_turned(spec: Transformer, distances: Distances, table: Picking) -> Floats:
+    """Rows as of `_run`, over stacks with rotary positions and no mask."""
+    heard: list[Heard] = []
+    state = entering(spec, distances)
+    maps = layer(spec, distances, table, spec.beta, heard)
+    count = len(np.asarray(state.gap))
+    hot, cold, good = np.zeros(count), np.full(count, np.inf), np.ones(count, dtype=bool)
+    for _ in range(spec.depth):
+        state = reduce(lambda s, m: m(s), maps, state)
+        last = heard.pop()
+        hot, cold = np.maximum(hot, last.score_std), np.minimum(cold, last.entropy)
+        q, gap = np.broadcast_to(state.q, (count, 1))[:, 0], np.asarray(state.gap)
+        alive = (q > 0) & (q < 1e150) & np.all(np.isfinite(gap) & (gap >= 0), axis=-1)
+        good = good & alive & (hot <= TOPS[-1])
+    log = np.log(spec.context)
+    rows = [q, (gap / q[:, None]) @ distances.even, hot / np.sqrt(log), cold / log]
+    return np.where(good, np.stack(rows), np.nan)
 
 
 def _run(spec: Transformer, table: Tabulated) -> Floats:

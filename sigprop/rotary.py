@@ -8,19 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.arrays import Floats, Ints, finite_or_none
+from sigprop.arrays import Floats, Ints, Number, finite_or_none
 from sigprop.block import Map, ordered
 from sigprop.errors import AssumptionError
 from sigprop.maps.activations import activation
+from sigprop.maps.distances import Distances, make_distances, make_field
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
-from sigprop.maps.rotary import Distances, Heard, RotaryAttention, make_distances
+from sigprop.maps.picked import Drawn, Picking
+from sigprop.maps.rotary import Heard, RotaryAttention
+from sigprop.rem.fields import SEED
 from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["MAX_CONTEXT", "ByDistance", "by_distance", "start", "turns"]
+__all__ = ["MAX_CONTEXT", "ByDistance", "by_distance", "entering", "layer", "start", "turns"]
 
 MAX_CONTEXT = 2**17
+SHOWN = ("edges", "gap_ratio", "y2_error", "seed")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class ByDistance:
     y2, overlap, entropy, score_std : arrays, shape (L,)
         Participation ratio, attention overlap over all pairs of queries, entropy in nats, and
         standard deviation of the scores about their mean over the context.
+    y2_error : array, shape (L,)
+        Standard error of Y_2 in each layer, from the drawn fields; the same draws in all.
+    seed : int
+        Their seed.
 
     Examples
     --------
@@ -60,6 +68,8 @@ class ByDistance:
     overlap: Floats
     entropy: Floats
     score_std: Floats
+    y2_error: Floats
+    seed: int = SEED
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values of the kernel by distance.
@@ -67,7 +77,7 @@ class ByDistance:
         Returns
         -------
         dict
-            Edges of the groups, and the overlap deficit in each.
+            Edges of the groups, the overlap deficit in each, standard error of Y_2 and seed.
 
         Examples
         --------
@@ -78,7 +88,7 @@ class ByDistance:
         >>> by_distance(spec).to_dict()["edges"]
         [0, 1, 2, 3]
         """
-        return {name: finite_or_none(getattr(self, name)) for name in ("edges", "gap_ratio")}
+        return {name: finite_or_none(getattr(self, name)) for name in SHOWN}
 
 
 def turns(spec: Transformer) -> bool:
@@ -194,43 +204,106 @@ def start(
     """
     context, base = int(np.asarray(spec.context)), float(spec.rotary_base or 1.0)
     distances = make_distances(context, base, spec.head_width)
+    picking = Drawn(distances, make_field(context, base, spec.head_width))
+    betas = np.broadcast_to(spec.beta if beta_by_layer is None else beta_by_layer, (spec.depth,))
+    layers = [layer(spec, distances, picking, beta, heard) for beta in betas.tolist()]
+    return distances, entering(spec, distances), layers
+
+
+def entering(spec: Transformer, distances: Distances) -> State:
+    """State that enters the first block.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A description with rotary positions; its arrays have the shape (..., 1).
+    distances : Distances
+        Groups of distances.
+
+    Returns
+    -------
+    State
+        Variance of shape (..., 1), gaps of shape (..., J).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.maps.distances import make_distances
+    >>> from sigprop.rotary import entering
+    >>> spec = Transformer(depth=2, context=8, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=[[0.5], [0.25]])
+    >>> entering(spec, make_distances(8, 1e4, None)).gap.tolist()
+    [[0.5, 0.5, 0.5, 0.5], [0.75, 0.75, 0.75, 0.75]]
+    """
+    level = np.square(spec.norm_gain) if spec.norm == "post" else np.asarray(spec.q0)
+    gap = level * (1 - np.asarray(spec.rho0))
+    return State(level, gap * np.ones(len(distances.edges) - 1))
+
+
+def layer(
+    spec: Transformer, distances: Distances, picking: Picking, beta: Number, heard: list[Heard]
+) -> tuple[Map, ...]:
+    """List the maps of one block.
+
+    Parameters
+    ----------
+    spec : Transformer
+        As in `entering`; of one context.
+    distances : Distances
+        Groups of distances.
+    picking : callable
+        As in `sigprop.maps.rotary.RotaryAttention`.
+    beta : float or array, shape (..., 1)
+        Inverse temperature of this block.
+    heard : list
+        Receives the statistics of the attention.
+
+    Returns
+    -------
+    tuple of maps
+        In the order in which they act.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.maps.distances import make_distances
+    >>> from sigprop.maps.picked import tabulated_picks
+    >>> from sigprop.rotary import layer
+    >>> spec = Transformer(depth=2, context=8, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> picking = tabulated_picks(8, 1e4, None, 2.0)
+    >>> len(layer(spec, make_distances(8, 1e4, None), picking, 1.0, []))
+    4
+    """
     norm = None if spec.norm == "none" else Norm(spec.norm_gain)
     q = None if norm is None else np.square(spec.norm_gain)
     dual = activation(spec.activation)
     mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, q)
-    level = float(np.square(spec.norm_gain) if spec.norm == "post" else spec.q0)
-    state = State(level, np.full(len(distances.edges) - 1, level * (1 - float(spec.rho0))))
-    betas = np.broadcast_to(spec.beta if beta_by_layer is None else beta_by_layer, (spec.depth,))
-    attentions = [_attention(spec, distances, beta, heard) for beta in betas.tolist()]
-    return distances, state, [ordered(spec, norm, a, mlp) for a in attentions]
-
-
-def _attention(
-    spec: Transformer, distances: Distances, beta: float, heard: list[Heard]
-) -> RotaryAttention:
-    return RotaryAttention(
+    attention = RotaryAttention(
         distances,
-        int(np.asarray(spec.context)),
+        int(np.max(spec.context)),
+        picking,
         beta,
-        float(spec.sigma_v2),
-        float(spec.sigma_b2),
-        float(spec.sigma_o2),
+        spec.sigma_v2,
+        spec.sigma_b2,
+        spec.sigma_o2,
         spec.attention == "centred",
-        spec.width is not None,
         heard.append,
     )
+    return ordered(spec, norm, attention, mlp)
 
 
 def _valid(state: State) -> bool:
-    q, gap = float(state.q), np.asarray(state.gap)
+    q, gap = np.asarray(state.q).item(), np.asarray(state.gap)
     return 0 < q < 1e150 and bool(np.all(np.isfinite(gap) & (gap >= 0)))
 
 
 def _described(distances: Distances, states: list[State], heard: list[Heard]) -> ByDistance:
-    q = np.array([float(state.q) for state in states])
+    q = np.array([np.asarray(state.q).item() for state in states])
     ratio = np.stack([np.asarray(state.gap) for state in states]) / q[:, None]
-    columns = {
-        name: np.array([getattr(h, name) for h in heard[: len(q) - 1]])
-        for name in ("y2", "overlap", "entropy", "score_std")
-    }
-    return ByDistance(distances.edges, q, ratio, distances.mean(ratio.T), **columns)
+    y2, overlap, entropy, std, error = (
+        np.array([float(np.squeeze(getattr(h, name))) for h in heard[: len(q) - 1]])
+        for name in ("y2", "overlap", "entropy", "score_std", "y2_error")
+    )
+    mean = ratio @ distances.even
+    return ByDistance(distances.edges, q, ratio, mean, y2, overlap, entropy, std, error)

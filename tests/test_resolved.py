@@ -57,15 +57,18 @@ def test_attention_beyond_the_table_freezes():
     assert (np.diff(hot.entropy[0, 1:]) > -1e-6).all()
 
 
-@pytest.mark.parametrize("changes", [{}, {"norm": "pre", "rotary_base": 1e3}])
-def test_causal_grids_are_those_of_propagate(changes):
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [({}, ALLOWED), ({"norm": "pre", "rotary_base": 1e3}, 2 * ALLOWED)],  # drawn scores
+)
+def test_causal_grids_are_those_of_propagate(changes, allowed):
     spec = CAUSAL.replace(**changes)
     final = sweep(spec.replace(beta=[0.0, 0.7, 1.5], alpha_attn=[[1.0], [1.5]]))
     for i, j, beta, alpha in ((0, 0, 0.0, 1.0), (1, 2, 1.5, 1.5)):
         found = propagate(spec.replace(beta=beta, alpha_attn=alpha))
-        assert abs(final.state.gap[i, j] / final.state.q[i, j] - 1 + found.rho[-1]) < ALLOWED
-        assert final.reduced_beta[i, j] == pytest.approx(found.reduced_beta.max(), abs=0.01)
-        assert abs(final.entropy_ratio[i, j] - found.entropy_ratio.min()) < ALLOWED
+        assert abs(final.state.gap[i, j] / final.state.q[i, j] - 1 + found.rho[-1]) < allowed
+        assert final.reduced_beta[i, j] == pytest.approx(found.reduced_beta.max(), abs=5 * allowed)
+        assert abs(final.entropy_ratio[i, j] - found.entropy_ratio.min()) < allowed
     colder = final.state.gap[1, 1] / final.state.q[1, 1]  # negative control
     assert abs(colder - 1 + found.rho[-1]) > 5 * ALLOWED
 
@@ -73,8 +76,9 @@ def test_causal_grids_are_those_of_propagate(changes):
 def test_rotary_grids_are_those_of_propagate():
     final = sweep(ROTARY.replace(beta=[0.5, 1.5]))
     found = propagate(ROTARY)
-    assert final.state.rho[1] == pytest.approx(found.rho[-1], abs=1e-12)
-    assert final.entropy_ratio[1] == pytest.approx(found.entropy_ratio.min(), abs=1e-12)
+    assert abs(final.state.rho[1] - found.rho[-1]) < ALLOWED
+    assert abs(final.entropy_ratio[1] - found.entropy_ratio.min()) < ALLOWED
+    assert abs(final.state.rho[0] - found.rho[-1]) > 5 * ALLOWED  # negative control
 
 
 def test_a_diagram_of_a_causal_stack():

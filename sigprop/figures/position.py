@@ -11,6 +11,7 @@ from sigprop.causal import causal
 from sigprop.effects import rotary_effect
 from sigprop.figures.lab import Figure, Lab, attributes
 from sigprop.position_plots import plot_positions, plot_rotary
+from sigprop.rem.fields import SEED
 from sigprop.spec import Transformer
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _rotary(lab: Lab) -> xr.Dataset:
         rho0=0.1,
     )
     data = rotary_effect(spec, np.linspace(0, 4, lab.pick(9, 3)), RHO_MAX)
-    about = {"spec": json.dumps(spec.to_dict()), "random_numbers": "none"}
+    about = {"spec": json.dumps(spec.to_dict()), "random_numbers": f"fixed, seed {SEED}"}
     return data.assign_attrs(about)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from sigprop.arrays import Floats, Number
 from sigprop.layout import Layout
-from sigprop.maps.rotary import frequencies
+from sigprop.maps.distances import frequencies
 from sigprop.maps.weights import Exact, Single, Statistics, turned_width
 from sigprop.rem.unequal import weight_of_one
 from sigprop.state import State
@@ -111,8 +111,8 @@ class CausalAttention:
         excess of both queries, exact for small s and at r = 1.
     rotary_base : float, optional
         Base of rotary positions. The variance of scores is then that about their mean over what a
-        query sees, reduced to the one at which independent scores would have the Y_2 of the tree
-        (`sigprop.rem.hierarchy`, the kernel taken flat within what is seen), found at `NODES`
+        query sees, reduced to the one at which independent scores would have the Y_2 of drawn
+        fields (`sigprop.rem.fields`, the kernel taken flat within what is seen), found at `NODES`
         positions; two queries' scores correlate as in `sigprop.maps.rotary`.
     record : callable, optional
         Receives the `Seen` of every call; the weight on the first token only of a single stack.
@@ -152,7 +152,7 @@ class CausalAttention:
         gap = np.asarray(state.gap)
         own, mixed = self.layout.means(gap)
         i, j = self.layout.couples
-        sigma, r = self._scores(state.q, gap, own)
+        sigma, r, near = self._scores(state.q, gap, own)
         single, count = self._weights.single(sigma), self.layout.queries.count
         y2 = 1 / count + single.excess
         excess = self._weights.shared(sigma, r) * single.heads[..., i] * single.heads[..., j]
@@ -161,6 +161,11 @@ class CausalAttention:
             self.record(self._seen(state, own, sigma, y2, single, overlap))
         kept = (excess if self.centred else overlap - 1) * mixed
         alone = (single.excess if self.centred else y2 - 1) * own
+        if not isinstance(near, float):  # keys that are picked are nearer than those that are seen
+            most = np.sqrt(single.excess[..., i] * single.excess[..., j])
+            alike = np.divide(excess, most, out=np.zeros_like(most), where=most > 0)
+            both = np.clip(alike, 0.0, 1.0) * (np.sqrt(near[..., i] * near[..., j]) - 1)
+            alone, kept = alone - (1 - y2) * own * (near - 1), kept - (1 - overlap) * mixed * both
         return self._projected(state.q, alone, kept)
 
     @property
@@ -168,14 +173,14 @@ class CausalAttention:
         known = self.statistics
         return known or Exact(self.layout, self.head_width, self.rotary_base)
 
-    def _scores(self, q: Number, gap: Floats, own: Floats) -> tuple[Floats, Floats]:
-        """Find each query's score deviation, and the correlation of each couple's scores."""
+    def _scores(self, q: Number, gap: Floats, own: Floats) -> tuple[Floats, Floats, Number]:
+        """Find each query's score deviation, each couple's correlation, and `Turned.near`."""
         level = _row(q)
         scale = _row(self.beta) ** 2 * np.log(self.context) * level
         cells = self.layout.cells
         r = 1 - gap[..., cells[0], cells[1]] / level
         if self.rotary_base is None:
-            return np.sqrt(scale * own), r
+            return np.sqrt(scale * own), r, 1.0
         omega = frequencies(self.rotary_base, turned_width(self.head_width))
         mean, mixed = self.layout.turned_means(q - gap, omega)
         variance = np.where(self.layout.queries.count > 1, level - mean, 0.0)
@@ -184,8 +189,8 @@ class CausalAttention:
         root = np.sqrt(variance[..., i] * variance[..., j])
         r *= np.divide(level * waves - mixed, root, out=np.zeros_like(root), where=root > 0)
         sigma = np.sqrt(scale * variance)
-        shrunk = sigma * self._weights.shrink(scale * level, own / level, sigma)
-        return shrunk, np.clip(r, -1.0, 1.0)
+        turned = self._weights.turned(scale * level, gap / np.asarray(q), sigma)
+        return turned.shrink * sigma, np.clip(r, -1.0, 1.0), turned.near
 
     def _projected(self, q: Number, alone: Floats, kept: Floats) -> State:
         """Kernel after values and output projection, from each query's and each pair's part."""

@@ -18,14 +18,12 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 
 import numpy as np
-from numpy.polynomial import chebyshev
 
-from sigprop.arrays import Floats, Number
-from sigprop.chebyshev import nodes, transform
-from sigprop.layout import make_layout
-from sigprop.maps.rotary import make_distances
-from sigprop.maps.weights import RATIOS, Exact, Single, between, resolved, turned_width
-from sigprop.rem.coordinates import MAX_BETA, MAX_GAP, A, B
+from sigprop.arrays import Floats, Ints, Number
+from sigprop.chebyshev import basis, fitted, nodes
+from sigprop.layout import make_layout, pairs_between
+from sigprop.maps.weights import RATIOS, Exact, Single, Turned, between, resolved
+from sigprop.rem import coordinates as co
 from sigprop.rem.table import head_nodes
 from sigprop.rem.unequal import queries, shared_excess
 
@@ -34,49 +32,10 @@ __all__ = ["Tabulated", "tabulated"]
 RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of one
 ONE = 32  # nodes of one query, in s
 PAIR = (8, 8, 6)  # of a couple, in s, s' and 1 - r
-TREE = (12, 6)  # of correlated scores, in their scale and gap
+TURNED = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
+SMALL = 1e-9
+FREE = np.linspace(0.02, 1.4, 277)
 LOWEST = 0.2  # score deviation below which the third quotient is constant
-
-
-def _bent(s: Number) -> Floats:
-    return np.asarray(s / (s + A))
-
-
-def _place(value: Floats, low: float, high: Number) -> Floats:
-    """Score deviation on [-1, 1], in the coordinate s/(s + a)."""
-    start, stop = _bent(low), _bent(high)
-    return np.asarray(2 * (_bent(np.clip(value, low, high)) - start) / (stop - start) - 1)
-
-
-def _deviations(count: int, low: float, high: Number) -> Floats:
-    """Score deviations at the nodes of `_place`."""
-    start, stop = _bent(low), _bent(high)
-    y = start + (nodes(count).reshape(-1, *(1,) * np.ndim(high)) + 1) / 2 * (stop - start)
-    return np.asarray(A * y / (1 - y))
-
-
-def _near(r: Floats, s: Floats) -> Floats:
-    """Correlation on [-1, 1], as in `sigprop.rem.coordinates.from_gap`."""
-    root = np.sqrt(np.clip((1 - r) / MAX_GAP, 0.0, 1.0))
-    return np.asarray(2 * root * (s + B) / (s * root + B) - 1)
-
-
-def _correlations(count: int, s: Floats) -> Floats:
-    """Correlations at the nodes of `_near`."""
-    v = (nodes(count) + 1) / 2
-    root = v * B / (s * (1 - v) + B)
-    return np.asarray(1 - root**2 * MAX_GAP)
-
-
-def _fitted(values: Floats, axes: int) -> Floats:
-    """Chebyshev coefficients along the first axes, moved last: (K1, ..., N) to (N, K1, ...)."""
-    for axis in range(axes):
-        values = transform(values, axis)
-    return np.ascontiguousarray(np.moveaxis(values, -1, 0))
-
-
-def _basis(place: Floats, count: int) -> Floats:
-    return np.reshape(chebyshev.chebvander(place, count - 1), (*place.shape, count))
 
 
 class Tabulated:
@@ -92,7 +51,7 @@ class Tabulated:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layout import make_layout
+    >>> from sigprop.layout import make_layout, pairs_between
     >>> from sigprop.maps.tabulated import Tabulated
     >>> from sigprop.maps.weights import Exact
     >>> exact, sigma = Exact(make_layout(3)), np.array([0.0, 0.5, 1.0])
@@ -105,7 +64,7 @@ class Tabulated:
         self.layout, self._exact, self._top = exact.layout, exact, top
         self._count = exact.layout.queries.count
         hottest = 1.0 if exact.head_width is None else head_nodes(exact.head_width)[0].max()
-        edge = MAX_BETA * np.sqrt(np.log(np.maximum(self._count, 2.0)) / hottest)
+        edge = co.MAX_BETA * np.sqrt(np.log(np.maximum(self._count, 2.0)) / hottest)
         self._cap = np.minimum(top, edge * (1 - 1e-9))
         self._one = self._singles()
         self._two = self._couples()
@@ -131,7 +90,7 @@ class Tabulated:
         (5, 2)
         """
         s = np.minimum(sigma, self._cap)
-        rows = _basis(_place(s, 0.0, self._cap), ONE)
+        rows = basis(co.from_deviation(s, 0.0, self._cap), ONE)
         excess, deficit, heads = np.einsum("pck,...pk->c...p", self._one, rows)
         rest = self._cap / np.maximum(sigma, self._cap)  # of what vanishes as attention freezes
         whole = 1 - 1 / self._count
@@ -164,62 +123,67 @@ class Tabulated:
         i, j = self.layout.couples
         one = self.single(sigma)
         plain = np.sqrt(np.maximum(one.excess, 0.0)) / one.heads
-        place = _place(sigma, LOWEST, self._top)
-        first, second = _basis(place[..., i], PAIR[0]), _basis(place[..., j], PAIR[1])
+        place = co.from_deviation(sigma, LOWEST, self._top)
+        first, second = basis(place[..., i], PAIR[0]), basis(place[..., j], PAIR[1])
         s = np.clip(sigma, LOWEST, self._top)
-        third = _basis(_near(r, np.sqrt(s[..., i] * s[..., j])), PAIR[2])
+        gap = np.clip(1 - r, 0.0, co.MAX_GAP)
+        third = basis(co.from_gap(gap, np.sqrt(s[..., i] * s[..., j])), PAIR[2])
         share = np.einsum("nabc,...na->...nbc", self._two, first)
         share = np.einsum("...nbc,...nb,...nc->...n", share, second, third)
         return np.asarray(share * r * plain[..., i] * plain[..., j])
 
-    def shrink(self, scale: Number, own: Floats, sigma: Floats) -> Number:
-        """Factor on the score deviation, at which independent scores have the tree's Y_2.
+    def turned(self, scale: Number, deficit: Floats, sigma: Floats) -> Turned:
+        """Find what rotary positions do to each query, the gap taken linear in log distance.
 
         Parameters
         ----------
         scale : array, shape (..., 1)
             Score variance of two keys of gap q.
-        own : array, shape (..., P)
-            Mean gap over q of the keys seen.
+        deficit : array, shape (..., B, B)
+            Gap over q of two keys, by block.
         sigma : array, shape (..., P)
             Standard deviations of the scores.
 
         Returns
         -------
-        array, shape (..., P)
-            The factor; one without rotary positions.
+        Turned
+            Of shape (..., P); ones without rotary positions.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.maps.tabulated import tabulated
-        >>> tabulated(2, 1.0).shrink(1.0, np.ones(2), np.ones(2))
+        >>> tabulated(2, 1.0).turned(1.0, np.ones((2, 2)), np.ones(2)).shrink
         1.0
         """
         index = resolved(self.layout)
         if self._exact.rotary_base is None or not index.size:
-            return 1.0
-        own, sigma = own[..., index], sigma[..., index]
-        hot = _basis(_place(np.sqrt(scale) * np.ones_like(own), LOWEST, self._top), TREE[0])
-        far = _basis(2 * np.sqrt(np.clip(own / MAX_GAP, 0.0, 1.0)) - 1, TREE[1])
-        factor = np.einsum("kab,...ka,...kb->...k", self._tree, hot, far)
-        free = factor * np.sqrt(scale * (1 - (1 - own) * self._turned))
-        ratio = np.divide(free, sigma, out=np.ones_like(free), where=sigma > 0)
-        return between(self.layout, np.clip(ratio, RATIOS[0], RATIOS[-1]))
+            return Turned(1.0, 1.0)
+        own, rise = (np.einsum("kbc,...bc->...k", part, deficit) for part in self._parts)
+        tilt = np.divide(rise, own, out=np.zeros_like(own), where=own > 0)
+        root = np.sqrt(scale) * np.ones_like(own)
+        hot = basis(co.from_deviation(root, LOWEST, self._top), TURNED[0])
+        far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), TURNED[1])
+        steep = basis(2 * np.clip(tilt, 0.0, 1.0) - 1, TURNED[2])
+        found = np.einsum("zkabc,...ka,...kb,...kc->z...k", self._turned, hot, far, steep)
+        own_sigma = sigma[..., index]
+        ratio = np.divide(found[0] * root, own_sigma, out=np.ones_like(root), where=own_sigma > 0)
+        bounded = np.clip(ratio, RATIOS[0], RATIOS[-1])
+        return Turned(between(self.layout, bounded), between(self.layout, found[1]))
 
     def _singles(self) -> Floats:
         """Coefficients of excess, entropy deficit and heads, shape (P, 3, K)."""
-        s = _deviations(ONE, 0.0, self._cap)
+        s = co.to_deviation(nodes(ONE)[:, None], 0.0, self._cap)
         excess, entropy, heads = self._exact.single(s)
         deficit = (np.log(self._count) - entropy) * (1 + s) / s**2
         rows = np.stack([excess * (1 + s**2) / s**2, deficit, heads], axis=1)
-        return np.moveaxis(_fitted(rows, 1), 1, 2)
+        return np.moveaxis(fitted(rows, 1), 1, 2)
 
     def _couples(self) -> Floats:
         """Coefficients of the share of the excess that is common, shape (N, K, K', K'')."""
         (i, j), size = self.layout.couples, len(self._count)
-        s = _deviations(PAIR[0], LOWEST, self._top)
-        r = _correlations(PAIR[2], np.sqrt(np.outer(s, s))[..., None])[..., None]
+        s = co.to_deviation(nodes(PAIR[0]), LOWEST, self._top)
+        r = 1 - co.to_gap(nodes(PAIR[2]), np.sqrt(np.outer(s, s))[..., None])[..., None]
         shape = (*PAIR, len(i))
         a, b = np.arange(PAIR[0])[:, None, None, None], np.arange(PAIR[1])[:, None, None]
         sigma = np.repeat(s, size)
@@ -231,29 +195,45 @@ class Tabulated:
         plain = np.sqrt(np.maximum(one.excess, 0.0)) / one.heads
         scale = r * plain[a, i] * plain[b, j]
         share = np.divide(found, scale, out=np.zeros(shape), where=np.abs(scale) > 1e-12)
-        return _fitted(share, 3)
+        return fitted(share, 3)
+
+    @cached_property
+    def _parts(self) -> tuple[Floats, Floats]:
+        """Weights whose sums with a gap are its mean and its rise with log distance."""
+        parts = self.layout.parts[resolved(self.layout)]
+        pairs = np.stack([pairs_between(sizes) for sizes in parts])
+        pairs /= pairs.sum(axis=(1, 2), keepdims=True)
+        rise = pairs * np.stack([_rise(sizes) for sizes in parts])
+        square = np.einsum("kbc,kbc->k", rise, np.stack([_rise(sizes) for sizes in parts]))
+        return pairs, rise / square[:, None, None]
 
     @cached_property
     def _turned(self) -> Floats:
-        """Mean of kappa over what the resolved queries see."""
-        base, width = self._exact.rotary_base, turned_width(self._exact.head_width)
-        counts = self.layout.centres.count[resolved(self.layout)]
-        sets = [make_distances(int(n), float(base or 1.0), width) for n in counts]
-        return np.array([d.mean(d.waves[1:]).mean() for d in sets])
-
-    @cached_property
-    def _tree(self) -> Floats:
-        """Coefficients of the factor on the deviation of a flat kernel, shape (K, ., .)."""
+        """Coefficients of `Turned` over (sqrt(scale)/sigma, 1), shape (2, K, ., ., .)."""
+        scale = co.to_deviation(nodes(TURNED[0]), LOWEST, self._top) ** 2
+        own = co.to_gap(nodes(TURNED[1]), 0.0)
+        tilt = (nodes(TURNED[2]) + 1) / 2
         index = resolved(self.layout)
-        sigma, ones = np.ones(len(self._count)), np.ones(len(self._count))
-        scale = _deviations(TREE[0], LOWEST, self._top) ** 2
-        own = ((nodes(TREE[1]) + 1) / 2) ** 2 * MAX_GAP
-        rows = np.empty((*TREE, index.size))
-        for a, b in np.ndindex(*TREE):
-            sigma[index] = np.sqrt(scale[a] * (1 - (1 - own[b]) * self._turned))
-            factor = self._exact.shrink(scale[a], own[b] * ones, sigma)
-            rows[a, b] = np.broadcast_to(factor, sigma.shape)[index]
-        return _fitted(rows, 2)
+        rows = np.empty((*TURNED, 2, index.size))
+        for a, b, c, k in np.ndindex(*TURNED, index.size):
+            sizes = self.layout.parts[index[k]]
+            deficit = own[b] * (1 + tilt[c] * _rise(sizes))
+            rows[a, b, c, :, k] = self._exact.drawn(float(scale[a]), deficit, sizes)
+        s = np.sqrt(scale)[:, None] * FREE  # deviations of independent scores
+        known = self.single(np.repeat(s[..., None], len(self._count), -1)).excess[..., index]
+        for a, k in np.ndindex(TURNED[0], index.size):
+            rows[a, ..., 0, k] = np.interp(rows[a, ..., 0, k], known[a, :, k], FREE)
+        return np.stack([fitted(rows[..., z, :], 3) for z in range(2)])
+
+
+def _rise(sizes: Ints) -> Floats:
+    """Log distance of two keys by block, about its mean over pairs, -1 at the nearest pair."""
+    middle = np.cumsum(sizes) - sizes / 2
+    distance = np.abs(middle[:, None] - middle)
+    np.fill_diagonal(distance, np.exp(-1.5) * sizes)  # E log |x - y| in a block
+    log, pairs = np.log(np.maximum(distance, 0.5)), pairs_between(sizes)
+    log -= np.sum(pairs * log) / pairs.sum()
+    return np.asarray(log / max(-log[pairs > 0].min(), SMALL))
 
 
 @lru_cache(maxsize=16)

@@ -8,9 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from sigprop.arrays import Floats, Ints, Number
-from sigprop.layout import Layout
-from sigprop.maps.rotary import make_distances
-from sigprop.rem.hierarchy import picks
+from sigprop.layout import Layout, pairs_between
+from sigprop.maps.distances import make_field
 from sigprop.rem.table import Finite
 from sigprop.rem.unequal import queries, shared_excess
 
@@ -20,14 +19,15 @@ __all__ = [
     "Exact",
     "Single",
     "Statistics",
+    "Turned",
     "between",
     "resolved",
     "turned_width",
 ]
 
 WAVES = 32  # frequencies of rotary positions that are resolved
-NODES = 8  # positions at which correlated scores are solved on a tree
-RATIOS = np.linspace(0.2, 1.1, 181)
+NODES = 8  # positions at which correlated scores are drawn
+RATIOS = np.linspace(0.2, 1.1, 19)
 
 
 class Single(NamedTuple):
@@ -54,6 +54,27 @@ class Single(NamedTuple):
     heads: Floats
 
 
+class Turned(NamedTuple):
+    r"""What correlated scores do to the attention of one query.
+
+    Attributes
+    ----------
+    shrink : array, shape (..., P)
+        Factor on the score deviation, at which independent scores have the Y_2 of correlated ones.
+    near : array, shape (..., P)
+        Mean gap of two different keys that are picked, over that of two keys that are seen.
+
+    Examples
+    --------
+    >>> from sigprop.maps.weights import Turned
+    >>> Turned(1.0, 1.0).shrink
+    1.0
+    """
+
+    shrink: Number
+    near: Number
+
+
 class Statistics(Protocol):
     """Source of the statistics of attention in a layout."""
 
@@ -63,8 +84,8 @@ class Statistics(Protocol):
     def shared(self, sigma: Floats, r: Floats) -> Floats:
         """Excess overlap of each of `Layout.couples`, whose scores have correlation r."""
 
-    def shrink(self, scale: Number, own: Floats, sigma: Floats) -> Number:
-        """Factor on sigma at which independent scores have the Y_2 of correlated ones."""
+    def turned(self, scale: Number, deficit: Floats, sigma: Floats) -> Turned:
+        """Find what rotary positions do to each of `Layout.queries`."""
 
 
 def turned_width(head_width: float | None) -> float:
@@ -90,7 +111,7 @@ def turned_width(head_width: float | None) -> float:
 
 
 def resolved(layout: Layout) -> Ints:
-    """Blocks at whose centres correlated scores are solved.
+    """Blocks at whose centres correlated scores are drawn.
 
     Parameters
     ----------
@@ -228,44 +249,83 @@ class Exact:
         own = queries(sigma, self.layout.queries.count)
         return shared_excess(own, *self.layout.couples, self.layout.common, r)
 
-    def shrink(self, scale: Number, own: Floats, sigma: Floats) -> Number:
-        """Factor on the score deviation, at which independent scores have the tree's Y_2.
+    def turned(self, scale: Number, deficit: Floats, sigma: Floats) -> Turned:
+        """Find what rotary positions do to each query.
 
         Parameters
         ----------
         scale : float
             Score variance of two keys of gap q.
-        own : array, shape (P,)
-            Mean gap over q of the keys seen.
+        deficit : array, shape (B, B)
+            Gap over q of two keys, by block.
         sigma : array, shape (P,)
             Standard deviations of the scores.
 
         Returns
         -------
-        array, shape (P,)
-            The factor; one without rotary positions.
+        Turned
+            Of shape (P,); ones without rotary positions.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.layout import make_layout
         >>> from sigprop.maps.weights import Exact
-        >>> Exact(make_layout(2)).shrink(1.0, np.ones(2), np.ones(2))
+        >>> Exact(make_layout(2)).turned(1.0, np.ones((2, 2)), np.ones(2)).shrink
         1.0
         """
         index = resolved(self.layout)
         if self.rotary_base is None or not index.size or not scale:
-            return 1.0
-        cells = zip(own[index], sigma[index], self.layout.centres.count[index], strict=True)
-        return between(self.layout, np.array([self._ratio(float(scale), *cell) for cell in cells]))
+            return Turned(1.0, 1.0)
+        parts = self.layout.parts[index]
+        found = [self.drawn(float(scale), deficit, sizes) for sizes in parts]
+        excess, near = (np.array(column) for column in zip(*found, strict=True))
+        cells = zip(excess, parts.sum(axis=1), sigma[index], strict=True)
+        ratio = np.array([self._ratio(*cell) for cell in cells])
+        return Turned(between(self.layout, ratio), between(self.layout, near))
 
-    def _ratio(self, scale: float, own: float, sigma: float, count: float) -> float:
-        if self.rotary_base is None or sigma == 0:
+    def drawn(self, scale: float, deficit: Floats, sizes: Ints) -> tuple[float, float]:
+        """Excess participation of one query under rotary positions, and `Turned.near`.
+
+        Parameters
+        ----------
+        scale : float
+            Score variance of two keys of gap q.
+        deficit : array, shape (B, B)
+            Gap over q of two keys, by block.
+        sizes : array of int, shape (B,)
+            Numbers of keys seen of each block, at least two together.
+
+        Returns
+        -------
+        excess, near : float
+            By fixed draws of the scores (`sigprop.rem.fields`).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layout import make_layout
+        >>> from sigprop.maps.weights import Exact
+        >>> exact = Exact(make_layout(64), rotary_base=1e4)
+        >>> _, near = exact.drawn(4.0, np.full((1, 1), 0.3), np.array([64]))
+        >>> bool(abs(near - 1) < 1e-6)  # a flat kernel has no nearer keys
+        True
+        """
+        held = np.flatnonzero(sizes)
+        sizes, deficit = sizes[held], deficit[np.ix_(held, held)]
+        count = int(sizes.sum())
+        field = make_field(count, float(self.rotary_base or 1.0), self.head_width)
+        y2, mean = field.blocked(scale, deficit, sizes)
+        even = float(np.sum(pairs_between(sizes) * deficit)) / (count * (count - 1)) * (1 - y2)
+        return y2 - 1 / count, mean / even if even > 0 else 1.0
+
+    def _ratio(self, excess: float, count: float, sigma: float) -> float:
+        """Part of a score deviation at which independent scores have the given excess."""
+        from scipy.interpolate import PchipInterpolator
+
+        if sigma == 0:
             return 1.0
-        length = int(count)
-        distances = make_distances(length, self.rotary_base, turned_width(self.head_width))
-        covariance = scale * (1 - own) * distances.waves.mean(axis=1)
-        covariance[0] = scale
-        tree = picks(covariance, distances.sizes).pairs[0] - 1 / length
-        excess = Finite(length).weights(RATIOS * sigma / np.sqrt(np.log(length)), 1.0).excess
-        return float(np.interp(tree, excess, RATIOS))
+        b = RATIOS * sigma / np.sqrt(np.log(count))
+        known = Finite(count, self.head_width).weights(b, 1.0).excess
+        x, first = np.unique(known, return_index=True)
+        return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sigprop.arrays import Floats
+from sigprop.arrays import Floats, Number
 
 __all__ = ["COUNTS", "MAX_BETA", "MAX_CONTEXT", "MIN_CONTEXT"]
 
@@ -55,7 +55,21 @@ def to_sigma(y: Floats, context: Floats) -> Floats:
     return A * y / (1 - y)
 
 
-def from_gap(gap: Floats, s: Floats) -> Floats:
+def from_deviation(s: Floats, low: Number, high: Number) -> Floats:
+    """Score standard deviation, clipped to a range, on [-1, 1]."""
+    start, stop = low / (low + A), high / (high + A)
+    y = np.clip(s, low, high)
+    return np.asarray(2 * (y / (y + A) - start) / (stop - start) - 1)
+
+
+def to_deviation(y: Floats, low: Number, high: Number) -> Floats:
+    """Inverse of `from_deviation`."""
+    start, stop = low / (low + A), high / (high + A)
+    y = start + (y + 1) / 2 * (stop - start)
+    return np.asarray(A * y / (1 - y))
+
+
+def from_gap(gap: Floats, s: Number) -> Floats:
     """1 - r on [-1, 1], given s."""
     root = np.sqrt(gap / MAX_GAP)
     return 2 * root * (s + B) / (s * root + B) - 1
@@ -67,7 +81,7 @@ def gap_rate(gap: Floats, s: Floats) -> Floats:
     return root * B * (s + B) / (s * root + B) ** 2
 
 
-def to_gap(v: Floats, s: Floats) -> Floats:
+def to_gap(v: Floats, s: Number) -> Floats:
     """Inverse of `from_gap`: 1 - r."""
     v = (v + 1) / 2
     root = v * B / (s * (1 - v) + B)

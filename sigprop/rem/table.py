@@ -26,6 +26,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
 from sigprop.arrays import Bools, Floats, Number
+from sigprop.chebyshev import basis
 from sigprop.errors import require
 from sigprop.rem import coordinates as co
 from sigprop.rem.finite import entropy_deficit
@@ -250,11 +251,11 @@ class Finite:
         safe = np.where(covered, s, 0.0)
         square = safe**2
         bend = square / (1 + square)
-        y = _vander(co.from_sigma(safe, self._inside), self._single.shape[-2])
+        y = basis(co.from_sigma(safe, self._inside), self._single.shape[-2])
         rest = square * (1 - 1 / self._inside) / self._inside
         rest = rest * np.exp(bend * _dot(self._single[..., 0], y))
         y = y[..., : self._pair.shape[-2]]
-        v = _vander(co.from_gap(np.minimum(x, co.MAX_GAP), safe), self._pair.shape[-1])
+        v = basis(co.from_gap(np.minimum(x, co.MAX_GAP), safe), self._pair.shape[-1])
         fall = x * rest * np.exp((1 - x) * bend * _dot(_apply(self._pair, v), y))
         return _patched(covered, (rest, fall), _exact_pairs, s, self.context, x)
 
@@ -264,12 +265,12 @@ class Finite:
         covered = self._covered(s) & (x <= co.MAX_GAP)
         safe, near = np.where(covered, s, 0.0), np.minimum(x, co.MAX_GAP)
         bend = safe**2 / (1 + safe**2)
-        y = _vander(co.from_sigma(safe, self._inside), self._single.shape[-2])
+        y = basis(co.from_sigma(safe, self._inside), self._single.shape[-2])
         unit = (1 - 1 / self._inside) / self._inside * np.exp(bend * _dot(self._single[..., 0], y))
         y, count = y[..., : self._pair.shape[-2]], self._pair.shape[-1]
         v = co.from_gap(near, safe)
-        at, start = (_dot(_apply(self._pair, _vander(w, count)), y) for w in (v, -np.ones_like(v)))
-        turn = _dot(_apply(_derivative(self._pair), _vander(v, count - 1)), y)
+        at, start = (_dot(_apply(self._pair, basis(w, count)), y) for w in (v, -np.ones_like(v)))
+        turn = _dot(_apply(_derivative(self._pair), basis(v, count - 1)), y)
         bent = 1 + bend * ((1 - near) * turn * co.gap_rate(near, safe) - near * at)
         own, cross = unit * np.exp(bend * start), unit * np.exp((1 - near) * bend * at) * bent
         return _patched(covered, (own, cross), _exact_slopes, s, self.context, x)
@@ -278,14 +279,17 @@ class Finite:
         covered = self._covered(s)
         safe = np.where(covered, s, 0.0)
         square = safe**2
-        y = _vander(co.from_sigma(safe, self._inside), self._single.shape[-2])
+        y = basis(co.from_sigma(safe, self._inside), self._single.shape[-2])
         small = square / 2 * (1 - 1 / self._inside)
         deficit = small * np.exp(square / (1 + square) * _dot(self._single[..., 1], y))
         return _patched(covered, (deficit,), _exact_deficit, s, self.context)
 
 
 def _exact_pairs(s: Floats, context: Floats, x: Floats) -> tuple[Floats, ...]:
-    return excess(s, context), spread_at_gap(s, context, x)
+    rest = excess(s, context)
+    fall, alike = rest.copy(), x != 1  # at r = 0 the spread is the excess
+    fall[alike] = spread_at_gap(s[alike], context[alike], x[alike])
+    return rest, fall
 
 
 def _exact_slopes(s: Floats, context: Floats, x: Floats) -> tuple[Floats, ...]:
@@ -298,15 +302,11 @@ def _exact_deficit(s: Floats, context: Floats) -> tuple[Floats, ...]:
 
 def _contract(coefficients: Floats, tau: Floats) -> Floats:
     """Sum the first axis of a coefficient tensor at each tau."""
-    return np.tensordot(_vander(tau, len(coefficients)), coefficients, 1)
+    return np.tensordot(basis(tau, len(coefficients)), coefficients, 1)
 
 
 def _derivative(coefficients: Floats) -> Floats:
     return np.asarray(chebyshev.chebder(coefficients, axis=-1))
-
-
-def _vander(x: Floats, count: int) -> Floats:
-    return np.reshape(chebyshev.chebvander(x, count - 1), (*np.shape(x), count))
 
 
 def _dot(a: Floats, b: Floats) -> Floats:

@@ -1,0 +1,204 @@
+r"""Which keys one query picks under rotary positions: by draws, or interpolated for many stacks.
+
+`Tabulated` takes kernels whose gap is linear in log distance, :math:`gap/q = g\,(1 + \tau\ell)`,
+with the same mean and slope over all pairs, and interpolates what draws of them give: at Chebyshev
+nodes of the score deviation, g and :math:`\tau`,
+
+.. math:: \frac{Y_2 - 1/T}{s^2/(1 + s^2)}, \quad \frac{P_j - P_j^0}{Y_2 - 1/T}, \quad
+          \frac{\log T - H}{s^2/(1 + s)}.
+
+Overlaps at depth 12 to 16 are within 0.002 of those from draws at every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from sigprop.arrays import Floats
+from sigprop.chebyshev import basis, fitted, nodes
+from sigprop.maps.distances import Distances, make_distances, make_field
+from sigprop.rem import coordinates as co
+from sigprop.rem.fields import Field
+
+__all__ = ["Drawn", "Picked", "Picking", "Tabulated", "tabulated_picks"]
+
+SHAPE = (10, 7, 4)  # nodes in the score deviation, the gap and its slope
+LOWEST = 0.2  # score deviation below which the quotients are constant
+
+
+class Picked(NamedTuple):
+    """Which keys a query picks.
+
+    Attributes
+    ----------
+    excess : array, shape (..., J+1)
+        Probability that two picked keys are the same, or in each group of distances, less its
+        value for uniform attention.
+    entropy : array, shape (...)
+        In nats.
+    error : float
+        Standard error of the first excess; zero where it was not drawn.
+
+    Examples
+    --------
+    >>> from sigprop.maps.picked import Picked
+    >>> Picked([0.1, -0.1], 2.0, 0.0).entropy
+    2.0
+    """
+
+    excess: Floats
+    entropy: Floats
+    error: float
+
+
+Picking = Callable[[Floats, Floats], Picked]
+
+
+class Drawn:
+    """Draws of the scores of one stack.
+
+    Parameters
+    ----------
+    distances : Distances
+        Groups of distances.
+    field : Field
+        Draws of the same context and frequencies.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.maps.distances import make_distances, make_field
+    >>> from sigprop.maps.picked import Drawn
+    >>> drawn = Drawn(make_distances(8, 1e4, None), make_field(8, 1e4, None))
+    >>> drawn(np.zeros(1), np.ones(4)).excess.tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+
+    def __init__(self, distances: Distances, field: Field) -> None:
+        self.distances, self.field = distances, field
+        self._starts = np.concatenate([[0], distances.edges[:-1] + 1])
+        self._place = np.log(np.arange(1, field.context))
+
+    def __call__(self, scale: Floats, deficit: Floats) -> Picked:
+        """Average over the draws.
+
+        Parameters
+        ----------
+        scale : array, shape (1,)
+            Score variance of two keys of gap q.
+        deficit : array, shape (J,)
+            Gap over q of each group of distances, taken at its middle.
+
+        Returns
+        -------
+        Picked
+            Its entropy has the shape ().
+        """
+        near = np.interp(self._place, np.log(self.distances.middles), deficit)
+        found = self.field.picks(scale.item(), 1 - np.concatenate([[0.0], near]))
+        pairs = np.add.reduceat(found.pairs, self._starts)
+        return Picked(pairs - self.distances.uniform, np.asarray(found.entropy), found.error)
+
+
+class Tabulated:
+    """Interpolated draws, for many stacks of one context at once.
+
+    Parameters
+    ----------
+    drawn : Drawn
+        What is interpolated.
+    top : float
+        Largest score deviation; beyond it the quotients are those at it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.maps.picked import tabulated_picks
+    >>> tabulated_picks(8, 1e4, None, 2.0)(np.ones((5, 1)), np.ones((5, 4))).excess.shape
+    (5, 5)
+    """
+
+    def __init__(self, drawn: Drawn, top: float) -> None:
+        self._top, even = top, drawn.distances.even
+        self._log = np.log(drawn.field.context)
+        line = np.log(drawn.distances.middles)
+        line = line - even @ line
+        self._line = line / max(-line[0], LOWEST)
+        self._mean, self._slope = even, even * self._line / max(even @ self._line**2, LOWEST**4)
+        self._rows = self._nodes(drawn)
+
+    def __call__(self, scale: Floats, deficit: Floats) -> Picked:
+        """Interpolate.
+
+        Parameters
+        ----------
+        scale : array, shape (..., 1)
+            Score variance of two keys of gap q.
+        deficit : array, shape (..., J)
+            Gap over q of each group of distances.
+
+        Returns
+        -------
+        Picked
+            For each stack.
+        """
+        own, rise = deficit @ self._mean, deficit @ self._slope
+        slope = np.divide(rise, own, out=np.zeros_like(own), where=own > 0)
+        s = np.broadcast_to(np.sqrt(scale[..., 0]), own.shape)
+        rows = (
+            basis(co.from_deviation(s, LOWEST, self._top), SHAPE[0]),
+            basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), SHAPE[1]),
+            basis(2 * np.clip(slope, 0.0, 1.0) - 1, SHAPE[2]),
+        )
+        found = np.einsum("zabc,...a,...b,...c->...z", self._rows, *rows)
+        same = found[..., :1] * (s**2 / (1 + s**2))[..., None]
+        excess = np.concatenate([same, same * found[..., 1:-1]], axis=-1)
+        return Picked(excess, self._log - found[..., -1] * s**2 / (1 + s), 0.0)
+
+    def _nodes(self, drawn: Drawn) -> Floats:
+        """Coefficients of the quotients, shape (J+2, ., ., .)."""
+        s = co.to_deviation(nodes(SHAPE[0]), LOWEST, self._top)
+        own = co.to_gap(nodes(SHAPE[1]), 0.0)
+        slope = (nodes(SHAPE[2]) + 1) / 2
+        rows = np.empty((*SHAPE, len(self._line) + 2))
+        for a, b, c in np.ndindex(*SHAPE):
+            found = drawn(s[[a]] ** 2, own[b] * (1 + slope[c] * self._line))
+            first = found.excess[0]
+            rows[a, b, c, 0] = first * (1 + s[a] ** 2) / s[a] ** 2
+            rows[a, b, c, 1:-1] = found.excess[1:] / first
+            rows[a, b, c, -1] = (self._log - found.entropy) * (1 + s[a]) / s[a] ** 2
+        return fitted(rows, 3)
+
+
+@lru_cache(maxsize=16)
+def tabulated_picks(context: int, base: float, head_width: float | None, top: float) -> Tabulated:
+    """Table of a context, built once.
+
+    Parameters
+    ----------
+    context : int
+        Context length T, in [2, 131072].
+    base : float
+        Base of rotary positions.
+    head_width : float, optional
+        Width of a head.
+    top : float
+        Largest score deviation, > 0.2.
+
+    Returns
+    -------
+    Tabulated
+        The table: 8 s at T = 256, 35 s at T = 1024.
+
+    Examples
+    --------
+    >>> from sigprop.maps.picked import tabulated_picks
+    >>> tabulated_picks(2, 1e4, None, 1.0) is tabulated_picks(2, 1e4, None, 1.0)
+    True
+    """
+    distances = make_distances(context, base, head_width)
+    return Tabulated(Drawn(distances, make_field(context, base, head_width)), top)
