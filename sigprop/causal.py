@@ -11,6 +11,9 @@ Approximations, with their sizes:
   of one query at a kernel given after 8 layers (T = 192), Y_2 is 0.011 where heads drawn at random
   give 0.016 (beta = 1.5) and 0.171 where they give 0.151 (beta = 3), while the weight on the first
   token, which has a variance of its own, agrees within errors (0.0265 and 0.0270 +- 0.0034);
+- rotary positions (`sigprop.maps.causal`): rho within 0.009 and Y_2 within 0.026 of kernels drawn
+  at infinite width (T = 96 to 512, beta = 1.5 to 3, bases of 100 to 1e6, heads of 16 to 128, 8 to
+  12 layers; standard errors 0.002 and 0.007);
 - blocks: 96 of them against 192 change block means by 1.5e-4 at T = 4096 and at T = 131 072
   (24 layers, beta = 1.5), and 96 against all 256 positions by less than 1e-4 at T = 256;
 - quadrature of the overlaps: see `sigprop.rem.unequal`.

@@ -112,8 +112,9 @@ class CausalAttention:
     rotary_base : float, optional
         Base of rotary positions. The variance of scores is then that about their mean over what a
         query sees, reduced to the one at which independent scores would have the Y_2 of drawn
-        fields (`sigprop.rem.fields`, the kernel taken flat within what is seen), found at `NODES`
-        positions; two queries' scores correlate as in `sigprop.maps.rotary`.
+        fields over the blocks it sees (`sigprop.rem.fields`), at `NODES` positions; keys that are
+        picked are nearer than those that are seen, for two queries in the part of the excess that
+        they share; two queries' scores correlate as in `sigprop.maps.rotary`.
     record : callable, optional
         Receives the `Seen` of every call; the weight on the first token only of a single stack.
     statistics : Statistics, optional

@@ -4,9 +4,9 @@ A rotation by position turns the common part of the scores into a stationary ran
 :math:`Cov(a_{ts}, a_{ts'}) = \beta^2 \log T\, q\, K_{ss'}\, \kappa(s - s')`,
 :math:`\kappa(\Delta) = \frac{2}{d_h} \sum_i \cos\omega_i\Delta`. Near queries then attend alike, so
 near tokens grow alike first: the kernel depends on distance, and the state carries one gap for
-each group of distances. Attention's map, with :math:`P_j` the
-probability that two keys picked by one query are j apart, :math:`P_j^0` its value for uniform
-attention and :math:`S = \sum_j P_j K_j`, :math:`S^0` likewise, is
+each group of distances. Attention's map, with :math:`P_j` the probability that two keys picked by
+one query are j apart, :math:`P_j^0` its value for uniform attention and :math:`S = \sum_j P_j K_j`,
+:math:`S^0` likewise, is
 
 .. math:: q' = \sigma_v^2 S + \sigma_b^2, \qquad
           gap'(\Delta) = \sigma_v^2 (1 - f(\Delta)) (S - S^0),
@@ -22,6 +22,11 @@ the two queries' scores on a common key after their means over the context are t
 middles of groups. :math:`P_j` and the entropy are averages over drawn fields (`sigprop.rem.fields`
 states their error), a head of finite width having random weights :math:`\chi^2_2/2` on its
 frequencies.
+
+Against random networks (T = 256, d = 512, 16 layers): rho within 0.0072, Y_2 within 0.004 at
+beta = 1 and 0.018 at beta = 3. Against kernels drawn at infinite width, with bases from 100 to 1e6,
+heads of 16 to 128, T = 96 to 384 and beta = 1.5 to 3: rho within 0.0081, Y_2 within 0.015, O within
+0.022 (standard errors 0.001, 0.009 and 0.002).
 """
 
 from __future__ import annotations
