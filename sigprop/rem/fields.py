@@ -16,9 +16,9 @@ whitened over the draws, and every draw is taken with both signs, so that first 
 part are exact. Under a mask the kernel is one number for each pair of blocks, and is drawn from its
 `RANK` largest factors.
 
-Error: that of the mean over draws, returned as `Picks.error`. Largest seen for Y_2, at beta = 1.5 to
-4: 0.0043 up to T = 1024 (2048 draws), 0.0085 at T = 4096, 0.018 from T = 32 768 on (128 draws). The
-same draws serve all layers of a stack, so their errors add up.
+Error: that of the mean over draws, returned as `Picks.error`. Largest seen for Y_2, at beta = 1.5
+to 4: 0.0043 up to T = 1024 (2048 draws), 0.0085 at T = 4096, 0.018 from T = 32 768 on (128 draws).
+The same draws serve all layers of a stack, so their errors add up.
 """
 
 from __future__ import annotations
