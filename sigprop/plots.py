@@ -322,15 +322,19 @@ def _regimes(axes: Axes, data: xr.Dataset) -> None:
     from scipy.ndimage import distance_transform_edt
 
     x, y = (np.asarray(data[d]) for d in data["rho"].dims)
-    code = np.pad(np.asarray(data["regime"]), 1, constant_values=-2)
+    inside = np.zeros((len(x), len(y)), dtype=bool)
+    inside[1:-1, 1:-1] = True  # the frame is no room
     for number, name in enumerate(REGIMES):
         # distance to other regimes, in widths of the axes, for a box FLAT times wider than high
-        room = distance_transform_edt(code == number, sampling=(1 / len(x), FLAT / len(y)))
-        i, j = np.unravel_index(int(np.argmax(room)), room.shape)
+        room = distance_transform_edt(
+            inside & (np.asarray(data["regime"]) == number), sampling=(1 / len(x), FLAT / len(y))
+        )
+        best = np.argwhere(room >= room.max() * (1 - 1e-9))  # the middle one of equals
+        i, j = best[np.argmin(np.sum(np.square(best - best.mean(axis=0)), axis=1))]
         if room[i, j] >= ROOM * len(NAMES[name]):
             axes.text(
-                x[i - 1],
-                y[j - 1],
+                x[i],
+                y[j],
                 NAMES[name],
                 ha="center",
                 va="center",
