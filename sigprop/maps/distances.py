@@ -105,7 +105,7 @@ def make_distances(context: int, base: float, head_width: float | None) -> Dista
     --------
     >>> from sigprop.maps.distances import make_distances
     >>> d = make_distances(256, 1e4, 128)  # mean of kappa over the context, theory.md 2d
-    >>> float(round(d.mean(d.waves[1:]).mean(), 3))
+    >>> float(round(d.even @ d.waves[1:].mean(axis=1), 3))
     0.488
     """
     ends = [0, 1]
