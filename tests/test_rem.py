@@ -137,6 +137,8 @@ def test_small_sigma():
     s = 1e-4
     assert excess(s, 512) * 512 / s**2 == pytest.approx(1 - 1 / 512, rel=1e-7)
     assert entropy_deficit(s, 512) / s**2 == pytest.approx((1 - 1 / 512) / 2, rel=1e-7)
+    both = excess([0.29, 0.31], 64)  # either side of where the formula changes
+    assert both == pytest.approx(moments([0.29, 0.31], 64).y2 - 1 / 64, rel=1e-9)
     # Y_2 = e^{s^2}/T for s -> 0 at large T
     assert moments(0.5, 10**9).y2 * 1e9 == pytest.approx(np.exp(0.25), rel=1e-7)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sigprop import Transformer, propagate
+from sigprop import AssumptionError, Transformer, propagate
 from sigprop.kernel import exchangeable_kernel, solve
 from sigprop.maps.distances import frequencies, make_distances, make_field
 from sigprop.maps.picked import Drawn, tabulated_picks
@@ -252,3 +252,17 @@ def test_centred_attention_and_long_contexts():
     found = propagate(SPEC.replace(attention="centred", context=65536, depth=3, norm="pre"))
     assert np.isfinite(found.rho).all()
     assert found.ended == 3
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("context", [2, 3, 5])
+def test_the_shortest_contexts(context, causal):
+    found = propagate(SPEC.replace(context=context, causal=causal, width=64, heads=4, depth=2))
+    assert np.all((found.y2 > 1 / context) & (found.y2 < 1))
+    assert np.all((found.entropy > 0) & (found.entropy < np.log(context)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_scores_beyond_the_theory_are_named(causal):
+    with pytest.raises(AssumptionError, match="scores exceed"):
+        propagate(SPEC.replace(context=32, beta=40, causal=causal, width=64, heads=4))

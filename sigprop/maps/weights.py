@@ -326,6 +326,9 @@ class Exact:
         if sigma == 0:
             return 1.0
         b = RATIOS * sigma / np.sqrt(np.log(count))
-        known = Finite(count, self.head_width).weights(b, 1.0).excess
-        x, first = np.unique(known, return_index=True)
+        known = np.asarray(Finite(count, self.head_width).weights(b, 1.0).excess)
+        held = known[np.isfinite(known)]  # the theory covers no larger scores
+        if len(held) < 2 or (len(held) < len(known) and excess > held[-1]):
+            return float("nan")
+        x, first = np.unique(held, return_index=True)
         return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))

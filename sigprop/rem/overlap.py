@@ -182,8 +182,11 @@ def excess(sigma: ArrayLike, context: ArrayLike) -> Floats:
     0.1875
     """
     s, t = checked(sigma, context)
-    small = np.where(s < SMALL, spread(np.minimum(s, SMALL), t, 0.0), 0.0)
-    return np.where(s < SMALL, small, moments(s, t).y2 - 1 / t)
+    small = s < SMALL
+    out = np.empty_like(s)
+    out[small] = spread(s[small], t[small], 0.0)
+    out[~small] = moments(s[~small], t[~small]).y2 - 1 / t[~small]
+    return out
 
 
 def _each(

@@ -287,7 +287,7 @@ class Finite:
 
 def _exact_pairs(s: Floats, context: Floats, x: Floats) -> tuple[Floats, ...]:
     rest = excess(s, context)
-    fall, alike = rest.copy(), x != 1  # at r = 0 the spread is the excess
+    fall, alike = rest * x, (x != 0) & (x != 1)  # at r = 0 the spread is the excess
     fall[alike] = spread_at_gap(s[alike], context[alike], x[alike])
     return rest, fall
 
