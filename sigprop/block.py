@@ -16,8 +16,8 @@ from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
 from sigprop.rem import Finite, Limit, Profile, Rem, Sphere, Statistics
-from sigprop.rem.biased import Favoured
 from sigprop.rem.coordinates import MAX_CONTEXT
+from sigprop.rem.favoured import Favoured
 from sigprop.spec import Transformer
 from sigprop.state import State
 

@@ -8,7 +8,7 @@ from sigprop.arrays import Floats, Ints, Number
 from sigprop.block import Block, rem_of
 from sigprop.causal import Positions
 from sigprop.rem import reduced_beta
-from sigprop.rem.biased import Favoured
+from sigprop.rem.favoured import Favoured
 from sigprop.rem.fields import SEED
 from sigprop.rotary import ByDistance
 from sigprop.spec import Transformer

@@ -58,7 +58,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.block import SMALLEST, Block, Fold, Map, build_block, rem_of
+from sigprop.block import Block, Fold, Map, build_block
+from sigprop.crowding import keys, pull
 from sigprop.errors import AssumptionError
 from sigprop.hidden import bend, hidden_noise
 from sigprop.maps.attention import Attention
@@ -66,12 +67,12 @@ from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
 from sigprop.propagate import exchangeable
-from sigprop.rem import Finite, Sphere, entropy_variance, moments, reduced_beta
+from sigprop.rem import Finite, entropy_variance, moments, reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.trajectory import Trajectory
 
-__all__ = ["bands", "keys"]
+__all__ = ["bands"]
 
 LARGEST = 9.0  # variance of log q and log gap
 STEP = 1e-3  # of log s^2, for derivatives of tabulated statistics
@@ -275,7 +276,7 @@ def _branch(branch: Map, cloud: _Cloud, spec: Transformer) -> _Injected:
     found, value = _scores(last, read, spec), float(last.sigma_v2 * last.sigma_o2)
     scale = value * float(read.gap)
     repeated = np.diag([2 * p**2 * (spec.heads_per_key - 1) / d, 0.0])
-    shift = _pull(last, keys(last, cloud.crowding), points, spec)
+    shift = pull(last, keys(last, cloud.crowding), points, spec)
     return _Injected(
         p,
         gap,
@@ -283,58 +284,6 @@ def _branch(branch: Map, cloud: _Cloud, spec: Transformer) -> _Injected:
         _attention_noise(found, scale, spec.heads) + repeated,
         tokens=np.array([scale**2 * found.tokens / spec.heads, 0.0]),
     )
-
-
-def keys(layer: Attention, crowding: float) -> Sphere | None:
-    """Sphere of the keys when tokens crowd on d / crowding directions.
-
-    Parameters
-    ----------
-    layer : Attention
-        The attention map.
-    crowding : float
-        kappa, >= 1.
-
-    Returns
-    -------
-    Sphere or None
-        None at infinite width.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.block import build_block
-    >>> from sigprop.fluctuations import keys
-    >>> spec = Transformer(depth=1, context=8, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> keys(build_block(spec).attention, 2.0).width
-    32.0
-    """
-    if layer.sphere is None:
-        return None
-    return replace(layer.sphere, width=max(layer.sphere.width / crowding, SMALLEST))
-
-
-def _pull(layer: Attention, sphere: Sphere | None, points: State, spec: Transformer) -> State:
-    """Add what keys of finite width do to the output, at sigma_v2 = 1: linear in log gap."""
-    if sphere is None:
-        return State(0.0, 0.0)
-    q, gap = np.broadcast_arrays(points.q, points.gap)
-    ends = [State(float(q[i]), float(gap[i])) for i in (gap.argmin(), gap.argmax())]
-    low, high = (_pulled(layer, sphere, end, spec) for end in ends)
-    width = float(np.log(ends[1].gap / ends[0].gap))
-    share = np.log(gap / ends[0].gap) / width if width > 0 else np.zeros(gap.shape)
-    rates = low[:, None] + np.outer(high - low, share)
-    return State(gap * rates[0], gap * rates[1])
-
-
-def _pulled(layer: Attention, sphere: Sphere, read: State, spec: Transformer) -> Floats:
-    """Change of (q, gap) at one state, over its gap."""
-    t, b, x = float(spec.context), float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
-    one = rem_of(spec).weights(b, x)
-    y2, spread = float(one.y2), float(one.spread)
-    traces = sphere.traces(b * np.sqrt(np.log(t)), t, 1 - x, 0.0)
-    q = traces.mean - y2 - (traces.common if layer.centred else 0.0)
-    return np.array([q, spread * (traces.kept / y2 - 1) + x * traces.drift])
 
 
 def _attention_noise(found: _Scores, gap: float, heads: int) -> Floats:

@@ -57,14 +57,14 @@ import numpy as np
 
 from sigprop.arrays import Floats, Number
 from sigprop.block import Fold
+from sigprop.crowding import keys
 from sigprop.errors import AssumptionError
-from sigprop.fluctuations import keys
 from sigprop.maps.attention import Attention
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
 from sigprop.rem import Finite, Response, Traces, reduced_beta
-from sigprop.rem.biased import Favoured
+from sigprop.rem.favoured import Favoured
 from sigprop.state import Gradient, State
 
 __all__ = ["Pulled", "Spread", "pull"]

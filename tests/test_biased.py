@@ -5,7 +5,8 @@ import pytest
 
 from sigprop.errors import DomainError
 from sigprop.rem import Finite, freezing, moments, overlap
-from sigprop.rem.biased import Favoured, biased, biased_overlap, critical_gamma, own_bias
+from sigprop.rem.biased import biased, biased_overlap, critical_gamma, own_bias
+from sigprop.rem.favoured import Favoured
 
 NAMES = ("own", "y2", "entropy", "log_z")
 SIGMAS, BIASES = [0.0, 0.3, 1.0, 3.0, 8.0, 30.0], [-5.0, -0.7, 0.0, 1.3, 6.0, 40.0]

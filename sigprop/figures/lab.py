@@ -14,7 +14,8 @@ from sigprop.arrays import Floats, Ints
 from sigprop.compare import deviation
 from sigprop.notation import NOTATION
 from sigprop.simulate import Measured, Source
-from sigprop.simulate.run import jobs, measured
+from sigprop.simulate.measured import measured
+from sigprop.simulate.run import jobs
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job, gather
 from sigprop.text import windows

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sigprop.arrays import Number
 from sigprop.errors import AssumptionError
-from sigprop.rem.biased import Favoured
+from sigprop.rem.favoured import Favoured
 from sigprop.rem.sphere import Sphere
 from sigprop.rem.statistics import Rem, reduced_beta
 from sigprop.state import State, added, multiplied, subtracted

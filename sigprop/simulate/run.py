@@ -3,109 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.errors import AssumptionError, need, require
 from sigprop.simulate.architecture import Architecture, check
 from sigprop.simulate.inputs import Exchangeable, Singles, Source
 from sigprop.simulate.measure import ATTENTION, STREAM, block_means, stream
+from sigprop.simulate.measured import Measured, measured
 from sigprop.simulate.network import Network
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job, gather
 from sigprop.validate import choice, count
 
-__all__ = ["Measured", "jobs", "measured", "network_cell", "simulate", "torch_cell"]
+__all__ = ["jobs", "network_cell", "simulate", "torch_cell"]
 
 ROOM = 2**22  # entries of one stream; more settings run one part after the other
 BATCH = {"cpu": 2**22, "cuda": 2**28}  # entries of the scores or streams of one batch of seeds
 ENGINES = ("numpy", "torch")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a number of random networks of one description show.
-
-    Attributes
-    ----------
-    samples : dict of str to array, shape (N, L+1, ...) or (N, L, ...)
-        Each seed's rho, gap_ratio, q after every block (input first), y2, overlap, entropy (nats)
-        in every block, and `block_means` if asked for.
-    seeds : tuple of int
-        The seeds, in order.
-    engine : str
-        What drew from them: the same seed is another network in another engine.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.simulate import simulate
-    >>> spec = Transformer(depth=2, context=16, width=32, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
-    >>> found = simulate(spec, seeds=2)
-    >>> found.mean("rho").shape, found.mean("y2").shape
-    ((3,), (2,))
-    """
-
-    samples: dict[str, Floats]
-    seeds: tuple[int, ...]
-    engine: str = "numpy"
-
-    @property
-    def layer(self) -> Ints:
-        """Block index; 0 is the input."""
-        return np.arange(self.samples["rho"].shape[1])
-
-    def mean(self, name: str) -> Floats:
-        """Mean over the seeds.
-
-        Parameters
-        ----------
-        name : str
-            Statistic.
-
-        Returns
-        -------
-        array, shape (L+1, ...) or (L, ...)
-            The mean.
-        """
-        return np.asarray(self.samples[name].mean(axis=0))
-
-    def se(self, name: str) -> Floats:
-        """Find the standard error of the mean over the seeds; NaN for one seed.
-
-        Parameters
-        ----------
-        name : str
-            Statistic.
-
-        Returns
-        -------
-        array, shape (L+1, ...) or (L, ...)
-            The standard error.
-        """
-        number = len(self.seeds)
-        if number < 2:
-            return np.full(self.samples[name].shape[1:], np.nan)
-        return np.asarray(self.samples[name].std(axis=0, ddof=1) / np.sqrt(number))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: mean under each name, standard error under name_se.
-
-        Returns
-        -------
-        dict
-            Nested lists; what is not finite is null.
-        """
-        out: dict[str, Any] = {"layer": self.layer.tolist(), "seeds": list(self.seeds)}
-        out["engine"] = self.engine
-        for name in self.samples:
-            out[name] = finite_or_none(self.mean(name))
-            out[f"{name}_se"] = finite_or_none(self.se(name))
-        return out
 
 
 def simulate(
@@ -250,37 +167,6 @@ def _batch(spec: Transformer, device: str) -> int:
     context, width = int(spec.context), spec.width or 1
     widest = max(width, round(width * spec.mlp_ratio), spec.heads * context)
     return max(1, BATCH[device] // (int(np.prod(spec.shape)) * context * widest))
-
-
-def measured(todo: list[Job], found: list[Arrays]) -> Measured:
-    """Put the seeds of one `jobs` together.
-
-    Parameters
-    ----------
-    todo : list of Job
-        The jobs.
-    found : list of dict of str to array
-        Their results.
-
-    Returns
-    -------
-    Measured
-        Every seed's numbers.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.simulate.run import jobs, measured
-    >>> from sigprop.store import gather
-    >>> spec = Transformer(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> measured(todo := jobs(spec, 2), gather(todo)).seeds
-    (0, 1)
-    """
-    known = [job.arguments for job in todo]
-    seeds = tuple(int(s) for k in known for s in k.get("seeds", [k.get("seed")]))
-    engine = "torch" if "device" in known[0] else "numpy"
-    join = np.concatenate if engine == "torch" else np.stack
-    return Measured({name: join([f[name] for f in found]) for name in found[0]}, seeds, engine)
 
 
 def network_cell(
