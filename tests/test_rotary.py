@@ -8,9 +8,10 @@ from sigprop.kernel import exchangeable_kernel, solve
 from sigprop.maps.distances import frequencies, make_distances, make_field
 from sigprop.maps.picked import Drawn, tabulated_picks
 from sigprop.maps.rotary import RotaryAttention
+from sigprop.maps.weights import Exact
 from sigprop.propagate import exchangeable
 from sigprop.rem import Finite, moments
-from sigprop.rem.fields import SEED, Field
+from sigprop.rem.fields import LINEAR, SEED, Field
 from sigprop.resolved import reach
 from sigprop.state import State
 
@@ -153,10 +154,33 @@ def test_cold_fields_are_of_first_order(heads):
     starts = np.concatenate([[0], distances.edges[:-1] + 1])
     even = distances.uniform
     drawn, exact = (
-        (np.add.reduceat(field.picks(v, kernel).pairs, starts) - even) / v for v in (1e-3, 9e-7)
+        (np.add.reduceat(field.picks(v, kernel).pairs, starts) - even) / v
+        for v in (2 * LINEAR, LINEAR / 2)
     )
     assert np.abs(drawn - exact).max() < 0.03 * np.abs(exact).max()
     assert drawn[0] == pytest.approx(exact[0], rel=0.01)
+
+
+def test_cold_attention_over_long_contexts_keeps_its_digits():
+    """What all keys have in common passes on nothing, however small the response."""
+    field, kernel = Field(4096, frequencies(1e4, 32)), np.where(np.arange(4096) == 0, 1, 0.8)
+    even = field.picks(0.0, kernel).pairs
+    exact, drawn = ((field.picks(v, kernel).pairs - even) / v for v in (LINEAR / 2, 2 * LINEAR))
+    for response in (exact, drawn):
+        assert -response[1:].sum() == pytest.approx(response[0], rel=1e-6)
+    assert drawn[0] == pytest.approx(exact[0], rel=0.02)
+
+
+def test_picked_keys_are_nearer(monkeypatch):
+    """Under a mask too: `Turned.near` at one, the negative control, loses it."""
+    spec = own_case(
+        "narrow", context=256, depth=10, beta=0.7, rho0=0.2, rotary_base=1e4, causal=True
+    )
+    measured = solve(spec, exchangeable_kernel(spec), draws=6)
+    allowed, turned = 0.001 + 2 * measured.se("rho"), Exact.turned
+    assert (np.abs(propagate(spec).rho - measured.mean("rho")) <= allowed).all()
+    monkeypatch.setattr(Exact, "turned", lambda *args: turned(*args)._replace(near=1.0))
+    assert (np.abs(propagate(spec).rho - measured.mean("rho")) > allowed).any()
 
 
 def test_independent_energies_are_the_random_energy_model():

@@ -10,6 +10,7 @@ import numpy as np
 from sigprop.arrays import Floats, Ints, Number
 from sigprop.layout import Layout, pairs_between
 from sigprop.maps.distances import make_field
+from sigprop.rem.fields import LINEAR
 from sigprop.rem.table import Finite
 from sigprop.rem.unequal import queries, shared_excess
 
@@ -315,9 +316,10 @@ class Exact:
         sizes, deficit = sizes[held], deficit[np.ix_(held, held)]
         count = int(sizes.sum())
         field = make_field(count, float(self.rotary_base or 1.0), self.head_width)
-        y2, mean = field.blocked(scale, deficit, sizes)
+        y2, mean = field.blocked(max(scale, LINEAR), deficit, sizes)
         even = float(np.sum(pairs_between(sizes) * deficit)) / (count * (count - 1)) * (1 - y2)
-        return y2 - 1 / count, mean / even if even > 0 else 1.0
+        near, part = mean / even if even > 0 else 1.0, min(scale / LINEAR, 1.0)
+        return part * (y2 - 1 / count), 1 + part * (near - 1)
 
     def _ratio(self, excess: float, count: float, sigma: float) -> float:
         """Part of a score deviation at which independent scores have the given excess."""

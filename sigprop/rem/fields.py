@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from sigprop.arrays import Floats, Ints
 
-__all__ = ["SEED", "Blocked", "Field", "Picks"]
+__all__ = ["LINEAR", "SEED", "Blocked", "Field", "Picks"]
 
 SEED = 20252405
 MOST, LEAST = 2048, 128  # draws, each with either sign
@@ -40,7 +40,7 @@ ELEMENTS = 2**22  # of a chunk of draws
 Single = NDArray[np.float32]
 T = TypeVar("T")
 RANK = 4  # factors of a blockwise kernel; what they leave is each key's own
-LINEAR = 1e-6  # energy variance below which the response is linear to the same accuracy
+LINEAR = 1e-3  # energy variance below which the response is linear, to the same accuracy
 
 
 class Picks(NamedTuple):
@@ -248,8 +248,9 @@ class Field:
                 y2[part] += np.einsum("ij,ij->i", p, p) / 2
                 waved = rfft(p, 2 * self._half, axis=1)
                 power += np.sum(np.square(waved.real) + np.square(waved.imag), axis=0, dtype=float)
-        pairs = dct(power / (2 * self.draws), 1)[: self.context] / self._half
+        pairs = dct(power, 1)[: self.context]
         pairs[0] /= 2
+        pairs /= np.sum(pairs)  # rounding of the weights exceeds the response of cold attention
         error = float(np.std(y2) / np.sqrt(self.draws))
         return Picks(np.asarray(pairs), float(np.mean(entropy)), error)
 
