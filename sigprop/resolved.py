@@ -2,8 +2,8 @@
 
 Causal: the kernel lies on a quarter of the blocks of `sigprop.causal.causal`, and the statistics of
 attention are interpolated (`sigprop.maps.tabulated`). A grid costs one table for each context
-length, and then milliseconds a stack. Bidirectional with rotary
-positions: likewise, the kernel by distance as in `sigprop.rotary` and `sigprop.maps.picked`.
+length, and then milliseconds a stack. Bidirectional with rotary positions: likewise, the kernel by
+distance as in `sigprop.rotary`, and a table as in `sigprop.maps.picked`.
 """
 
 from __future__ import annotations

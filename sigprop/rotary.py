@@ -69,7 +69,7 @@ class ByDistance:
     entropy: Floats
     score_std: Floats
     y2_error: Floats
-    seed: int = SEED
+    seed: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values of the kernel by distance.
@@ -306,4 +306,4 @@ def _described(distances: Distances, states: list[State], heard: list[Heard]) ->
         for name in ("y2", "overlap", "entropy", "score_std", "y2_error")
     )
     mean = ratio @ distances.even
-    return ByDistance(distances.edges, q, ratio, mean, y2, overlap, entropy, std, error)
+    return ByDistance(distances.edges, q, ratio, mean, y2, overlap, entropy, std, error, SEED)

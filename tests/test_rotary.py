@@ -90,7 +90,7 @@ def test_own_parameters_against_drawn_kernels(name, causal):
     spec = own_case(name, causal=causal)
     measured = solve(spec, exchangeable_kernel(spec), draws=12)
     found = propagate(spec)
-    for column, allowed in (("rho", 0.01), ("y2", 0.02)):
+    for column, allowed in (("rho", 0.01), ("y2", 0.02), ("overlap", 0.02)):
         mean, error = measured.mean(column), measured.se(column)
         assert (np.abs(getattr(found, column) - mean) <= allowed + 2 * error).all()
     without = propagate(spec.replace(rotary_base=None))  # negative control
@@ -191,11 +191,56 @@ def test_independent_energies_are_the_random_energy_model():
         assert found.entropy == pytest.approx(float(exact.entropy), abs=0.03)
 
 
+def test_the_stated_error_is_that_of_other_seeds():
+    """Of hot attention; where it is cold first orders cancel, and the error is smaller."""
+    kernel, omega = 1 - 0.5 * np.log1p(np.arange(64)) / np.log(64), frequencies(1e4, 32)
+    found = [Field(64, omega, True, seed).picks(20.0, kernel) for seed in range(24)]
+    spread = np.std([picks.pairs[0] for picks in found], ddof=1)
+    assert 0.6 < spread / np.mean([picks.error for picks in found]) < 1.5
+
+
+def test_a_kernel_across_blocks_is_that_of_its_dense_field():
+    """Factors of a kernel that is not flat, its heads random, against its own covariance."""
+    sizes, variance, count = np.array([1, 1, 2, 4, 8, 16, 32]), 20.0, 64
+    centre = np.cumsum(sizes) - sizes / 2
+    deficit = 0.1 + 0.08 * np.log1p(np.abs(centre[:, None] - centre))
+    omega, at = frequencies(1e4, 16), np.arange(count)
+    found = Field(count, omega, True).blocked(variance, deficit, sizes)
+    block = np.repeat(np.arange(len(sizes)), sizes)
+    apart = deficit[np.ix_(block, block)] * (1 - np.eye(count))
+    waves = np.cos(omega[:, None, None] * (at[:, None] - at)) / omega.size
+    rng, rows = np.random.default_rng(5), []
+    for _ in range(1500):
+        heads = np.tensordot(rng.exponential(size=omega.size), waves, 1)
+        values, vectors = np.linalg.eigh(variance * (1 - apart) * heads)
+        scores = (vectors * np.sqrt(np.maximum(values, 0.0))) @ rng.standard_normal((count, 4))
+        p = np.exp(scores - scores.max(axis=0))
+        p /= p.sum(axis=0)
+        rows.append(((p**2).sum(axis=0).mean(), (p * (apart @ p)).sum(axis=0).mean()))
+    mean, error = np.mean(rows, axis=0), np.std(rows, axis=0) / np.sqrt(len(rows))
+    assert (np.abs(np.array(found) - mean) < 4 * error + 0.003).all(), (found, mean, error)
+    uniform = np.diff(np.cumsum(sizes), prepend=0) / count
+    even = uniform @ deficit @ uniform - np.sum(sizes * np.diagonal(deficit)) / count**2
+    assert found.deficit < 0.9 * even * (1 - found.y2) / (1 - 1 / count)  # picked keys are nearer
+
+
+def test_interpolated_picks_beyond_their_scores():
+    """Frozen attention: 1 - Y_2 and the entropy fall as one over the scores, and stay positive."""
+    distances = make_distances(40, 1e4, 32)
+    drawn, table = Drawn(distances, make_field(40, 1e4, 32)), tabulated_picks(40, 1e4, 32, 8.0)
+    deficit = np.full(len(distances.middles), 0.4)
+    for s in (12.0, 40.0):
+        one, other = (f(np.array([s**2]), deficit) for f in (drawn, table))
+        assert 0 < other.entropy < 1.3 * one.entropy
+        assert 1 - other.excess[0] == pytest.approx(1 - one.excess[0], rel=0.2)
+
+
 def test_long_contexts_are_drawn_in_parts():
     """Chunks of draws are independent, and give what one chunk gives."""
     field = Field(2**15, np.zeros(1))
     found = field.picks(16.0, np.eye(2**15)[0])
-    assert field.draws > field._chunk
+    first, second = list(field._parts())[:2]
+    assert not np.any(field._drawn(first)[1] == field._drawn(second)[1])
     assert abs(found.pairs[0] - moments(4.0, 2**15).y2) < 4 * found.error
 
 

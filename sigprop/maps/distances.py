@@ -144,7 +144,7 @@ def make_field(context: int, base: float, head_width: float | None) -> Field:
     Returns
     -------
     Field
-        Up to 40 MB, more where T > 32 768.
+        Up to 50 MB for T <= 32 768 and heads up to 512 wide; it grows with either beyond.
 
     Examples
     --------

@@ -112,7 +112,7 @@ class Tabulated:
     drawn : Drawn
         What is interpolated.
     top : float
-        Largest score deviation; beyond it the quotients are those at it.
+        Largest score deviation; beyond it 1 - Y_2 and the entropy fall as its inverse.
 
     Examples
     --------
@@ -148,16 +148,20 @@ class Tabulated:
         """
         own, rise = deficit @ self._mean, deficit @ self._slope
         slope = np.divide(rise, own, out=np.zeros_like(own), where=own > 0)
-        s = np.broadcast_to(np.sqrt(scale[..., 0]), own.shape)
+        whole = np.broadcast_to(np.sqrt(scale[..., 0]), own.shape)
+        s, rest = np.minimum(whole, self._top), self._top / np.maximum(whole, self._top)
         rows = (
             basis(co.from_deviation(s, LOWEST, self._top), SHAPE[0]),
             basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), SHAPE[1]),
             basis(2 * np.clip(slope, 0.0, 1.0) - 1, SHAPE[2]),
         )
         found = np.einsum("zabc,...a,...b,...c->...z", self._rows, *rows)
-        same = found[..., :1] * (s**2 / (1 + s**2))[..., None]
-        excess = np.concatenate([same, same * found[..., 1:-1]], axis=-1)
-        return Picked(excess, self._log - found[..., -1] * s**2 / (1 + s), 0.0)
+        most = 1 - np.exp(-self._log)
+        same = most - (most - found[..., 0] * s**2 / (1 + s**2)) * rest
+        excess = same[..., None] * np.concatenate(
+            [np.ones_like(found[..., :1]), found[..., 1:-1]], -1
+        )
+        return Picked(excess, (self._log - found[..., -1] * s**2 / (1 + s)) * rest, 0.0)
 
     def _nodes(self, drawn: Drawn) -> Floats:
         """Coefficients of the quotients, shape (J+2, ., ., .)."""

@@ -54,7 +54,7 @@ class Tabulated:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layout import make_layout, pairs_between
+    >>> from sigprop.layout import make_layout
     >>> from sigprop.maps.tabulated import Tabulated
     >>> from sigprop.maps.weights import Exact
     >>> exact, sigma = Exact(make_layout(3)), np.array([0.0, 0.5, 1.0])
@@ -150,7 +150,7 @@ class Tabulated:
         Returns
         -------
         Turned
-            Of shape (..., P); ones without rotary positions.
+            Of shape (..., P); scalar ones without rotary positions.
 
         Examples
         --------
@@ -266,7 +266,8 @@ def tabulated(
     Returns
     -------
     Tabulated
-        The table: 25 ms for each pair of blocks, about 7 s without a window.
+        The table: 25 ms for each pair of blocks, about 7 s without a window;
+        16 s with rotary positions.
 
     Examples
     --------

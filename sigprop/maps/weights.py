@@ -265,7 +265,7 @@ class Exact:
         Returns
         -------
         Turned
-            Of shape (P,); ones without rotary positions.
+            Of shape (P,); scalar ones without rotary positions or scores.
 
         Examples
         --------
@@ -278,11 +278,12 @@ class Exact:
         index = resolved(self.layout)
         if self.rotary_base is None or not index.size or not scale:
             return Turned(1.0, 1.0)
-        parts = self.layout.parts[index]
-        found = [self.drawn(float(scale), deficit, sizes) for sizes in parts]
+        parts, warm = self.layout.parts[index], max(float(scale), LINEAR)
+        found = [self.drawn(warm, deficit, sizes) for sizes in parts]
         excess, near = (np.array(column) for column in zip(*found, strict=True))
-        cells = zip(excess, parts.sum(axis=1), sigma[index], strict=True)
-        ratio = np.array([self._ratio(*cell) for cell in cells])
+        part = float(scale) / warm  # below `LINEAR` all is linear in the scale
+        cells = zip(excess, parts.sum(axis=1), sigma[index] / np.sqrt(part), strict=True)
+        ratio, near = np.array([self._ratio(*cell) for cell in cells]), 1 + part * (near - 1)
         return Turned(between(self.layout, ratio), between(self.layout, near))
 
     def drawn(self, scale: float, deficit: Floats, sizes: Ints) -> tuple[float, float]:
@@ -316,10 +317,9 @@ class Exact:
         sizes, deficit = sizes[held], deficit[np.ix_(held, held)]
         count = int(sizes.sum())
         field = make_field(count, float(self.rotary_base or 1.0), self.head_width)
-        y2, mean = field.blocked(max(scale, LINEAR), deficit, sizes)
+        y2, mean = field.blocked(scale, deficit, sizes)
         even = float(np.sum(pairs_between(sizes) * deficit)) / (count * (count - 1)) * (1 - y2)
-        near, part = mean / even if even > 0 else 1.0, min(scale / LINEAR, 1.0)
-        return part * (y2 - 1 / count), 1 + part * (near - 1)
+        return y2 - 1 / count, mean / even if even > 0 else 1.0
 
     def _ratio(self, excess: float, count: float, sigma: float) -> float:
         """Part of a score deviation at which independent scores have the given excess."""
