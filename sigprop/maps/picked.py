@@ -28,6 +28,7 @@ __all__ = ["Drawn", "Picked", "Picking", "Tabulated", "tabulated_picks"]
 
 SHAPE = (10, 7, 4)  # nodes in the score deviation, the gap and its slope
 LOWEST = 0.2  # score deviation below which the quotients are constant
+SHORTEST = 0.2  # floor of the mean log distance over the nearest: only T = 2 is below it
 
 
 class Picked(NamedTuple):
@@ -127,8 +128,8 @@ class Tabulated:
         self._log = np.log(drawn.field.context)
         line = np.log(drawn.distances.middles)
         line = line - even @ line
-        self._line = line / max(-line[0], LOWEST)
-        self._mean, self._slope = even, even * self._line / max(even @ self._line**2, LOWEST**4)
+        self._line = line / max(-line[0], SHORTEST)
+        self._mean, self._slope = even, even * self._line / max(even @ self._line**2, SHORTEST**4)
         self._rows = self._nodes(drawn)
 
     def __call__(self, scale: Floats, deficit: Floats) -> Picked:
