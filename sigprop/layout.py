@@ -100,6 +100,11 @@ class Layout:
         return Rows(*(np.concatenate(column) for column in columns))
 
     @cached_property
+    def blocks(self) -> Ints:
+        """Block that each of `queries` lies in."""
+        return np.concatenate([np.arange(len(self.size)), self.wide, self.wide])
+
+    @cached_property
     def couples(self) -> tuple[Ints, Ints]:
         """Pairs of `queries`: earlier and later block, then the two points of each wide block."""
         (i, j), extra = np.triu_indices(len(self.size), 1), len(self.wide)
@@ -143,7 +148,8 @@ class Layout:
         return Rows(position, low, np.maximum(position, self.prefix))
 
     @cached_property
-    def _seen(self) -> Floats:
+    def seen(self) -> Floats:
+        """Part of each block that each of `queries` sees, shape (P, B)."""
         return self.visible(self.queries)
 
     @cached_property
@@ -154,79 +160,113 @@ class Layout:
         most = np.minimum(high[i], high[j]) - np.maximum(low[i], low[j])
         return np.asarray(np.maximum(most, 0.0))
 
-    def means(self, values: Floats) -> tuple[Floats, Floats]:
-        """Means over pairs of different keys, for each of `queries` and each of `couples`.
+    def sums(self, values: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        """Sums over pairs of different keys, for each of `queries` and each of `couples`.
 
         Parameters
         ----------
         values : array, shape (..., B, B)
             Mean of a quantity over pairs of different tokens of two blocks.
+        weight : array, shape (..., P, B)
+            Weight of a key of each block for each query.
 
         Returns
         -------
         own : array, shape (..., P)
-            Mean over the keys that a query sees, taken twice; zero where it sees one.
+            Over the keys that a query sees, taken twice.
         between : array, shape (..., N)
-            Mean over the keys of the one and the keys of the other query.
+            Over the keys of the one and the keys of the other query.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.layout import make_layout
-        >>> own, between = make_layout(3).means(np.full((3, 3), 0.5))
+        >>> own, between = make_layout(3).sums(np.full((3, 3), 0.5), np.ones((3, 3)))
         >>> own.tolist(), between.tolist()
-        ([0.0, 0.5, 0.5], [0.5, 0.5, 0.5])
+        ([0.0, 1.0, 3.0], [0.5, 1.0, 2.0])
         """
-        return self._picked(self._seen @ (self.pairs * values) @ self._seen.T)
+        (i, j), picked = self.couples, self.seen * weight
+        sums = picked @ (self.pairs * values) @ np.swapaxes(picked, -1, -2)
+        return np.diagonal(sums, axis1=-2, axis2=-1).copy(), sums[..., i, j]
 
-    def _picked(self, sums: Floats) -> tuple[Floats, Floats]:
-        """Means of each of `queries` and each of `couples`, from sums over pairs of keys."""
-        i, j = self.couples
-        means = np.divide(sums, self._counts, out=np.zeros_like(sums), where=self._counts > 0)
-        return np.diagonal(means, axis1=-2, axis2=-1).copy(), means[..., i, j]
-
-    def turned_means(self, values: Floats, omega: Floats) -> tuple[Floats, Floats]:
-        r"""Like `means`, of values times :math:`\cos\omega(t - t' - s + s')`, t and t' the queries.
+    def own(self, values: Floats) -> Floats:
+        """Means over pairs of different keys, for each of `queries`.
 
         Parameters
         ----------
         values : array, shape (..., B, B)
             Mean of a quantity over pairs of different tokens of two blocks.
-        omega : array, shape (F,)
-            Frequencies, over which the mean is taken too.
 
         Returns
         -------
-        own : array, shape (..., P)
-            Mean over the keys that a query sees, taken twice; zero where it sees one.
-        between : array, shape (..., N)
-            Mean over the keys of the one and the keys of the other query.
+        array, shape (..., P)
+            The means; zero where it sees one.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.layout import make_layout
-        >>> own, between = make_layout(2).turned_means(np.ones((2, 2)), np.array([np.pi]))
-        >>> own.round(12).tolist(), between.round(12).tolist()
-        ([0.0, -1.0], [1.0])
+        >>> make_layout(3).own(np.full((3, 3), 0.5)).tolist()
+        [0.0, 0.5, 0.5]
         """
-        phase = omega[:, None, None]
-        size = self.size.astype(np.float64)
-        shape = np.sin(phase * size / 2) / (size * np.sin(phase / 2))
-        turn = phase * (self.queries.position[:, None] - self.centres.position)
-        weight = values * np.outer(size, size)
-        waves = [_joined(self._seen * shape * part(turn), weight) for part in (np.cos, np.sin)]
-        sums = sum(turned @ seen.T for turned, seen in waves) / omega.size
-        one = np.diagonal(values, axis1=-2, axis2=-1) * size
-        equal = (self._seen * one[..., None, :]) @ self._seen.T  # pairs of one key
-        gap = self.queries.position[:, None] - self.queries.position
-        sums -= equal * np.mean(np.cos(omega * gap[..., None]), axis=-1)
-        return self._picked(sums)
+        sums, count = (
+            np.sum((self.seen @ v) * self.seen, axis=-1) for v in (self.pairs * values, self.pairs)
+        )
+        return np.divide(sums, count, out=np.zeros_like(sums), where=count > 0)
 
-    @cached_property
-    def _counts(self) -> Floats:
-        counts: Floats = self._seen @ self.pairs @ self._seen.T
-        return counts
+    def beside(self, values: Floats) -> Floats:
+        """Mean over the other keys that a query sees, for a key of each block.
+
+        Parameters
+        ----------
+        values : array, shape (..., B, B)
+            Mean of a quantity over pairs of different tokens of two blocks.
+
+        Returns
+        -------
+        array, shape (..., P, B)
+            The means; zero where there is no other key.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layout import make_layout
+        >>> make_layout(2).beside(np.array([[0.0, 0.5], [0.5, 0.0]])).tolist()
+        [[0.0, 0.5], [0.5, 0.5]]
+        """
+        sums, count = self.seen @ (self.pairs * values), self.seen @ self.pairs
+        return np.divide(sums, count, out=np.zeros_like(sums), where=count > 0)
+
+    def waves(self, omega: Floats) -> Floats:
+        r"""Mean of :math:`\cos\omega(s - s')` over pairs of different tokens of two blocks.
+
+        Parameters
+        ----------
+        omega : array, shape (F,)
+            Frequencies in radians a token.
+
+        Returns
+        -------
+        array, shape (F, B, B)
+            The means.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layout import make_layout
+        >>> make_layout(2).waves(np.array([np.pi]))[0, 0, 1].round(12)
+        np.float64(-1.0)
+        """
+        phase, size = omega[:, None], self.size.astype(np.float64)
+        half = np.sin(phase / 2)
+        flat = np.abs(half) < 1e-12
+        shape = np.where(flat, 1.0, np.sin(phase * size / 2) / (size * np.where(flat, 1.0, half)))
+        centre = self.centres.position
+        angle = phase[..., None] * (centre[:, None] - centre)
+        sums = np.cos(angle) * (shape * size)[:, :, None] * (shape * size)[:, None, :]
+        at = np.arange(len(size))
+        sums[:, at, at] -= size  # pairs of one token
+        return np.asarray(sums / np.where(self.pairs > 0, self.pairs, 1.0))
 
     def visible(self, rows: Rows) -> Floats:
         """Part of each block that each query sees.
@@ -286,13 +326,6 @@ class Layout:
         stop = np.minimum(cuts[1:, None], self.edges[1:])
         start = np.maximum(cuts[:-1, None], self.edges[:-1])
         return np.asarray(np.maximum(stop - start, 0.0))
-
-
-def _joined(stack: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """(F, P, B) times (..., B, B), and itself, each as (..., P, F B) for one matrix product."""
-    pair = (stack @ weight[..., None, :, :], stack)
-    turned, seen = (np.moveaxis(x, -3, -2).reshape(*x.shape[:-3], stack.shape[1], -1) for x in pair)
-    return turned, seen
 
 
 def pairs_between(sizes: Ints) -> Floats:

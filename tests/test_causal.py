@@ -13,7 +13,7 @@ from sigprop.errors import AssumptionError, DomainError
 from sigprop.layout import make_layout
 from sigprop.propagate import exchangeable
 from sigprop.rem import overlap
-from sigprop.rem.unequal import queries, shared_excess, weight_of_one
+from sigprop.rem.unequal import mean_weights, queries, shared_excess
 
 CASES = ["causal_low_beta", "causal_high_beta"]
 SPEC = Transformer(
@@ -93,25 +93,23 @@ def test_two_and_three_keys_against_quadrature():
 
 
 def test_mean_weights():
-    count, s = np.array([2.0, 8.0, 1000.0]), np.array([0.5, 1.0, 3.0])
-
-    def weight(factor):
-        return weight_of_one(factor * s, s[:, None], count[:, None] - 1)
-
-    np.testing.assert_allclose(weight(1), 1 / count, rtol=1e-5)
-    np.testing.assert_allclose(weight(0.5)[0], 0.5, rtol=1e-3)  # by symmetry
-    assert (weight(0.5)[1:] < 1 / count[1:]).all()
-    assert (weight(1.5)[1:] > 1 / count[1:]).all()
+    count, s = np.array([1.0, 2.0, 8.0, 1000.0]), np.array([1.0, 0.5, 1.0, 3.0])
+    cold, even, hot = mean_weights(s, count, np.array([[0.25, 1.0, 4.0]] * 4)).T
+    np.testing.assert_allclose(even, 1 / count, rtol=1e-5)
+    np.testing.assert_allclose(cold[:2], [1, 0.5], rtol=1e-8)  # alone, and by symmetry
+    assert (cold[2:] < 1 / count[2:]).all()
+    assert (hot[2:] > 1 / count[2:]).all()
 
 
-def test_first_token_among_drawn_scores():
-    rng = np.random.default_rng(3)
-    spread = np.repeat([2.0, 1.2, 0.5], [1, 10, 30])
-    weights = np.exp(spread * rng.standard_normal((40_000, 41)))
-    first = weights[:, 0] / weights.sum(axis=1)
-    found = weight_of_one(np.array([2.0]), np.array([[1.2, 0.5]]), np.array([[10.0, 30.0]]))
-    assert abs(found[0] - first.mean()) < 4 * first.std() / 200
-    assert abs(1 / 41 - first.mean()) > 20 * first.std() / 200
+def test_mean_weights_of_drawn_scores():
+    rng, ratio = np.random.default_rng(3), np.array([[0.25, 4.0, 30.0]])
+    others = np.exp(1.5 * rng.standard_normal((40_000, 40))).sum(axis=1)
+    own = np.exp(1.5 * np.sqrt(ratio) * rng.standard_normal((40_000, 1)))
+    weight = own / (own + others[:, None])
+    se = weight.std(axis=0) / 200
+    found = mean_weights(np.array([1.5]), np.array([41.0]), ratio)[0]
+    assert (np.abs(found - weight.mean(axis=0)) < 4 * se).all()
+    assert (np.abs(1 / 41 - weight.mean(axis=0)) > 20 * se).all()
 
 
 def dense(spec):

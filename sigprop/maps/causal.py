@@ -16,8 +16,8 @@ import numpy as np
 from sigprop.arrays import Floats, Number
 from sigprop.layout import Layout
 from sigprop.maps.distances import frequencies
+from sigprop.maps.preferred import Preferred, prefer
 from sigprop.maps.weights import Exact, Single, Statistics, turned_width
-from sigprop.rem.unequal import weight_of_one
 from sigprop.state import State
 
 __all__ = ["CausalAttention", "Seen", "TokenNorm"]
@@ -150,23 +150,25 @@ class CausalAttention:
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        gap = np.asarray(state.gap)
-        own, mixed = self.layout.means(gap)
-        i, j = self.layout.couples
-        sigma, r, near = self._scores(state.q, gap, own)
-        single, count = self._weights.single(sigma), self.layout.queries.count
-        y2 = 1 / count + single.excess
+        gap, (i, j), count = np.asarray(state.gap), self.layout.couples, self.layout.queries.count
+        sigma, r, keys, near = self._scores(state.q, gap)
+        single = self._weights.single(sigma)
         excess = self._weights.shared(sigma, r) * single.heads[..., i] * single.heads[..., j]
-        overlap = excess + self.layout.common / (count[i] * count[j])
+        most = np.sqrt(np.maximum(single.excess[..., i] * single.excess[..., j], 0.0))
+        alike = np.clip(np.divide(excess, most, out=np.zeros_like(most), where=most > 0), 0.0, 1.0)
+        y2, even = 1 / count + single.excess, self.layout.common / (count[i] * count[j])
+        overlap = even + excess + keys.products * (1 - alike)
         if self.record is not None:
-            self.record(self._seen(state, own, sigma, y2, single, overlap))
-        kept = (excess if self.centred else overlap - 1) * mixed
-        alone = (single.excess if self.centred else y2 - 1) * own
-        if not isinstance(near, float):  # keys that are picked are nearer than those that are seen
-            most = np.sqrt(single.excess[..., i] * single.excess[..., j])
-            alike = np.divide(excess, most, out=np.zeros_like(most), where=most > 0)
-            both = np.clip(alike, 0.0, 1.0) * (np.sqrt(near[..., i] * near[..., j]) - 1)
-            alone, kept = alone - (1 - y2) * own * (near - 1), kept - (1 - overlap) * mixed * both
+            self.record(self._seen(sigma, y2, single, overlap, keys))
+        own, mixed = keys.means(gap)
+        both = alike * (np.sqrt(near[..., i] * near[..., j]) - 1)
+        alone, kept = (y2 - 1) * (near - 1) * own, (overlap - 1) * both * mixed
+        if self.centred:
+            apart, across = keys.excess(gap)
+            alone += (single.excess - keys.squares) * own - apart
+            kept += (excess - keys.products * alike) * mixed - across
+        else:
+            alone, kept = alone + (y2 - 1) * own, kept + (overlap - 1) * mixed
         return self._projected(state.q, alone, kept)
 
     @property
@@ -174,24 +176,26 @@ class CausalAttention:
         known = self.statistics
         return known or Exact(self.layout, self.head_width, self.rotary_base)
 
-    def _scores(self, q: Number, gap: Floats, own: Floats) -> tuple[Floats, Floats, Number]:
-        """Find each query's score deviation, each couple's correlation, and `Turned.near`."""
-        level = _row(q)
-        scale = _row(self.beta) ** 2 * np.log(self.context) * level
-        cells = self.layout.cells
-        r = 1 - gap[..., cells[0], cells[1]] / level
-        if self.rotary_base is None:
-            return np.sqrt(scale * own), r, 1.0
+    def _scores(self, q: Number, gap: Floats) -> tuple[Floats, Floats, Preferred, Floats]:
+        """Score deviations, correlations of couples, mean weights of keys, and `Turned.near`."""
+        layout, level = self.layout, _row(q)
+        (i, j), cells, position = layout.couples, layout.cells, layout.queries.position
         omega = frequencies(self.rotary_base, turned_width(self.head_width))
-        mean, mixed = self.layout.turned_means(q - gap, omega)
-        variance = np.where(self.layout.queries.count > 1, level - mean, 0.0)
-        (i, j), position = self.layout.couples, self.layout.queries.position
-        waves = np.cos((position[j] - position[i])[:, None] * omega).mean(axis=1)
-        root = np.sqrt(variance[..., i] * variance[..., j])
-        r *= np.divide(level * waves - mixed, root, out=np.zeros_like(root), where=root > 0)
-        sigma = np.sqrt(scale * variance)
-        turned = self._weights.turned(scale * level, gap / np.asarray(q), sigma)
-        return turned.shrink * sigma, np.clip(r, -1.0, 1.0), turned.near
+        waves, whole = layout.waves(omega), np.asarray(q)[..., None]
+        values = gap[..., None, :, :] * waves + whole * (1 - waves)
+        parts = layout.own(values)  # variances of differences of scores, by frequency
+        own, cosines = parts.mean(axis=-2), np.cos(omega[:, None] * (position[j] - position[i]))
+        root = np.sqrt(own[..., i] * own[..., j])
+        r = (1 - gap[..., cells[0], cells[1]] / level) * (parts[..., i] * cosines).mean(axis=-2)
+        r = np.divide(r, root, out=np.zeros_like(root), where=root > 0)
+        scale = _row(self.beta) ** 2 * np.log(self.context)
+        sigma, wide = np.sqrt(scale * own), own[..., None] > 0
+        beside = layout.beside(values.mean(axis=-3)) / np.where(wide, own[..., None], 1.0)
+        ratio = np.where(wide, np.maximum(2 * beside - 1, 0.0), 1.0)
+        keys = prefer(layout, self._weights.favour(sigma, ratio))
+        turned = self._weights.turned(scale * level, gap / np.asarray(q), sigma, keys.weight)
+        near = np.broadcast_to(turned.near, sigma.shape)
+        return turned.shrink * sigma, np.clip(r, -1.0, 1.0), keys, near
 
     def _projected(self, q: Number, alone: Floats, kept: Floats) -> State:
         """Kernel after values and output projection, from each query's and each pair's part."""
@@ -202,36 +206,13 @@ class CausalAttention:
         return State(start + value * column, value * self.layout.spread_out(gap))
 
     def _seen(
-        self,
-        state: State,
-        own: Floats,
-        sigma: Floats,
-        y2: Floats,
-        single: Single,
-        overlap: Floats,
+        self, sigma: Floats, y2: Floats, single: Single, overlap: Floats, keys: Preferred
     ) -> Seen:
-        count = len(self.layout.size)
-        std, own_y2, entropy = (c[..., :count] for c in (sigma, y2, single.entropy))
-        first = np.asarray(self._first_weight(state, own) if sigma.ndim == 1 else np.nan)
+        rows = self.layout.centres
+        size = len(rows.count)
+        std, own_y2, entropy = (c[..., :size] for c in (sigma, y2, single.entropy))
+        first = np.where(rows.low < 1, keys.weight[..., :size, 0] / rows.count, 0.0)
         return Seen(std, own_y2, entropy, first, self.layout.spread_out(overlap))
-
-    def _first_weight(self, state: State, own: Floats) -> Floats:
-        r"""Mean weight on the first token, whose gap to the other keys is not that of the rest.
-
-        The score of key s has about the others the variance :math:`\beta^2 \log T\, q\,
-        (2 M_s - M)`, with :math:`M_s` its mean gap to the keys seen: differences of two scores
-        keep their mean variances. Floored at zero where s is the centre of the others.
-        """
-        rows, gap = self.layout.centres, np.asarray(state.gap)
-        number = self.layout.visible(rows) * self.layout.size
-        pairs = number @ (self.layout.pairs / self.layout.size[:, None])
-        beside = number @ (self.layout.pairs * gap / self.layout.size[:, None])
-        mean = np.divide(beside, pairs, out=np.zeros_like(beside), where=pairs > 0)
-        scale = float(self.beta) * np.sqrt(np.log(self.context) * float(state.q))
-        spread = scale * np.sqrt(np.maximum(2 * mean - own[: len(mean), None], 0.0))
-        number[:, 0] -= rows.low < 1
-        weight = weight_of_one(spread[:, 0], np.where(number > 0, spread, 0.0), number)
-        return np.where(rows.low < 1, np.where(rows.count > 1, weight, 1.0), 0.0)
 
 
 def _row(value: Number) -> Number:

@@ -16,13 +16,13 @@ CONTINUUM = 64  # frequencies that stand for a head of infinite width
 CHUNK = 2**16
 
 
-def frequencies(base: float, head_width: float | None) -> Floats:
+def frequencies(base: float | None, head_width: float | None) -> Floats:
     r"""Frequencies :math:`\omega_i = base^{-2i/d_h}` of rotary positions.
 
     Parameters
     ----------
-    base : float
-        Base of the geometric progression, >= 1.
+    base : float, optional
+        Base of the geometric progression, >= 1; None is no rotation, one frequency zero.
     head_width : float, optional
         Width d_h of a head; None is infinite.
 
@@ -37,6 +37,8 @@ def frequencies(base: float, head_width: float | None) -> Floats:
     >>> frequencies(100.0, 4).round(12).tolist()
     [1.0, 0.1]
     """
+    if base is None:
+        return np.zeros(1)
     if head_width is None:
         return np.asarray(base ** -((np.arange(CONTINUUM) + 0.5) / CONTINUUM))
     half = max(int(head_width) // 2, 1)
@@ -129,15 +131,15 @@ def make_distances(context: int, base: float, head_width: float | None) -> Dista
 
 
 @lru_cache(maxsize=8)
-def make_field(context: int, base: float, head_width: float | None) -> Field:
+def make_field(context: int, base: float | None, head_width: float | None) -> Field:
     """Prepare the draws of a context's scores.
 
     Parameters
     ----------
     context : int
         Context length T, in [2, 131072].
-    base : float
-        Base of rotary positions.
+    base : float, optional
+        Base of rotary positions; None is no rotation.
     head_width : float, optional
         Width of a head; None is infinite, where weights of frequencies do not fluctuate.
 
@@ -152,4 +154,5 @@ def make_field(context: int, base: float, head_width: float | None) -> Field:
     >>> make_field(256, 1e4, 64).draws
     2048
     """
-    return Field(context, frequencies(base, head_width), head_width is not None)
+    turning = base is not None and head_width is not None
+    return Field(context, frequencies(base, head_width), turning)

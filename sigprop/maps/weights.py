@@ -8,11 +8,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from sigprop.arrays import Floats, Ints, Number
+from sigprop.chebyshev import basis, nodes, transform
 from sigprop.layout import Layout, pairs_between
 from sigprop.maps.distances import make_field
 from sigprop.rem.fields import LINEAR
 from sigprop.rem.table import Finite
-from sigprop.rem.unequal import queries, shared_excess
+from sigprop.rem.unequal import mean_weights, queries, shared_excess
 
 __all__ = [
     "RATIOS",
@@ -29,6 +30,52 @@ __all__ = [
 WAVES = 32  # frequencies of rotary positions that are resolved
 NODES = 8  # positions at which correlated scores are drawn
 RATIOS = np.linspace(0.2, 1.1, 19)
+LEVELS = 10  # variances of a key between which the logarithm of its weight is interpolated
+SMALLEST = 1e-9  # score deviation
+
+
+def from_ratio(ratio: Floats) -> Floats:
+    """Place of a variance ratio in [0, 1).
+
+    Parameters
+    ----------
+    ratio : array
+        Ratios, >= 0.
+
+    Returns
+    -------
+    array
+        The places.
+
+    Examples
+    --------
+    >>> from sigprop.maps.weights import from_ratio
+    >>> from_ratio(1.0)
+    0.5
+    """
+    return ratio / (1 + ratio)
+
+
+def to_ratio(place: Floats) -> Floats:
+    """Inverse of `from_ratio`.
+
+    Parameters
+    ----------
+    place : array
+        Places in [0, 1).
+
+    Returns
+    -------
+    array
+        The ratios.
+
+    Examples
+    --------
+    >>> from sigprop.maps.weights import to_ratio
+    >>> to_ratio(0.5)
+    1.0
+    """
+    return place / (1 - place)
 
 
 class Single(NamedTuple):
@@ -63,7 +110,8 @@ class Turned(NamedTuple):
     shrink : array, shape (..., P)
         Factor on the score deviation, at which independent scores have the Y_2 of correlated ones.
     near : array, shape (..., P)
-        Mean gap of two different keys that are picked, over that of two keys that are seen.
+        Mean gap of two different keys that are picked together, over that of two that are picked
+        one by one.
 
     Examples
     --------
@@ -85,8 +133,11 @@ class Statistics(Protocol):
     def shared(self, sigma: Floats, r: Floats) -> Floats:
         """Excess overlap of each of `Layout.couples`, whose scores have correlation r."""
 
-    def turned(self, scale: Number, deficit: Floats, sigma: Floats) -> Turned:
-        """Find what rotary positions do to each of `Layout.queries`."""
+    def favour(self, sigma: Floats, ratio: Floats) -> Floats:
+        """Weight of each key, whose score has `ratio` times the mean variance."""
+
+    def turned(self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats) -> Turned:
+        """Find what correlations of the keys' scores do to each of `Layout.queries`."""
 
 
 def turned_width(head_width: float | None) -> float:
@@ -250,8 +301,42 @@ class Exact:
         own = queries(sigma, self.layout.queries.count)
         return shared_excess(own, *self.layout.couples, self.layout.common, r)
 
-    def turned(self, scale: Number, deficit: Floats, sigma: Floats) -> Turned:
-        """Find what rotary positions do to each query.
+    def favour(self, sigma: Floats, ratio: Floats) -> Floats:
+        """Weight of a key whose score varies more or less than those of the others.
+
+        Parameters
+        ----------
+        sigma : array, shape (P,)
+            Standard deviations of the scores.
+        ratio : array, shape (P, B)
+            Variance of the score of a key of each block over the mean one.
+
+        Returns
+        -------
+        array, shape (P, B)
+            The weights, up to a factor for each query: log weights by interpolation in the ratio.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layout import make_layout
+        >>> from sigprop.maps.weights import Exact
+        >>> found = Exact(make_layout(3)).favour(np.ones(3), np.array([[1.0, 2.0, 1.0]] * 3))
+        >>> (found[2] / found[2, 0]).round(2).tolist()
+        [1.0, 1.24, 1.0]
+        """
+        block, size = self.layout.blocks, len(self.layout.size)
+        top = np.ones(size)
+        np.maximum.at(top, block, ratio.max(axis=1))
+        held = from_ratio(top)[:, None]
+        levels = to_ratio((nodes(LEVELS) + 1) / 2 * held)
+        own = np.maximum(sigma[:size], SMALLEST)
+        rows = transform(np.log(mean_weights(own, self.layout.centres.count, levels)), 1)
+        place = 2 * from_ratio(ratio) / held[block] - 1
+        return np.asarray(np.exp(np.einsum("pbk,pk->pb", basis(place, LEVELS), rows[block])))
+
+    def turned(self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats) -> Turned:
+        """Find what correlations of the keys' scores do to each query.
 
         Parameters
         ----------
@@ -261,33 +346,37 @@ class Exact:
             Gap over q of two keys, by block.
         sigma : array, shape (P,)
             Standard deviations of the scores.
+        weight : array, shape (P, B)
+            Mean weight of a key of each block.
 
         Returns
         -------
         Turned
-            Of shape (P,); scalar ones without rotary positions or scores.
+            Of shape (P,); scalar ones without scores.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.layout import make_layout
         >>> from sigprop.maps.weights import Exact
-        >>> Exact(make_layout(2)).turned(1.0, np.ones((2, 2)), np.ones(2)).shrink
+        >>> one = np.ones((2, 2))
+        >>> Exact(make_layout(2)).turned(1.0, one, np.ones(2), one).shrink
         1.0
         """
         index = resolved(self.layout)
-        if self.rotary_base is None or not index.size or not scale:
+        if not index.size or not scale:
             return Turned(1.0, 1.0)
         parts, warm = self.layout.parts[index], max(float(scale), LINEAR)
-        found = [self.drawn(warm, deficit, sizes) for sizes in parts]
-        excess, near = (np.array(column) for column in zip(*found, strict=True))
         part = float(scale) / warm  # below `LINEAR` all is linear in the scale
-        cells = zip(excess, parts.sum(axis=1), sigma[index] / np.sqrt(part), strict=True)
-        ratio, near = np.array([self._ratio(*cell) for cell in cells]), 1 + part * (near - 1)
+        cells = zip(parts, sigma[index] / np.sqrt(part), weight[index], strict=True)
+        ratio, near = np.array([self.drawn(warm, deficit, *cell) for cell in cells]).T
+        near = 1 + part * (near - 1)
         return Turned(between(self.layout, ratio), between(self.layout, near))
 
-    def drawn(self, scale: float, deficit: Floats, sizes: Ints) -> tuple[float, float]:
-        """Excess participation of one query under rotary positions, and `Turned.near`.
+    def drawn(
+        self, scale: float, deficit: Floats, sizes: Ints, sigma: float, weight: Floats
+    ) -> tuple[float, float]:
+        """`Turned` of one query, by fixed draws of its scores (`sigprop.rem.fields`).
 
         Parameters
         ----------
@@ -297,40 +386,45 @@ class Exact:
             Gap over q of two keys, by block.
         sizes : array of int, shape (B,)
             Numbers of keys seen of each block, at least two together.
+        sigma : float
+            Standard deviation of the scores.
+        weight : array, shape (B,)
+            Mean weight of a key of each block.
 
         Returns
         -------
-        excess, near : float
-            By fixed draws of the scores (`sigprop.rem.fields`).
+        shrink, near : float
+            What the same draws give for independent scores is taken out of the first; NaN where
+            the theory does not cover the scores.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.layout import make_layout
         >>> from sigprop.maps.weights import Exact
-        >>> exact = Exact(make_layout(64), rotary_base=1e4)
-        >>> _, near = exact.drawn(4.0, np.full((1, 1), 0.3), np.array([64]))
-        >>> bool(abs(near - 1) < 1e-6)  # a flat kernel has no nearer keys
+        >>> exact, one = Exact(make_layout(64)), np.ones(1)
+        >>> found = exact.drawn(4.0, 0.3 * np.ones((1, 1)), np.array([64]), np.sqrt(1.2), one)
+        >>> np.allclose(found, 1, atol=1e-6)  # a flat kernel has no nearer keys
         True
         """
         held = np.flatnonzero(sizes)
-        sizes, deficit = sizes[held], deficit[np.ix_(held, held)]
+        sizes, deficit, weight = sizes[held], deficit[np.ix_(held, held)], weight[held]
         count = int(sizes.sum())
-        field = make_field(count, float(self.rotary_base or 1.0), self.head_width)
-        y2, mean = field.blocked(scale, deficit, sizes)
-        even = float(np.sum(pairs_between(sizes) * deficit)) / (count * (count - 1)) * (1 - y2)
-        return y2 - 1 / count, mean / even if even > 0 else 1.0
+        field = make_field(count, self.rotary_base, self.head_width)
+        found, flat = field.blocked(scale, deficit, sizes), field.flat(sigma**2)
+        together = pairs_between(sizes) * np.outer(weight, weight)
+        even = float(np.sum(together * deficit) / np.sum(together)) * (1 - found.y2)
+        excess = (found.y2 - 1 / count) / (flat - 1 / count)
+        return self._shrink(excess, count, sigma), found.deficit / even if even > 0 else 1.0
 
-    def _ratio(self, excess: float, count: float, sigma: float) -> float:
-        """Part of a score deviation at which independent scores have the given excess."""
+    def _shrink(self, excess: float, count: float, sigma: float) -> float:
+        """Part of a score deviation at which independent scores have a part of their excess."""
         from scipy.interpolate import PchipInterpolator
 
-        if sigma == 0:
-            return 1.0
-        b = RATIOS * sigma / np.sqrt(np.log(count))
-        known = np.asarray(Finite(count, self.head_width).weights(b, 1.0).excess)
-        held = known[np.isfinite(known)]  # the theory covers no larger scores
-        if len(held) < 2 or (len(held) < len(known) and excess > held[-1]):
+        b = np.append(RATIOS, 1.0) * sigma / np.sqrt(np.log(count))
+        *known, whole = np.asarray(Finite(count, self.head_width).weights(b, 1.0).excess)
+        held = np.asarray(known)[np.isfinite(known)] / whole  # the theory covers no larger scores
+        if not np.isfinite(whole) or len(held) < 2:
             return float("nan")
         x, first = np.unique(held, return_index=True)
         return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))

@@ -213,6 +213,33 @@ class Field:
                 mean += float(np.sum(inside.T @ inside * deficit) - equal @ np.diagonal(deficit))
         return Blocked(y2 / (2 * self.draws), mean / (2 * self.draws))
 
+    def flat(self, variance: float) -> float:
+        """Participation ratio of independent scores, by what `blocked` draws for each key alone.
+
+        Parameters
+        ----------
+        variance : float
+            Variance of the scores, >= 0.
+
+        Returns
+        -------
+        float
+            Y_2, which a table knows: the draws' error that `blocked` shares.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.rem.fields import Field
+        >>> Field(64, np.zeros(1)).flat(0.0) * 64
+        1.0
+        """
+        y2 = 0.0
+        for part in self._parts():
+            noise = self._drawn(part)[1] * np.float32(np.sqrt(variance))
+            for field in (noise, -noise):
+                y2 += float(np.sum(np.square(_softmax(field)[0]), dtype=float))
+        return y2 / (2 * self.draws)
+
     def _drawn(self, part: slice) -> tuple[Single, Single]:
         """Amplitudes of the waves of each factor, shape (R, n, 2F), and what keys have alone."""
         return self._once("blocked", part, self._draw)

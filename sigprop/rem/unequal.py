@@ -32,12 +32,11 @@ import numpy as np
 from sigprop.arrays import Floats, Ints
 from sigprop.rem.quadrature import survival
 
-__all__ = ["Queries", "queries", "shared_excess", "weight_of_one"]
+__all__ = ["Queries", "mean_weights", "queries", "shared_excess"]
 
 TERMS = 32
 POINTS = 44
 TAIL = 13.0  # -log of the weight that is dropped at the ends of u
-LEVELS = 8  # variances between which log G is linear
 CHUNK = 128  # pairs that share work arrays (8 MB)
 THREADS = min(4, cpu_count() or 1)
 
@@ -127,52 +126,43 @@ def _averages(u: Floats, sigma: Floats, terms: int) -> tuple[Floats, Floats]:
     return np.exp(x - w) @ basis[:, :terms], -np.expm1(-w) @ basis[:, :terms]
 
 
-def _lost(u: Floats, sigma: Floats) -> Floats:
-    """Mean of 1 - exp(-e^(u + s z)) alone."""
-    z, basis = _hermite()
-    x = np.minimum(u[..., None] + sigma[:, None, None] * z, 6.0)
-    return np.asarray(-np.expm1(-np.exp(x)) @ basis[:, 0])
+def mean_weights(sigma: Floats, count: Floats, ratio: Floats) -> Floats:
+    r"""Mean weight of a key whose score varies more or less than those of the others.
 
-
-def weight_of_one(own: Floats, others: Floats, number: Floats) -> Floats:
-    r"""Mean weight of a key among others whose scores have standard deviations of their own.
-
-    :math:`E A_1 = \int F_1(u; s_1) \prod_s G(u; s_s)^{n_s} du`, as E6 with k = 1. log G is linear
-    between `LEVELS` values of the variance.
+    :math:`E A_1 = \int (n-1)\, G(u)^{n-2}\, E\,g_1(u + s z)\, (1 - G_1(u))\, du`, which is E6 with
+    k = 1 by parts.
 
     Parameters
     ----------
-    own : array, shape (P,)
-        Standard deviation of the key's score.
-    others : array, shape (P, B)
-        Those of the other keys, in B groups.
-    number : array, shape (P, B)
-        Number of keys in each group.
+    sigma : array, shape (P,)
+        Standard deviation s of the scores of the other keys, > 0.
+    count : array, shape (P,)
+        Number n of keys, >= 1.
+    ratio : array, shape (P, K)
+        Variances of the key's score over that of the others, >= 0.
 
     Returns
     -------
-    array, shape (P,)
-        The weight, 1/n where all deviations agree.
+    array, shape (P, K)
+        The weights; 1/n at ratio one.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.rem.unequal import weight_of_one
+    >>> from sigprop.rem.unequal import mean_weights
     >>> one = np.ones((1, 1))
-    >>> round(float(weight_of_one(one[0], one, 7 * one)[0]), 5)
+    >>> round(float(mean_weights(one[0], 8 * one[0], one)[0, 0]), 5)
     0.125
     """
-    top = np.maximum(own, others.max(axis=1))
-    u, step = _grid(top, 1 + number.sum(axis=1))
-    smooth, _ = _averages(u, own, 1)
-    level = np.arange(LEVELS)
-    place = (LEVELS - 1) * (others / np.maximum(top, 1e-300)[:, None]) ** 2
-    hats = np.maximum(1 - np.abs(place[..., None] - level), 0.0)
-    shares = np.einsum("pb,pbk->pk", number, hats)
-    rest = np.ones_like(u)
-    for share, part in zip(shares.T, np.sqrt(level / (LEVELS - 1)), strict=True):
-        rest *= survival(_lost(u, part * top), share[:, None])
-    return np.asarray(step * np.sum(smooth[..., 0] * rest, axis=1))
+    u, step = _grid(sigma, count)
+    smooth, lost = (part[..., 0] for part in _averages(u, sigma, 1))
+    others = (count - 1)[:, None]
+    density = step[:, None] * others * smooth * survival(lost, np.maximum(others - 1, 0.0))
+    z, basis = _hermite()
+    deviations = (sigma[:, None] * np.sqrt(ratio)).T
+    scores = (np.minimum(u[..., None] + s[:, None, None] * z, 6.0) for s in deviations)
+    own = [np.sum(density * (-np.expm1(-np.exp(x)) @ basis[:, 0]), axis=1) for x in scores]
+    return np.where(others > 0, np.stack(own, axis=-1), 1.0)
 
 
 def shared_excess(own: Queries, i: Ints, j: Ints, common: Floats, r: Floats) -> Floats:
