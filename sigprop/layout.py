@@ -160,35 +160,6 @@ class Layout:
         most = np.minimum(high[i], high[j]) - np.maximum(low[i], low[j])
         return np.asarray(np.maximum(most, 0.0))
 
-    def sums(self, values: Floats, weight: Floats) -> tuple[Floats, Floats]:
-        """Sums over pairs of different keys, for each of `queries` and each of `couples`.
-
-        Parameters
-        ----------
-        values : array, shape (..., B, B)
-            Mean of a quantity over pairs of different tokens of two blocks.
-        weight : array, shape (..., P, B)
-            Weight of a key of each block for each query.
-
-        Returns
-        -------
-        own : array, shape (..., P)
-            Over the keys that a query sees, taken twice.
-        between : array, shape (..., N)
-            Over the keys of the one and the keys of the other query.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sigprop.layout import make_layout
-        >>> own, between = make_layout(3).sums(np.full((3, 3), 0.5), np.ones((3, 3)))
-        >>> own.tolist(), between.tolist()
-        ([0.0, 1.0, 3.0], [0.5, 1.0, 2.0])
-        """
-        (i, j), picked = self.couples, self.seen * weight
-        sums = picked @ (self.pairs * values) @ np.swapaxes(picked, -1, -2)
-        return np.diagonal(sums, axis1=-2, axis2=-1).copy(), sums[..., i, j]
-
     def own(self, values: Floats) -> Floats:
         """Means over pairs of different keys, for each of `queries`.
 
@@ -212,7 +183,7 @@ class Layout:
         sums, count = (
             np.sum((self.seen @ v) * self.seen, axis=-1) for v in (self.pairs * values, self.pairs)
         )
-        return np.divide(sums, count, out=np.zeros_like(sums), where=count > 0)
+        return np.asarray(np.divide(sums, count, out=np.zeros_like(sums), where=count > 0))
 
     def beside(self, values: Floats) -> Floats:
         """Mean over the other keys that a query sees, for a key of each block.
@@ -259,8 +230,8 @@ class Layout:
         """
         phase, size = omega[:, None], self.size.astype(np.float64)
         half = np.sin(phase / 2)
-        flat = np.abs(half) < 1e-12
-        shape = np.where(flat, 1.0, np.sin(phase * size / 2) / (size * np.where(flat, 1.0, half)))
+        single = (np.abs(half) < 1e-12) | (size < 2)
+        shape = np.where(single, 1.0, np.sin(phase * size / 2) / np.where(single, 1.0, size * half))
         centre = self.centres.position
         angle = phase[..., None] * (centre[:, None] - centre)
         sums = np.cos(angle) * (shape * size)[:, :, None] * (shape * size)[:, None, :]
@@ -301,7 +272,8 @@ class Layout:
     def parts(self) -> Ints:
         """Whole keys of each block that the query at each centre sees, shape (B, B)."""
         seen = self.visible(self.centres) * self.size
-        return np.diff(np.cumsum(seen, axis=1).round().astype(int), axis=1, prepend=0)
+        ends = np.floor(np.cumsum(seen, axis=1) + 0.5).astype(int)  # no block has more than its own
+        return np.diff(ends, axis=1, prepend=0)
 
     def merged(self, blocks: int) -> Floats:
         """Share of each block in `blocks` equal ranges of positions.

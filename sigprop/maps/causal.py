@@ -17,7 +17,8 @@ from sigprop.arrays import Floats, Number
 from sigprop.layout import Layout
 from sigprop.maps.distances import frequencies
 from sigprop.maps.preferred import Preferred, prefer
-from sigprop.maps.weights import Exact, Single, Statistics, turned_width
+from sigprop.maps.together import Turned, turned_width
+from sigprop.maps.weights import Exact, Single, Statistics
 from sigprop.state import State
 
 __all__ = ["CausalAttention", "Seen", "TokenNorm"]
@@ -86,14 +87,34 @@ class Seen:
 class CausalAttention:
     r"""Attention in which every query sees its own keys (E25).
 
-    Query t sees :math:`n_t` keys. Its scores have standard deviation
-    :math:`s_t = \beta \sqrt{\log T\,q\,M_{tt}}`, with :math:`M_{tt'}` the mean gap over different
-    keys of t and t'. With :math:`O_{tt'}` the overlap of two queries of unequal lengths,
+    Query t sees :math:`n_t` keys. With :math:`M_t` the mean gap of two different ones and
+    :math:`M_{ts}` that of key s to the others, its scores have the standard deviation
+    :math:`s_t = \beta \sqrt{\log T\,q\,M_t}`.
 
-    .. math:: K'_{tt'} = q - (1 - O_{tt'})\,M_{tt'}, \qquad K'_{tt} = q - (1 - Y_2(t))\,M_{tt}
+    *One by one.* About the others the score of key s has the variance :math:`(2M_{ts}/M_t - 1)\,s_t^2`
+    (so that differences of two scores keep their mean variances). Its mean weight :math:`w_{ts}` is
+    that of such an energy among :math:`n_t - 1` of variance :math:`s_t^2`; weights are scaled to
+    the sum one. Keys that stand apart are picked more.
 
-    times :math:`\sigma_v^2`, plus bias. Centred attention subtracts :math:`1/n_t` from every
-    weight: :math:`K'_{tt'} = (O_{tt'} - n_\cap/(n_t n_{t'}))\,M_{tt'}`.
+    *By two queries.* About their means over what each sees, scores of t on the keys that both see
+    covary with those of a later t' as among themselves, times :math:`K_{tt'}/q`: their correlation
+    is :math:`r = (K_{tt'}/q) \sqrt{M_t/M_{t'}}`. With E the excess of E9 for two lengths, and
+    :math:`f = E/\sqrt{(Y_2 - 1/n_t)(Y_2' - 1/n_{t'})}`,
+
+    .. math:: O_{tt'} = \frac{n_\cap}{n_t n_{t'}} + E
+              + (1 - f) \Big(\sum_\cap w_{ts} w_{t's} - \frac{n_\cap}{n_t n_{t'}}\Big) .
+
+    *Together.* Keys whose scores correlate are picked together: two different keys that one query
+    picks are nearer than two that are picked one by one, by a factor :math:`\nu_t` on their mean
+    gap, and Y_2 is that of smaller scores. Both come from draws (`sigprop.maps.together`). With
+    :math:`m_{tt'}` the mean gap of different keys of t and t' weighted by w,
+
+    .. math:: K'_{tt} = q - (1 - Y_2(t))\,\nu_t\,m_{tt}, \qquad K'_{tt'} = q
+              - (1 - O_{tt'})\,m_{tt'}\,[1 + f\,(\sqrt{\nu_t \nu_{t'}} - 1)]
+
+    times :math:`\sigma_v^2`, plus bias: exact for what w and :math:`\nu` stand for at r = 0 and for
+    t = t'. theory.md E25 has equal weights, :math:`\nu = 1` and :math:`r = K_{tt'}/q`, which is
+    this for exchangeable tokens. Centred attention subtracts :math:`1/n_t` from every weight.
 
     Parameters
     ----------
@@ -110,20 +131,17 @@ class CausalAttention:
         its value without correlation is scaled by the geometric mean of what E12 does to the
         excess of both queries, exact for small s and at r = 1.
     rotary_base : float, optional
-        Base of rotary positions. The variance of scores is then that about their mean over what a
-        query sees, reduced to the one at which independent scores would have the Y_2 of drawn
-        fields over the blocks it sees (`sigprop.rem.fields`), at `NODES` positions; keys that are
-        picked are nearer than those that are seen, for two queries in the part of the excess that
-        they share; two queries' scores correlate as in `sigprop.maps.rotary`.
+        Base of rotary positions: gaps that make scores differ are those of turned keys,
+        :math:`q - K_{ss'} \kappa(s - s')`, and r sums over frequencies as in `sigprop.maps.rotary`.
     record : callable, optional
-        Receives the `Seen` of every call; the weight on the first token only of a single stack.
+        Receives the `Seen` of every call.
     statistics : Statistics, optional
         Source of the statistics; by default quadrature, which takes one stack.
 
     Notes
     -----
-    theory.md E25 (new there). It is a mean field: within what a query sees, keys are exchangeable.
-    Every state must be behind a norm, so q is one number.
+    theory.md E25 (new there), and beyond it. Every state must be behind a norm, so q is one number.
+    With windows, what both queries see is taken to vary as all that the earlier one sees.
 
     Examples
     --------
@@ -151,9 +169,10 @@ class CausalAttention:
     def __call__(self, state: State) -> State:
         """Apply the map."""
         gap, (i, j), count = np.asarray(state.gap), self.layout.couples, self.layout.queries.count
-        sigma, r, keys, near = self._scores(state.q, gap)
-        single = self._weights.single(sigma)
-        excess = self._weights.shared(sigma, r) * single.heads[..., i] * single.heads[..., j]
+        sigma, r, keys, turned = self._scores(state.q, gap)
+        own_sigma, near = turned.shrink * sigma, np.broadcast_to(turned.near, sigma.shape)
+        single = self._weights.single(own_sigma)
+        excess = self._weights.shared(own_sigma, r) * single.heads[..., i] * single.heads[..., j]
         most = np.sqrt(np.maximum(single.excess[..., i] * single.excess[..., j], 0.0))
         alike = np.clip(np.divide(excess, most, out=np.zeros_like(most), where=most > 0), 0.0, 1.0)
         y2, even = 1 / count + single.excess, self.layout.common / (count[i] * count[j])
@@ -176,8 +195,8 @@ class CausalAttention:
         known = self.statistics
         return known or Exact(self.layout, self.head_width, self.rotary_base)
 
-    def _scores(self, q: Number, gap: Floats) -> tuple[Floats, Floats, Preferred, Floats]:
-        """Score deviations, correlations of couples, mean weights of keys, and `Turned.near`."""
+    def _scores(self, q: Number, gap: Floats) -> tuple[Floats, Floats, Preferred, Turned]:
+        """Score deviations, correlations of couples, mean weights of keys, and `Turned`."""
         layout, level = self.layout, _row(q)
         (i, j), cells, position = layout.couples, layout.cells, layout.queries.position
         omega = frequencies(self.rotary_base, turned_width(self.head_width))
@@ -194,8 +213,7 @@ class CausalAttention:
         ratio = np.where(wide, np.maximum(2 * beside - 1, 0.0), 1.0)
         keys = prefer(layout, self._weights.favour(sigma, ratio))
         turned = self._weights.turned(scale * level, gap / np.asarray(q), sigma, keys.weight)
-        near = np.broadcast_to(turned.near, sigma.shape)
-        return turned.shrink * sigma, np.clip(r, -1.0, 1.0), keys, near
+        return sigma, np.clip(r, -1.0, 1.0), keys, turned
 
     def _projected(self, q: Number, alone: Floats, kept: Floats) -> State:
         """Kernel after values and output projection, from each query's and each pair's part."""

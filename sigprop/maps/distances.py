@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.arrays import Floats, Ints
-from sigprop.rem.fields import Field
+from sigprop.rem.fields import MOST, Field
 
 __all__ = ["Distances", "frequencies", "make_distances", "make_field"]
 
@@ -131,7 +131,9 @@ def make_distances(context: int, base: float, head_width: float | None) -> Dista
 
 
 @lru_cache(maxsize=8)
-def make_field(context: int, base: float | None, head_width: float | None) -> Field:
+def make_field(
+    context: int, base: float | None, head_width: float | None, most: int = MOST
+) -> Field:
     """Prepare the draws of a context's scores.
 
     Parameters
@@ -142,6 +144,8 @@ def make_field(context: int, base: float | None, head_width: float | None) -> Fi
         Base of rotary positions; None is no rotation.
     head_width : float, optional
         Width of a head; None is infinite, where weights of frequencies do not fluctuate.
+    most : int
+        Largest number of draws.
 
     Returns
     -------
@@ -155,4 +159,4 @@ def make_field(context: int, base: float | None, head_width: float | None) -> Fi
     2048
     """
     turning = base is not None and head_width is not None
-    return Field(context, frequencies(base, head_width), turning)
+    return Field(context, frequencies(base, head_width), turning, most=most)

@@ -82,7 +82,7 @@ class Preferred:
         [[0.0, 0.5, 0.5], [0.5, 0.5, 0.5]]
         """
         ones = np.ones_like(self.layout.pairs)
-        pair = zip(*(self.layout.sums(v, self.weight) for v in (values, ones)), strict=True)
+        pair = zip(*(self._sums(v, self.weight) for v in (values, ones)), strict=True)
         own, between = (
             np.divide(total, count, out=np.zeros_like(total), where=count > 0)
             for total, count in pair
@@ -111,8 +111,14 @@ class Preferred:
         >>> [part.tolist() for part in even.excess(np.ones((2, 2)))]
         [[0.0, 0.0], [0.0]]
         """
-        own, between = self.layout.sums(values, self.more)
+        own, between = self._sums(values, self.more)
         return own / self._scale[0], between / self._scale[1]
+
+    def _sums(self, values: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        """Weighted sums over pairs of different keys."""
+        (i, j), picked = self.layout.couples, self.layout.seen * weight
+        sums = picked @ (self.layout.pairs * values) @ np.swapaxes(picked, -1, -2)
+        return np.diagonal(sums, axis1=-2, axis2=-1).copy(), sums[..., i, j]
 
     @cached_property
     def _scale(self) -> tuple[Floats, Floats]:

@@ -25,19 +25,22 @@ import numpy as np
 from sigprop.arrays import Floats, Ints, Number
 from sigprop.chebyshev import basis, fitted, nodes
 from sigprop.layout import make_layout, pairs_between
-from sigprop.maps.weights import RATIOS, Exact, Single, Turned, between, resolved
+from sigprop.maps.together import RATIOS, Together, Turned, between, resolved
+from sigprop.maps.weights import Exact, Single, from_ratio, to_ratio
 from sigprop.rem import coordinates as co
 from sigprop.rem.table import head_nodes
-from sigprop.rem.unequal import queries, shared_excess
+from sigprop.rem.unequal import mean_weights, queries, shared_excess
 
 __all__ = ["Tabulated", "tabulated"]
 
 RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of one
 ONE = 32  # nodes of one query, in s
 PAIR = (8, 8, 6)  # of a couple, in s, s' and 1 - r
+WEIGHT = (14, 10)  # of the weight of a key, in s and the ratio of variances
+WIDEST = np.array(30.0)  # of these ratios
 TURNED = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
+DRAWS = 512  # of them
 SMALL = 1e-9
-FREE = np.linspace(0.02, 1.4, 277)
 LOWEST = 0.2  # score deviation below which the third quotient is constant
 
 
@@ -135,8 +138,38 @@ class Tabulated:
         share = np.einsum("...nbc,...nb,...nc->...n", share, second, third)
         return np.asarray(share * r * plain[..., i] * plain[..., j])
 
-    def turned(self, scale: Number, deficit: Floats, sigma: Floats) -> Turned:
-        """Find what rotary positions do to each query, the gap taken linear in log distance.
+    def favour(self, sigma: Floats, ratio: Floats) -> Floats:
+        """Weight of a key whose score varies more or less than those of the others.
+
+        Parameters
+        ----------
+        sigma : array, shape (..., P)
+            Standard deviations of the scores.
+        ratio : array, shape (..., P, B)
+            Variance of the score of a key of each block over the mean one; beyond `WIDEST` it
+            counts as that.
+
+        Returns
+        -------
+        array, shape (..., P, B)
+            The weights, up to a factor for each query.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.maps.tabulated import tabulated
+        >>> tabulated(2, 1.0).favour(np.ones((5, 2)), np.ones((5, 2, 2))).shape
+        (5, 2, 2)
+        """
+        block, size = self.layout.blocks, len(self.layout.size)
+        hot = basis(co.from_deviation(sigma[..., :size], 0.0, self._top), WEIGHT[0])
+        rows = np.einsum("bac,...ba->...bc", self._weight, hot)[..., block, :]
+        place = 2 * from_ratio(np.minimum(ratio, WIDEST)) / from_ratio(WIDEST) - 1
+        wide = basis(place, WEIGHT[1])
+        return np.asarray(np.exp(np.matmul(wide, rows[..., None])[..., 0]))
+
+    def turned(self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats) -> Turned:
+        """Find what correlations of scores do to each query, the gap linear in log distance.
 
         Parameters
         ----------
@@ -144,23 +177,24 @@ class Tabulated:
             Score variance of two keys of gap q.
         deficit : array, shape (..., B, B)
             Gap over q of two keys, by block.
-        sigma : array, shape (..., P)
-            Standard deviations of the scores.
+        sigma, weight : arrays, shape (..., P) and (..., P, B)
+            Not used.
 
         Returns
         -------
         Turned
-            Of shape (..., P); scalar ones without rotary positions.
+            Of shape (..., P); scalar ones where no query sees three keys.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.maps.tabulated import tabulated
-        >>> tabulated(2, 1.0).turned(1.0, np.ones((2, 2)), np.ones(2)).shrink
+        >>> one = np.ones((2, 2))
+        >>> tabulated(2, 1.0).turned(1.0, one, np.ones(2), one).shrink
         1.0
         """
         index = resolved(self.layout)
-        if self._exact.rotary_base is None or not index.size:
+        if not index.size:
             return Turned(1.0, 1.0)
         own, rise = (np.einsum("kbc,...bc->...k", part, deficit) for part in self._parts)
         tilt = np.divide(rise, own, out=np.zeros_like(own), where=own > 0)
@@ -169,10 +203,8 @@ class Tabulated:
         far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), TURNED[1])
         steep = basis(2 * np.clip(tilt, 0.0, 1.0) - 1, TURNED[2])
         found = np.einsum("zkabc,...ka,...kb,...kc->z...k", self._turned, hot, far, steep)
-        own_sigma = sigma[..., index]
-        ratio = np.divide(found[0] * root, own_sigma, out=np.ones_like(root), where=own_sigma > 0)
-        bounded = np.clip(ratio, RATIOS[0], RATIOS[-1])
-        return Turned(between(self.layout, bounded), between(self.layout, found[1]))
+        shrink = np.clip(found[0], RATIOS[0], RATIOS[-1])
+        return Turned(between(self.layout, shrink), between(self.layout, found[1]))
 
     def _singles(self) -> Floats:
         """Coefficients of excess, entropy deficit and heads, shape (P, 3, K)."""
@@ -211,21 +243,36 @@ class Tabulated:
         return pairs, rise / square[:, None, None]
 
     @cached_property
+    def _weight(self) -> Floats:
+        """Coefficients of the log weight of a key, shape (B, K, K')."""
+        s = co.to_deviation(nodes(WEIGHT[0]), 0.0, self._top)
+        ratio = np.asarray(to_ratio((nodes(WEIGHT[1]) + 1) / 2 * from_ratio(WIDEST)))
+        count = self.layout.centres.count
+        cells = np.meshgrid(s, count, indexing="ij")
+        wide = np.broadcast_to(ratio, (cells[0].size, ratio.size))
+        found = mean_weights(cells[0].ravel(), cells[1].ravel(), wide)
+        rows = np.log(found).reshape(*cells[0].shape, ratio.size)
+        return fitted(np.moveaxis(rows, 1, 2), 2)
+
+    @cached_property
     def _turned(self) -> Floats:
-        """Coefficients of `Turned` over (sqrt(scale)/sigma, 1), shape (2, K, ., ., .)."""
+        """Coefficients of `Turned`, shape (2, K, ., ., .).
+
+        Without rotation the participation ratio depends on more than the rise, and is left alone.
+        """
         scale = co.to_deviation(nodes(TURNED[0]), LOWEST, self._top) ** 2
         own = co.to_gap(nodes(TURNED[1]), 0.0)
         tilt = (nodes(TURNED[2]) + 1) / 2
         index = resolved(self.layout)
         rows = np.empty((*TURNED, 2, index.size))
+        together = Together(self._exact.rotary_base, self._exact.head_width, DRAWS)
         for a, b, c, k in np.ndindex(*TURNED, index.size):
             sizes = self.layout.parts[index[k]]
             deficit = own[b] * (1 + tilt[c] * _rise(sizes))
-            rows[a, b, c, :, k] = self._exact.drawn(float(scale[a]), deficit, sizes)
-        s = np.sqrt(scale)[:, None] * FREE  # deviations of independent scores
-        known = self.single(np.repeat(s[..., None], len(self._count), -1)).excess[..., index]
-        for a, k in np.ndindex(TURNED[0], index.size):
-            rows[a, ..., 0, k] = np.interp(rows[a, ..., 0, k], known[a, :, k], FREE)
+            rows[a, b, c, :, k] = together.alone(float(scale[a]), deficit, sizes)
+        if self._exact.rotary_base is None:
+            rows[..., 0, :] = 1.0
+        rows[~np.isfinite(rows)] = 1.0  # frozen, beyond the theory
         return np.stack([fitted(rows[..., z, :], 3) for z in range(2)])
 
 

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from sigprop.arrays import Floats, Ints
 
-__all__ = ["LINEAR", "SEED", "Blocked", "Field", "Picks"]
+__all__ = ["LINEAR", "MOST", "SEED", "Blocked", "Field", "Picks"]
 
 SEED = 20252405
 MOST, LEAST = 2048, 128  # draws, each with either sign
@@ -105,6 +105,8 @@ class Field:
         Whether the weights of frequencies are random, as in a head of width 2F.
     seed : int
         Seed of all draws.
+    most : int
+        Largest number of draws, >= 128.
 
     Examples
     --------
@@ -117,7 +119,12 @@ class Field:
     """
 
     def __init__(
-        self, context: int, omega: Floats, random_heads: bool = False, seed: int = SEED
+        self,
+        context: int,
+        omega: Floats,
+        random_heads: bool = False,
+        seed: int = SEED,
+        most: int = MOST,
     ) -> None:
         from scipy.fft import next_fast_len
 
@@ -125,7 +132,7 @@ class Field:
         self.context, self.omega, self.seed = context, np.asarray(omega, float), seed
         self._half = int(next_fast_len(context, real=True))
         self._chunk = max(1, ELEMENTS // (2 * self._half))
-        self.draws = int(np.clip(self._chunk, LEAST, MOST))
+        self.draws = int(np.clip(self._chunk, LEAST, most))
         rng, count = np.random.default_rng(seed), self.omega.size
         shape = (self.draws, count)
         weights = rng.exponential(size=shape) if random_heads else np.ones(shape)
