@@ -91,10 +91,10 @@ class CausalAttention:
     :math:`M_{ts}` that of key s to the others, its scores have the standard deviation
     :math:`s_t = \beta \sqrt{\log T\,q\,M_t}`.
 
-    *One by one.* About the others the score of key s has the variance :math:`(2M_{ts}/M_t - 1)\,s_t^2`
-    (so that differences of two scores keep their mean variances). Its mean weight :math:`w_{ts}` is
-    that of such an energy among :math:`n_t - 1` of variance :math:`s_t^2`; weights are scaled to
-    the sum one. Keys that stand apart are picked more.
+    *One by one.* About the others the score of key s has the variance
+    :math:`(2M_{ts}/M_t - 1)\,s_t^2`, so that differences of two scores keep their mean variances.
+    Its mean weight :math:`w_{ts}` is that of such an energy among :math:`n_t - 1` of variance
+    :math:`s_t^2`; weights are scaled to the sum one. Keys that stand apart are picked more.
 
     *By two queries.* About their means over what each sees, scores of t on the keys that both see
     covary with those of a later t' as among themselves, times :math:`K_{tt'}/q`: their correlation

@@ -11,9 +11,11 @@ in the coordinates of `sigprop.rem.coordinates`, and afterwards a stack costs a 
 products a layer. A query whose deviation leaves the shipped table of `sigprop.rem` (early tokens
 of hot stacks) is continued by :math:`1 - Y_2 \propto 1/s` and :math:`H \propto 1/s`. Largest
 errors of O measured against `Exact` (lengths 8 to 1024, s up to 8): 1.3e-3, and 7.4e-4 for s < 6.
-Under rotary positions what draws give is interpolated for gaps that rise linearly with log
-distance, of the mean and slope that the kernel's have; the score deviation they stand for is within
-0.9 % (root mean square) of that of such a kernel at T = 256.
+What correlations of scores do (`sigprop.maps.together`) is interpolated for gaps that rise linearly
+with log distance, of the mean and slope that the kernel's have. Under rotary positions the score
+deviation it stands for is within 0.9 % (root mean square) of that of such a kernel at T = 256;
+without them it depends on more than the rise (0.95 to 1), and is left as it is. `sigprop.resolved.
+reach` gives what comes of it.
 """
 
 from __future__ import annotations
