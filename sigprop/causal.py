@@ -7,12 +7,11 @@ block. A layer costs one overlap of unequal lengths for each pair of blocks, wha
 Approximations, with their sizes, against kernels drawn at infinite width (`sigprop.kernel`) unless
 they say otherwise:
 
-- what one query picks, and what two queries pick alike (`sigprop.maps.causal`): where rho grows
-  fast, from 0.02 to 0.97 in ten blocks (beta = 1 to 3, sigma_v2 = 2, T = 128 and 256, 32 heads), it
-  is ahead by up to 0.009 (standard error 0.003; 0.012 and 0.003 with four heads), with windows by
-  0.002, with rotary positions it is off by 0.004; Y_2 within 0.015. Single pairs of the earliest
-  and the latest blocks of positions are up to 0.024 too alike at beta = 3. Equal weights, as in
-  theory.md E25, run ahead by 0.057;
+- what queries pick (`sigprop.maps.causal`): where rho grows from 0.02 to 0.97 in ten blocks
+  (beta = 1 to 3, sigma_v2 = 2, T = 128 and 256, 32 heads) it is ahead by up to 0.009 (standard error
+  0.003; 0.012 and 0.003 with four heads), with windows by 0.002, with rotary positions off by 0.004;
+  single pairs of the earliest and latest positions are up to 0.024 too alike at beta = 3. Equal
+  weights, as in theory.md E25, run ahead by 0.057;
 - real input kernels (128 tokens of a Zipf law, eight blocks, beta = 0.7 and 1.5): mean rho within
   0.007, with or without positions (0.042 with equal weights); 0.016 at beta = 2.5 and sigma_v2 = 2
   (0.098). A text of six words: 0.010 too low, because pairs of queries pick keys of one word
@@ -26,9 +25,7 @@ they say otherwise:
   up to beta = 1.5, and up to 25 % at 2 to 3, since early tokens rise together;
 - blocks: 96 of them against 192 change block means by 0.001 (T = 256, 4096 and 131 072, 24 layers,
   beta = 1.5), since draws are made at other positions;
-- quadrature of the overlaps and of mean weights: see `sigprop.rem.unequal`; draws: see
-  `sigprop.rem.fields`, 2048 of them up to T = 1024 and 128 from 16 384 on, of which independent
-  scores share the error.
+- quadrature and draws: see `sigprop.rem.unequal` and `sigprop.rem.fields`.
 """
 
 from __future__ import annotations

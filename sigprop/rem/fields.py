@@ -15,9 +15,9 @@ is convex; otherwise negative parts of its spectrum are set to zero. Amplitudes 
 whitened over the draws (scaled, where there are fewer draws than waves), and every draw is taken
 with both signs, so that the first order is within 1 %; below `LINEAR` it is exact.
 
-Under a mask the kernel is one number for each pair of blocks, with or without rotation, and is drawn
-from its `RANK` largest factors; what they leave is each key's own. At 12 layers, T = 512, beta = 2 that changes the mean
-Y_2 by 0.0005 from three times as many, and four factors by 0.008.
+Under a mask the kernel is one number for each pair of blocks, with or without rotation, and is
+drawn from its `RANK` largest factors; what they leave is each key's own. At 12 layers, T = 512,
+beta = 2 that changes the mean Y_2 by 0.0005 from three times as many, and four factors by 0.008.
 
 Error: that of the mean over draws, given as `Picks.error` (not under a mask, where it is the same);
 small scores err less than it says, since first orders cancel. Largest seen for Y_2, at beta = 1.5
