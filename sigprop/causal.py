@@ -4,14 +4,13 @@ The kernel :math:`K_{tt'}` is carried in blocks of positions (`sigprop.layout`) 
 gaps; attention and norm are those of `sigprop.maps.causal`, residual and MLP those of every other
 block. A layer costs one overlap of unequal lengths for each pair of blocks, whatever T.
 
-Approximations, with their sizes, against kernels drawn at infinite width (`sigprop.kernel`) unless
-they say otherwise:
+Approximations, with their sizes, against kernels drawn at infinite width (`sigprop.kernel`):
 
 - what queries pick (`sigprop.maps.causal`): where rho grows from 0.02 to 0.97 in ten blocks
-  (beta = 1 to 3, sigma_v2 = 2, T = 128 and 256, 32 heads) it is ahead by up to 0.009 (standard error
-  0.003; 0.012 and 0.003 with four heads), with windows by 0.002, with rotary positions off by 0.004;
-  single pairs of the earliest and latest positions are up to 0.024 too alike at beta = 3. Equal
-  weights, as in theory.md E25, run ahead by 0.057;
+  (beta = 1 to 3, sigma_v2 = 2, T = 128, 256, 32 heads) it is ahead by up to 0.009 (standard error
+  0.003; 0.012 and 0.003 with four heads), by 0.002 with windows, off by 0.004 with rotary ones;
+  pairs of the earliest and latest positions are up to 0.024 too alike at beta = 3. Equal weights,
+  as in theory.md E25, run ahead by 0.057;
 - real input kernels (128 tokens of a Zipf law, eight blocks, beta = 0.7 and 1.5): mean rho within
   0.007, with or without positions (0.042 with equal weights); 0.016 at beta = 2.5 and sigma_v2 = 2
   (0.098). A text of six words: 0.010 too low, because pairs of queries pick keys of one word
