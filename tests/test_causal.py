@@ -399,6 +399,21 @@ def test_exchangeable_keys_are_the_random_energy_model(changes):
     np.testing.assert_allclose(found.first_weight[0, :5] * count[:5], 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, {"rotary_base": 1e3}])
+def test_the_gain_of_a_norm_is_a_temperature(changes):
+    """Scores grow with the square of the gain; without biases nothing else knows it."""
+    spec = FAST.replace(depth=4, context=40, **changes)
+    found = causal(spec.replace(beta=1.5, norm_gain=1.25))
+    same = causal(spec.replace(beta=1.5 * 1.25**2))
+    np.testing.assert_allclose(found.gap_ratio, same.gap_ratio, rtol=1e-6)
+    np.testing.assert_allclose(found.y2, same.y2, rtol=1e-6)
+    grid = sweep(spec.replace(beta=[1.0, 1.5], norm_gain=1.25)).state
+    assert (
+        abs(grid.gap[1] / grid.q[1] - (1 - propagate(spec.replace(beta=1.5 * 1.25**2)).rho[-1]))
+        < 0.01
+    )
+
+
 def test_weights_by_interpolation():
     exact, ratio = Exact(make_layout(32)), np.ones((32, 32))
     ratio[:, :24] = np.geomspace(0.01, 8, 24)

@@ -207,7 +207,7 @@ class CausalAttention:
         root = np.sqrt(own[..., i] * own[..., j])
         r = (1 - gap[..., cells[0], cells[1]] / level) * (parts[..., i] * cosines).mean(axis=-2)
         r = np.divide(r, root, out=np.zeros_like(root), where=root > 0)
-        scale = _row(self.beta) ** 2 * np.log(self.context)
+        scale = _row(self.beta) ** 2 * np.log(self.context) * level
         sigma, wide = np.sqrt(scale * own), own[..., None] > 0
         beside = layout.beside(values.mean(axis=-3)) / np.where(wide, own[..., None], 1.0)
         ratio = np.where(wide, np.maximum(2 * beside - 1, 0.0), 1.0)
