@@ -213,6 +213,7 @@ class CausalAttention:
         ratio = np.where(wide, np.maximum(2 * beside - 1, 0.0), 1.0)
         keys = prefer(layout, self._weights.favour(sigma, ratio))
         turned = self._weights.turned(scale * level, gap / np.asarray(q), sigma, keys.weight)
+        keys = Preferred(layout, keys.more * np.asarray(turned.part)[..., None])
         return sigma, np.clip(r, -1.0, 1.0), keys, turned
 
     def _projected(self, q: Number, alone: Floats, kept: Floats) -> State:

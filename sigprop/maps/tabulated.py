@@ -197,7 +197,7 @@ class Tabulated:
         """
         index = resolved(self.layout)
         if not index.size:
-            return Turned(1.0, 1.0)
+            return Turned(1.0, 1.0, 1.0)
         own, rise = (np.einsum("kbc,...bc->...k", part, deficit) for part in self._parts)
         tilt = np.divide(rise, own, out=np.zeros_like(own), where=own > 0)
         root = np.sqrt(scale) * np.ones_like(own)
@@ -205,8 +205,8 @@ class Tabulated:
         far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), TURNED[1])
         steep = basis(2 * np.clip(tilt, 0.0, 1.0) - 1, TURNED[2])
         found = np.einsum("zkabc,...ka,...kb,...kc->z...k", self._turned, hot, far, steep)
-        shrink = np.clip(found[0], RATIOS[0], RATIOS[-1])
-        return Turned(between(self.layout, shrink), between(self.layout, found[1]))
+        found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])
+        return Turned(*between(self.layout, found))
 
     def _singles(self) -> Floats:
         """Coefficients of excess, entropy deficit and heads, shape (P, 3, K)."""
@@ -258,7 +258,7 @@ class Tabulated:
 
     @cached_property
     def _turned(self) -> Floats:
-        """Coefficients of `Turned`, shape (2, K, ., ., .).
+        """Coefficients of `Turned`, shape (3, K, ., ., .).
 
         Without rotation the participation ratio depends on more than the rise, and is left alone.
         """
@@ -266,7 +266,7 @@ class Tabulated:
         own = co.to_gap(nodes(TURNED[1]), 0.0)
         tilt = (nodes(TURNED[2]) + 1) / 2
         index = resolved(self.layout)
-        rows = np.empty((*TURNED, 2, index.size))
+        rows = np.empty((*TURNED, 3, index.size))
         together = Together(self._exact.rotary_base, self._exact.head_width, DRAWS)
         for a, b, c, k in np.ndindex(*TURNED, index.size):
             sizes = self.layout.parts[index[k]]
@@ -275,7 +275,7 @@ class Tabulated:
         if self._exact.rotary_base is None:
             rows[..., 0, :] = 1.0
         rows[~np.isfinite(rows)] = 1.0  # frozen, beyond the theory
-        return np.stack([fitted(rows[..., z, :], 3) for z in range(2)])
+        return np.stack([fitted(rows[..., z, :], 3) for z in range(3)])
 
 
 def _rise(sizes: Ints) -> Floats:

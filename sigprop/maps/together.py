@@ -19,6 +19,7 @@ __all__ = ["RATIOS", "Together", "Turned", "between", "resolved", "turned_width"
 WAVES = 32  # frequencies of rotary positions that are resolved
 NODES = 8  # positions at which correlated scores are drawn
 RATIOS = np.linspace(0.2, 1.1, 19)
+EVEN = 1e-12  # sum of squared deviations of weights that draws do not resolve
 
 
 class Turned(NamedTuple):
@@ -31,16 +32,20 @@ class Turned(NamedTuple):
     near : array, shape (..., P)
         Mean gap of two different keys that are picked together, over that of two that are picked
         one by one.
+    part : array, shape (..., P)
+        What correlated keys keep of the deviations of mean weights from equal ones: keys that stand
+        apart together are picked less.
 
     Examples
     --------
     >>> from sigprop.maps.together import Turned
-    >>> Turned(1.0, 1.0).shrink
+    >>> Turned(1.0, 1.0, 1.0).shrink
     1.0
     """
 
     shrink: Number
     near: Number
+    part: Number
 
 
 def turned_width(head_width: float | None) -> float:
@@ -146,7 +151,7 @@ class Together:
 
     def __call__(
         self, scale: float, deficit: Floats, sizes: Ints, sigma: float, weight: Floats
-    ) -> tuple[float, float]:
+    ) -> Turned:
         """Find `Turned` of one query.
 
         Parameters
@@ -164,9 +169,9 @@ class Together:
 
         Returns
         -------
-        shrink, near : float
-            What the same draws give for independent scores is taken out of the first; NaN where
-            the theory does not cover the scores.
+        Turned
+            What the same draws give for independent scores is taken out of the shrink and the
+            part; the first is NaN where the theory does not cover the scores.
 
         Examples
         --------
@@ -181,18 +186,23 @@ class Together:
         sizes, deficit, weight = sizes[held], deficit[np.ix_(held, held)], weight[held]
         count, most = int(sizes.sum()), float(deficit.max())
         if not sigma or not most:
-            return 1.0, 1.0
+            return Turned(1.0, 1.0, 1.0)
         if self.rotary_base is None:  # what all keys have in common cancels
             scale, deficit = scale * most, deficit / most
-        part = min(scale / LINEAR, 1.0)  # below it all is linear in the scale
+        warmth = min(scale / LINEAR, 1.0)  # below it all is linear in the scale
         field = make_field(count, self.rotary_base, self.head_width, self.draws)
-        found = field.blocked(scale / part, deficit, sizes)
-        excess = (found.y2 - 1 / count) / (field.flat(sigma**2 / part) - 1 / count)
-        together = pairs_between(sizes) * np.outer(weight, weight)
+        found = field.blocked(scale / warmth, deficit, sizes)
+        flat = field.independent(sigma**2 / warmth, sizes)
+        shrink = self._shrink(
+            (found.y2 - 1 / count) / (flat.y2 - 1 / count), count, sigma / np.sqrt(warmth)
+        )
+        part = _part(found.weights / flat.weights - 1, weight - 1, sizes) if warmth == 1 else 1.0
+        kept = 1 + part * (weight - 1)
+        together = pairs_between(sizes) * np.outer(kept, kept)
         near = found.deficit / (1 - found.y2) * np.sum(together) / np.sum(together * deficit)
-        return self._shrink(excess, count, sigma / np.sqrt(part)), float(1 + part * (near - 1))
+        return Turned(shrink, float(1 + warmth * (near - 1)), part)
 
-    def alone(self, scale: float, deficit: Floats, sizes: Ints) -> tuple[float, float]:
+    def alone(self, scale: float, deficit: Floats, sizes: Ints) -> Turned:
         """Find `Turned` of one query, with the scores and weights that its keys imply.
 
         Parameters
@@ -202,7 +212,7 @@ class Together:
 
         Returns
         -------
-        shrink, near : float
+        Turned
             Likewise.
 
         Examples
@@ -234,3 +244,9 @@ class Together:
             return float("nan")
         x, first = np.unique(held, return_index=True)
         return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))
+
+
+def _part(drawn: Floats, more: Floats, sizes: Ints) -> float:
+    """Slope of drawn deviations of weights in those of independent keys."""
+    square = float(sizes @ more**2)
+    return float(np.clip(sizes @ (drawn * more) / square, 0.0, 1.0)) if square > EVEN else 1.0

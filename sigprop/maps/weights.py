@@ -252,8 +252,8 @@ class Exact:
         """
         index = resolved(self.layout)
         if not index.size or not scale:
-            return Turned(1.0, 1.0)
+            return Turned(1.0, 1.0, 1.0)
         cells = zip(self.layout.parts[index], sigma[index], weight[index], strict=True)
         together = Together(self.rotary_base, self.head_width)
-        shrink, near = np.array([together(float(scale), deficit, *cell) for cell in cells]).T
-        return Turned(between(self.layout, shrink), between(self.layout, near))
+        found = np.array([together(float(scale), deficit, *cell) for cell in cells])
+        return Turned(*between(self.layout, found.T))

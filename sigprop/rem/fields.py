@@ -80,16 +80,19 @@ class Blocked(NamedTuple):
         Participation ratio.
     deficit : float
         Mean of one minus the kernel over two picked keys, zero where they are the same.
+    weights : array, shape (B,)
+        Mean weight of all keys of each block.
 
     Examples
     --------
     >>> from sigprop.rem.fields import Blocked
-    >>> Blocked(0.5, 0.1).deficit
+    >>> Blocked(0.5, 0.1, [1.0]).deficit
     0.1
     """
 
     y2: float
     deficit: float
+    weights: Floats
 
 
 class Field:
@@ -202,9 +205,37 @@ class Field:
         >>> found.y2 * 64, found.deficit * 128
         (1.0, 63.0)
         """
+        return self._picked(self._correlated(variance, deficit, sizes), deficit, sizes)
+
+    def independent(self, variance: float, sizes: Ints) -> Blocked:
+        """Like `blocked`, of independent scores, by the same draws of what keys have alone.
+
+        Parameters
+        ----------
+        variance : float
+            Variance of the scores, >= 0.
+        sizes : array of int, shape (B,)
+            Numbers of keys of the blocks.
+
+        Returns
+        -------
+        Blocked
+            What theory knows without draws, so that the difference is their error; no deficit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.rem.fields import Field
+        >>> Field(64, np.zeros(1)).independent(0.0, np.array([64])).y2 * 64
+        1.0
+        """
+        noise = (self._drawn(part)[1] * np.float32(np.sqrt(variance)) for part in self._parts())
+        return self._picked(noise, np.zeros((len(sizes), len(sizes))), sizes)
+
+    def _correlated(self, variance: float, deficit: Floats, sizes: Ints) -> Iterator[Single]:
+        """Draws of the scores of keys whose kernel is blockwise."""
         roots, own = _factors(deficit, sizes)
         ends = np.cumsum(sizes)
-        y2, mean = 0.0, 0.0
         for part in self._parts():
             modes, noise = self._drawn(part)
             amplitudes = np.tensordot(np.float32(np.sqrt(variance)) * roots, modes, 1)
@@ -212,40 +243,23 @@ class Field:
             for amplitude, size, end in zip(amplitudes, sizes, ends, strict=True):
                 block = slice(end - size, end)
                 scores[:, block] += amplitude @ self._waves[:, block]
+            yield scores
+
+    def _picked(self, draws: Iterator[Single], deficit: Floats, sizes: Ints) -> Blocked:
+        """Means over draws of scores, each taken with both signs."""
+        start, size = np.cumsum(sizes) - sizes, len(sizes)
+        same, weights, pairs = np.zeros(size), np.zeros(size), np.zeros((size, size))
+        for scores in draws:
             for field in (scores, -scores):
                 p, _ = _softmax(field)
-                inside = np.add.reduceat(p, ends - sizes, axis=1).astype(float)
-                equal = np.add.reduceat(np.square(p), ends - sizes, axis=1).sum(axis=0, dtype=float)
-                y2 += float(equal.sum())
-                mean += float(np.sum(inside.T @ inside * deficit) - equal @ np.diagonal(deficit))
-        return Blocked(y2 / (2 * self.draws), mean / (2 * self.draws))
-
-    def flat(self, variance: float) -> float:
-        """Participation ratio of independent scores, by what `blocked` draws for each key alone.
-
-        Parameters
-        ----------
-        variance : float
-            Variance of the scores, >= 0.
-
-        Returns
-        -------
-        float
-            Y_2, which a table knows: the draws' error that `blocked` shares.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sigprop.rem.fields import Field
-        >>> Field(64, np.zeros(1)).flat(0.0) * 64
-        1.0
-        """
-        y2 = 0.0
-        for part in self._parts():
-            noise = self._drawn(part)[1] * np.float32(np.sqrt(variance))
-            for field in (noise, -noise):
-                y2 += float(np.sum(np.square(_softmax(field)[0]), dtype=float))
-        return y2 / (2 * self.draws)
+                inside = np.add.reduceat(p, start, axis=1).astype(float)
+                same += np.add.reduceat(np.square(p), start, axis=1).sum(axis=0, dtype=float)
+                weights += inside.sum(axis=0)
+                pairs += inside.T @ inside
+        pairs -= np.diag(same)
+        count = 2 * self.draws
+        apart = float(np.sum(pairs * deficit)) / count
+        return Blocked(float(np.sum(same)) / count, apart, weights / count)
 
     def _drawn(self, part: slice) -> tuple[Single, Single]:
         """Amplitudes of the waves of each factor, shape (R, n, 2F), and what keys have alone."""
