@@ -381,7 +381,7 @@ def test_own_parameters_against_drawn_kernels(name, monkeypatch):
 
     assert (error() <= allowed).all()
     monkeypatch.setattr(Exact, "favour", lambda self, sigma, ratio: np.ones_like(ratio))
-    monkeypatch.setattr(Exact, "turned", lambda *args: Turned(1.0, 1.0))
+    monkeypatch.setattr(Exact, "turned", lambda *args: Turned(1.0, 1.0, 1.0))
     if name not in ("prefix", "centred"):  # where keys differ little
         assert (error() > allowed).any()
 

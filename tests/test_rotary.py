@@ -216,9 +216,11 @@ def test_a_kernel_across_blocks_is_that_of_its_dense_field():
         scores = (vectors * np.sqrt(np.maximum(values, 0.0))) @ rng.standard_normal((count, 4))
         p = np.exp(scores - scores.max(axis=0))
         p /= p.sum(axis=0)
-        rows.append(((p**2).sum(axis=0).mean(), (p * (apart @ p)).sum(axis=0).mean()))
+        weights = np.add.reduceat(p, np.cumsum(sizes) - sizes).mean(axis=1)
+        rows.append([(p**2).sum(axis=0).mean(), (p * (apart @ p)).sum(axis=0).mean(), *weights])
     mean, error = np.mean(rows, axis=0), np.std(rows, axis=0) / np.sqrt(len(rows))
-    assert (np.abs(np.array(found) - mean) < 4 * error + 0.003).all(), (found, mean, error)
+    drawn = np.array([found.y2, found.deficit, *found.weights])
+    assert (np.abs(drawn - mean) < 4 * error + 0.003).all(), (drawn, mean, error)
     uniform = np.diff(np.cumsum(sizes), prepend=0) / count
     even = uniform @ deficit @ uniform - np.sum(sizes * np.diagonal(deficit)) / count**2
     assert found.deficit < 0.9 * even * (1 - found.y2) / (1 - 1 / count)  # picked keys are nearer

@@ -106,7 +106,8 @@ class CausalAttention:
 
     *Together.* Keys whose scores correlate are picked together: two different keys that one query
     picks are nearer than two that are picked one by one, by a factor :math:`\nu_t` on their mean
-    gap, and Y_2 is that of smaller scores. Both come from draws (`sigprop.maps.together`). With
+    gap, Y_2 is that of smaller scores, and w keeps only a part of its deviation from equal weights.
+    All three come from draws (`sigprop.maps.together`). With
     :math:`m_{tt'}` the mean gap of different keys of t and t' weighted by w,
 
     .. math:: K'_{tt} = q - (1 - Y_2(t))\,\nu_t\,m_{tt}, \qquad K'_{tt'} = q
