@@ -103,7 +103,7 @@ def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> R
         As `sigprop.propagate` reports them of each; causal: overlap within 0.005 (where it grows
         from 0.02 to 0.97 in ten blocks; 0.001 at slower growth) and relative entropy within 0.0005
         (T = 128 to 1024, beta = 0.7 to 3, with and without a window); with rotary positions 0.001
-        and 0.0015 (T = 40 to 512, beta = 1 to 3), under a mask as well 0.004 and 0.007.
+        and 0.0015 (T = 40 to 512, beta = 1 to 3), under a mask as well 0.008 and 0.007.
 
     Notes
     -----
