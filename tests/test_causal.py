@@ -12,12 +12,14 @@ from sigprop.cli import main
 from sigprop.errors import AssumptionError, DomainError
 from sigprop.kernel import exchangeable_kernel, solve, text_kernel
 from sigprop.layout import make_layout
+from sigprop.maps.causal import CausalAttention
 from sigprop.maps.together import Turned
 from sigprop.maps.weights import Exact
 from sigprop.propagate import exchangeable
 from sigprop.rem import overlap
 from sigprop.rem.table import Finite
 from sigprop.rem.unequal import mean_weights, queries, shared_excess
+from sigprop.state import State
 
 CASES = ["causal_low_beta", "causal_high_beta"]
 SPEC = Transformer(
@@ -381,7 +383,7 @@ def test_own_parameters_against_drawn_kernels(name, monkeypatch):
 
     assert (error() <= allowed).all()
     monkeypatch.setattr(Exact, "favour", lambda self, sigma, ratio: np.ones_like(ratio))
-    monkeypatch.setattr(Exact, "turned", lambda *args: Turned(1.0, 1.0, 1.0))
+    monkeypatch.setattr(Exact, "turned", lambda *args: Turned(1.0, 0.0, 1.0))
     if name not in ("prefix", "centred"):  # where keys differ little
         assert (error() > allowed).any()
 
@@ -412,6 +414,24 @@ def test_the_gain_of_a_norm_is_a_temperature(changes):
         abs(grid.gap[1] / grid.q[1] - (1 - propagate(spec.replace(beta=1.5 * 1.25**2)).rho[-1]))
         < 0.01
     )
+
+
+@pytest.mark.parametrize("rotary_base", [None, 1e4])
+def test_cold_centred_attention_keeps_its_digits(rotary_base):
+    """Its output is of second order in beta, and nothing of zeroth order is left in it."""
+    layout, x = make_layout(24), np.random.default_rng(0).standard_normal((24, 60))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    state = State(1.0, np.where(layout.pairs > 0, 0.7 * (1 - x @ x.T), 0.0))
+
+    def response(beta):
+        attention = CausalAttention(
+            layout, 24, beta, 1.0, centred=True, rotary_base=rotary_base, head_width=None
+        )
+        return attention(state).gap / beta**2
+
+    warm, cold = response(1e-2), response(1e-6)
+    assert (cold[np.triu_indices(24, 1)] > 0).all()
+    np.testing.assert_allclose(warm, cold, rtol=0.05)
 
 
 def test_weights_by_interpolation():

@@ -172,14 +172,14 @@ def test_cold_attention_over_long_contexts_keeps_its_digits():
 
 
 def test_picked_keys_are_nearer(monkeypatch):
-    """Under a mask too: `Turned.near` at one, the negative control, loses it."""
+    """Under a mask too: `Turned.near` at zero, the negative control, loses it."""
     spec = own_case(
         "narrow", context=256, depth=10, beta=0.7, rho0=0.2, rotary_base=1e4, causal=True
     )
     measured = solve(spec, exchangeable_kernel(spec), draws=6)
     allowed, turned = 0.001 + 2 * measured.se("rho"), Exact.turned
     assert (np.abs(propagate(spec).rho - measured.mean("rho")) <= allowed).all()
-    monkeypatch.setattr(Exact, "turned", lambda *args: turned(*args)._replace(near=1.0))
+    monkeypatch.setattr(Exact, "turned", lambda *args: turned(*args)._replace(near=0.0))
     assert (np.abs(propagate(spec).rho - measured.mean("rho")) > allowed).any()
 
 

@@ -181,8 +181,8 @@ class CausalAttention:
         if self.record is not None:
             self.record(self._seen(sigma, y2, single, overlap, keys))
         own, mixed = keys.means(gap)
-        both = alike * (np.sqrt(near[..., i] * near[..., j]) - 1)
-        alone, kept = (y2 - 1) * (near - 1) * own, (overlap - 1) * both * mixed
+        both = alike * np.expm1((np.log1p(near[..., i]) + np.log1p(near[..., j])) / 2)
+        alone, kept = (y2 - 1) * near * own, (overlap - 1) * both * mixed
         if self.centred:
             apart, across = keys.excess(gap)
             alone += (single.excess - keys.squares) * own - apart

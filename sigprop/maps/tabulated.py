@@ -197,7 +197,7 @@ class Tabulated:
         """
         index = resolved(self.layout)
         if not index.size:
-            return Turned(1.0, 1.0, 1.0)
+            return Turned(1.0, 0.0, 1.0)
         own, rise = (np.einsum("kbc,...bc->...k", part, deficit) for part in self._parts)
         tilt = np.divide(rise, own, out=np.zeros_like(own), where=own > 0)
         root = np.sqrt(scale) * np.ones_like(own)
@@ -274,7 +274,7 @@ class Tabulated:
             rows[a, b, c, :, k] = together.alone(float(scale[a]), deficit, sizes)
         if self._exact.rotary_base is None:
             rows[..., 0, :] = 1.0
-        rows[~np.isfinite(rows)] = 1.0  # frozen, beyond the theory
+        rows[..., 0, :][~np.isfinite(rows[..., 0, :])] = 1.0  # frozen, beyond the theory
         return np.stack([fitted(rows[..., z, :], 3) for z in range(3)])
 
 

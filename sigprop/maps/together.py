@@ -31,7 +31,7 @@ class Turned(NamedTuple):
         Factor on the score deviation, at which independent scores have the Y_2 of correlated ones.
     near : array, shape (..., P)
         Mean gap of two different keys that are picked together, over that of two that are picked
-        one by one.
+        one by one, less one.
     part : array, shape (..., P)
         What correlated keys keep of the deviations of mean weights from equal ones: keys that stand
         apart together are picked less.
@@ -39,7 +39,7 @@ class Turned(NamedTuple):
     Examples
     --------
     >>> from sigprop.maps.together import Turned
-    >>> Turned(1.0, 1.0, 1.0).shrink
+    >>> Turned(1.0, 0.0, 1.0).shrink
     1.0
     """
 
@@ -179,14 +179,14 @@ class Together:
         >>> from sigprop.maps.together import Together
         >>> one = np.ones(1)
         >>> found = Together()(4.0, 0.3 * np.ones((1, 1)), np.array([64]), np.sqrt(1.2), one)
-        >>> np.allclose(found, 1, atol=1e-6)  # a flat kernel has no nearer keys
+        >>> np.allclose(found, (1, 0, 1), atol=1e-6)  # a flat kernel has no nearer keys
         True
         """
         held = np.flatnonzero(sizes)
         sizes, deficit, weight = sizes[held], deficit[np.ix_(held, held)], weight[held]
         count, most = int(sizes.sum()), float(deficit.max())
         if not sigma or not most:
-            return Turned(1.0, 1.0, 1.0)
+            return Turned(1.0, 0.0, 1.0)
         if self.rotary_base is None:  # what all keys have in common cancels
             scale, deficit = scale * most, deficit / most
         warmth = min(scale / LINEAR, 1.0)  # below it all is linear in the scale
@@ -200,7 +200,7 @@ class Together:
         kept = 1 + part * (weight - 1)
         together = pairs_between(sizes) * np.outer(kept, kept)
         near = found.deficit / (1 - found.y2) * np.sum(together) / np.sum(together * deficit)
-        return Turned(shrink, float(1 + warmth * (near - 1)), part)
+        return Turned(shrink, float(warmth * (near - 1)), part)
 
     def alone(self, scale: float, deficit: Floats, sizes: Ints) -> Turned:
         """Find `Turned` of one query, with the scores and weights that its keys imply.
@@ -219,7 +219,8 @@ class Together:
         --------
         >>> import numpy as np
         >>> from sigprop.maps.together import Together
-        >>> np.allclose(Together().alone(4.0, 0.3 * np.ones((1, 1)), np.array([64])), 1, atol=1e-6)
+        >>> found = Together().alone(4.0, 0.3 * np.ones((1, 1)), np.array([64]))
+        >>> np.allclose(found, (1, 0, 1), atol=1e-6)
         True
         """
         omega = frequencies(self.rotary_base, turned_width(self.head_width))

@@ -18,6 +18,7 @@ __all__ = ["Exact", "Single", "Statistics", "from_ratio", "to_ratio"]
 
 LEVELS = 10  # variances of a key between which the logarithm of its weight is interpolated
 SMALLEST = 1e-9  # score deviation
+COLD = 0.01  # score deviation below which the response is linear to 1e-4
 
 
 def from_ratio(ratio: Floats) -> Floats:
@@ -185,8 +186,10 @@ class Exact:
         >>> Exact(make_layout(2)).shared(np.ones(2), np.ones(1)).tolist()
         [0.0]
         """
-        own = queries(sigma, self.layout.queries.count)
-        return shared_excess(own, *self.layout.couples, self.layout.common, r)
+        warm = np.maximum(sigma, COLD)  # below it the excess is linear in both deviations
+        own, part = queries(warm, self.layout.queries.count), sigma / warm
+        i, j = self.layout.couples
+        return part[i] * part[j] * shared_excess(own, i, j, self.layout.common, r)
 
     def favour(self, sigma: Floats, ratio: Floats) -> Floats:
         """Weight of a key whose score varies more or less than those of the others.
@@ -252,7 +255,7 @@ class Exact:
         """
         index = resolved(self.layout)
         if not index.size or not scale:
-            return Turned(1.0, 1.0, 1.0)
+            return Turned(1.0, 0.0, 1.0)
         cells = zip(self.layout.parts[index], sigma[index], weight[index], strict=True)
         together = Together(self.rotary_base, self.head_width)
         found = np.array([together(float(scale), deficit, *cell) for cell in cells])

@@ -224,5 +224,12 @@ def _pairs(own: Queries, i: Ints, j: Ints, common: Floats, r: Floats) -> Floats:
     rest *= survival(apart, (own.keys[j] - common)[:, None, None])
     joint = (smooth * powers) @ other
     total = np.einsum("nuv,nuv->n", joint, rest)
-    found: Floats = common * own.step[i] * own.step[j] * total
-    return found - common / (own.keys[i] * own.keys[j])
+    product = _mean(own, i) * _mean(own, j)  # 1/(n n') with the error of the same quadrature
+    found: Floats = common * (own.step[i] * own.step[j] * total - product)
+    return found
+
+
+def _mean(own: Queries, i: Ints) -> Floats:
+    """Mean weight of a key, by quadrature."""
+    rest = survival(own.lost[i, :, 0], (own.keys[i] - 1)[:, None])
+    return np.asarray(own.step[i] * np.sum(own.smooth[i, :, 0] * rest, axis=1))
