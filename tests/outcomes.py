@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+MAIN = "import sys; from sigprop.cli import main; sys.exit(main())"  # as the installed command
+
 
 def outcome(call: Callable[..., Any], *args: Any, **named: Any) -> Any:
     """Return value of a call, or the exception that it raised."""
@@ -24,7 +26,7 @@ def run_cli(
     """`sigprop` in a process of its own, with standard input closed."""
     root = str(Path(__file__).resolve().parents[1])
     env = os.environ | {"PYTHONPATH": root, "COLUMNS": "80"} | environment
-    command = [sys.executable, "-m", "sigprop", *map(str, words)]
+    command = [sys.executable, "-c", MAIN, *map(str, words)]
     return subprocess.run(
         command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=timeout, check=False,
