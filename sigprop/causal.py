@@ -29,7 +29,7 @@ Approximations, with their sizes, against kernels drawn at infinite width (`sigp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -38,7 +38,8 @@ from numpy.typing import ArrayLike
 
 from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.block import Map, ordered
-from sigprop.errors import AssumptionError, require
+from sigprop.errors import AssumptionError
+from sigprop.kernel_input import TokenKernel, admit
 from sigprop.layout import Layout, make_layout
 from sigprop.maps.activations import activation
 from sigprop.maps.causal import CausalAttention, Seen, TokenNorm
@@ -84,6 +85,8 @@ class Positions:
         Mean attention overlap over all pairs of queries.
     kernel_blocks : array, shape (L+1, B, B), or None
         Means of the normalised kernel, diagonal included, over equal ranges of positions.
+    kernel_moved : float
+        Largest change of a cosine that made a given kernel admissible; zero for almost all.
 
     Examples
     --------
@@ -109,9 +112,10 @@ class Positions:
     overlap: Floats
     overlap_mean: Floats
     kernel_blocks: Floats | None
+    kernel_moved: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values of everything but `gap_ratio` and `kernel_blocks`; null is not finite.
+        """Plain JSON values of what is listed by position or layer; null is not finite.
 
         Returns
         -------
@@ -127,7 +131,7 @@ class Positions:
         >>> [round(h, 4) for h in causal(spec).to_dict()["first_weight"][0]]
         [1.0, 0.5, 0.3333, 0.25]
         """
-        left_out = ("gap_ratio", "kernel_blocks")
+        left_out = ("gap_ratio", "kernel_blocks", "kernel_moved")
         return {k: finite_or_none(v) for k, v in vars(self).items() if k not in left_out}
 
     def mean(self, values: Floats) -> Floats:
@@ -182,7 +186,7 @@ def resolves(spec: Transformer) -> bool:
 
 def causal(
     spec: Transformer,
-    kernel: ArrayLike | None = None,
+    kernel: ArrayLike | TokenKernel | None = None,
     blocks: int | None = None,
     resolution: int = 96,
     beta_by_layer: ArrayLike | None = None,
@@ -195,7 +199,8 @@ def causal(
         A single causal description with norms, context at most 131 072.
     kernel : array_like, shape (T, T), optional
         Token kernel of the input; exchangeable with overlap rho0 when absent. Any positive
-        semidefinite matrix: embeddings, repeated tokens, positions.
+        semidefinite matrix: embeddings, repeated tokens, positions; one that only rounding keeps
+        from it is moved to the nearest (`sigprop.kernel_input.admit`).
     blocks : int, optional
         Number of equal ranges of positions for `kernel_blocks`, in [1, 256] and at most T.
     resolution : int
@@ -236,8 +241,9 @@ def causal(
             f"most {MAX_POSITIONS}"
         )
     layout = _layout(spec, blocks, resolution)
+    given = None if kernel is None else admit(kernel, int(layout.edges[-1]))
     seen: list[Seen] = []
-    states = [_input(spec, layout, kernel)]
+    states = [_input(spec, layout, None if given is None else given.values)]
     for maps in _layers(spec, layout, seen, beta_by_layer):
         with np.errstate(all="ignore"):  # what overflows or vanishes ends the loop
             state = reduce(lambda s, m: m(s), maps, states[-1])
@@ -246,7 +252,8 @@ def causal(
         states.append(state)
     if len(states) == 1:
         raise AssumptionError("nothing passes the first block, or its scores exceed s = 40")
-    return _described(layout, states, seen[: len(states) - 1], blocks)
+    found = _described(layout, states, seen[: len(states) - 1], blocks)
+    return found if given is None else replace(found, kernel_moved=given.moved)
 
 
 def coarse(
@@ -325,31 +332,21 @@ def _layers(
     ]
 
 
-def _input(spec: Transformer, layout: Layout, kernel: ArrayLike | None) -> State:
+def _input(spec: Transformer, layout: Layout, kernel: Floats | None) -> State:
     """State that enters the first block; behind the first norm in a post-norm stack."""
     if kernel is None:
         level = float(np.square(spec.norm_gain) if spec.norm == "post" else spec.q0)
         return State(level, np.where(layout.pairs > 0, level * (1 - float(spec.rho0)), 0.0))
-    matrix = _checked(np.asarray(kernel, dtype=np.float64), int(layout.edges[-1]))
-    variance = np.diag(matrix)
-    state = State(variance[:, None], (variance[:, None] + variance) / 2 - matrix)
+    variance = np.diagonal(kernel)
+    gap = (variance[:, None] + variance) / 2 - kernel
+    least = np.square(np.sqrt(variance)[:, None] - np.sqrt(variance)) / 2  # of parallel tokens
+    state = State(variance[:, None], np.maximum(gap, least))
     if spec.norm == "post":
         state = TokenNorm(float(spec.norm_gain))(state)
     start, size = layout.edges[:-1], layout.size
     sums = np.add.reduceat(np.add.reduceat(state.gap, start, axis=0), start, axis=1)
     q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size[:, None]
     return State(q, sums / np.maximum(layout.pairs, 1))
-
-
-def _checked(matrix: Floats, context: int) -> Floats:
-    require(matrix.shape == (context, context), "kernel", matrix.shape, "shape (context, context)")
-    require(np.isfinite(matrix), "kernel", matrix, "finite numbers")
-    variance = np.diag(matrix)
-    require(variance > 0, "kernel", variance, "a positive diagonal")
-    scale = np.sqrt(np.outer(variance, variance))
-    require(np.abs(matrix - matrix.T) <= 1e-9 * scale, "kernel", matrix, "a symmetric matrix")
-    require(np.abs(matrix) <= (1 + 1e-9) * scale, "kernel", matrix, "overlaps in [-1, 1]")
-    return matrix
 
 
 def _valid(state: State) -> bool:
@@ -362,7 +359,7 @@ def _described(
 ) -> Positions:
     cosines = np.stack([np.asarray(TokenNorm()(state).gap) for state in states])
     visible = layout.visible(layout.centres) * layout.pairs / layout.size[:, None]
-    columns = {
+    columns: dict[str, Any] = {
         name: np.stack([getattr(s, name) for s in seen])
         for name in ("score_std", "y2", "entropy", "first_weight")
     }

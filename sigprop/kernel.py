@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sigprop.arrays import Floats, Ints, finite_or_none
-from sigprop.errors import DomainError
-from sigprop.kernel_draw import admissible, context_of, kernel_cell
+from sigprop.kernel_draw import context_of, kernel_cell
+from sigprop.kernel_input import TokenKernel, admit, read_kernel
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job, gather
 from sigprop.validate import choice, count
@@ -57,6 +58,8 @@ class Solved:
     y2, overlap, entropy : arrays, shape (draws, L)
         Attention in each block: participation ratio, mean over pairs of queries of the overlap,
         entropy in nats.
+    kernel_moved : float
+        Largest change of a cosine that made the input kernel admissible; zero for almost all.
 
     Examples
     --------
@@ -73,6 +76,7 @@ class Solved:
     y2: Floats
     overlap: Floats
     entropy: Floats
+    kernel_moved: float = 0.0
 
     def mean(self, name: str) -> Floats:
         """Mean over the draws of an attribute.
@@ -108,7 +112,7 @@ class Solved:
         return np.asarray(values.std(axis=0, ddof=1) / math.sqrt(len(values)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: layer, block_means, se, and each statistic with its NAME_se.
+        """Plain JSON values: layer, block_means, se, kernel_moved, each statistic and its NAME_se.
 
         Returns
         -------
@@ -120,6 +124,7 @@ class Solved:
             "draws": len(self.rho),
             "block_means": finite_or_none(self.mean("samples")),
             "se": finite_or_none(self.se("samples")),
+            "kernel_moved": self.kernel_moved,
         }
         for name in ("rho", "q", "y2", "overlap", "entropy"):
             out[name] = finite_or_none(self.mean(name))
@@ -202,46 +207,9 @@ def _sinusoidal(context: int) -> Floats:
     return np.asarray(features @ features.T / features.shape[1])
 
 
-def read_kernel(path: str | Path) -> Floats:
-    """Read a kernel from a .npy file.
-
-    Parameters
-    ----------
-    path : str or Path
-        File with a square array of numbers.
-
-    Returns
-    -------
-    array, shape (T, T)
-        The kernel.
-
-    Raises
-    ------
-    DomainError
-        If the file is not that.
-
-    Examples
-    --------
-    >>> from sigprop.kernel import read_kernel
-    >>> read_kernel("/nowhere/k.npy")
-    Traceback (most recent call last):
-        ...
-    sigprop.errors.DomainError: kernel = '/nowhere/k.npy' is not admissible: ...
-    """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DomainError("kernel", str(path), f"a .npy file of numbers ({error})") from None
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
-        raise DomainError("kernel", str(path), "a .npy file of real numbers")
-    if values.ndim != 2 or values.shape[0] != values.shape[1]:
-        raise DomainError("kernel", str(path), f"a square array, not one of shape {values.shape}")
-    return values.astype(np.float64)
-
-
 def solve(
     spec: Transformer,
-    kernel: Floats,
+    kernel: ArrayLike | TokenKernel,
     *,
     draws: int = 8,
     blocks: int = 16,
@@ -259,7 +227,8 @@ def solve(
         A single description. Its width only sets the width of its heads, width / heads; None is
         the limit of wide heads. One draw has as many heads as the spec.
     kernel : array, shape (T, T)
-        Symmetric, positive semidefinite, of positive diagonal. Post-norm uses its cosines alone.
+        Symmetric, positive semidefinite, of positive diagonal; one that only rounding keeps from it
+        is moved to the nearest (`sigprop.kernel_input.admit`). Post-norm uses its cosines alone.
     draws : int
         Independent draws, in [1, 100000].
     blocks : int
@@ -295,12 +264,18 @@ def solve(
     >>> solve(spec, exchangeable_kernel(spec), draws=1, blocks=2).rho.round(4).tolist()
     [[0.0, 0.0489]]
     """
-    todo = jobs(spec, kernel, draws=draws, blocks=blocks, first_seed=first_seed)
-    return collect(gather(todo, folder, workers, progress, scheduler))
+    start = admit(kernel, context_of(spec))
+    todo = _draws(spec, start.values, draws, blocks, first_seed)
+    return collect(gather(todo, folder, workers, progress, scheduler), start.moved)
 
 
 def jobs(
-    spec: Transformer, kernel: Floats, *, draws: int, blocks: int, first_seed: int = 0
+    spec: Transformer,
+    kernel: ArrayLike | TokenKernel,
+    *,
+    draws: int,
+    blocks: int,
+    first_seed: int = 0,
 ) -> list[Job]:
     """One job for each draw of `solve`, to be gathered with others.
 
@@ -322,29 +297,37 @@ def jobs(
     >>> len(jobs(spec, exchangeable_kernel(spec), draws=3, blocks=2))
     3
     """
-    context = context_of(spec)
-    admissible(kernel, context)
+    return _draws(spec, admit(kernel, context_of(spec)).values, draws, blocks, first_seed)
+
+
+def _draws(
+    spec: Transformer, kernel: Floats, draws: int, blocks: int, first_seed: int
+) -> list[Job]:
+    """Jobs of an admissible kernel."""
     known = {
         "spec": spec.to_dict(),
         "kernel": kernel,
-        "blocks": count("blocks", blocks, 1, context),
+        "blocks": count("blocks", blocks, 1, len(kernel)),
     }
     first = count("first_seed", first_seed, 0, 2**62)
     number = count("draws", draws, 1, 100_000)
     return [Job(kernel_cell, known | {"seed": seed}) for seed in range(first, first + number)]
 
 
-def collect(found: list[Arrays]) -> Solved:
+def collect(found: list[Arrays], kernel_moved: float = 0.0) -> Solved:
     """Put the draws of one `jobs` together.
 
     Parameters
     ----------
     found : list of dict of str to array
         Their results.
+    kernel_moved : float
+        As in `Solved`.
 
     Returns
     -------
     Solved
         All draws.
     """
-    return Solved(**{name: np.stack([draw[name] for draw in found]) for name in found[0]})
+    columns = {name: np.stack([draw[name] for draw in found]) for name in found[0]}
+    return Solved(**columns, kernel_moved=kernel_moved)

@@ -12,17 +12,16 @@ import numpy as np
 
 from sigprop.arrays import Bools, Floats
 from sigprop.errors import AssumptionError, require
+from sigprop.kernel_input import MAX_BYTES, MAX_TOKENS, work_bytes
 from sigprop.maps.activations import activation
 from sigprop.maps.mlp import Mlp
 from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.store import Arrays
 
-__all__ = ["admissible", "context_of", "follow", "kernel_cell"]
+__all__ = ["context_of", "follow", "kernel_cell"]
 
 HOMOGENEOUS = ("relu", "linear")  # phi(a x) = a phi(x), a > 0
-LARGEST = 8192  # context: three matrices of 512 MiB
-TOLERANCE = 1e-8  # negative eigenvalue accepted as rounding, relative to the largest
 
 
 def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) -> Arrays:
@@ -122,7 +121,9 @@ def context_of(spec: Transformer) -> int:
     if spec.has_identity:
         raise AssumptionError("the kernel solver knows no identity parts")
     context = float(spec.context)
-    require(context <= LARGEST, "context", context, f"an integer in [2, {LARGEST}] for a kernel")
+    size = f"it would take {work_bytes(context):.4g} bytes, more than {MAX_BYTES}"
+    words = f"an integer in [2, {MAX_TOKENS}] for a kernel: {size}"
+    require(context <= MAX_TOKENS, "context", spec.context, words)
     if spec.norm == "none" and spec.activation not in HOMOGENEOUS:
         raise AssumptionError(
             f"without norms tokens have different variances, for which {spec.activation} has no "
@@ -142,39 +143,6 @@ def _head_size(spec: Transformer) -> int | None:
     even = spec.rotary_base is None or size % 2 == 0
     require(even, "width", spec.width, "heads of even width under rotary positions")
     return size
-
-
-def admissible(kernel: Floats, context: int) -> None:
-    """Refuse what is not a kernel of the context's tokens.
-
-    Parameters
-    ----------
-    kernel : array
-        What was given.
-    context : int
-        Context length.
-
-    Raises
-    ------
-    DomainError
-        If the kernel has another shape, is not symmetric, not positive semidefinite, or has a
-        diagonal that is not positive.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sigprop.kernel_draw import admissible
-    >>> admissible(np.eye(3), 3)
-    """
-    shape = kernel.shape == (context, context)
-    require(shape, "kernel", kernel.shape, f"shape {(context, context)}, the context squared")
-    require(np.isfinite(kernel), "kernel", kernel, "finite numbers")
-    diagonal = np.diagonal(kernel)
-    require(diagonal > 0, "kernel", diagonal, "a positive diagonal")
-    worst = float(np.abs(kernel - kernel.T).max())
-    require(worst <= TOLERANCE * diagonal.max(), "kernel", worst, "a symmetric matrix")
-    values = np.linalg.eigvalsh(kernel)
-    require(values[0] >= -TOLERANCE * values[-1], "kernel", values[0], "no negative eigenvalue")
 
 
 @dataclass(frozen=True)

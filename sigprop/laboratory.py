@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,8 @@ Workers = Annotated[int, typer.Option(help="Processes.", show_default="one a cor
 Keep = Annotated[Path | None, typer.Option(help="Folder of finished seeds; a second run resumes.")]
 Text = Annotated[Path | None, typer.Option(help="Text file whose tokens are the input.")]
 KernelFile = Annotated[
-    Path | None, typer.Option("--kernel", help="Input kernel, a square array in a .npy file.")
+    Path | None,
+    typer.Option("--kernel", help="Input kernel, a square array in a .npy or .npz file."),
 ]
 Positions = Annotated[str, typer.Option(help="Of a text: sinusoidal, learned or none.")]
 CORES = os.cpu_count() or 1
@@ -79,7 +81,8 @@ def simulate(
 
 
 def _source(context: Any, text: Path | None, kernel: Path | None, positions: str) -> Any:
-    from sigprop.kernel import POSITIONS, read_kernel
+    from sigprop.kernel import POSITIONS
+    from sigprop.kernel_input import read_kernel
     from sigprop.simulate import Given, Tokens
     from sigprop.text import windows
     from sigprop.validate import choice
@@ -88,7 +91,11 @@ def _source(context: Any, text: Path | None, kernel: Path | None, positions: str
     choice("positions", positions, POSITIONS)
     if text is not None:
         return Tokens(windows(text, context), positions)
-    return None if kernel is None else Given(read_kernel(kernel))
+    if kernel is None:
+        return None
+    source = Given(read_kernel(kernel))
+    _tell(source.admitted.note)
+    return source
 
 
 def _one_input(text: Path | None, kernel: Path | None) -> None:
@@ -135,7 +142,9 @@ def kernel(
 
 def _start(spec: Any, text: Path | None, kernel: Path | None, positions: str) -> Any:
     """Kernel that enters the first block."""
-    from sigprop.kernel import POSITIONS, exchangeable_kernel, read_kernel, text_kernel
+    from sigprop.kernel import POSITIONS, exchangeable_kernel, text_kernel
+    from sigprop.kernel_draw import context_of
+    from sigprop.kernel_input import admit, read_kernel
     from sigprop.text import windows
     from sigprop.validate import choice
 
@@ -143,7 +152,16 @@ def _start(spec: Any, text: Path | None, kernel: Path | None, positions: str) ->
     choice("positions", positions, POSITIONS)
     if text is not None:
         return text_kernel(windows(text, spec.context)[0], positions)
-    return exchangeable_kernel(spec) if kernel is None else read_kernel(kernel)
+    if kernel is None:
+        return exchangeable_kernel(spec)
+    found = admit(read_kernel(kernel), context_of(spec))
+    _tell(found.note)
+    return found
+
+
+def _tell(note: str) -> None:
+    if note:
+        sys.stderr.write(f"sigprop: {note}\n")
 
 
 def validate(

@@ -17,6 +17,8 @@ ORDER = (
     "arrays",
     "notation",
     "validate",
+    "kernel_rounding",
+    "kernel_input",
     "chebyshev",
     "cells",
     "state",

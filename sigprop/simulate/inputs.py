@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigprop.arrays import Floats, Ints
-from sigprop.errors import DomainError, require
+from sigprop.errors import require
+from sigprop.kernel_input import TokenKernel, admit
 from sigprop.spec import Transformer
 
 __all__ = [
@@ -39,6 +40,21 @@ class Source(Protocol):
     >>> from sigprop.simulate.inputs import Source
     >>> source: Source = Exchangeable()
     """
+
+    def check(self, spec: Transformer) -> None:
+        """Refuse a description that this input does not fit, before any work.
+
+        Parameters
+        ----------
+        spec : Transformer
+            The description.
+
+        Raises
+        ------
+        DomainError
+            If it does not.
+        """
+        ...
 
     def draw(self, spec: Transformer, rng: np.random.Generator) -> Singles:
         """Tokens that enter the first block.
@@ -154,9 +170,13 @@ class Exchangeable:
     Exchangeable()
     """
 
+    def check(self, spec: Transformer) -> None:
+        """Refuse negative overlaps."""
+        require(np.asarray(spec.rho0) >= 0, "rho0", spec.rho0, "a number in [0, 1] to simulate")
+
     def draw(self, spec: Transformer, rng: np.random.Generator) -> Singles:
         """Tokens that enter the first block, shape (G, T, d); `rho0` must not be negative."""
-        require(np.asarray(spec.rho0) >= 0, "rho0", spec.rho0, "a number in [0, 1] to simulate")
+        self.check(spec)
         assert spec.width is not None
         rho0: Singles = np.asarray(spec.rho0, np.float32).reshape(-1, 1, 1)
         common = _normal(rng, 1, spec.width)
@@ -171,13 +191,19 @@ class Given:
 
     Parameters
     ----------
-    kernel : array, shape (T, T)
-        Symmetric, positive semidefinite.
+    kernel : array_like, shape (T, T)
+        Symmetric, positive semidefinite, of positive diagonal; one that only rounding keeps from it
+        is moved to the nearest (`sigprop.kernel_input.admit`).
+
+    Attributes
+    ----------
+    admitted : TokenKernel
+        The kernel with how far it was moved.
 
     Raises
     ------
     DomainError
-        If the kernel does not fit the context, or is not positive semidefinite.
+        If the kernel is not that, or does not fit the context.
 
     Examples
     --------
@@ -188,16 +214,24 @@ class Given:
     """
 
     kernel: Floats
+    admitted: TokenKernel = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = admit(self.kernel)
+        object.__setattr__(self, "kernel", found.values)
+        object.__setattr__(self, "admitted", found)
+
+    def check(self, spec: Transformer) -> None:
+        """Refuse a kernel of another number of tokens."""
+        shape = (int(spec.context),) * 2
+        require(self.kernel.shape == shape, "kernel", self.kernel.shape, f"shape {shape}")
 
     def draw(self, spec: Transformer, rng: np.random.Generator) -> Singles:
         """Tokens that enter the first block, shape (G, T, d)."""
+        self.check(spec)
         assert spec.width is not None
         context = int(spec.context)
-        fits = self.kernel.shape == (context, context)
-        require(fits, "kernel", self.kernel.shape, f"shape {(context, context)}")
         values, vectors = np.linalg.eigh(self.kernel)
-        if values[0] < -1e-8 * values[-1]:
-            raise DomainError("kernel", values[0], "no negative eigenvalue")
         root = (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
         x = root @ _normal(rng, context, spec.width)
         if spec.norm == "post":
@@ -228,12 +262,16 @@ class Tokens:
     ids: Ints
     positions: str = "learned"
 
+    def check(self, spec: Transformer) -> None:
+        """Refuse windows of another length."""
+        size = self.ids.shape[1]
+        require(size == spec.context, "context", spec.context, f"the length of the windows, {size}")
+
     def draw(self, spec: Transformer, rng: np.random.Generator) -> Singles:
         """Tokens that enter the first block, shape (G, T, d)."""
+        self.check(spec)
         assert spec.width is not None
         context, width = int(spec.context), spec.width
-        fits = self.ids.shape[1] == context
-        require(fits, "context", context, f"the length of the windows, {self.ids.shape[1]}")
         ids = self.ids[rng.integers(len(self.ids))]
         _, index = np.unique(ids, return_inverse=True)
         x = _normal(rng, int(index.max()) + 1, width)[index]

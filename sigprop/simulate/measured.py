@@ -26,6 +26,8 @@ class Measured:
         The seeds, in order.
     engine : str
         What drew from them: the same seed is another network in another engine.
+    kernel_moved : float, optional
+        Largest change of a cosine that made a given kernel admissible, where one was given.
 
     Examples
     --------
@@ -40,6 +42,7 @@ class Measured:
     samples: dict[str, Floats]
     seeds: tuple[int, ...]
     engine: str = "numpy"
+    kernel_moved: float | None = None
 
     @property
     def layer(self) -> Ints:
@@ -89,13 +92,15 @@ class Measured:
         """
         out: dict[str, Any] = {"layer": self.layer.tolist(), "seeds": list(self.seeds)}
         out["engine"] = self.engine
+        if self.kernel_moved is not None:
+            out["kernel_moved"] = self.kernel_moved
         for name in self.samples:
             out[name] = finite_or_none(self.mean(name))
             out[f"{name}_se"] = finite_or_none(self.se(name))
         return out
 
 
-def measured(todo: list[Job], found: list[Arrays]) -> Measured:
+def measured(todo: list[Job], found: list[Arrays], kernel_moved: float | None = None) -> Measured:
     """Put the seeds of one `jobs` together.
 
     Parameters
@@ -104,6 +109,8 @@ def measured(todo: list[Job], found: list[Arrays]) -> Measured:
         The jobs.
     found : list of dict of str to array
         Their results.
+    kernel_moved : float, optional
+        As in `Measured`.
 
     Returns
     -------
@@ -124,4 +131,5 @@ def measured(todo: list[Job], found: list[Arrays]) -> Measured:
     seeds = tuple(int(s) for k in known for s in k.get("seeds", [k.get("seed")]))
     engine = "torch" if "device" in known[0] else "numpy"
     join = np.concatenate if engine == "torch" else np.stack
-    return Measured({name: join([f[name] for f in found]) for name in found[0]}, seeds, engine)
+    samples = {name: join([f[name] for f in found]) for name in found[0]}
+    return Measured(samples, seeds, engine, kernel_moved)

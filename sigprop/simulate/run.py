@@ -10,7 +10,7 @@ import numpy as np
 
 from sigprop.errors import AssumptionError, need, require
 from sigprop.simulate.architecture import Architecture, check
-from sigprop.simulate.inputs import Exchangeable, Singles, Source
+from sigprop.simulate.inputs import Exchangeable, Given, Singles, Source
 from sigprop.simulate.measure import ATTENTION, STREAM, block_means, stream
 from sigprop.simulate.measured import Measured, measured
 from sigprop.simulate.network import Network
@@ -98,7 +98,8 @@ def simulate(
     True
     """
     todo = jobs(spec, seeds, source, first_seed, blocks, projection, engine, device)
-    return measured(todo, gather(todo, folder, workers, progress, scheduler))
+    moved = source.admitted.moved if isinstance(source, Given) else None
+    return measured(todo, gather(todo, folder, workers, progress, scheduler), moved)
 
 
 def jobs(
@@ -137,8 +138,10 @@ def jobs(
     if blocks is not None:
         blocks = count("blocks", blocks, 1, int(spec.context))
     kind = source or Exchangeable()
+    kind.check(spec)
     known: dict[str, Any] = {"spec": spec.to_dict(), "blocks": blocks, "projection": projection}
-    known |= {"source": type(kind).__name__, "given": vars(kind)}
+    given = {name: value for name, value in vars(kind).items() if name != "admitted"}
+    known |= {"source": type(kind).__name__, "given": given}
     where, each = _device(engine, device), range(first, first + number)
     if where is None:
         return [Job(network_cell, known | {"seed": seed}) for seed in each]

@@ -20,6 +20,7 @@ from sigprop.arrays import Floats, finite_or_none
 from sigprop.backward import gradients
 from sigprop.errors import AssumptionError
 from sigprop.kernel_draw import follow
+from sigprop.kernel_input import admit
 from sigprop.positional import bands, is_sampled
 from sigprop.propagate import exchangeable, propagate
 from sigprop.spec import Transformer
@@ -119,6 +120,8 @@ def predict(
     ------
     AssumptionError
         If the theory knows no such stack.
+    DomainError
+        If a kernel is not a token kernel.
 
     Notes
     -----
@@ -136,7 +139,8 @@ def predict(
     ((3,), True)
     """
     draws = -(-DRAWS // len(kernel))
-    runs = [follow(specs, k, 1, rng) for k in kernel for _ in range(draws)]
+    starts = [admit(k, int(spec.context)).values for k in kernel]
+    runs = [follow(specs, k, 1, rng) for k in starts for _ in range(draws)]
     stacked = {name: np.stack([run[name] for run in runs]) for name in runs[0]}
     flat = exchangeable(spec)
     reached = len(flat.rho) - 1
