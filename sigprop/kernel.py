@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.arrays import Floats, Ints, finite_or_none
+from sigprop.errors import require
 from sigprop.kernel_draw import context_of, kernel_cell
 from sigprop.kernel_input import TokenKernel, admit, read_kernel
 from sigprop.spec import Transformer
@@ -181,7 +182,7 @@ def text_kernel(ids: Ints, positions: str = "sinusoidal") -> Floats:
     Raises
     ------
     DomainError
-        If `positions` is unknown.
+        If `positions` is unknown, or the ids are not a row of integers.
 
     Examples
     --------
@@ -191,11 +192,14 @@ def text_kernel(ids: Ints, positions: str = "sinusoidal") -> Floats:
     [[2.0, 0.0, 1.0], [0.0, 2.0, 0.0], [1.0, 0.0, 2.0]]
     """
     choice("positions", positions, POSITIONS)
-    same = np.equal.outer(ids, ids).astype(np.float64)
+    row = np.asarray(ids)
+    fits = row.ndim == 1 and row.size > 0 and row.dtype.kind in "iu"
+    require(fits, "ids", ids, "a row of integers")
+    same = np.equal.outer(row, row).astype(np.float64)
     if positions == "learned":
-        same += np.eye(len(ids))
+        same += np.eye(len(row))
     if positions == "sinusoidal":
-        same += _sinusoidal(len(ids))
+        same += _sinusoidal(len(row))
     return same
 
 
