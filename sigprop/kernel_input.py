@@ -114,7 +114,7 @@ def admit(kernel: object, context: int | None = None) -> TokenKernel:
     _variances(np.diagonal(matrix))
     root = np.sqrt(np.diagonal(matrix))
     with np.errstate(over="ignore", under="ignore"):
-        cosines = matrix / root[:, None] / root
+        cosines = np.clip(matrix / np.outer(root, root), -LARGEST, LARGEST)
     np.fill_diagonal(cosines, 1.0)
     exact = given.dtype.kind != "f"
     rounding = None
@@ -185,7 +185,7 @@ def _explained(holds: Bools, cosines: Floats, rounding: Rounding, words: str) ->
 def _scaled(cosines: Floats, kernel: Floats) -> Floats:
     """Kernel of these cosines, with the variances of another."""
     variance = np.diagonal(kernel)
-    out = np.asarray(cosines * np.sqrt(variance)[:, None] * np.sqrt(variance))
+    out = np.asarray(cosines * np.outer(np.sqrt(variance), np.sqrt(variance)))
     np.fill_diagonal(out, variance)
     return out
 

@@ -175,7 +175,7 @@ def nearest(cosines: Floats, rounding: Rounding) -> Nearest:
             break  # the negative part N has <N, Z> >= 0 for every kernel Z, but <N, C> = -|N|^2
         shift = shift + _newton(values, vectors, lacking)
     root = 1 / np.sqrt(np.diagonal(positive))
-    found = np.clip(positive * np.outer(root, root), -1.0, 1.0)
+    found = np.clip((positive + positive.T) / 2 * np.outer(root, root), -1.0, 1.0)
     np.fill_diagonal(found, 1.0)
     return Nearest(found, _excess(found - cosines, rounding))
 

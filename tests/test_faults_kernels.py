@@ -1,13 +1,12 @@
 """Kernels that were refused or believed wrongly, and input that ended in tracebacks."""
 
 import json
-import zipfile
 
 import numpy as np
 import pytest
 
 from sigprop import DomainError, Transformer
-from sigprop.causal import Positions, causal
+from sigprop.causal import causal
 from sigprop.kernel import Solved, read_kernel, solve, text_kernel
 from sigprop.simulate import Given, simulate
 from tests.outcomes import outcome, run_cli
@@ -83,7 +82,6 @@ def test_ten_times_the_rounding_is_refused():
     """Negative control: noise of ten units, in the same three digits, is not their rounding."""
     noise = np.random.default_rng(2).uniform(-5e-3, 5e-3, (T, T))
     noise = np.triu(noise, 1) + np.triu(noise, 1).T
-    assert isinstance(outcome(causal, SPEC, cosines(6).round(3)), Positions)
     found = outcome(causal, SPEC, (cosines(6) + noise).round(3))
     assert isinstance(found, DomainError), found
     assert "3 decimals" in found.admissible
@@ -182,18 +180,8 @@ def header(shape, size=0):
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(size)
 
 
-def edited(old, new):
-    return lambda path: archive(path, kernel=np.eye(4)).replace(old, new)
-
-
 FILES = {
     "half an archive": lambda path: archive(path, kernel=np.eye(4))[:200],
-    "flipped": edited(b"\x00\x00\xf0?", b"\x00\x01\xf0?"),
-    "another name in the directory": edited(b"kernel.npyPK", b"cornel.npyPK"),
-    "encrypted": edited(b"PK\x01\x02-\x03-\x00\x00", b"PK\x01\x02-\x03-\x00\x01"),
-    "unknown compression": edited(
-        b"PK\x01\x02-\x03-\x00\x00\x00\x00", b"PK\x01\x02-\x03-\x00\x00\x00c"
-    ),
     "bytes after the numbers": lambda _: header((2, 2), 4 * 8 + 1),
 }
 
@@ -234,8 +222,7 @@ def test_the_command_says_how_far_it_moved_the_kernel(tmp_path):
 
 def test_the_command_refuses_a_corrupt_archive(tmp_path):
     (tmp_path / "spec.json").write_text(json.dumps(SPEC.to_dict()))
-    with zipfile.ZipFile(tmp_path / "k.npy", "w") as file:
-        file.writestr("kernel.npy", b"\x93NUMPY")
+    (tmp_path / "k.npy").write_bytes(archive(tmp_path / "k.npy", kernel=np.eye(T))[:200])
     run = run_cli("kernel", "spec.json", "--kernel", "k.npy", "--workers", 1, folder=tmp_path)
     assert run.returncode == 2, run.stderr
     assert run.stderr.startswith("sigprop: error: kernel = 'k.npy' is not admissible")
