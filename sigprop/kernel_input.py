@@ -22,10 +22,11 @@ from sigprop.kernel_rounding import DOUBLE, Rounding, explained, nearest
 
 __all__ = ["MAX_BYTES", "MAX_TOKENS", "TokenKernel", "admit", "read_kernel", "work_bytes"]
 
-MAX_BYTES = 2**32  # of work for one kernel
-COPIES = 8  # matrices of the kernel's size that its check and a draw hold at once
-MAX_TOKENS = int((MAX_BYTES / 8 / COPIES) ** 0.5)
-SMALLEST, LARGEST = 1e-100, 1e100  # variance of a token, so that products stay in range
+COPIES = 24  # matrices of the kernel's size that its check and a draw hold at once, at most
+MAX_TOKENS = 8192
+MAX_BYTES = 8 * COPIES * MAX_TOKENS**2  # of memory for one kernel, 12 GiB
+SMALLEST, LARGEST = 1e-30, 1e30  # variance of a token; random networks are in single precision
+FAR = 1e100  # a cosine beyond is as wrong as this one
 KINDS = "iuf"  # integers and floats, as numpy calls them
 
 
@@ -114,7 +115,7 @@ def admit(kernel: object, context: int | None = None) -> TokenKernel:
     _variances(np.diagonal(matrix))
     root = np.sqrt(np.diagonal(matrix))
     with np.errstate(over="ignore", under="ignore"):
-        cosines = np.clip(matrix / np.outer(root, root), -LARGEST, LARGEST)
+        cosines = np.clip(matrix / np.outer(root, root), -FAR, FAR)
     np.fill_diagonal(cosines, 1.0)
     exact = given.dtype.kind != "f"
     rounding = None
@@ -146,7 +147,7 @@ def work_bytes(context: float) -> float:
     --------
     >>> from sigprop.kernel_input import work_bytes
     >>> work_bytes(8192) / 2**30
-    4.0
+    12.0
     """
     return 8.0 * COPIES * context**2
 

@@ -228,7 +228,7 @@ def test_arrays_and_the_limit_describe_late_tokens():
         (DomainError, lambda: causal(SPEC, np.eye(3)), "kernel = (3, 3)"),
         (DomainError, lambda: causal(SPEC, np.full((32, 32), np.nan)), "finite"),
         (DomainError, lambda: causal(SPEC, np.tril(np.ones((32, 32)))), "symmetric"),
-        (DomainError, lambda: causal(SPEC, 2 - np.eye(32)), "overlaps"),
+        (DomainError, lambda: causal(SPEC, 2 - np.eye(32)), "cosine in [-1, 1]"),
         (AssumptionError, lambda: causal(SPEC.replace(causal=False)), "causal"),
         (AssumptionError, lambda: SPEC.replace(causal=False, window=3), "window and prefix"),
         (AssumptionError, lambda: propagate(SPEC.replace(norm="none")), "norm = 'none'"),

@@ -143,7 +143,7 @@ def test_a_kernel_of_doubles_with_errors_of_single_precision_says_what_to_do():
 def test_the_work_is_bounded_by_a_size():
     view = np.broadcast_to(1.0, (MAX_TOKENS + 1,) * 2)
     for call in (admit, Given):
-        with pytest.raises(DomainError, match=r"4.296e\+09 bytes, more than 4294967296"):
+        with pytest.raises(DomainError, match=r"1.289e\+10 bytes, more than 12884901888"):
             call(view)
     spec = Transformer(depth=1, context=2**17, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, causal=True)
     with pytest.raises(DomainError, match="bytes"):
@@ -154,7 +154,7 @@ def random_input(rng):
     """Kernels and what is none, of any kind and scale."""
     size = 4 if rng.random() < 0.8 else int(rng.integers(1, 9))
     kernel = cosines(int(rng.integers(1, 9)), size, int(rng.integers(1 << 30)))
-    scale = 10.0 ** rng.uniform(-1, 1, size) * 10.0 ** rng.choice([0, 0, 0, -90, 90, -160, 160])
+    scale = 10.0 ** rng.uniform(-1, 1, size) * 10.0 ** rng.choice([0, 0, 0, -20, 20, -160, 160])
     with np.errstate(all="ignore"):
         kernel = kernel * scale[:, None] * scale if rng.random() < 0.5 else kernel
     match int(rng.integers(12)):

@@ -230,12 +230,14 @@ class Given:
         """Tokens that enter the first block, shape (G, T, d)."""
         self.check(spec)
         assert spec.width is not None
-        context = int(spec.context)
-        values, vectors = np.linalg.eigh(self.kernel)
+        scale = np.sqrt(np.diagonal(self.kernel))
+        values, vectors = np.linalg.eigh(self.kernel / np.outer(scale, scale))
         root = (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
-        x = root @ _normal(rng, context, spec.width)
+        x = root @ _normal(rng, len(scale), spec.width)
         if spec.norm == "post":
             x = layer_norm(x) * _scale(spec)
+        else:
+            x *= scale.astype(np.float32)[:, None]
         return np.broadcast_to(x, (*spec.shape, *x.shape[-2:])).copy()
 
 
