@@ -23,6 +23,7 @@ from sigprop.arrays import Floats
 __all__ = ["DOUBLE", "Nearest", "Rounding", "explained", "nearest"]
 
 DOUBLE = 1e-8  # error of a cosine that formulas with angles leave in double precision, sqrt(eps)
+EXACT = 2.0**-53  # relative rounding error of a number in double precision
 SINGLE = 2.0**-24  # relative rounding error of one operation in single precision
 FORMATS = {8: "bfloat16", 11: "half precision", 24: "single precision"}  # by bits of a number
 TYPED_BITS, TYPED_DIGITS = 4, 1  # numbers as short as this are exact, like 0.5
@@ -69,7 +70,8 @@ def explained(kernel: Floats, exact: bool = False) -> Rounding:
     A number that is a multiple of :math:`10^{-k}` is off by half of it; one of p binary digits, and
     a Gram matrix summed in single precision, by :math:`2^{1-p} + 2^{-24}\sqrt{T}` of the standard
     deviations (Higham & Mary, SIAM J. Sci. Comput. 41, 2019, A2815, for T summands); any, by
-    `DOUBLE`. Digits are read off the numbers: float32 that was stored as float64 is recognised.
+    `DOUBLE`. Digits are read off the numbers: float32 that was stored as float64 is recognised. A
+    single decimal digit is no measurement: such numbers are exact.
 
     Parameters
     ----------
@@ -96,7 +98,7 @@ def explained(kernel: Floats, exact: bool = False) -> Rounding:
     binary = DOUBLE if width is None else 2.0 ** (1 - width) + SINGLE * np.sqrt(len(kernel))
     found = [(np.full_like(kernel, binary), FORMATS.get(width or 0, "double precision"))]
     if bits > TYPED_BITS:
-        halves = _decimal(np.abs(kernel), 2.0 ** -(width or 53))
+        halves = _decimal(np.abs(kernel), EXACT if width is None else 2.0**-width)
         found += [(_of_cosines(half, kernel) + binary, words) for half, words in halves]
     for bound, _ in found:
         np.fill_diagonal(bound, 0.0)
@@ -120,21 +122,23 @@ def _bits(kernel: Floats) -> int:
 
 def _decimal(size: Floats, error: float) -> list[tuple[Floats, str]]:
     """Half a unit of the last digit of every number: of equally many decimals, or digits."""
-    each = np.ceil(np.log10(size, where=size > 0, out=np.full_like(size, -np.inf))) - 1
-    largest = np.full_like(size, each.max())  # a power of ten counts as rounded from below
+    below = 1 - 1e-9 * bool(
+        np.all(np.diagonal(size) == 1)
+    )  # 1.0 was rounded up: no cosine exceeds it
+    each = np.floor(np.log10(size * below, where=size > 0, out=np.full_like(size, -np.inf)))
     found = []
-    for first, name in ((largest, "decimals"), (each, "digits")):
+    for first, name in ((np.full_like(size, each.max()), "decimals"), (each, "digits")):
         for digits in range(1, DIGITS + 1):
             unit = 10.0 ** (first - digits + 1)
-            if _multiples(size, unit, error):
-                number = digits - 1 - int(largest[0, 0]) if name == "decimals" else digits
+            if _multiples(size, unit, EXACT) or _multiples(size, unit, error):
+                number = digits - 1 - int(first.max()) if name == "decimals" else digits
                 found += [(unit / 2, f"{number} {name}")] if digits > TYPED_DIGITS else []
                 break
     return found
 
 
 def _multiples(size: Floats, unit: Floats, error: float) -> bool:
-    """Whether all numbers are multiples of their unit, up to a relative error of each."""
+    """Whether all numbers are multiples of their unit, stored with a relative error of each."""
     ratio = np.divide(size, unit, where=unit > 0, out=np.zeros_like(size))
     off, allowed = np.abs(ratio - np.rint(ratio)), 4 * error * ratio
     return bool(np.all(off <= allowed)) and float(allowed.max()) < UNSEEN

@@ -48,6 +48,31 @@ def test_the_nearest_kernel_of_rounded_cosines(rank, digits):
     assert found.rounding == f"{digits} decimals"
 
 
+def rounded_at_random(rng):
+    """Kernel of few features, repeated or nearly equal tokens, in two to five digits."""
+    size, rank = int(rng.integers(3, 30)), int(rng.integers(1, 12))
+    x = rng.standard_normal((size, rank))
+    x = (x, x[rng.integers(0, max(1, size // 3), size)], 1 + 0.05 * x)[rng.integers(3)]
+    root = np.linalg.norm(x, axis=1) / rng.choice([1, 10 ** rng.uniform(0, 2)])
+    kernel = x @ x.T / np.outer(root, root)
+    digits = int(rng.integers(2, 6))
+    match int(rng.integers(4)):
+        case 0:
+            return kernel.astype(np.float32)
+        case 1:
+            return kernel.astype(np.float16)
+        case 2:
+            return kernel.round(digits)
+    return np.array([[float(f"{v:.{digits}g}") for v in row] for row in kernel])
+
+
+def test_no_rounded_kernel_is_refused():
+    rng, moved = np.random.default_rng(11), 0
+    for _ in range(200):
+        moved += admit(rounded_at_random(rng)).moved > DOUBLE
+    assert moved > 80
+
+
 @pytest.mark.parametrize("times", [3, 10])
 @pytest.mark.parametrize("digits", [3, 4])
 def test_more_than_rounding_is_refused(times, digits):
