@@ -60,8 +60,8 @@ class TokenKernel:
         if self.moved <= DOUBLE:
             return ""
         return (
-            "the kernel is not positive semidefinite as it stands; the nearest one that is has "
-            f"cosines up to {self.moved:.2g} away, as rounding to {self.rounding} explains"
+            "the kernel is not symmetric positive semidefinite as it stands; the nearest one that "
+            f"is has cosines up to {self.moved:.2g} away, as rounding to {self.rounding} explains"
         )
 
 
@@ -126,7 +126,8 @@ def admit(kernel: object, context: int | None = None) -> TokenKernel:
     even = cosines / 2 + cosines.T / 2
     moved = float(away.max(initial=0.0)) / 2
     if _positive(even):
-        return TokenKernel(matrix if moved == 0 else _scaled(even, matrix), moved, "")
+        words = "" if rounding is None else rounding.words
+        return TokenKernel(matrix if moved == 0 else _scaled(even, matrix), moved, words)
     return _moved(matrix, cosines, even, rounding or explained(matrix, exact))
 
 

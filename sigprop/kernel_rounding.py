@@ -122,9 +122,8 @@ def _bits(kernel: Floats) -> int:
 
 def _decimal(size: Floats, error: float) -> list[tuple[Floats, str]]:
     """Half a unit of the last digit of every number: of equally many decimals, or digits."""
-    below = 1 - 1e-9 * bool(
-        np.all(np.diagonal(size) == 1)
-    )  # 1.0 was rounded up: no cosine exceeds it
+    unit_diagonal = bool(np.all(np.diagonal(size) == 1))
+    below = 1 - 1e-9 * unit_diagonal  # no cosine exceeds one, so that 1.0 was rounded up
     each = np.floor(np.log10(size * below, where=size > 0, out=np.full_like(size, -np.inf)))
     found = []
     for first, name in ((np.full_like(size, each.max()), "decimals"), (each, "digits")):
@@ -175,19 +174,25 @@ def nearest(cosines: Floats, rounding: Rounding) -> Nearest:
         lacking = 1 - np.diagonal(positive)
         if np.abs(lacking).max() <= tolerance:
             break
-        if step == 0 and _excess(positive - cosines, rounding) > 1:
-            break  # the negative part N has <N, Z> >= 0 for every kernel Z, but <N, C> = -|N|^2
+        if step == 0 and (excess := _excess(positive - cosines, rounding)) > 1:
+            return Nearest(_unit(positive), excess)  # <N, Z> >= 0 for the part N of <N, C> = -|N|^2
         shift = shift + _newton(values, vectors, lacking)
+    found = _unit(positive)
+    return Nearest(found, _excess(found - cosines, rounding))
+
+
+def _unit(positive: Floats) -> Floats:
+    """Cosines of a positive semidefinite matrix."""
     root = 1 / np.sqrt(np.diagonal(positive))
     found = np.clip((positive + positive.T) / 2 * np.outer(root, root), -1.0, 1.0)
     np.fill_diagonal(found, 1.0)
-    return Nearest(found, _excess(found - cosines, rounding))
+    return np.asarray(found)
 
 
 def _excess(move: Floats, rounding: Rounding) -> float:
     """Sum of squares of a move over that of its products with the bounds."""
     square = float(np.vdot(move, move))
-    return square / float(np.vdot(np.abs(move), rounding.bound)) if square > 0 else 0.0
+    return square / max(float(np.vdot(np.abs(move), rounding.bound)), 1e-300)
 
 
 def _newton(values: Floats, vectors: Floats, lacking: Floats) -> Floats:

@@ -135,6 +135,15 @@ def test_an_admissible_kernel_is_left_alone():
         assert admit(found) is found
 
 
+def test_an_asymmetric_kernel_is_its_mean_with_the_transpose():
+    kernel = cosines(40, 24).astype(np.float32)
+    kernel[2, 5] += np.float32(2e-7)
+    found = admit(kernel)
+    assert found.moved == pytest.approx(1e-7, rel=0.3)
+    assert "as rounding to single precision explains" in found.note
+    np.testing.assert_allclose(found.values[2, 5], kernel[[2, 5], [5, 2]].astype(float).mean())
+
+
 def test_numbers_typed_by_hand_are_exact():
     """One digit is no measurement: equal overlaps of -0.2 among eight tokens are refused."""
     with pytest.raises(DomainError, match="double precision"):
