@@ -1,4 +1,6 @@
-r"""A masked-language model whose blocks are those of a description, drawn with its variances.
+r"""A language model whose blocks are those of a description, drawn with its variances.
+
+Bidirectional descriptions are encoders, for masked-language modelling; causal ones are decoders.
 
 Embeddings are chosen such that two different tokens have the overlap rho0: token, position and
 segment vectors are unit Gaussians, and :math:`x = \sqrt{\rho_0}\,segment + \sqrt{(1-\rho_0)/2}\,
@@ -22,7 +24,7 @@ from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.spec import Transformer
 from sigprop.validate import count
 
-__all__ = ["Encoder", "Seen", "check"]
+__all__ = ["LanguageModel", "Seen", "check"]
 
 Branch = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Branch] = {
@@ -45,7 +47,7 @@ class Seen(NamedTuple):
     rho : list of float
         Mean cosine of two tokens of a window, at the input and after each block.
     entropy : list of float
-        Mean H / log T of the attention weights of each block.
+        Mean over queries of each block of H over the logarithm of the number of keys seen.
     """
 
     rho: list[float]
@@ -65,8 +67,8 @@ def check(spec: Transformer) -> None:
     DomainError
         If the width is not given or not a multiple of the heads, or rho0 is negative.
     AssumptionError
-        If it has arrays, an infinite context, a causal mask, rotary positions, grouped keys or an
-        identity part.
+        If it has arrays, an infinite context, a window or a prefix, rotary positions, grouped keys
+        or an identity part.
 
     Examples
     --------
@@ -87,21 +89,22 @@ def check(spec: Transformer) -> None:
             "training draws queries, keys and values of every head on their own: set identity = 0, "
             "value_identity = 0, kv_heads = null"
         )
-    if spec.causal or spec.rotary_base is not None:
+    if spec.rotary_base is not None:
+        raise AssumptionError("training is with learned positions: set rotary_base = null")
+    if spec.window is not None or spec.prefix:
         raise AssumptionError(
-            "masked-language-model training is of bidirectional encoders with learned positions: "
-            "set causal = false, rotary_base = null"
+            "training is with whole causal masks or none: set window = null, prefix = 0"
         )
     require(float(spec.rho0) >= 0, "rho0", spec.rho0, "a number in [0, 1] to train")
 
 
-class Encoder(nn.Module):
-    """Embeddings, the blocks of a description, and a decoder that shares the token table.
+class LanguageModel(nn.Module):
+    """Embeddings, the blocks of a description, and a read-out that shares the token table.
 
     Parameters
     ----------
     spec : Transformer
-        The description: single, bidirectional, with a width.
+        The description: single, with a width.
     vocabulary : int
         Number of tokens.
     seed : int
@@ -115,7 +118,7 @@ class Encoder(nn.Module):
     Notes
     -----
     theory.md section 1: Var(W_V) d = sigma_v2, Var(W_Q) d = Var(W_K) d = beta sqrt(log T), and so
-    on. The residual strengths are constants, not trained. The decoder shares the table of the
+    on. The residual strengths are constants, not trained. The read-out shares the table of the
     tokens, as in BERT; its entries are 0.4/sqrt(d) (BERT: 0.02 at d = 768), scaled to one where
     they enter the stream, so that logits start with a standard deviation of 0.4.
 
@@ -123,9 +126,9 @@ class Encoder(nn.Module):
     --------
     >>> import torch
     >>> from sigprop import Transformer
-    >>> from sigprop.torch.model import Encoder
+    >>> from sigprop.torch.model import LanguageModel
     >>> spec = Transformer(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> model = Encoder(spec, vocabulary=50, seed=0)
+    >>> model = LanguageModel(spec, vocabulary=50, seed=0)
     >>> model(torch.zeros(3, 8, dtype=torch.long)).shape
     torch.Size([3, 8, 16])
     """
@@ -192,8 +195,7 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, entropies)
             rho.append(_overlap(x))
-        log_t = math.log(tokens.shape[1])
-        return Seen(torch.stack(rho).tolist(), (torch.stack(entropies) / log_t).tolist())
+        return Seen(torch.stack(rho).tolist(), torch.stack(entropies).tolist())
 
 
 class Block(nn.Module):
@@ -238,7 +240,7 @@ class Block(nn.Module):
             bias.normal_(std=noise, generator=rng)
 
     def forward(self, x: Tensor, entropies: list[Tensor] | None = None) -> Tensor:
-        """Stream in, stream out, (B, T, d); entropies of attention are appended to a list."""
+        """Stream in, stream out, (B, T, d); the mean entropy ratio is appended to a list."""
         spec = self.spec
         strengths = float(spec.alpha_attn), float(spec.alpha_mlp)
         if spec.parallel:
@@ -257,15 +259,19 @@ class Block(nn.Module):
         """Multi-head attention of (B, T, d)."""
         query, key, value = self.joint(x).unflatten(-1, (3, self.spec.heads, -1)).unbind(-3)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        causal, size = self.spec.causal, x.shape[1]
         if entropies is None:
-            out = F.scaled_dot_product_attention(query, key, value)
+            out = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         else:
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+            if causal:
+                later = torch.ones(size, size, dtype=torch.bool, device=x.device).triu(1)
+                scores = scores.masked_fill(later, -math.inf)
             weights = scores.softmax(-1)
-            entropies.append(-torch.special.xlogy(weights, weights).sum(-1).mean())
+            entropies.append(_entropy_ratio(weights, causal))
             out = weights @ value
         if self.spec.attention == "centred":
-            out = out - value.mean(-2, keepdim=True)
+            out = out - _means(value, causal)
         return cast(Tensor, self.output(out.transpose(1, 2).reshape(x.shape)))
 
     def mlp(self, x: Tensor) -> Tensor:
@@ -279,6 +285,26 @@ def _norm(spec: Transformer) -> nn.LayerNorm:
     norm = nn.LayerNorm(spec.width, eps=EPSILON)
     nn.init.constant_(norm.weight, float(spec.norm_gain))
     return norm
+
+
+def _seen(size: int, causal: bool, like: Tensor) -> Tensor:
+    """Number of keys that each query sees, (T,)."""
+    counts = torch.arange(1, size + 1, device=like.device, dtype=like.dtype)
+    return counts if causal else torch.full_like(counts, size)
+
+
+def _means(value: Tensor, causal: bool) -> Tensor:
+    """Mean of the values that each query sees, (B, H, T, d_h)."""
+    seen = _seen(value.shape[-2], causal, value)[:, None]
+    return (value.cumsum(-2) if causal else value.sum(-2, keepdim=True)) / seen
+
+
+def _entropy_ratio(weights: Tensor, causal: bool) -> Tensor:
+    """Mean of H / log n over queries that see n >= 2 keys."""
+    entropy = -torch.special.xlogy(weights, weights).sum(-1)
+    seen = _seen(weights.shape[-1], causal, weights)
+    several = seen > 1
+    return (entropy[..., several] / seen[several].log()).mean()
 
 
 def _overlap(x: Tensor) -> Tensor:

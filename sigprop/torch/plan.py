@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sigprop.arrays import Floats, finite_or_none
 from sigprop.validate import count, scalar
 
-__all__ = ["Plan", "Run"]
+__all__ = ["Held", "Plan", "Run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,29 @@ class Plan:
         return self.rate * min((step + 1) / rise, (self.steps - step) / fall, 1.0)
 
 
+class Held(NamedTuple):
+    """Loss on held-out positions of one kind; NaN where there are none, or the run diverged.
+
+    Attributes
+    ----------
+    count : int
+        Number of positions.
+    loss, loss_se : float
+        Mean loss (nats) and its standard error.
+    baseline : float
+        Loss on the same positions of guessing without the model.
+    gain, gain_se : float
+        baseline - loss, and its standard error, position by position.
+    """
+
+    count: int
+    loss: float
+    loss_se: float
+    baseline: float
+    gain: float
+    gain_se: float
+
+
 class Run(NamedTuple):
     """A training run.
 
@@ -90,14 +113,13 @@ class Run(NamedTuple):
     ----------
     log : dict of str to array, shape (N,) or (N, L) or (N, L+1)
         step; training loss (nats), learning rate and norm of the gradient before clipping; rho
-        (overlap, input first) and entropy (H / log T) by layer; gradient and query (norms of the
-        gradient of a block and of its query matrix) by layer. Row n is taken before update `step`.
-    loss, loss_se : float
-        Final loss on held-out windows (nats), and its standard error; infinite if it diverged.
-    unigram : float
-        Loss on the same positions of guessing by token frequency.
-    gain, gain_se : float
-        Their difference, unigram - loss, and its standard error, position by position.
+        (overlap, input first) and entropy (H over the log of the keys seen) by layer; gradient and
+        query (norms of the gradient of a block and of its query matrix) by layer. Row n is taken
+        before update `step`.
+    held : dict of str to Held
+        By kind of position. Of an encoder: "hidden" behind [MASK], "kept" (the model is shown the
+        token it has to guess), "replaced" (it is shown another); the baseline guesses by token
+        frequency. Of a decoder: "next"; the baseline is a smoothed bigram table of the text.
     diverged : int
         Step at which the loss was not finite, or -1.
     wall : float
@@ -107,21 +129,42 @@ class Run(NamedTuple):
     """
 
     log: dict[str, Floats]
-    loss: float
-    loss_se: float
-    unigram: float
-    gain: float
-    gain_se: float
+    held: dict[str, Held]
     diverged: int
     wall: float
     versions: dict[str, str]
 
+    @property
+    def judged(self) -> Held:
+        """Positions that decide whether a run trains: hidden ones, or the next tokens."""
+        return next(iter(self.held.values()))
+
+    @property
+    def gain(self) -> float:
+        """Nats below the baseline where the token to be guessed is not shown; -inf if it diverged.
+
+        On kept positions a model gains by copying its input, which needs no attention.
+        """
+        return -math.inf if self.diverged >= 0 else self.judged.gain
+
+    @property
+    def loss(self) -> float:
+        """Loss where the token to be guessed is not shown (nats); infinite if it diverged."""
+        return math.inf if self.diverged >= 0 else self.judged.loss
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is null."""
-        scalars = {
-            name: value if math.isfinite(value) else None
-            for name, value in self._asdict().items()
-            if isinstance(value, float | int)
+        judged = self.judged._asdict() | {"loss": self.loss, "gain": self.gain}
+        del judged["count"]
+        return {
+            **_finite(judged),
+            "held": {kind: _finite(one._asdict()) for kind, one in self.held.items()},
+            "diverged": self.diverged,
+            "wall": self.wall,
+            "versions": self.versions,
+            "log": {name: finite_or_none(values) for name, values in self.log.items()},
         }
-        log = {name: finite_or_none(values) for name, values in self.log.items()}
-        return scalars | {"versions": self.versions, "log": log}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Real text as windows of WordPiece tokens, and the masks of masked-language modelling."""
+"""Real text as windows of WordPiece tokens, and what a model has to guess in them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,31 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
-from sigprop.arrays import Bools, Ints
+from sigprop.arrays import Bools, Floats, Ints
 from sigprop.errors import DomainError
 from sigprop.text import MARK, read
 from sigprop.validate import count
 
-__all__ = ["HUB", "MASK", "SPECIAL", "Corpus", "corpus", "masked"]
+__all__ = [
+    "HUB",
+    "KINDS",
+    "MASK",
+    "SPECIAL",
+    "Corpus",
+    "Guesses",
+    "baseline",
+    "corpus",
+    "guesses",
+    "masked",
+]
 
 SPECIAL = ("[PAD]", "[UNK]", "[SEP]", "[MASK]")
 PREFIX = "##"  # of a piece inside a word
 SEPARATOR, MASK = SPECIAL.index("[SEP]"), SPECIAL.index("[MASK]")
 HELD = 10  # one window in ten, the last ones, is held out
 CHOSEN, HIDDEN, REPLACED = 0.15, 0.8, 0.1  # Devlin et al. 2019, section 3.1
+KINDS = {False: ("hidden", "kept", "replaced"), True: ("next",)}  # of positions, by causal
+STRENGTHS = 2.0 ** np.arange(-2, 13)  # of the prior of a bigram table, in counts
 HUB, STORIES = "roneneldan/TinyStories", 20_000
 
 
@@ -193,3 +206,107 @@ def masked(windows: Ints, vocabulary: int, rng: np.random.Generator) -> tuple[In
     replaced = ~hidden & (draw < CHOSEN * (HIDDEN + REPLACED))
     others = rng.integers(len(SPECIAL), vocabulary, windows.shape)
     return np.where(hidden, MASK, np.where(replaced, others, windows)), chosen
+
+
+class Guesses(NamedTuple):
+    """What a model sees, where it has to guess, and what.
+
+    Attributes
+    ----------
+    inputs : array of int, shape (B, T)
+        What the model sees.
+    chosen : array of bool, shape (B, T)
+        Positions whose logits are read.
+    wanted : array of int, shape (n,)
+        The token to be guessed at each of them.
+    kind : array of int, shape (n,)
+        Index into `KINDS`.
+    """
+
+    inputs: Ints
+    chosen: Bools
+    wanted: Ints
+    kind: Ints
+
+
+def guesses(windows: Ints, vocabulary: int, rng: np.random.Generator, causal: bool) -> Guesses:
+    """Positions to be guessed: those of `masked`, or every next token under a causal mask.
+
+    Parameters
+    ----------
+    windows, vocabulary, rng
+        As in `masked`.
+    causal : bool
+        Whether the model is a decoder.
+
+    Returns
+    -------
+    Guesses
+        A position is "kept" if the model is shown its own token, by choice or by the chance that
+        the replacement is the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.torch.tokens import guesses
+    >>> found = guesses(np.array([[4, 5, 6]]), 8, np.random.default_rng(0), causal=True)
+    >>> found.chosen.tolist(), found.wanted.tolist()
+    ([[True, True, False]], [5, 6])
+    """
+    if causal:
+        chosen = np.ones(windows.shape, dtype=bool)
+        chosen[:, -1] = False
+        wanted = windows[:, 1:].ravel()
+        return Guesses(windows, chosen, wanted, np.zeros(wanted.shape, dtype=np.int64))
+    inputs, chosen = masked(windows, vocabulary, rng)
+    shown, wanted = inputs[chosen], windows[chosen]
+    return Guesses(
+        inputs, chosen, wanted, np.where(shown == MASK, 0, np.where(shown == wanted, 1, 2))
+    )
+
+
+def baseline(text: Corpus, causal: bool = False) -> Floats:
+    """Loss of guessing without a model, by the frequencies of what is trained on.
+
+    Parameters
+    ----------
+    text : Corpus
+        The text.
+    causal : bool
+        Whether the token before is known.
+
+    Returns
+    -------
+    array, shape (V,) or (V, V)
+        Nats: minus the logarithm of each token's share, every count raised by one; of a decoder by
+        the token before, the shares f of all tokens serving as prior of each row,
+        (n_ab + k f_b)/(n_a + k).
+
+    Notes
+    -----
+    The prior is that of MacKay & Peto 1995, Natural Language Engineering 1:289; its strength k is
+    the one of `STRENGTHS` under which each bigram of the text, left out once, is most likely.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.torch.tokens import Corpus, baseline
+    >>> text = Corpus(np.array([[4, 4, 5, 5]]), np.array([[4, 5, 5, 4]]), 8, "", "", "")
+    >>> baseline(text).round(2).tolist()
+    [2.48, 2.48, 2.48, 2.48, 1.39, 1.39, 2.48, 2.48]
+    >>> baseline(text, causal=True).shape
+    (8, 8)
+    """
+    size = text.vocabulary
+    counts = np.bincount(text.train.ravel(), minlength=size) + 1.0
+    share = counts / counts.sum()
+    if not causal:
+        return np.asarray(-np.log(share))
+    pairs = text.train[:, :-1] * size + text.train[:, 1:]
+    table = np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size).astype(float)
+    total = table.sum(axis=1)
+    a, b = np.nonzero(table)
+    others, before = table[a, b] - 1, total[a] - 1  # of each bigram, left out once
+    likely = [table[a, b] @ np.log((others + k * share[b]) / (before + k)) for k in STRENGTHS]
+    k = STRENGTHS[int(np.argmax(likely))]
+    return np.asarray(-np.log((table + k * share) / (total[:, None] + k)))

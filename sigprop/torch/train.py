@@ -1,4 +1,6 @@
-"""Masked-language-model training of a description: real runs, logged, resumable bit for bit.
+"""Training of a description on text: real runs, logged, resumable bit for bit.
+
+A bidirectional description learns masked-language modelling, a causal one the next token.
 
 Everything that a step draws follows from the seed and the number of the step, so a run that was
 killed continues from its last checkpoint as if nothing had happened: same weights, same log, to the
@@ -25,13 +27,13 @@ from torch.nn import functional as F
 from sigprop.arrays import Floats, Ints
 from sigprop.errors import DomainError
 from sigprop.spec import Transformer
-from sigprop.torch.model import Block, Encoder
-from sigprop.torch.plan import Plan, Run
-from sigprop.torch.tokens import Corpus, masked
+from sigprop.torch.model import Block, LanguageModel
+from sigprop.torch.plan import Held, Plan, Run
+from sigprop.torch.tokens import KINDS, Corpus, Guesses, baseline, guesses
 from sigprop.validate import choice
 from sigprop.version import __version__
 
-__all__ = ["CHECKPOINT", "baseline", "train", "versions"]
+__all__ = ["CHECKPOINT", "train", "versions"]
 
 COLUMNS = ("step", "loss", "rate", "norm")
 PROFILES = ("rho", "entropy", "gradient", "query")
@@ -79,12 +81,12 @@ def train(
     told: Callable[[dict[str, Any]], None] | None = None,
     device: str | None = None,
 ) -> Run:
-    """Train a model of a description as a masked language model.
+    """Train a model of a description: as a masked language model, or as a decoder if causal.
 
     Parameters
     ----------
     spec : Transformer
-        The description: single, bidirectional, with a width; its context is that of the windows.
+        The description: single, with a width; its context is that of the windows.
     text : Corpus
         The text.
     plan : Plan, optional
@@ -99,7 +101,7 @@ def train(
     Returns
     -------
     Run
-        The log and the final loss.
+        The log, and the final loss by kind of position.
 
     Raises
     ------
@@ -149,8 +151,8 @@ class _Trainer:
     """A run in progress."""
 
     def __init__(self, spec: Transformer, text: Corpus, plan: Plan, device: str) -> None:
-        self.text, self.plan, self.device = text, plan, device
-        self.model = Encoder(spec, text.vocabulary, plan.seed).to(device)
+        self.text, self.plan, self.device, self.causal = text, plan, device, spec.causal
+        self.model = LanguageModel(spec, text.vocabulary, plan.seed).to(device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=BETAS, weight_decay=plan.decay, fused=True
         )
@@ -182,7 +184,7 @@ class _Trainer:
         rate = self.plan.rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._losses(windows, rng).mean()
+        loss = self._losses(self._guesses(windows, rng)).mean()
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip))
@@ -195,13 +197,12 @@ class _Trainer:
         self.step += 1
         return row
 
-    def _losses(self, windows: Ints, rng: np.random.Generator) -> Tensor:
+    def _guesses(self, windows: Ints, rng: np.random.Generator) -> Guesses:
+        return guesses(windows, self.text.vocabulary, rng, self.causal)
+
+    def _losses(self, task: Guesses) -> Tensor:
         """Loss of every token that is to be guessed."""
-        inputs, chosen = (
-            torch.from_numpy(part).to(self.device)
-            for part in masked(windows, self.text.vocabulary, rng)
-        )
-        wanted = torch.from_numpy(windows).to(self.device)[chosen]
+        inputs, chosen, wanted = (torch.from_numpy(part).to(self.device) for part in task[:3])
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             logits = self.model.logits(self.model(inputs)[chosen])
         return F.cross_entropy(logits.float(), wanted, reduction="none")
@@ -216,32 +217,30 @@ class _Trainer:
 
     def _finish(self) -> Run:
         log = {name: np.array([row[name] for row in self.rows]) for name in (*COLUMNS, *PROFILES)}
-        loss, guess = self._held()
+        loss, guess, kind = self._held()
         if self.diverged < 0 and not np.isfinite(loss).all():
             self.diverged = self.step  # the last update did it
-        about = (self.diverged, self.wall, versions(self.device))
         if self.diverged >= 0:
-            return Run(log, math.inf, math.nan, float(guess.mean()), -math.inf, math.nan, *about)
-        gain, root = guess - loss, math.sqrt(len(loss))
-        mean, spread = float(loss.mean()), float(loss.std()) / root
-        return Run(
-            log, mean, spread, float(guess.mean()), float(gain.mean()), float(gain.std()) / root,
-            *about,
-        )  # fmt: skip
+            loss = np.full_like(guess, np.nan)
+        held = {
+            name: _held_out(loss[kind == i], guess[kind == i])
+            for i, name in enumerate(KINDS[self.causal])
+        }
+        return Run(log, held, self.diverged, self.wall, versions(self.device))
 
     @torch.no_grad()
-    def _held(self) -> tuple[Floats, Floats]:
-        """Losses on held-out windows, the same masks in every run; and those of frequencies."""
-        guess, losses, guesses = baseline(self.text), [], []
+    def _held(self) -> tuple[Floats, Floats, Ints]:
+        """Losses on held-out windows, the same masks in every run; the baseline's; the kinds."""
+        table, parts = baseline(self.text, self.causal), []
         held = self.text.held[: self.plan.held]
         for start in range(0, len(held), self.plan.batch):
             windows = held[start : start + self.plan.batch]
-            losses.append(self._losses(windows, np.random.default_rng([EVALUATION, start])).cpu())
-            chosen = masked(
-                windows, self.text.vocabulary, np.random.default_rng([EVALUATION, start])
-            )[1]
-            guesses.append(guess[windows[chosen]])
-        return torch.cat(losses).double().numpy(), np.concatenate(guesses)
+            task = self._guesses(windows, np.random.default_rng([EVALUATION, start]))
+            before = (task.inputs[task.chosen],) if self.causal else ()
+            losses = self._losses(task).double().cpu().numpy()
+            parts.append((losses, table[(*before, task.wanted)], task.kind))
+        loss, guess, kind = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return loss, guess, kind
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -276,6 +275,16 @@ class _Trainer:
             setattr(self, name, state[name])
 
 
+def _held_out(loss: Floats, guess: Floats) -> Held:
+    """Means over positions, with their standard errors."""
+    count = len(loss)
+    if count == 0:
+        return Held(0, *[math.nan] * 5)
+    gain, root = guess - loss, math.sqrt(count)
+    means = float(loss.mean()), float(loss.std()) / root, float(guess.mean())
+    return Held(count, *means, float(gain.mean()), float(gain.std()) / root)
+
+
 def _gradients(block: nn.Module, scale: float) -> tuple[float, float]:
     """Norms of the gradients of a block and of its query matrix, before clipping."""
     assert isinstance(block, Block)
@@ -283,29 +292,3 @@ def _gradients(block: nn.Module, scale: float) -> tuple[float, float]:
     assert block.joint.weight.grad is not None
     query = block.joint.weight.grad.chunk(3)[0].norm()
     return float(whole.norm()) / scale, float(query) / scale
-
-
-def baseline(text: Corpus) -> Floats:
-    """Loss of guessing by frequency: minus the logarithm of each token's share of the text.
-
-    Parameters
-    ----------
-    text : Corpus
-        The text; the frequencies are those of what is trained on, each count raised by one.
-
-    Returns
-    -------
-    array, shape (V,)
-        Nats.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sigprop.torch.tokens import Corpus
-    >>> from sigprop.torch.train import baseline
-    >>> text = Corpus(np.array([[4, 4, 5, 5]]), np.array([[4, 5, 5, 4]]), 8, "", "", "")
-    >>> baseline(text).round(2).tolist()
-    [2.48, 2.48, 2.48, 2.48, 1.39, 1.39, 2.48, 2.48]
-    """
-    counts = np.bincount(text.train.ravel(), minlength=text.vocabulary) + 1.0
-    return np.asarray(np.log(counts.sum()) - np.log(counts))

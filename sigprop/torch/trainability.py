@@ -1,62 +1,89 @@
 """Real training runs over a trainability diagram, to judge its prediction.
 
-Fixed before any run of the grid was made: a run *trains* if its held-out loss ends at least
-`MARGIN` nats below that of guessing by token frequency, which a model that cannot tell tokens apart
-does not beat. The *predictor* is the one that draws the diagram (`sigprop.diagram`, nothing
-adjusted): the distance to its boundaries, the smaller of log(gap_L/(1 - rho_max)) and
--log(beta_hot/beta_c), at its defaults; positive in the regime that it calls trainable. Its parts
-are judged too, alone. The learning rate was chosen on one healthy cell (L = 18, alpha 3.8 to 4):
-3e-3 beat 1.5e-3, and 1e-2 did not train. Added once the first grid had been seen: the grid at 1e-3,
-and the design with rho_L below 0.5.
+Fixed before any run of the grid was made: a run *trains* if its held-out loss, where the token to
+be guessed is not shown, ends at least `MARGIN` nats below the baseline: guessing by token frequency
+for an encoder, which a model that cannot tell tokens apart does not beat, and a smoothed bigram
+table for a decoder, which a model without attention does not beat. The predictor is the distance to
+the boundaries of the diagram (`sigprop.training_prediction`), nothing adjusted. Runs and
+predictions are stored apart: a run stays what it was when the theory improves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from sigprop.arrays import Floats, Ints
 from sigprop.design import recommend
-from sigprop.diagram import diagram
-from sigprop.plan import boundary_fields
 from sigprop.schemes import described
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job, gather
-from sigprop.sweep import sweep
 from sigprop.targets import Targets
 from sigprop.torch.plan import Plan
-from sigprop.torch.tokens import Corpus
+from sigprop.torch.tokens import KINDS, Corpus
 from sigprop.torch.train import train
 from sigprop.version import __version__
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BASE", "MARGIN", "PLAN", "SCHEMES", "cell", "count_runs", "experiment", "job", "marked"]
+__all__ = [
+    "BASE",
+    "MARGIN",
+    "PLANS",
+    "SCHEMES",
+    "Trial",
+    "cell",
+    "experiment",
+    "job",
+    "marked",
+    "trials",
+]
 
-RHO_MAX = 0.98  # the default of `sigprop.diagram.diagram`
-MARGIN = 0.05  # nats below guessing by frequency
+MARGIN = 0.02  # nats below the baseline
 BASE = Transformer(
     depth=6, context=32, width=64, heads=4, beta=1.0, sigma_v2=1.0, sigma_w2=1.0, alpha_attn=2.0,
     alpha_mlp=2.0, rho0=0.02,
 )  # fmt: skip
-PLAN = Plan(steps=160, every=40)
-DEPTHS = (6, 18)
-RATES = (1e-3,)  # beside that of the plan
+HELD = 2**14  # windows: all that a small text holds out
+PLANS = {
+    "encoder": Plan(steps=1000, rate=2e-3, every=250, held=HELD),
+    "decoder": Plan(steps=1500, rate=2e-3, every=375, held=HELD),
+}
+DEPTHS = (6, 12)
 AXES = {"beta": (0.1, 4.0), "alpha_attn": (0.4, 6.0)}
 SCHEMES = ("pytorch", "glorot-normal", "gpt2", "deepnorm")
-DESIGNS = {"recommended": 0.9, "recommended-0.5": 0.5}  # by largest overlap
+DESIGNS = {"recommended-0.9": 0.9, "recommended-0.5": 0.5}  # by largest overlap
 FREE = {"beta": (0.1, 1.0), "alpha_attn": (0.5, 8.0), "alpha_mlp": (0.5, 8.0)}
-SCALARS = ("loss", "loss_se", "unigram", "gain", "gain_se", "diverged", "wall")
-CELL = ("depth", "beta", "alpha_attn")
-GRID = ("rate", *CELL)
-FINE = 40  # points of the predicted boundaries along each axis
+GRID, SECTION = "grid", "section"  # parts of the experiment; the others are named by their scheme
+SCALARS = ("loss", "loss_se", "baseline", "gain", "gain_se")
+
+
+class Trial(NamedTuple):
+    """One run of the experiment.
+
+    Attributes
+    ----------
+    model : str
+        "encoder" or "decoder".
+    part : str
+        "grid", "section" (further seeds at the middle beta), or the name of an initialisation.
+    spec : Transformer
+        The description.
+    plan : Plan
+        How it is trained.
+    """
+
+    model: str
+    part: str
+    spec: Transformer
+    plan: Plan
 
 
 def cell(
@@ -80,7 +107,8 @@ def cell(
     Returns
     -------
     dict of str to array
-        loss, loss_se, unigram, gain, gain_se, diverged, wall, versions (JSON), and the log:
+        loss, loss_se, baseline, gain, gain_se where the token is not shown; count, gain, gain_se of
+        every kind of position, as hidden_gain; diverged, wall, versions (JSON), and the log:
         log_step, log_loss, log_rho, log_entropy, ...
 
     Examples
@@ -98,9 +126,13 @@ def cell(
     torch.set_num_threads(1)
     text = Corpus(train_windows, held_windows, vocabulary, "", "", "")
     run = train(Transformer.from_dict(spec), text, Plan(**plan), device="cpu")
-    scalars = {name: np.array(getattr(run, name)) for name in SCALARS}
+    values = run.judged._asdict() | {"loss": run.loss, "gain": run.gain}
+    scalars = {name: values[name] for name in SCALARS}
+    for kind, one in run.held.items():
+        scalars |= {f"{kind}_{n}": getattr(one, n) for n in ("count", "gain", "gain_se")}
+    scalars |= {"diverged": run.diverged, "wall": run.wall, "versions": json.dumps(run.versions)}
     log = {f"log_{name}": values for name, values in run.log.items()}
-    return scalars | log | {"versions": np.array(json.dumps(run.versions))}
+    return {name: np.array(value) for name, value in scalars.items()} | log
 
 
 def job(spec: Transformer, plan: Plan, text: Corpus) -> Job:
@@ -133,7 +165,7 @@ def job(spec: Transformer, plan: Plan, text: Corpus) -> Job:
 
 
 def marked(base: Transformer = BASE) -> dict[str, Transformer]:
-    """Describe the initialisations that people use, and the recommended one.
+    """Describe the initialisations that people use, and the recommended ones.
 
     Parameters
     ----------
@@ -144,8 +176,8 @@ def marked(base: Transformer = BASE) -> dict[str, Transformer]:
     -------
     dict of str to Transformer
         The schemes `SCHEMES` (their multipliers of branches in the variances), and two designs of
-        `sigprop.design.recommend`, nearest to Xavier's by beta and residual strengths: with the
-        default targets, and with half the overlap.
+        `sigprop.design.recommend`, nearest to Xavier's by beta and residual strengths, with
+        overlaps of at most 0.9 and 0.5.
 
     Examples
     --------
@@ -160,62 +192,82 @@ def marked(base: Transformer = BASE) -> dict[str, Transformer]:
     return specs | {name: design.spec for name, design in designs.items()}
 
 
-def count_runs(depths: int, points: int = 7, rates: int = 1, seeds: int = 3) -> int:
-    """Count the runs of `experiment`.
+def trials(
+    base: Transformer = BASE,
+    plans: Mapping[str, Plan] = PLANS,
+    depths: Sequence[int] = DEPTHS,
+    points: int = 7,
+    seeds: int = 2,
+) -> list[Trial]:
+    """List the runs of the experiment.
 
     Parameters
     ----------
-    depths, points, rates, seeds : int
-        Numbers of depths, of points along each axis, of further learning rates, of seeds.
+    base : Transformer
+        The architecture of the encoders; decoders have a causal mask. The grid replaces its depth,
+        beta and alpha_attn.
+    plans : mapping of str to Plan
+        How encoders and decoders are trained; a model that is not named is left out.
+    depths : sequence of int
+        Depths.
+    points : int
+        Points of the encoders' grid along each axis, evenly spaced in the logarithm over `AXES`;
+        that of the decoders takes every other one.
+    seeds : int
+        Seeds of the section at the middle beta, and of the marked initialisations (encoders); the
+        rest has one.
 
     Returns
     -------
-    int
-        Runs of the grid, and further seeds of its section and of the marked initialisations.
+    list of Trial
+        In the order in which they are run.
 
     Examples
     --------
-    >>> from sigprop.torch.trainability import count_runs
-    >>> count_runs(2)
-    296
+    >>> from sigprop.torch.trainability import PLANS, trials
+    >>> len(trials(plans={"encoder": PLANS["encoder"]}, depths=(1,), points=3, seeds=1))
+    15
     """
-    marks = (len(SCHEMES) + len(DESIGNS)) * seeds
-    return depths * ((1 + rates) * (points**2 + marks) + points * (seeds - 1))
+    axes = {name: np.geomspace(*ends, points) for name, ends in AXES.items()}
+    found = []
+    for model, plan in plans.items():
+        step = 1 if model == "encoder" else 2
+        betas, alphas = (values[::step].tolist() for values in axes.values())
+        stacks = [base.replace(depth=depth, causal=model == "decoder") for depth in depths]
+        found += [
+            Trial(model, GRID, stack.replace(beta=b, alpha_attn=a), plan)
+            for stack in stacks
+            for b in betas
+            for a in alphas
+        ]
+        if model == "decoder":
+            continue
+        others = [replace(plan, seed=plan.seed + i) for i in range(seeds)]
+        middle = betas[len(betas) // 2]
+        for stack in stacks:
+            section = [stack.replace(beta=middle, alpha_attn=a) for a in alphas]
+            found += [Trial(model, SECTION, one, p) for one in section for p in others[1:]]
+            found += [Trial(model, n, one, p) for n, one in marked(stack).items() for p in others]
+    return found
 
 
 def experiment(
     text: Corpus,
+    asked: Sequence[Trial],
     *,
-    base: Transformer = BASE,
-    plan: Plan = PLAN,
-    depths: Sequence[int] = DEPTHS,
-    points: int = 7,
-    rates: Sequence[float] = RATES,
-    seeds: int = 3,
     folder: Path | None = None,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
     scheduler: str | None = None,
 ) -> xr.Dataset:
-    """Train over a grid of (beta, alpha_attn) at several depths, beside what theory predicts.
+    """Train every trial, and tabulate what was measured.
 
     Parameters
     ----------
     text : Corpus
-        What is trained on, in windows of the context of `base`.
-    base : Transformer
-        The architecture; the grid replaces its depth, beta and alpha_attn.
-    plan : Plan
-        How each run is trained.
-    depths : sequence of int
-        Depths.
-    points : int
-        Points along each axis, evenly spaced in the logarithm over `AXES`.
-    rates : sequence of float
-        Further learning rates of the grid and of the marked initialisations.
-    seeds : int
-        Seeds of the section at the middle beta and of the marked initialisations; the rest of the
-        grid has one.
+        What is trained on, in windows of the context of the trials.
+    asked : sequence of Trial
+        From `trials`.
     folder : Path, optional
         Where finished runs are kept; a second call continues.
     workers : int
@@ -228,146 +280,73 @@ def experiment(
     Returns
     -------
     xarray.Dataset
-        Over (rate, depth, beta, alpha_attn): loss, gain below guessing by frequency with its
-        standard error, overlap and entropy measured before and after training. Over (depth, beta,
-        alpha_attn): distance, rho, entropy_ratio, regime, apjn, score_gradient as predicted. Over
-        (depth, alpha_attn, seed) section_gain, over (rate, depth, scheme, seed) mark_gain, and
-        where the marks lie. Where a run diverged the values are NaN, and `diverged` says when.
+        One row a run. What it was: model, part, depth, beta, alpha_attn, seed, spec (JSON).
+        What was measured: loss, baseline, gain where the token to be guessed is not shown, with
+        standard errors (nats); gains of every kind of position; rho, entropy and query (the
+        smallest gradient of a query matrix) before and after training; diverged (step or -1).
+        Where a run diverged, its measurements are NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.torch.plan import Plan
+    >>> from sigprop.torch.tokens import Corpus
+    >>> from sigprop.torch.trainability import BASE, Trial, experiment
+    >>> text = Corpus(np.full((4, 8), 5), np.full((2, 8), 5), 16, "", "fives", "")
+    >>> spec = BASE.replace(depth=1, context=8, width=8, heads=1)
+    >>> runs = experiment(text, [Trial("encoder", "grid", spec, Plan(steps=1))])
+    >>> runs.sizes["run"], runs["part"].values.tolist()
+    (1, ['grid'])
     """
-    axes = {name: np.geomspace(*ends, points) for name, ends in AXES.items()}
-    stacks = [base.replace(depth=depth) for depth in depths]
-    marks = [marked(stack) for stack in stacks]
-    grid = np.array([
-        [[stack.replace(beta=float(b), alpha_attn=float(a)) for a in axes["alpha_attn"]]
-         for b in axes["beta"]]
-        for stack in stacks
-    ])  # fmt: skip
-    plans = [replace(plan, seed=plan.seed + i) for i in range(seeds)]
-    paces = [plan, *(replace(plan, rate=rate) for rate in rates)]
-    wanted = {
-        "grid": [job(spec, p, text) for p in paces for spec in grid.flat],
-        "section": [job(spec, p, text) for spec in grid[:, points // 2].flat for p in plans],
-        "mark": [
-            job(spec, replace(p, seed=other.seed), text)
-            for p in paces
-            for one in marks
-            for spec in one.values()
-            for other in plans
-        ],
-    }
-    unique = {one.key: one for part in wanted.values() for one in part}
-    done = gather([*unique.values()], folder, workers, progress, scheduler)
-    runs = dict(zip(unique, done, strict=True))
-    found = {name: [runs[one.key] for one in part] for name, part in wanted.items()}
-    coordinates = {"depth": list(depths), **axes, "scheme": list(marks[0]),
-                   "seed": [one.seed for one in plans],
-                   "rate": [one.rate for one in paces]}  # fmt: skip
-    about = _provenance(base, plan, text, [*runs.values()])
-    about["marks"] = json.dumps([{n: s.to_dict() for n, s in one.items()} for one in marks])
-    return _assembled(found, stacks, marks, coordinates).assign_attrs(about)
-
-
-def _assembled(
-    found: dict[str, list[Arrays]],
-    stacks: list[Transformer],
-    marks: list[dict[str, Transformer]],
-    coordinates: dict[str, Any],
-) -> xr.Dataset:
-    """Everything measured beside everything predicted."""
     import xarray as xr
 
-    axes = {name: coordinates[name] for name in AXES}
-    sizes = {name: len(values) for name, values in coordinates.items()}
+    jobs = [job(one.spec, one.plan, text) for one in asked]
+    unique = {one.key: one for one in jobs}
+    done = gather([*unique.values()], folder, workers, progress, scheduler)
+    runs = dict(zip(unique, done, strict=True))
+    found = [runs[one.key] for one in jobs]
+    rows = {
+        "model": [one.model for one in asked],
+        "part": [one.part for one in asked],
+        "seed": [one.plan.seed for one in asked],
+        "spec": [json.dumps(one.spec.to_dict()) for one in asked],
+        "depth": [one.spec.depth for one in asked],
+        "beta": [float(one.spec.beta) for one in asked],
+        "alpha_attn": [float(one.spec.alpha_attn) for one in asked],
+        **_measured(found),
+    }
+    table = {name: ("run", np.asarray(values)) for name, values in rows.items()}
+    return xr.Dataset(table, attrs=_provenance(asked, text, [*runs.values()]))
 
-    def gain(name: str, *dims: str) -> Any:
-        return dims, _column(found[name], "gain", tuple(sizes[one] for one in dims))
 
-    data = _measured(found["grid"], tuple(sizes[name] for name in GRID))
-    data |= _predicted(stacks, axes) | _curves(stacks) | _places(marks)
-    data["section_gain"] = gain("section", "depth", "alpha_attn", "seed")
-    data["mark_gain"] = gain("mark", "rate", "depth", "scheme", "seed")
-    return xr.Dataset(data, coordinates)
-
-
-def _column(found: list[Arrays], name: str, shape: tuple[int, ...]) -> Floats:
-    """Values of all runs; what is not finite (a run that diverged) is NaN."""
-    values = np.array([float(one[name]) for one in found]).reshape(shape)
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def _measured(found: list[Arrays], shape: tuple[int, ...]) -> dict[str, Any]:
-    out: dict[str, Any] = {name: (GRID, _column(found, name, shape)) for name in SCALARS}
+def _measured(found: list[Arrays]) -> dict[str, Floats]:
+    """Columns over runs; what is not finite, or was not measured in a run, is NaN."""
+    kinds = [f"{kind}_{n}" for kind in sum(KINDS.values(), ()) for n in ("gain", "gain_se")]
+    names = [*SCALARS, *kinds, "diverged", "wall"]
+    columns = {name: [float(one.get(name, np.nan)) for one in found] for name in names}
     for when, row in (("start", 0), ("end", -1)):
         ends = [_ends(one, row) for one in found]
-        out |= {f"{name}_{when}": (GRID, _column(ends, name, shape)) for name in ends[0]}
-    return out
+        columns |= {f"{name}_{when}": [one[name] for one in ends] for name in ends[0]}
+    return {n: np.where(np.isfinite(v), v, np.nan) for n, v in columns.items()}
 
 
-def _ends(one: Arrays, row: int) -> Arrays:
+def _ends(one: Arrays, row: int) -> dict[str, float]:
     """Overlap, entropy and query gradient in a row of a log; NaN of a run that has none."""
     if not len(one["log_step"]):
-        return dict.fromkeys(("rho", "entropy", "query"), np.array(np.nan))
+        return dict.fromkeys(("rho", "entropy", "query"), np.nan)
     return {
-        "rho": one["log_rho"][row, -1],
-        "entropy": one["log_entropy"][row].min(),
-        "query": one["log_query"][row].min(),
+        "rho": float(one["log_rho"][row, -1]),
+        "entropy": float(one["log_entropy"][row].min()),
+        "query": float(one["log_query"][row].min()),
     }
 
 
-def _predicted(stacks: list[Transformer], axes: dict[str, Any]) -> dict[str, Any]:
-    parts = [diagram(stack, gradients=True, **axes) for stack in stacks]
-    names = ("rho", "gap_ratio", "reduced_beta", "entropy_ratio", "regime", "apjn",
-             "score_gradient")  # fmt: skip
-    out: dict[str, Any] = {
-        name: (CELL, np.stack([np.asarray(part[name]) for part in parts])) for name in names
-    }
-    mesh = dict(zip(axes, np.meshgrid(*axes.values(), indexing="ij"), strict=True))
-    far = [_distance(stack.replace(**mesh)) for stack in stacks]
-    return out | {"distance": (CELL, np.stack(far))}
-
-
-def _distance(spec: Transformer) -> Floats:
-    """Distance to the nearer boundary: positive in the regime that is called trainable."""
-    final = sweep(spec)
-    fields = boundary_fields(final, np.zeros_like(final.reduced_beta), RHO_MAX, None)
-    return np.asarray(np.minimum(*fields.values()))
-
-
-def _curves(stacks: list[Transformer]) -> dict[str, Any]:
-    """Boundaries on a finer grid, one set a depth."""
-    fine: dict[str, Any] = {name: np.geomspace(*ends, FINE) for name, ends in AXES.items()}
-    out: dict[str, Any] = {}
-    for stack in stacks:
-        for name, curve in diagram(stack, **fine).items():
-            if str(name).endswith(("_x", "_y", "_curve")):
-                out[f"{name}_{stack.depth}"] = (f"{curve.dims[0]}_{stack.depth}", curve.values)
-    return out
-
-
-def _places(marks: list[dict[str, Transformer]]) -> dict[str, Any]:
-    """Where the marked initialisations lie; strength is alpha_attn/(sigma_v sigma_o)."""
-
-    def each(value: Callable[[Transformer], Any]) -> tuple[tuple[str, str], Floats]:
-        rows = [[float(value(spec)) for spec in one.values()] for one in marks]
-        return ("depth", "scheme"), np.array(rows)
-
-    return {
-        "mark_beta": each(lambda spec: spec.beta),
-        "mark_strength": each(
-            lambda spec: spec.alpha_attn / np.sqrt(np.asarray(spec.sigma_v2) * spec.sigma_o2)
-        ),
-        "mark_distance": each(_distance),
-        "mark_rho": each(lambda spec: sweep(spec).state.rho),
-    }
-
-
-def _provenance(base: Transformer, plan: Plan, text: Corpus, found: list[Arrays]) -> dict[str, Any]:
+def _provenance(asked: Sequence[Trial], text: Corpus, found: list[Arrays]) -> dict[str, Any]:
     walls = np.array([float(one["wall"]) for one in found])
     versions = sorted({str(one["versions"]) for one in found})
     return {
         "sigprop_version": __version__,
-        "spec": json.dumps(base.to_dict()),
-        "plan": json.dumps(asdict(plan)),
+        "plans": json.dumps({one.model: asdict(replace(one.plan, seed=0)) for one in asked}),
         "margin": MARGIN,
         "runs": len(found),
         "wall_seconds": float(walls.sum()),
