@@ -288,7 +288,7 @@ def _norm(spec: Transformer) -> nn.LayerNorm:
 
 
 def _seen(size: int, causal: bool, like: Tensor) -> Tensor:
-    """Number of keys that each query sees, (T,)."""
+    """Count the keys that each query sees, (T,)."""
     counts = torch.arange(1, size + 1, device=like.device, dtype=like.dtype)
     return counts if causal else torch.full_like(counts, size)
 
