@@ -11,6 +11,7 @@ import typer
 
 from sigprop.console import AsJson, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError, need
+from sigprop.validate import choice
 
 __all__ = ["COMMANDS"]
 
@@ -44,10 +45,10 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a description as a masked language model on text; log what the signal does."""
+    """Train a description on text, as an encoder or a causal decoder; log what the signal does."""
     need("sigprop train", "torch", "torch", "tokenizers")
     from sigprop.huggingface import load
-    from sigprop.propagate import exchangeable
+    from sigprop.propagate import propagate
     from sigprop.torch.model import check
     from sigprop.torch.plan import Plan
     from sigprop.torch.tokens import corpus
@@ -75,80 +76,110 @@ def train(
         return emit(values)
     from sigprop import training_tables
 
-    return show(lambda: training_tables.run(found, exchangeable(read)))
+    return show(lambda: training_tables.run(found, propagate(read)))
 
 
 def trainability(
     text: Text = None,
-    depths: Annotated[str, typer.Option(help="Numbers of blocks, with commas.")] = "6,18",
-    points: Annotated[int, typer.Option(help="Grid points along beta and alpha_attn.")] = 7,
-    rates: Annotated[str, typer.Option(help="Learning rates of the grid.")] = "3e-3,1e-3",
-    seeds: Annotated[int, typer.Option(help="Seeds of one section and of known schemes.")] = 3,
-    steps: Annotated[int, typer.Option(help="Updates of a run.")] = 160,
+    depths: Annotated[str, typer.Option(help="Numbers of blocks, with commas.")] = "6,12",
+    points: Annotated[
+        int, typer.Option(help="Points of the encoders' grid along beta and alpha_attn.")
+    ] = 7,
+    models: Annotated[str, typer.Option(help="What is trained.")] = "encoder,decoder",
+    rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 2e-3,
+    seeds: Annotated[int, typer.Option(help="Seeds of one section and of known schemes.")] = 2,
+    steps: Annotated[
+        int, typer.Option(help="Updates of an encoder; a decoder makes half as many again.")
+    ] = 1000,
     vocabulary: Vocabulary = 250,
     keep: Annotated[
         Path | None, typer.Option(help="Folder of finished runs; a second start resumes.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes.")] = os.cpu_count() or 1,
     scheduler: Scheduler = None,
-    out: Annotated[Path, typer.Option(help="NetCDF file; .json, .png and .pdf go beside it.")] = (
-        Path("training.nc")
-    ),
+    runs: Annotated[
+        Path | None, typer.Option(help="Runs of an earlier call: predict and judge, train nothing.")
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="NetCDF file of the runs; predictions go to NAME_prediction.nc, findings "
+            "to NAME.json, the figure to NAME.png and NAME.pdf."
+        ),
+    ] = Path("training.nc"),
     as_json: AsJson = False,
 ) -> None:
     """Train over a grid of (beta, alpha_attn) and judge the predicted boundary: AUC, figure."""
-    need("sigprop trainability", "torch", "torch", "tokenizers")
-    from dataclasses import replace
-
     from sigprop import training_tables
-    from sigprop.diagram import save
+    from sigprop.diagram import load, save
     from sigprop.plots import save_figure
-    from sigprop.separation import findings, provenance
-    from sigprop.torch.tokens import corpus
-    from sigprop.torch.trainability import BASE, PLAN, count_runs, experiment
+    from sigprop.separation import findings, judged, provenance
     from sigprop.training_plots import plot_training
+    from sigprop.training_prediction import predict
 
     check_target("out", out, (".nc",))
-    stacks = [_depth(word) for word in depths.split(",")]
-    words = corpus(text, int(BASE.context), vocabulary)
-    first, *others = (_rate(word) for word in rates.split(","))
-    total = count_runs(len(stacks), points, len(others), seeds)
-    with progress(total, "runs") as advance:
-        data = experiment(
-            words,
-            plan=replace(PLAN, steps=steps, rate=first),
-            depths=stacks,
-            points=points,
-            rates=others,
-            seeds=seeds,
-            folder=keep,
-            workers=workers,
-            progress=advance,
-            scheduler=scheduler,
-        )
-    save(data, out)
-    about = provenance(data)
+    if runs is None:
+        data = _trained(text, depths, points, models, rate, seeds, steps, vocabulary, keep,
+                        workers, scheduler)  # fmt: skip
+        save(data, out)
+    else:
+        data = load(runs)
+    with progress(None, "predictions"):
+        prediction = predict(data)
+    table = judged(data, prediction)
+    save(prediction, beside := out.with_name(f"{out.stem}_prediction.nc"))
+    about = provenance(table)
     files = [out.with_suffix(ending) for ending in (".json", ".png", ".pdf")]
     files[0].write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    picture = plot_training(data)
+    picture = plot_training(table)
     for path in files[1:]:
         save_figure(picture, path)
     if as_json:
         return emit(about)
-    return show(lambda: training_tables.training(findings(data), [str(f) for f in (out, *files)]))
+    written = [str(f) for f in (*([out] if runs is None else []), beside, *files)]
+    return show(lambda: training_tables.training(findings(table), written))
+
+
+def _trained(
+    text: Path | None,
+    depths: str,
+    points: int,
+    models: str,
+    rate: float,
+    seeds: int,
+    steps: int,
+    vocabulary: int,
+    keep: Path | None,
+    workers: int,
+    scheduler: str | None,
+) -> Any:
+    """Train all runs of the experiment, with progress."""
+    need("sigprop trainability", "torch", "torch", "tokenizers")
+    from dataclasses import replace
+
+    from sigprop.torch.tokens import corpus
+    from sigprop.torch.trainability import BASE, PLANS, experiment, trials
+
+    stacks = [_depth(word) for word in depths.split(",")]
+    for model in models.split(","):
+        choice("models", model, tuple(PLANS))
+    half = steps // 2
+    plans = {
+        model: replace(PLANS[model], rate=rate, steps=steps + half * (model == "decoder"))
+        for model in models.split(",")
+    }
+    words = corpus(text, int(BASE.context), vocabulary)
+    asked = trials(plans=plans, depths=stacks, points=points, seeds=seeds)
+    with progress(len(asked), "runs") as advance:
+        return experiment(
+            words, asked, folder=keep, workers=workers, progress=advance, scheduler=scheduler
+        )
 
 
 def _depth(word: str) -> int:
     if not word.strip().isdigit():
         raise DomainError("depths", word, "integers with commas, as in 6,18")
     return int(word)
-
-
-def _rate(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise DomainError("rates", word, "numbers with commas, as in 3e-3,1e-3") from None
 
 
 COMMANDS = (train, trainability)

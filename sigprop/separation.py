@@ -1,8 +1,8 @@
 """How well a prediction separates what trains from what does not; needs no torch.
 
-The predictor, distance to the nearer boundary, and the margin of the data, 0.05 nats, were fixed
-before the shipped runs. The second learning rate, the recommended design of overlap below 0.5, the
-rule alpha_attn/sqrt(L) and the other margins were added when the first results were known.
+The predictor, distance to the nearer boundary, the margin of the data, and the controls were fixed
+before the runs were made; the product (1 - rho_L) H_min/log T was suggested by earlier runs of
+encoders.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sigprop.arrays import Bools, Floats
+from sigprop.arrays import Floats
 from sigprop.diagram import REGIMES
-from sigprop.errors import AssumptionError, require
+from sigprop.errors import AssumptionError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,15 +27,23 @@ __all__ = [
     "correlation",
     "estimate",
     "findings",
+    "judged",
     "outcomes",
+    "part",
+    "provenance",
     "regimes",
     "separation",
 ]
 
 DRAWS, SEED = 2000, 0
-MARGINS = (0.02, 0.1)  # nats, beside that of the data
-AXES = ("rate", "depth", "beta", "alpha_attn", "seed")
+MARGINS = (0.01, 0.05, 0.1)  # nats, beside that of the data
 COVERED = (2.5, 97.5)  # percentiles of the bootstrap
+MODELS = ("encoder", "decoder")
+PARTS = ("grid", "section")  # the other parts are marked initialisations
+BASELINES = {
+    "encoder": "guessing by frequency, on hidden positions",
+    "decoder": "a smoothed bigram table of the text, on every next token",
+}
 Statistic = Callable[[Floats, Floats], Floats]
 
 
@@ -171,96 +179,142 @@ def estimate(statistic: Statistic, score: Floats, gain: Floats) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def _log(values: Any) -> Floats:
-    return np.asarray(np.log(np.asarray(values)))
+def judged(runs: xr.Dataset, prediction: xr.Dataset) -> xr.Dataset:
+    """Put runs and their predictions side by side.
+
+    Parameters
+    ----------
+    runs : xarray.Dataset
+        From `sigprop.torch.trainability.experiment`.
+    prediction : xarray.Dataset
+        From `sigprop.training_prediction.predict`, of the same runs.
+
+    Returns
+    -------
+    xarray.Dataset
+        One table over run.
+
+    Raises
+    ------
+    AssumptionError
+        If the prediction is of other runs.
+    """
+    if runs.sizes["run"] != prediction.sizes["run"]:
+        raise AssumptionError(
+            f"the prediction is of {prediction.sizes['run']} runs, the table has "
+            f"{runs.sizes['run']}: predict it again"
+        )
+    return runs.assign(prediction.data_vars)
 
 
-def _rule(data: xr.Dataset) -> Floats:
-    """Order the cells by the usual scaling of branches; it has no threshold of its own."""
-    rule = data["alpha_attn"] / np.sqrt(data["depth"])
-    return np.asarray(rule.broadcast_like(data["distance"]).transpose(*data["distance"].dims))
-
-
-PREDICTORS: dict[str, tuple[str, Callable[[xr.Dataset], Floats]]] = {
-    "distance": ("distance to the nearer boundary", lambda data: np.asarray(data["distance"])),
-    "overlap": ("1 - rho_L alone", lambda data: np.asarray(data["gap_ratio"])),
-    "entropy": ("smallest entropy alone", lambda data: np.asarray(data["entropy_ratio"])),
-    "gradient": ("size of the gradient's gain alone", lambda data: -np.abs(_log(data["apjn"]))),
-    "query": ("query over value gradient alone", lambda data: _log(data["score_gradient"])),
-    "rule": ("no theory: alpha_attn/sqrt(L)", lambda data: _rule(data)),
-}
-
-
-def outcomes(data: xr.Dataset, rate: float | None = None) -> Floats:
-    """Gain of every run of the grid beyond the margin: positive for one that trains.
+def part(data: xr.Dataset, **wanted: Any) -> xr.Dataset:
+    """Select rows of a table of runs.
 
     Parameters
     ----------
     data : xarray.Dataset
-        From `sigprop.torch.trainability.experiment`.
-    rate : float, optional
-        One of its learning rates; without it the best of them, run by run.
+        From `judged`, or runs alone.
+    **wanted
+        Columns and their values, as model="encoder", part="grid", depth=6.
 
     Returns
     -------
-    array, shape (depth, beta, alpha_attn)
+    xarray.Dataset
+        The rows that agree with all of them.
+
+    Examples
+    --------
+    >>> import xarray
+    >>> from sigprop.separation import part
+    >>> part(xarray.Dataset({"depth": ("run", [6, 12])}), depth=6).sizes["run"]
+    1
+    """
+    keep = np.ones(data.sizes["run"], dtype=bool)
+    for name, value in wanted.items():
+        keep &= np.asarray(data[name] == value)
+    return data.isel(run=np.flatnonzero(keep))
+
+
+def _log(values: Any) -> Floats:
+    return np.asarray(np.log(np.asarray(values)))
+
+
+PREDICTORS: dict[str, tuple[str, Callable[[xr.Dataset], Floats]]] = {
+    "distance": ("distance to the nearer boundary", lambda data: np.asarray(data["distance"])),
+    "product": (
+        "(1 - rho_L) H_min/log T",
+        lambda data: np.asarray(data["gap_ratio"] * data["entropy_ratio"]),
+    ),
+    "overlap": ("1 - rho_L alone", lambda data: np.asarray(data["gap_ratio"])),
+    "entropy": ("smallest entropy alone", lambda data: np.asarray(data["entropy_ratio"])),
+    "gradient": ("size of the gradient's gain alone", lambda data: -np.abs(_log(data["apjn"]))),
+    "query": ("query over value gradient alone", lambda data: _log(data["score_gradient"])),
+    "rule": (
+        "no theory: alpha_attn/sqrt(L)",
+        lambda data: np.asarray(data["alpha_attn"] / np.sqrt(data["depth"])),
+    ),
+}
+
+
+def outcomes(data: xr.Dataset) -> Floats:
+    """Gain of every run beyond the margin: positive for one that trains.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        Rows of a table of runs.
+
+    Returns
+    -------
+    array, shape (run,)
         Nats; minus infinity for a run that diverged.
     """
-    gain = data["gain"] if rate is None else data["gain"].sel(rate=[rate])
-    known = np.where(np.isnan(gain), -np.inf, gain)
-    return np.asarray(known.max(axis=0) - float(data.attrs["margin"]))
+    gain = np.asarray(data["gain"])
+    return np.where(np.isnan(gain), -np.inf, gain) - float(data.attrs["margin"])
 
 
-def separation(
-    data: xr.Dataset, rate: float | None = None, depth: int | None = None
-) -> dict[str, dict[str, Estimate]]:
+def separation(data: xr.Dataset) -> dict[str, dict[str, Estimate]]:
     """Area under the curve and rank correlation of every predictor.
 
     Parameters
     ----------
     data : xarray.Dataset
-        From `sigprop.torch.trainability.experiment`.
-    rate : float, optional
-        As in `outcomes`.
-    depth : int, optional
-        One depth alone; all without it.
+        Rows of a table from `judged`.
 
     Returns
     -------
     dict
-        By name of the predictor: auc, correlation.
+        By name of the predictor: auc, correlation. A predictor that theory does not give for all
+        of the rows, as gradients under a mask, is left out.
 
     Raises
     ------
     AssumptionError
         If all runs train, or none does.
     """
-    part = data if depth is None else data.sel(depth=[depth])
-    gain = outcomes(part, rate).ravel()
-    out = {}
+    gain, out = outcomes(data), {}
     for name, (_, build) in PREDICTORS.items():
-        score = build(part).ravel()
-        require(np.isfinite(score), "predictor", name, "a prediction for every run")
-        both = {"auc": area, "correlation": correlation}
-        out[name] = {key: estimate(one, score, gain) for key, one in both.items()}
+        score = build(data)
+        if np.isfinite(score).all():
+            both = {"auc": area, "correlation": correlation}
+            out[name] = {key: estimate(one, score, gain) for key, one in both.items()}
     return out
 
 
-def regimes(data: xr.Dataset, rate: float | None = None) -> dict[str, tuple[int, int]]:
-    """How many cells of each predicted regime train, and how many there are.
+def regimes(data: xr.Dataset) -> dict[str, tuple[int, int]]:
+    """How many runs of each predicted regime train, and how many there are.
 
     Parameters
     ----------
-    data, rate
-        As in `outcomes`.
+    data : xarray.Dataset
+        Rows of a table from `judged`.
 
     Returns
     -------
     dict of str to (int, int)
         By regime.
     """
-    trains: Bools = outcomes(data, rate) > 0
-    code = np.asarray(data["regime"])
+    trains, code = outcomes(data) > 0, np.asarray(data["regime"])
     return {
         name: (int(trains[code == i].sum()), int((code == i).sum()))
         for i, name in enumerate(REGIMES)
@@ -273,73 +327,108 @@ def findings(data: xr.Dataset) -> list[str]:
     Parameters
     ----------
     data : xarray.Dataset
-        From `sigprop.torch.trainability.experiment`.
+        Table from `judged`.
 
     Returns
     -------
     list of str
-        For each learning rate, and for the best one in every cell: areas with intervals, regimes;
-        then the marked initialisations and the spread over seeds.
+        For encoders and decoders: the criterion, areas and correlations with intervals, regimes;
+        what runs gain on positions that show the token; then the marked initialisations and the
+        spread over seeds.
     """
+    out = []
+    for model in MODELS:
+        own = part(data, model=model)
+        if own.sizes["run"]:
+            out += _model(own, model)
+    return out
+
+
+def _model(data: xr.Dataset, model: str) -> list[str]:
+    grid = part(data, part="grid")
+    trains, depths = outcomes(grid) > 0, sorted({*grid["depth"].values.tolist()})
     diverged = int((np.asarray(data["diverged"]) >= 0).sum())
     out = [
-        f"A run trains if its held-out loss ends {data.attrs['margin']:g} nats below that of "
-        f"guessing by frequency; {diverged} runs diverged."
+        f"{model}: a run trains if it ends {data.attrs['margin']:g} nats below "
+        f"{BASELINES[model]}. {trains.sum()} of {trains.size} cells train, "
+        + ", ".join(f"{_counted(part(grid, depth=d))} at L = {d}" for d in depths)
+        + f"; {diverged} runs diverged."
     ]
-    for rate in data["rate"].values.tolist():
-        out += _judged(data, rate, f"learning rate {rate:g}")
-    if data.sizes["rate"] > 1:
-        out += _judged(data, None, "best learning rate of each cell")
-    out += [_scheme(data, name) for name in data["scheme"].values.tolist()]
-    if data.sizes["seed"] == 1:
-        return out
-    spread = np.asarray(data["section_gain"].std("seed", ddof=1).max())
-    return [*out, f"Spread of the gain over seeds on the section: at most {spread:.3f} nats."]
+    if 0 < trains.sum() < trains.size:
+        out += _separated(grid, model, depths)
+    if model == "encoder":
+        out.append(_copying(grid))
+    names = [name for name in dict.fromkeys(data["part"].values.tolist()) if name not in PARTS]
+    out += [f"{model}, {_scheme(part(data, part=name), name)}" for name in names]
+    return [*out, *_spread(data, model)]
 
 
-def _judged(data: xr.Dataset, rate: float | None, words: str) -> list[str]:
-    trains = outcomes(data, rate) > 0
-    out = [f"{words}: {trains.sum()} of {trains.size} cells train."]
-    if not 0 < trains.sum() < trains.size:
-        return out
-    for name, found in separation(data, rate).items():
-        what = PREDICTORS[name][0]
-        line = f"AUC {found['auc']}, rank correlation with the gain {found['correlation']}"
-        out.append(f"{words}, {what}: {line}.")
-    counts = regimes(data, rate).items()
-    parts = [f"{name.replace('_', ' ')} {a} of {n}" for name, (a, n) in counts if n]
-    out.append(f"{words}, cells that train by predicted regime: {', '.join(parts)}.")
-    healthy = np.asarray(data["regime"]) == REGIMES.index("trainable")
-    out.append(
-        f"{words}, threshold of the diagram: {healthy[trains].mean():.2f} of the cells that train "
-        f"are called trainable, {(~healthy)[~trains].mean():.2f} of the others are not."
-    )
-    others = [f"{m:g} nats {_area(data, rate, m)}" for m in MARGINS]
-    return [*out, f"{words}, AUC of the distance at other margins: {', '.join(others)}."]
+def _counted(data: xr.Dataset) -> str:
+    return f"{int((outcomes(data) > 0).sum())} of {data.sizes['run']}"
 
 
-def _area(data: xr.Dataset, rate: float | None, margin: float) -> Estimate | str:
-    gain = outcomes(data.assign_attrs(margin=margin), rate).ravel()
+def _separated(grid: xr.Dataset, model: str, depths: list[int]) -> list[str]:
+    trains = outcomes(grid) > 0
+    found = separation(grid)
+    out = [
+        f"{model}, {PREDICTORS[name][0]}: AUC {one['auc']}, rank correlation with the gain "
+        f"{one['correlation']}."
+        for name, one in found.items()
+    ]
+    missing = [PREDICTORS[name][0] for name in PREDICTORS if name not in found]
+    if missing:
+        out.append(f"{model}: no theory by position of {' and '.join(missing)}.")
+    parts = [f"L = {d} {_area(part(grid, depth=d))}" for d in depths]
+    out.append(f"{model}, AUC of the distance at one depth: {', '.join(parts)}.")
+    others = [f"{m:g} nats {_area(grid.assign_attrs(margin=m))}" for m in MARGINS]
+    out.append(f"{model}, AUC of the distance at other margins: {', '.join(others)}.")
+    counts = [f"{n.replace('_', ' ')} {a} of {b}" for n, (a, b) in regimes(grid).items() if b]
+    healthy = np.asarray(grid["regime"]) == REGIMES.index("trainable")
+    return [
+        *out,
+        f"{model}, cells that train by predicted regime: {', '.join(counts)}.",
+        f"{model}, threshold of the diagram: {healthy[trains].mean():.2f} of the cells that train "
+        f"are called trainable, {(~healthy)[~trains].mean():.2f} of the others are not.",
+    ]
+
+
+def _area(data: xr.Dataset) -> Estimate | str:
+    gain = outcomes(data)
     one_kind = (gain > 0).all() or (gain <= 0).all()
-    return "undefined" if one_kind else estimate(area, np.ravel(data["distance"]), gain)
+    return "undefined" if one_kind else estimate(area, np.asarray(data["distance"]), gain)
+
+
+def _copying(grid: xr.Dataset) -> str:
+    """Say what is gained where the token to be guessed, or another one, is shown."""
+    stuck = outcomes(grid) <= 0
+    kept = np.asarray(grid["kept_gain"])
+    return (
+        f"encoder, positions that show their own token: {int((kept[stuck] > 0.5).sum())} of the "
+        f"{stuck.sum()} cells that do not train gain over 0.5 nats there, by copying; median over "
+        f"all cells {np.nanmedian(kept):.2f} nats, on replaced positions "
+        f"{np.nanmedian(grid['replaced_gain']):.2f}."
+    )
 
 
 def _scheme(data: xr.Dataset, name: str) -> str:
-    """Gain of a marked initialisation by seed, at every depth and learning rate."""
-    one = data.sel(scheme=name)
+    """Gain of a marked initialisation by seed, at every depth."""
     parts = []
-    for depth in data["depth"].values.tolist():
-        there = one.sel(depth=depth)
-        gains = [
-            f"rate {rate:g}: "
-            + ", ".join(f"{g:.3f}" for g in there["mark_gain"].sel(rate=rate).values)
-            for rate in data["rate"].values.tolist()
-        ]
-        where = (
-            f"rho_L {float(there['mark_rho']):.3f}, distance {float(there['mark_distance']):.2f}"
-        )
-        parts.append(f"L = {depth} ({where}) {', '.join(gains)}")
+    for depth in sorted({*data["depth"].values.tolist()}):
+        one = part(data, depth=depth)
+        gains = ", ".join(f"{gain:.3f}" for gain in one["gain"].values)
+        rho, far = (float(one[column][0]) for column in ("rho", "distance"))
+        parts.append(f"L = {depth} (rho_L {rho:.3f}, distance {far:.2f}) {gains}")
     return f"{name}, gain in nats by seed: {'; '.join(parts)}."
+
+
+def _spread(data: xr.Dataset, model: str) -> list[str]:
+    """Largest standard deviation of the gain over seeds, of what has several."""
+    again = np.unique(part(data, part="section")["spec"])
+    spreads = [np.std(part(data, spec=spec)["gain"].values, ddof=1) for spec in again]
+    if not spreads:
+        return []
+    words = f"{model}: standard deviation of the gain over seeds on the section at the middle beta"
+    return [f"{words}: median {np.nanmedian(spreads):.3f}, at most {np.nanmax(spreads):.3f} nats."]
 
 
 def provenance(data: xr.Dataset) -> dict[str, Any]:
@@ -348,7 +437,7 @@ def provenance(data: xr.Dataset) -> dict[str, Any]:
     Parameters
     ----------
     data : xarray.Dataset
-        From `sigprop.torch.trainability.experiment`.
+        From `judged`.
 
     Returns
     -------
@@ -359,12 +448,10 @@ def provenance(data: xr.Dataset) -> dict[str, Any]:
         name: json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value
         for name, value in ((n, getattr(v, "item", lambda v=v: v)()) for n, v in data.attrs.items())
     }
-    axes = {name: data[name].values.tolist() for name in AXES}
     return {
         "figure": "training",
         "title": "Training runs over the trainability diagram",
         "findings": findings(data),
-        "axes": axes,
         "parameters": parameters,
         "command": "sigprop trainability --text FILE",
     }

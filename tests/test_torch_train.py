@@ -23,17 +23,20 @@ from sigprop.separation import (
     correlation,
     estimate,
     findings,
+    judged,
     outcomes,
+    part,
     provenance,
     regimes,
     separation,
 )
 from sigprop.torch import trainability
-from sigprop.torch.model import Encoder, check
+from sigprop.torch.model import LanguageModel, check
 from sigprop.torch.plan import Plan
-from sigprop.torch.tokens import MASK, SPECIAL, corpus, masked
-from sigprop.torch.train import CHECKPOINT, baseline, train
+from sigprop.torch.tokens import MASK, SPECIAL, Corpus, baseline, corpus, guesses, masked
+from sigprop.torch.train import CHECKPOINT, train
 from sigprop.training_plots import plot_training
+from sigprop.training_prediction import predict
 
 SPEC = Transformer(
     depth=4, context=32, width=64, heads=4, beta=1.0, sigma_v2=1, sigma_w2=1, alpha_attn=1.5,
@@ -63,7 +66,7 @@ def looks(spec, seeds=10):
     """Overlap and entropy of fresh models on tokens that never repeat, by seed and layer."""
     seen = []
     for seed in range(seeds):
-        model = Encoder(spec, int(spec.context), seed)
+        model = LanguageModel(spec, int(spec.context), seed)
         tokens = torch.stack([torch.randperm(int(spec.context)) for _ in range(2)])
         seen.append(model.look(tokens))
     return tuple(np.array([getattr(one, name) for one in seen]) for name in ("rho", "entropy"))
@@ -87,6 +90,8 @@ def agrees(measured, predicted, allowance):
         {"activation": "gelu", "gated": True, "mlp_ratio": 2.0},
         {"norm": "pre", "parallel": True, "activation": "silu"},
         {"activation": "tanh", "sigma_o2": 0.5},
+        {"causal": True},
+        {"causal": True, "attention": "centred"},
     ],
 )
 def test_a_fresh_model_does_what_the_spec_says(changes):
@@ -111,7 +116,8 @@ def test_a_fresh_model_does_what_the_spec_says(changes):
         ({"rho0": -0.01}, DomainError, "rho0"),
         ({"beta": [1.0, 2.0]}, AssumptionError, "single"),
         ({"context": "inf"}, AssumptionError, "finite"),
-        ({"causal": True}, AssumptionError, "causal"),
+        ({"causal": True, "window": 4}, AssumptionError, "window"),
+        ({"causal": True, "prefix": 4}, AssumptionError, "prefix"),
         ({"rotary_base": 1e4}, AssumptionError, "rotary"),
         ({"kv_heads": 2}, AssumptionError, "kv_heads"),
         ({"identity": 0.5}, AssumptionError, "identity"),
@@ -122,10 +128,48 @@ def test_what_cannot_be_built_is_refused(changes, error, named):
         check(SPEC.replace(**changes))
 
 
-def test_both_ways_to_attend_agree():
-    model = Encoder(SPEC.replace(attention="centred"), 50, 0)
+@pytest.mark.parametrize("causal", [False, True])
+def test_both_ways_to_attend_agree(causal):
+    model = LanguageModel(SPEC.replace(attention="centred", causal=causal), 50, 0)
     tokens = torch.randint(0, 50, (3, 32), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(tokens), model(tokens, []), rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoder_does_not_see_what_comes():
+    tokens = torch.randint(0, 50, (2, 32), generator=torch.Generator().manual_seed(0))
+    other = tokens.clone()
+    other[:, 20:] = 7
+    for causal in (True, False):
+        model = LanguageModel(SPEC.replace(causal=causal), 50, 0)
+        same = torch.equal(model(tokens)[:, :20], model(other)[:, :20])
+        assert same is causal  # negative control: an encoder does
+
+
+def test_positions_are_sorted_by_what_is_shown():
+    windows = np.random.default_rng(0).integers(len(SPECIAL), 9, (50, 40))
+    found = guesses(windows, 9, np.random.default_rng(1), causal=False)
+    shown = found.inputs[found.chosen]
+    np.testing.assert_array_equal(found.wanted, windows[found.chosen])
+    assert np.all(shown[found.kind == 0] == MASK)
+    assert np.all(shown[found.kind == 1] == found.wanted[found.kind == 1])
+    assert np.all(shown[found.kind == 2] != found.wanted[found.kind == 2])
+    assert set(found.kind.tolist()) == {0, 1, 2}
+
+
+def test_a_bigram_table_guesses_as_well_as_its_source():
+    """The table of a Markov chain reaches its entropy rate; frequencies do not."""
+    rng, size = np.random.default_rng(0), 12
+    chain = rng.dirichlet(np.full(size, 0.3), size)
+    walk = [0]
+    for _ in range(40_000):
+        walk.append(int(rng.choice(size, p=chain[walk[-1]])))
+    windows = np.array(walk[:40_000]).reshape(-1, 40)
+    text = Corpus(windows[:900], windows[900:], size, "", "", "")
+    table, pairs = baseline(text, causal=True), (text.held[:, :-1], text.held[:, 1:])
+    np.testing.assert_allclose(np.exp(-table).sum(axis=1), 1, rtol=1e-12)
+    own = -np.log(chain)[pairs].mean()
+    assert own - 0.01 < table[pairs].mean() < own + 0.02
+    assert baseline(text)[text.held[:, 1:]].mean() > own + 0.3  # negative control
 
 
 def test_masks_are_those_of_bert():
@@ -188,7 +232,7 @@ def test_healthy_stacks_learn_and_collapsed_ones_do_not(words):
     bad = train(spec.replace(depth=12, alpha_attn=0.1, alpha_mlp=0.1), words, plan, device="cpu")
     assert good.gain > 0.1 > 0.05 > bad.gain
     assert bad.log["rho"][0, -1] > 0.99 > good.log["rho"][0, -1]
-    assert good.loss == pytest.approx(good.unigram - good.gain)
+    assert good.loss == pytest.approx(good.judged.baseline - good.gain)
     assert baseline(words).shape == (words.vocabulary,)
 
 
@@ -311,10 +355,12 @@ def test_the_command_trains_and_resumes(monkeypatch, capsys, text, tmp_path):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("train", "gpt2"), "causal"),
+        (("train", "llama-2-7b"), "rotary"),
         (("train", "--text", "/nowhere.txt"), "text"),
         (("train", "--steps", "0"), "steps"),
         (("trainability", "--depths", "6,x"), "depths"),
+        (("trainability", "--models", "encoder,oracle"), "models"),
+        (("trainability", "--runs", "/nowhere.nc"), "file"),
         (("trainability", "--out", "/nowhere/a.nc"), "out"),
     ],
 )
@@ -355,46 +401,59 @@ def test_intervals_cover_and_tell_apart():
         estimate(area, gain, np.abs(gain))
 
 
-def test_the_experiment_is_durable_and_judged(words, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        trainability, "marked", lambda base: {"gpt2": base, "recommended": base.replace(beta=0.3)}
-    )
+@pytest.fixture
+def small(monkeypatch):
+    """An experiment of a few short runs."""
+    marks = {"gpt2": TINY, "recommended-0.5": TINY.replace(beta=0.3)}
+    monkeypatch.setattr(trainability, "marked", lambda base: marks)
     monkeypatch.setattr(trainability, "AXES", {"beta": (0.1, 1.0), "alpha_attn": (0.4, 6.0)})
-    monkeypatch.setattr(trainability, "FINE", 5)  # narrow heads are slow above beta = 1
+    monkeypatch.setattr("sigprop.training_prediction.FINE", 5)  # narrow heads are slow
+    plans = {"encoder": Plan(steps=2, every=1), "decoder": Plan(steps=3, every=1)}
+    return trainability.trials(TINY, plans, depths=(1, 2), points=3, seeds=2)
+
+
+def test_the_experiment_is_durable_and_judged(words, tmp_path, small):
     counts = []
-    options = {
-        "base": TINY, "plan": Plan(steps=2, every=1), "depths": (1, 2), "points": 3, "seeds": 2,
-        "rates": (1e-2,),
-        "folder": tmp_path, "progress": counts.append,
-    }  # fmt: skip
-    first = trainability.experiment(words, **options)
-    assert counts[0] == 0
-    assert sum(counts) == 2 * (18 + 3 + 2 * 2 * 2)
+    assert len(small) == 2 * (9 + 3 + 2 * 2) + 2 * 4
+    options = {"folder": tmp_path, "progress": counts.append}
+    first = trainability.experiment(words, small, **options)
+    unique = len({(one.spec.to_dict().__repr__(), one.plan) for one in small})
+    assert (counts[0], sum(counts)) == (0, unique)
     counts.clear()
-    second = trainability.experiment(words, **options)
-    assert counts == [2 * (18 + 3 + 2 * 2 * 2)]
+    second = trainability.experiment(words, small, **options)
+    assert counts == [unique]
     assert first.drop_attrs().identical(second.drop_attrs())
-    np.testing.assert_array_equal(first["section_gain"][:, :, 0], first["gain"][0, :, 1])
     assert first.attrs["wall_seconds"] > 0
-    median = float(first["gain"].median())
-    judged = first.assign_attrs(margin=median)
-    best = np.maximum(*first["gain"].values)
-    np.testing.assert_array_equal(outcomes(judged), best - median)
-    assert set(separation(judged, 1e-2)) == set(PREDICTORS)
-    assert sum(total for _, total in regimes(judged).values()) == 18
-    assert any("AUC" in one for one in findings(judged))
-    json.dumps(provenance(judged), allow_nan=False)
-    assert len(plot_training(judged).axes) == 8
+    np.testing.assert_array_equal(first["gain"], first["hidden_gain"].fillna(first["next_gain"]))
+    data = judged(first, predict(first))
+    rows = part(data, model="encoder", part="grid")
+    assert rows.sizes["run"] == 18
+    alone = propagate(TINY.replace(depth=2, beta=0.1, alpha_attn=6.0))
+    there = part(rows, depth=2, beta=0.1).isel(run=-1)
+    assert float(there["rho"]) == pytest.approx(alone.rho[-1], rel=1e-9)
+    assert float(there["entropy_ratio"]) == pytest.approx(alone.entropy_ratio.min(), rel=1e-6)
+    median = float(rows["gain"].median())
+    halved = rows.assign_attrs(margin=median)
+    np.testing.assert_array_equal(outcomes(halved), rows["gain"] - median)
+    assert set(separation(halved)) == set(PREDICTORS)
+    assert sum(total for _, total in regimes(halved).values()) == 18
+    said = findings(data.assign_attrs(margin=median))
+    assert sum("AUC" in one for one in said) >= len(PREDICTORS)
+    assert any("gpt2, gain in nats by seed" in one for one in said)
+    decoders = part(data, model="decoder", part="grid")
+    assert decoders.sizes["run"] == 8
+    known = decoders.assign_attrs(margin=float(decoders["gain"].median()))
+    assert set(separation(known)) == set(PREDICTORS) - {"gradient", "query"}
+    json.dumps(provenance(data), allow_nan=False)
+    assert len(plot_training(data).axes) == 8
+    with pytest.raises(AssumptionError, match="predict it again"):
+        judged(first, predict(first.isel(run=slice(3))))
 
 
-def test_a_run_that_diverges_is_masked_and_counted(words, monkeypatch):
-    monkeypatch.setattr(trainability, "marked", lambda base: {"recommended": base})
-    base = TINY.replace(norm="none", alpha_mlp=1e6)
-    options = {"depths": (30,), "points": 2, "rates": (), "seeds": 1}
-    monkeypatch.setattr(trainability, "_predicted", lambda *_: {})
-    monkeypatch.setattr(trainability, "_curves", lambda *_: {})
-    monkeypatch.setattr(trainability, "_places", lambda *_: {})
-    found = trainability.experiment(words, base=base, plan=Plan(steps=1), **options)
+def test_a_run_that_diverges_is_masked_and_counted(words):
+    spec = TINY.replace(norm="none", alpha_mlp=1e6, depth=30)
+    asked = [trainability.Trial("encoder", "grid", spec, Plan(steps=1))]
+    found = trainability.experiment(words, asked).assign_attrs(margin=0.02)
     assert np.all(found["diverged"] == 0)
     assert np.all(np.isnan(found["gain"]))
     assert np.all(outcomes(found) == -np.inf)
@@ -403,14 +462,21 @@ def test_a_run_that_diverges_is_masked_and_counted(words, monkeypatch):
 @pytest.mark.slow
 def test_the_experiment_as_a_command(monkeypatch, capsys, text, tmp_path):
     words = ("trainability", "--text", text, "--depths", 1, "--points", 2, "--seeds", 1, "--steps",
-             2, "--rates", "1e-3", "--vocabulary", 60, "--keep", tmp_path / "cells",
+             2, "--models", "encoder", "--vocabulary", 60, "--keep", tmp_path / "cells",
              "--out", tmp_path / "a.nc")  # fmt: skip
     code, streams = call(monkeypatch, capsys, *words, "--json")
     assert code == 0
     # in one block both designs are Xavier's, which is trained once
     assert json.loads(streams.out)["parameters"]["runs"] == 4 + 4
-    names = {"a.nc", "a.json", "a.png", "a.pdf", "cells"}
+    names = {"a.nc", "a_prediction.nc", "a.json", "a.png", "a.pdf", "cells"}
     assert names <= set(os.listdir(tmp_path))
+    before = (tmp_path / "a.nc").read_bytes()
+    again = ("trainability", "--runs", tmp_path / "a.nc", "--out", tmp_path / "c.nc", "--json")
+    code, judged_again = call(monkeypatch, capsys, *again)
+    assert code == 0
+    assert json.loads(judged_again.out) == json.loads(streams.out)
+    assert (tmp_path / "a.nc").read_bytes() == before
+    assert not (tmp_path / "c.nc").exists()
     code, streams = call(monkeypatch, capsys, *words)
     assert "Written" in streams.out
     pytest.importorskip("distributed")
@@ -425,7 +491,9 @@ def test_the_committed_data_say_what_their_findings_say():
     from sigprop.diagram import load
 
     folder = Path(__file__).parents[1] / "figures"
-    data, kept = load(folder / "training.nc"), json.loads((folder / "training.json").read_text())
-    assert kept["findings"] == findings(data)
+    runs, prediction = (load(folder / f"training{end}.nc") for end in ("", "_prediction"))
+    kept = json.loads((folder / "training.json").read_text())
+    assert kept["findings"] == findings(judged(runs, prediction))
+    assert "distance" not in runs  # runs hold no theory
     assert kept["parameters"]["wall_seconds"] > 0
     assert {"torch", "sigprop", "threads"} <= set(kept["parameters"]["versions"][0])
