@@ -125,6 +125,8 @@ def _curves(runs: xr.Dataset, specs: list[Transformer]) -> dict[str, Any]:
         stacks.setdefault((str(runs["model"].values[row]), specs[row].depth), []).append(row)
     for (model, depth), rows in stacks.items():
         ends = {n: np.array([getattr(specs[i], n) for i in rows]) for n in SCANNED}
+        if any(v.min() == v.max() for v in ends.values()):
+            continue  # rows of a table that was cut have no area
         fine: dict[str, Any] = {n: np.geomspace(v.min(), v.max(), FINE) for n, v in ends.items()}
         prefix = boundary_names(model, depth)
         for name, curve in diagram(specs[rows[0]], **fine).items():

@@ -180,8 +180,8 @@ def test_masks_are_those_of_bert():
     assert abs(chosen.mean() - 0.15) < 5 * error
     assert abs(chosen.mean() - 0.12) > 5 * error  # negative control
     other = (inputs != 7) & (inputs != MASK)
-    for share, part in ((0.8, inputs == MASK), (0.1 * 45 / 46, other)):
-        assert abs(part.sum() / n - share) < 5 * np.sqrt(share * (1 - share) / n)
+    for share, where in ((0.8, inputs == MASK), (0.1 * 45 / 46, other)):
+        assert abs(where.sum() / n - share) < 5 * np.sqrt(share * (1 - share) / n)
     assert np.all(inputs[~chosen] == 7)
     assert inputs[other].min() >= len(SPECIAL)
     assert masked(windows[:1, :2], 50, np.random.default_rng(0))[1].sum() >= 1
@@ -225,12 +225,21 @@ def test_without_a_text_the_hub_is_named(monkeypatch):
         corpus(None, 8)
 
 
-def test_healthy_stacks_learn_and_collapsed_ones_do_not(words):
-    plan = Plan(steps=120, every=60, rate=5e-3)
-    spec = TINY.replace(depth=3, alpha_attn=3.0, alpha_mlp=3.0, width=32)
+def echoes(count=1500, size=20):
+    """Windows in which nine tokens of ten are those of two positions before."""
+    rng = np.random.default_rng(0)
+    windows = rng.integers(len(SPECIAL), size, (count, 8))
+    for i in range(2, 8):
+        windows[:, i] = np.where(rng.random(count) < 0.9, windows[:, i - 2], windows[:, i])
+    return Corpus(windows[:-300], windows[-300:], size, "", "echoes", "")
+
+
+def test_healthy_stacks_learn_and_collapsed_ones_do_not():
+    plan, words = Plan(steps=250, every=125, rate=5e-3), echoes()
+    spec = TINY.replace(depth=2, alpha_attn=1.5, alpha_mlp=1.5, width=32)
     good = train(spec, words, plan, device="cpu")
-    bad = train(spec.replace(depth=12, alpha_attn=0.1, alpha_mlp=0.1), words, plan, device="cpu")
-    assert good.gain > 0.1 > 0.05 > bad.gain
+    bad = train(spec.replace(depth=8, alpha_attn=0.1, alpha_mlp=0.1), words, plan, device="cpu")
+    assert good.gain > 0.5 > 0.05 > bad.gain
     assert bad.log["rho"][0, -1] > 0.99 > good.log["rho"][0, -1]
     assert good.loss == pytest.approx(good.judged.baseline - good.gain)
     assert baseline(words).shape == (words.vocabulary,)
