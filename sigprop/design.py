@@ -68,8 +68,9 @@ class Design:
     changes : dict of str to tuple of float
         Parameters that moved: from, to.
     curve : dict of str to array
-        Trade-off: beta, the four measures and `feasible`, all else as recommended (exchangeable
-        theory).
+        Trade-off: beta, the four measures, `feasible` and `recommended` (the design itself), all
+        else as recommended. The exchangeable theory with the correction of the design to the
+        resolved one: at the design what `predicted` holds, elsewhere an approximation.
     prescription : Prescription
         Scale of every matrix.
 
@@ -258,7 +259,7 @@ def _gathered(search: Search) -> Design:
         search.targets,
         found,
         changes,
-        search.curve(point),
+        search.curve(search.answer),
         prescribe(design, betas),
     )
 

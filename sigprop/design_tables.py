@@ -55,11 +55,13 @@ def design(found: Design) -> Group:
 
 def _curve(found: Design) -> Table:
     heads = ("beta", "overlap", "H/log T", "query gradient", "largest gradient", "feasible")
-    table = _table("Trade-off: beta moves, all else as recommended", *heads)
-    columns = list(found.curve.values())
-    for i in np.linspace(0, len(columns[0]) - 1, ROWS).round().astype(int):
-        cells = (f"{column[i]:.3g}" for column in columns[:-1])
-        table.add_row(*cells, "yes" if columns[-1][i] else "no")
+    table = _table("Trade-off: beta moves, all else as recommended (the row >)", *heads)
+    *columns, feasible, recommended = found.curve.values()
+    shown = np.linspace(0, len(feasible) - 1, ROWS).round().astype(int)
+    for i in np.union1d(shown, np.flatnonzero(recommended)).tolist():
+        beta, *cells = (f"{column[i]:.4g}" for column in columns)
+        mark, style = ("> ", "bold") if recommended[i] else ("  ", None)
+        table.add_row(mark + beta, *cells, "yes" if feasible[i] else "no", style=style)
     return table
 
 

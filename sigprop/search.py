@@ -14,7 +14,7 @@ from sigprop.block import build_block
 from sigprop.propagate import initial_state
 from sigprop.rem import reduced_beta
 from sigprop.spec import RANGES, Transformer
-from sigprop.targets import Measures, Targets, measure
+from sigprop.targets import Correction, Measures, Targets, measure
 
 __all__ = ["MISSED", "TIGHT", "Answer", "Search"]
 
@@ -59,7 +59,7 @@ class Search:
             own["beta"] = float(reduced_beta(own["beta"], state))
         start = np.log(np.maximum(list(own.values()), 1e-300))
         self.home = np.clip(start, self.low, self.high)
-        self.shift = Measures(*np.array([0.0, 0.0, 1.0, 1.0]))
+        self.correction = Correction()
         self.best_slack = np.full(4, -np.inf)
 
     def best(self) -> float:
@@ -75,17 +75,13 @@ class Search:
         for _ in range(PASSES):
             point, flat = self.run(cost_of)
             found = measure(*self.design(point), resolved=True)
-            expected, seen = self.slack(flat), self.targets.slack(found)
+            expected = self.targets.slack(self.correction(flat))
+            seen = self.targets.slack(found)
             tried.append(Answer(float(cost_of(point, seen)), point, found))
             met = cost_of(point, expected) < MISSED
             if np.allclose(seen, expected, rtol=AGREE, atol=AGREE if met else COARSE):
                 break
-            self.shift = Measures(
-                found.rho - flat.rho,
-                found.entropy - flat.entropy,
-                found.query / flat.query,
-                found.gradient / flat.gradient,
-            )
+            self.correction = Correction.between(flat, found)
         return min(tried, key=lambda one: one.price)
 
     def run(self, cost_of: Cost) -> tuple[Floats, Measures]:
@@ -96,7 +92,7 @@ class Search:
             points = self._grid(np.maximum(centre - half, self.low),
                                 np.minimum(centre + half, self.high))  # fmt: skip
             seen = self.measure(points)
-            slack = self.slack(seen)
+            slack = self.targets.slack(self.correction(seen))
             self.best_slack = np.maximum(self.best_slack, slack.max(axis=-1))
             costs = cost_of(points, slack - ROOM)
             i = int(np.argmin(costs))
@@ -135,18 +131,6 @@ class Search:
         """Measures in the exchangeable theory."""
         return measure(*self.design(points))
 
-    def slack(self, found: Measures) -> Floats:
-        """Slack once the resolved theory's difference is added, in decades for gradients."""
-        shift = self.shift
-        return self.targets.slack(
-            Measures(
-                found.rho + shift.rho,
-                found.entropy + shift.entropy,
-                found.query * shift.query,
-                found.gradient * shift.gradient,
-            )
-        )
-
     def _price(self, points: Floats, slack: Floats) -> Floats:
         """Octaves from the spec; where a target is missed, far more, by how much it is."""
         missed = np.maximum(1 - slack, 0).max(axis=0)
@@ -170,16 +154,28 @@ class Search:
         far = MISSED * (1 + np.minimum(missed, 1e200))
         return np.asarray(np.where(missed > 0, far, -np.minimum(slack[index], 1e5)))
 
-    def curve(self, point: Floats) -> dict[str, Floats | Bools]:
-        """Measures against beta, all else as in a point."""
+    def curve(self, answer: Answer) -> dict[str, Floats | Bools]:
+        """Measures against beta, all else as in an answer, whose own beta is among them.
+
+        Corrected as the answer was: there they are the measures that decided.
+        """
         if "beta" not in self.names:
             return {}
         column = self.names.index("beta")
-        points = np.tile(point, (CURVE, 1))
+        points = np.tile(answer.point, (CURVE, 1))
         points[:, column] = np.linspace(self.low[column], self.high[column], CURVE)
-        seen = self.measure(points)
-        feasible = np.all(self.slack(seen) >= 1, axis=0)
-        return {"beta": np.exp(points[:, column]), **seen._asdict(), "feasible": feasible}
+        here = int(np.argmin(np.abs(points[:, column] - answer.point[column])))
+        points[here] = answer.point
+        flat, recommended = self.measure(points), np.arange(CURVE) == here
+        corrected = Correction.between(Measures(*(v[here] for v in flat)), answer.found)(flat)
+        pairs = zip(answer.found, corrected, strict=True)
+        seen = Measures(*(np.where(recommended, own, values) for own, values in pairs))
+        return {
+            "beta": np.exp(points[:, column]),
+            **seen._asdict(),
+            "feasible": np.all(self.targets.slack(seen) >= 1, axis=0),
+            "recommended": recommended,
+        }
 
 
 def _steady(spec: Transformer, heat: Floats) -> Floats:

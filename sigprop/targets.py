@@ -15,7 +15,7 @@ from sigprop.resolved import is_resolved, reach
 from sigprop.spec import Transformer
 from sigprop.validate import scalar
 
-__all__ = ["CONSTRAINTS", "Measures", "Targets", "measure"]
+__all__ = ["CONSTRAINTS", "Correction", "Measures", "Targets", "measure"]
 
 CONSTRAINTS = ("overlap", "entropy", "query_gradient", "gradient")
 
@@ -52,7 +52,7 @@ class Targets:
     0.5
     """
 
-    rho_max: float = 0.9
+    rho_max: float = 0.5
     entropy_min: float = 0.5
     query_min: float = 1e-3
     gradient_max: float = 1e3
@@ -154,6 +154,53 @@ class Measures(NamedTuple):
     entropy: Floats
     query: Floats
     gradient: Floats
+
+
+class Correction(NamedTuple):
+    r"""From the exchangeable theory to the resolved one: factors on what is far from its bound.
+
+    Of :math:`1 - \rho`, of :math:`1 - H/\log T` and of both gradients, so that a corrected overlap
+    or entropy never exceeds one.
+
+    Attributes
+    ----------
+    gap, disorder, query, gradient : float
+        The factors.
+
+    Examples
+    --------
+    >>> from sigprop.targets import Correction, Measures
+    >>> flat, found = Measures(0.5, 0.8, 0.01, 2.0), Measures(0.25, 0.9, 0.02, 2.0)
+    >>> float(Correction.between(flat, found)(Measures(0.9, 0.9, 0.05, 3.0)).rho)
+    0.85
+    """
+
+    gap: float = 1.0
+    disorder: float = 1.0
+    query: float = 1.0
+    gradient: float = 1.0
+
+    @classmethod
+    def between(cls, flat: Measures, found: Measures) -> Correction:
+        """Correction that turns one into the other; nothing where a ratio is not known."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.divide(_apart(found), _apart(flat))
+        return cls(*np.where(np.isfinite(ratios), ratios, 1.0).tolist())
+
+    def __call__(self, flat: Measures) -> Measures:
+        """Corrected measures."""
+        gap, disorder, query, gradient = _apart(flat)
+        return Measures(
+            1 - self.gap * gap,
+            1 - self.disorder * disorder,
+            self.query * query,
+            self.gradient * gradient,
+        )
+
+
+def _apart(found: Measures) -> tuple[Floats, Floats, Floats, Floats]:
+    """What a correction multiplies: 1 - rho, 1 - H / log T and both gradients."""
+    return 1 - found.rho, 1 - found.entropy, found.query, found.gradient
 
 
 def measure(
