@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +16,13 @@ from sigprop.errors import DomainError, require
 __all__ = ["COMMANDS"]
 
 Spec = Annotated[str, typer.Argument(help="SPEC.json, a Hugging Face config.json, or an example.")]
+INTERRUPTED = 130  # exit code
 UNITS = {"k": 2**10, "M": 2**20}
 
 
 def recommend(
     spec: Spec,
-    rho_max: Annotated[float, typer.Option(help="Largest overlap after the last block.")] = 0.9,
+    rho_max: Annotated[float, typer.Option(help="Largest overlap after the last block.")] = 0.5,
     entropy_min: Annotated[float, typer.Option(help="Smallest H / log T in any block.")] = 0.5,
     query_min: Annotated[
         float, typer.Option(help="Smallest squared query gradient over the last block's largest.")
@@ -51,8 +55,15 @@ def recommend(
         rho_max=rho_max, entropy_min=entropy_min, query_min=query_min, gradient_max=gradient_max
     )
     bounds = dict(_bound(text) for text in bound) if bound else None
-    with progress(None, "grids") as advance:
-        found = design.recommend(read, targets, bounds, per_layer, advance)
+    stopped = False
+    with _parts("designs, at most") as (expected, advance):
+        try:
+            found = design.recommend(read, targets, bounds, per_layer, advance, expected)
+        except design.Interrupted as stop:
+            found, stopped = stop.found, True
+    if stopped:
+        code = png = None
+        sys.stderr.write("sigprop: interrupted; what follows is the best design so far\n")
     if png is not None:
         from sigprop.design_plots import plot_design
         from sigprop.plots import save_figure
@@ -61,8 +72,28 @@ def recommend(
     if code is not None:
         code.write_text(found.prescription.pytorch(), encoding="utf-8")
     if as_json:
-        return emit(found.to_dict())
-    return show(lambda: design_tables.design(found))
+        emit(found.to_dict())
+    else:
+        show(lambda: design_tables.design(found))
+    if stopped:
+        raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _parts(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """Progress of work in parts: more is expected, and some of it done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task, total = bar.add_task(what, total=0), 0
+
+        def expect(more: int) -> None:
+            nonlocal total
+            total += more
+            bar.update(task, total=total)
+
+        yield expect, lambda done: bar.advance(task, done)
 
 
 def _bound(text: str) -> tuple[str, tuple[float, float]]:

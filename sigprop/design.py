@@ -30,12 +30,12 @@ import numpy as np
 from sigprop.arrays import Bools, Floats, finite_or_none
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.prescription import Prescription, plain, prescribe
-from sigprop.search import MISSED, TIGHT, Search
+from sigprop.search import MISSED, TIGHT, Answer, Search
 from sigprop.spec import RANGES, Transformer
 from sigprop.targets import CONSTRAINTS, Measures, Targets
 from sigprop.validate import scalar
 
-__all__ = ["BOUNDS", "FREE", "WIDER", "Design", "recommend"]
+__all__ = ["BOUNDS", "FREE", "WIDER", "Design", "Interrupted", "recommend"]
 
 FREE = ("beta", "alpha_attn", "alpha_mlp", "sigma_v2", "sigma_o2", "sigma_w1_2", "sigma_w2_2")
 BOUNDS = {"beta": (0.01, 2.0), "alpha_attn": (0.1, 10.0), "alpha_mlp": (0.1, 10.0)}
@@ -144,12 +144,33 @@ class Design:
         }
 
 
+class Interrupted(KeyboardInterrupt):
+    """A search that Ctrl-C ended, with the best design until then.
+
+    Parameters
+    ----------
+    found : Design
+        The design; nothing is relaxed in it, and it has no trade-off.
+
+    Examples
+    --------
+    >>> from sigprop.design import Interrupted
+    >>> issubclass(Interrupted, KeyboardInterrupt)
+    True
+    """
+
+    def __init__(self, found: Design) -> None:
+        super().__init__(found.reason)
+        self.found = found
+
+
 def recommend(
     spec: Transformer,
     targets: Targets | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     per_layer: bool = False,
     progress: Callable[[int], None] | None = None,
+    expected: Callable[[int], None] | None = None,
 ) -> Design:
     """Find the design nearest to a description that meets targets.
 
@@ -170,7 +191,11 @@ def recommend(
         Choose the inverse temperature of each block such that all blocks have one entropy; the
         bounds of beta then hold for beta sqrt(q gap), the reduced one.
     progress : callable, optional
-        Called with the number of finished designs.
+        Called with the number of evaluations done, or no longer needed: of one grid, or of one
+        design in the resolved theory.
+    expected : callable, optional
+        Called with the number of evaluations that the next part takes at most: their sum is that
+        of all calls of `progress`.
 
     Returns
     -------
@@ -183,6 +208,8 @@ def recommend(
         If a name or a range is not admissible.
     AssumptionError
         If the spec has arrays or an infinite context.
+    Interrupted
+        On Ctrl-C once the description itself is measured.
 
     Notes
     -----
@@ -204,13 +231,24 @@ def recommend(
     if spec.shape or np.isinf(spec.context):
         raise AssumptionError("a recommendation needs a single spec of finite context")
     wanted = targets or Targets()
-    tried: list[tuple[float, Search]] = []
-    for ranges in [BOUNDS, WIDER] if bounds is None else [bounds]:
-        search = Search(spec, wanted, _checked(spec, ranges, per_layer), per_layer, progress)
-        tried.append((search.best(), search))
-        if tried[-1][0] < MISSED:
-            break
-    return _gathered(min(tried, key=lambda one: one[0])[1])
+    tried: list[Search] = []
+    try:
+        for ranges in [BOUNDS, WIDER] if bounds is None else [bounds]:
+            free = _checked(spec, ranges, per_layer)
+            tried.append(Search(spec, wanted, free, per_layer, progress, expected))
+            if tried[-1].best() < MISSED:
+                break
+        return _gathered(*_nearest(tried))
+    except KeyboardInterrupt:
+        if not tried or tried[0].answer is None:
+            raise
+        raise Interrupted(_gathered(*_nearest(tried), interrupted=True)) from None
+
+
+def _nearest(tried: list[Search]) -> tuple[Search, Answer]:
+    """Search with the cheapest answer, and the answer."""
+    answers = [(search, search.answer) for search in tried if search.answer is not None]
+    return min(answers, key=lambda one: one[1].price)
 
 
 def _checked(
@@ -235,8 +273,8 @@ def _checked(
     return out
 
 
-def _gathered(search: Search) -> Design:
-    _, point, found = search.answer
+def _gathered(search: Search, answer: Answer, interrupted: bool = False) -> Design:
+    _, point, found = answer
     design, betas = search.design(point)
     slack = search.targets.slack(found)
     feasible = bool(np.all(slack >= 1))
@@ -247,8 +285,14 @@ def _gathered(search: Search) -> Design:
         for name, far in zip(search.names, moved, strict=True)
         if far or values[name] != float(np.asarray(getattr(search.spec, name)))
     }
-    tight, reason = slack <= 1 + TIGHT, _reason(search, slack, bool(changes))
-    relaxed = {} if feasible else search.relaxed()
+    tight = slack <= 1 + TIGHT
+    if interrupted:
+        missed = [name for name, room in zip(CONSTRAINTS, slack, strict=True) if not room >= 1]
+        reason = "interrupted: the best design so far"
+        reason += f" misses {' and '.join(missed)}" if missed else " meets every target"
+    else:
+        reason = _reason(search, slack, bool(changes))
+    relaxed = {} if feasible or interrupted else search.relaxed(answer)
     return Design(
         design,
         betas,
@@ -259,7 +303,7 @@ def _gathered(search: Search) -> Design:
         search.targets,
         found,
         changes,
-        search.curve(search.answer),
+        {} if interrupted else search.curve(answer),
         prescribe(design, betas),
     )
 

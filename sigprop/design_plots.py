@@ -44,6 +44,7 @@ def plot_design(found: Design, name: str) -> Figure:
         raise AssumptionError("a figure of the trade-off needs beta among the bounds")
     figure, (row,) = panels(2, width=3.9, height=3.3)
     beta, targets = found.curve["beta"], found.targets
+    here = np.asarray(found.curve["recommended"], bool)
     sides = (
         (
             ("rho", "overlap", targets.rho_max),
@@ -58,10 +59,10 @@ def plot_design(found: Design, name: str) -> Figure:
     for axes, lines in zip(row, sides, strict=True):
         for (key, words, bound), (colour, dash) in zip(lines, LOOKS[1:], strict=False):
             axes.plot(beta, found.curve[key], dash, color=colour, label=words)
+            axes.plot(beta[here], found.curve[key][here], "o", color=BLACK, ms=4)
             axes.axhline(bound, color=colour, lw=0.8, ls=dash, alpha=0.5)
         _shade(axes, beta, np.asarray(found.curve["feasible"], bool))
-        if found.beta_by_layer is None:
-            axes.axvline(float(np.asarray(found.spec.beta)), color="0.3", lw=0.9)
+        axes.axvline(float(beta[here][0]), color="0.3", lw=0.9)
         axes.set(xscale="log", xlabel=reduced + label("beta"), xlim=(beta[0], beta[-1]))
         axes.legend(fontsize=7, frameon=False)
     row[0].set_ylim(-0.02, 1.02)
@@ -72,7 +73,9 @@ def plot_design(found: Design, name: str) -> Figure:
 
 def _shade(axes: Any, beta: Any, feasible: Any) -> None:
     transform = axes.get_xaxis_transform()
-    axes.fill_between(beta, 0, 1, where=feasible, color="0.9", lw=0, transform=transform)
+    axes.fill_between(
+        beta, 0, feasible.astype(float), step="mid", color="0.9", lw=0, transform=transform
+    )
 
 
 def plot_growth(found: Growth, name: str) -> Figure:

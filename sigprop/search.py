@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ TIGHT = 0.25  # of a margin: how close to its bound a constraint binds
 CURVE = 97  # inverse temperatures of the trade-off curve
 MAX_BETA = RANGES["beta"][1]
 Cost = Callable[[Floats, Floats], Floats]  # of points and their slack
+Count = Callable[[int], None]
 
 
 class Answer(NamedTuple):
@@ -40,7 +41,10 @@ class Answer(NamedTuple):
 
 
 class Search:
-    """Grids that close in on the nearest design; points are logarithms of the free parameters."""
+    """Grids that close in on the nearest design; points are logarithms of the free parameters.
+
+    Every evaluation is kept: the first grids of a pass are mostly those of the one before.
+    """
 
     def __init__(
         self,
@@ -48,9 +52,13 @@ class Search:
         targets: Targets,
         ranges: dict[str, tuple[float, float]],
         per_layer: bool,
-        progress: Callable[[int], None] | None,
+        progress: Count | None,
+        expected: Count | None = None,
     ) -> None:
-        self.spec, self.targets, self.per_layer, self.progress = spec, targets, per_layer, progress
+        self.spec, self.targets, self.per_layer = spec, targets, per_layer
+        self.progress, self.expected = progress, expected
+        self.known: dict[tuple[bytes, bool], Measures] = {}
+        self.answer: Answer | None = None
         self.names = tuple(ranges)
         self.low, self.high = np.log(np.array(list(ranges.values()))).T
         own = {name: float(np.asarray(getattr(spec, name))) for name in self.names}
@@ -64,25 +72,38 @@ class Search:
 
     def best(self) -> float:
         """Find the nearest design, the description itself if it will do; its price."""
-        found = measure(*self.design(self.home), resolved=True)
+        self._tell(self.expected, 1)
+        found = self.resolved(self.home)
         own = Answer(float(self._price(self.home, self.targets.slack(found))), self.home, found)
-        self.answer = own if own.price < MISSED else self._settled(self._price)
+        self.answer = own
+        if own.price >= MISSED:
+            for self.answer in self._settling(self._price):
+                pass  # the last one is the best, and an interruption leaves the best so far
         return self.answer.price
 
-    def _settled(self, cost_of: Cost) -> Answer:
-        """Search, and correct by the resolved theory at the answer until both agree."""
-        tried = []
+    def _settling(self, cost_of: Cost) -> Iterator[Answer]:
+        """Search, correct by the resolved theory at the answer until both agree; best so far."""
+        best, left = None, PASSES * (ROUNDS + 1)
+        self._tell(self.expected, left)
         for _ in range(PASSES):
             point, flat = self.run(cost_of)
-            found = measure(*self.design(point), resolved=True)
+            found = self.resolved(point)
             expected = self.targets.slack(self.correction(flat))
             seen = self.targets.slack(found)
-            tried.append(Answer(float(cost_of(point, seen)), point, found))
+            answer = Answer(float(cost_of(point, seen)), point, found)
+            best = answer if best is None or answer.price < best.price else best
+            yield best
+            left -= ROUNDS + 1
             met = cost_of(point, expected) < MISSED
             if np.allclose(seen, expected, rtol=AGREE, atol=AGREE if met else COARSE):
                 break
             self.correction = Correction.between(flat, found)
-        return min(tried, key=lambda one: one.price)
+        self._tell(self.progress, left)
+
+    @staticmethod
+    def _tell(count: Count | None, number: int) -> None:
+        if count is not None and number:
+            count(number)
 
     def run(self, cost_of: Cost) -> tuple[Floats, Measures]:
         """Point of lowest cost, and its measures in the exchangeable theory."""
@@ -100,8 +121,6 @@ class Search:
                 best, cost = points[i], costs[i]
                 found = Measures(*(column[i] for column in seen))
             centre, half = best, half / 2
-            if self.progress is not None:
-                self.progress(1)
         assert found is not None
         return best, found
 
@@ -129,7 +148,18 @@ class Search:
 
     def measure(self, points: Floats) -> Measures:
         """Measures in the exchangeable theory."""
-        return measure(*self.design(points))
+        return self._evaluated(points, False)
+
+    def resolved(self, point: Floats) -> Measures:
+        """Measures of one point in the resolved theory."""
+        return self._evaluated(point, True)
+
+    def _evaluated(self, points: Floats, resolved: bool) -> Measures:
+        key = (points.tobytes(), resolved)
+        if key not in self.known:
+            self.known[key] = measure(*self.design(points), resolved=resolved)
+        self._tell(self.progress, 1)
+        return self.known[key]
 
     def _price(self, points: Floats, slack: Floats) -> Floats:
         """Octaves from the spec; where a target is missed, far more, by how much it is."""
@@ -138,12 +168,13 @@ class Search:
         octaves += ANOTHER * np.count_nonzero(points != self.home, axis=-1)
         return np.asarray(np.where(missed > 0, MISSED * (1 + np.minimum(missed, 1e200)), octaves))
 
-    def relaxed(self) -> dict[str, float]:
+    def relaxed(self, answer: Answer) -> dict[str, float]:
         """Nearest feasible value of each target that binds, the others as they are."""
         out, names = {}, [field.name for field in fields(Targets)]
-        tight = self.targets.slack(self.answer.found) <= 1 + TIGHT
+        tight = self.targets.slack(answer.found) <= 1 + TIGHT
         for index in np.flatnonzero(tight).tolist():
-            slack = self.targets.slack(self._settled(partial(self._alone, index)).found)
+            *_, nearest = self._settling(partial(self._alone, index))
+            slack = self.targets.slack(nearest.found)
             if np.all(np.delete(slack, index) >= 1):
                 out[names[index]] = self.targets.moved(index, float(slack[index]) - 1)
         return out
@@ -166,6 +197,7 @@ class Search:
         points[:, column] = np.linspace(self.low[column], self.high[column], CURVE)
         here = int(np.argmin(np.abs(points[:, column] - answer.point[column])))
         points[here] = answer.point
+        self._tell(self.expected, 1)
         flat, recommended = self.measure(points), np.arange(CURVE) == here
         corrected = Correction.between(Measures(*(v[here] for v in flat)), answer.found)(flat)
         pairs = zip(answer.found, corrected, strict=True)
