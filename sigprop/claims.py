@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.backward import gradients
-from sigprop.folklore import Bench, Claim, Point
+from sigprop.folklore import ROOM, Bench, Claim, Point
 from sigprop.maps.activations import activation
 from sigprop.maps.mlp import Mlp
 from sigprop.propagate import exchangeable
@@ -43,35 +43,40 @@ def _glorot(b: Bench) -> list[Point]:
             1.0,
             2 * n / (n + m),
             partial(draw.layer_gain, ins=n, outs=m, std=math.sqrt(2 / (n + m))),
+            within=n == m,
         )
         for where, (n, m) in cases.items()
     ]
 
 
 def _uniform(b: Bench) -> list[Point]:
-    n = 2 * (b.lab.width or 1)
-    edge = math.sqrt(6 / n)
-    return [
-        b.point(
-            "any shape",
-            1.0,
-            edge**2 / 3 / (2 / n),
-            lambda rng: rng.uniform(-edge, edge, (n // 2, n // 2)).var() / (2 / n),
-        )
-    ]
+    d = b.lab.width or 1
+    cases = {"n_in = n_out": (d, d), "n_out = 4 n_in": (d, 4 * d), "n_in = 4 n_out": (4 * d, d)}
+    points = []
+    for where, (n, m) in cases.items():
+        edge, glorot = math.sqrt(6 / (n + m)), 2 / (n + m)
+        spread = partial(_uniform_spread, edge=edge, shape=(n, m), unit=glorot)
+        points.append(b.point(where, 1.0, edge**2 / 3 / glorot, spread))
+    return points
+
+
+def _uniform_spread(
+    rng: np.random.Generator, edge: float, shape: tuple[int, int], unit: float
+) -> float:
+    return float(rng.uniform(-edge, edge, shape).var() / unit)
 
 
 def _he(b: Bench) -> list[Point]:
     d = 4 * (b.lab.width or 1)
-    return [
-        b.point(
-            f"the activation is {name}",
-            1.0,
-            _mlp(name, 2.0, 1.0),
-            partial(draw.layer_gain, ins=d, outs=d, std=math.sqrt(2 / d), activation=name),
+    points = []
+    for name in ("relu", "gelu", "silu", "tanh"):
+        theory = _mlp(name, 2.0, 1.0)
+        std = math.sqrt(2 / d)
+        measure = partial(draw.layer_gain, ins=d, outs=d, std=std, activation=name)
+        points.append(
+            b.point(f"the activation is {name}", 1.0, theory, measure, abs(theory - 1) <= ROOM)
         )
-        for name in ("relu", "gelu", "tanh")
-    ]
+    return points
 
 
 def _products(b: Bench) -> list[Point]:
@@ -82,24 +87,40 @@ def _products(b: Bench) -> list[Point]:
             1.0,
             1 - rho,
             partial(draw.score_variance, d=d, rho=rho),
+            within=rho <= ROOM,
         )
-        for rho in (0.0, 0.5, 0.9)
+        for rho in (0.0, 0.02, 0.1, 0.5, 0.9)
     ]
 
 
 def _uniformity(b: Bench) -> list[Point]:
-    context = int(min(b.config.context, 1024))
-    log_t, rho = math.log(context), float(b.config.rho0)
-    own = float(b.config.beta) * math.sqrt(log_t * (1 - rho))
+    context = _crowd(b)
+    rho, edge = float(b.config.rho0), _uniform_edge(context)
+    own = float(b.config.beta) * math.sqrt(math.log(context) * (1 - rho))
+    cases = {f"s = {own:.2g}, this config": own, "s = 0.1": 0.1,
+             f"s = {0.9 * edge:.2g}": 0.9 * edge, f"s = {1.1 * edge:.2g}": 1.1 * edge,
+             "s = 1, unit queries and keys": 1.0}  # fmt: skip
     return [
         b.point(
-            f"s = {s:.2g}{words}",
+            where,
             1.0,
             context * float(moments(s, context).y2),
             partial(_crowding, context=context, s=s),
+            within=s <= edge,
         )
-        for s, words in ((own, ", this config"), (0.1, ""), (1.0, ", unit queries and keys"))
+        for where, s in cases.items()
     ]
+
+
+def _crowd(b: Bench) -> int:
+    return int(min(b.config.context, 1024))
+
+
+def _uniform_edge(context: int) -> float:
+    """Largest score deviation at which T Y_2 is one within the room."""
+    from scipy.optimize import brentq
+
+    return float(brentq(lambda s: context * float(moments(s, context).y2) - 1 - ROOM, 1e-3, 3.0))
 
 
 def _spread(b: Bench) -> list[Point]:
@@ -111,7 +132,7 @@ def _spread(b: Bench) -> list[Point]:
             t * (t * float(moments(s, t).y2) - 1) / t**2,
             partial(_softmax_spread, context=t, s=s),
         )
-        for s in (0.3, 1.0, 2.0)
+        for s in (0.3, 1.0, 2.0, 8.0)
     ]
 
 
@@ -120,19 +141,18 @@ def _multihead(b: Bench) -> list[Point]:
     d = spec.width or 1
     std = dict.fromkeys(("value", "output"), d**-0.5) | {"mlp_in": 0.0, "mlp_out": 0.0}
     points = []
-    for rho, beta in ((0.0, 0.5), (0.5, 0.5), (0.99, 0.5), (0.0, 3.0)):
+    for rho, beta in ((0.0, 0.5), (0.5, 0.5), (0.9, 0.5), (0.97, 0.5), (0.99, 0.5), (0.0, 3.0)):
         heat = math.sqrt(beta * math.sqrt(math.log(spec.context)) / d)
         own = spec.replace(rho0=rho, beta=beta, alpha_attn=0.0, alpha_mlp=1.0)
         network = Typed(own, std | {"query": heat, "key": heat}, {"skip": 1.0})
-        theory = rho + (1 - rho) * float(
-            Finite(64, d / 2).weights(beta * (1 - rho) ** 0.5, 1 - rho).y2
-        )
+        y2 = float(Finite(64, d / 2).weights(beta * (1 - rho) ** 0.5, 1 - rho).y2)
         points.append(
             b.point(
-                f"rho = {rho:g} at beta = {beta:g}",
+                f"rho = {rho:g}, Y_2 = {y2:.2g}",
                 1.0,
-                theory,
+                rho + (1 - rho) * y2,
                 partial(_branch, network),
+                within=(1 - rho) * (1 - y2) <= ROOM,
             )
         )
     return points
@@ -201,30 +221,36 @@ def _norm_gain(b: Bench) -> list[Point]:
 
 
 def _frobenius(b: Bench) -> list[Point]:
-    d = b.lab.width or 1
-    hidden = 4 * d
-    each = 1 / math.sqrt(d * hidden)  # variance times fan-in of both matrices
-
-    def point(where: str, product: float) -> Point:
-        theory = _mlp("relu", each * product, each * product)
-        measure = partial(draw.mlp_branch, d=d, hidden=hidden, frobenius=product)
-        return b.point(where, 1.0, theory, measure)
-
-    both = math.sqrt(2 * d * hidden)
-    return [point("the product is 1", 1.0), point("the product is sqrt(2 d d_ff)", both)]
+    points = []
+    for d in ((b.lab.width or 1) // 4, b.lab.width or 1):
+        hidden = 4 * d
+        each = 1 / math.sqrt(d * hidden)  # variance times fan-in of both matrices
+        measure = partial(draw.mlp_branch, d=d, hidden=hidden, frobenius=1.0)
+        theory = _mlp("relu", each, each)
+        points.append(b.point(f"d = {d}, d_ff = {hidden}", 1.0, theory, measure))
+    return points
 
 
 def _halving(b: Bench) -> list[Point]:
     d = 4 * (b.lab.width or 1)
-    return [
-        b.point(
-            f"the activation is {name}",
-            0.5,
-            _mlp(name, 1.0, 1.0),
-            partial(draw.layer_gain, ins=d, outs=d, std=d**-0.5, activation=name),
+    points = []
+    for name, variance in (("relu", 1.0), ("relu", 4.0), ("gelu", 1.0), ("gelu", 16.0)):
+        theory = _mlp(name, variance, 1.0 / variance)
+        gain = partial(draw.layer_gain, ins=d, outs=d, std=math.sqrt(variance / d), activation=name)
+        points.append(
+            b.point(
+                f"{name} at variance {variance:g}",
+                0.5,
+                theory,
+                partial(_over, gain, variance),
+                abs(theory - 0.5) <= ROOM,
+            )
         )
-        for name in ("relu", "gelu")
-    ]
+    return points
+
+
+def _over(measure: Callable[[np.random.Generator], float], unit: float, rng: Any) -> float:
+    return measure(rng) / unit
 
 
 def _branches(b: Bench) -> list[Point]:
@@ -236,7 +262,8 @@ def _branches(b: Bench) -> list[Point]:
         network = _typed(found, spec)
         growth = _grown(described(name, short)[1])
         words = "scaled by 1/sqrt(N)" if found.attn_branch > 0.11 else "scaled by 0.1"
-        points.append(b.point(words, growth, _grown(spec), partial(_growth, network)))
+        steady = found.attn_branch > 0.11
+        points.append(b.point(words, growth, _grown(spec), partial(_growth, network), steady))
     return points
 
 
@@ -273,34 +300,54 @@ def _growth(network: Typed, rng: np.random.Generator, power: float = 1.0) -> flo
 
 
 def _identity(b: Bench) -> list[Point]:
-    t = int(b.lab.context)
     return [
         b.point(
-            f"heads are {d} wide",
+            f"T = {t}, heads {d} wide",
             1.0,
             1 / (1 + (t - 1) * math.exp(0.5 - math.sqrt(d))),
             partial(draw.own_weight, d=d, context=t),
+            within=math.sqrt(d) >= 0.5 + math.log((1 / ROOM - 1) * (t - 1)),
         )
-        for d in (16, 64, 128)
+        for t, d in ((64, 16), (64, 49), (64, 64), (64, 128), (256, 64), (256, 100))
     ]
+
+
+DECAY = 1 / 0.9  # growth of gradient norms toward the input that the rule supposes
+SHALLOW, DEEP = 6, 30  # blocks
 
 
 def _decay(b: Bench) -> list[Point]:
     """Slope of the logarithm of the MLP's gradient norm along depth: 0.9 a block is claimed."""
+    low, high = _decay_depths(b)
     points = []
-    for norm in ("post", "pre"):
-        found, spec, _ = described("glorot-normal", b.lab.replace(norm=norm))
-        network, layer = _typed(found, spec), np.arange(spec.depth)
-        slope = np.polyfit(layer, 0.5 * np.log(gradients(spec).w1), 1)[0]
+    for norm, depth in (("post", SHALLOW), ("pre", SHALLOW), ("pre", DEEP)):
+        found, spec, _ = described("glorot-normal", b.lab.replace(norm=norm, depth=depth))
         points.append(
             b.point(
-                f"{norm}-norm Glorot stacks",
-                1 / 0.9,
-                math.exp(-slope),
-                partial(_per_block, network),
+                f"{norm}-norm Glorot stack of {depth} blocks",
+                DECAY,
+                _slope(spec),
+                partial(_per_block, _typed(found, spec)),
+                within=norm == "pre" and low <= depth <= high,
             )
         )
     return points
+
+
+def _slope(spec: Transformer) -> float:
+    """Growth of the norm of the MLP's gradient a block toward the input, fitted."""
+    found = gradients(spec, exchangeable(spec))
+    return math.exp(-np.polyfit(np.arange(len(found.w1)), 0.5 * np.log(found.w1), 1)[0])
+
+
+def _decay_depths(b: Bench) -> tuple[int, int]:
+    """Depths between which pre-norm Glorot stacks have gradients that fit the rule."""
+    fits = []
+    for depth in range(2, DEEP):
+        spec = described("glorot-normal", b.lab.replace(norm="pre", depth=depth))[1]
+        if abs(_slope(spec) - DECAY) <= ROOM * DECAY:
+            fits.append(depth)
+    return min(fits), max(fits)
 
 
 WIDTHS, DEPTHS = (32, 64, 128), (2, 4, 8)
@@ -334,16 +381,22 @@ def _exponent(
 
 def _preserved(b: Bench) -> list[Point]:
     points = []
-    for name in ("rezero", "deepnorm", "noci", "glorot-normal"):
-        found, spec, _ = described(name, b.lab.replace(norm="none", q0=1.0))
+    cases = ("rezero", "deepnorm", "branch-0.1", "noci", "glorot-normal")
+    for name, depth in [*((name, b.lab.depth) for name in cases), ("branch-0.1", 24)]:
+        found, spec, _ = described(name, b.lab.replace(norm="none", q0=1.0, depth=depth))
         network = _typed(found, spec)
+        forward, backward = math.sqrt(_grown(spec)), math.sqrt(float(gradients(spec).apjn))
+        words = f"{name}, {depth} blocks"
         points += [
-            b.point(f"{name}, forward", 1.0, math.sqrt(_grown(spec)),
-                    partial(_growth, network, power=0.5)),
-            b.point(f"{name}, backward", 1.0, math.sqrt(float(gradients(spec).apjn)),
-                    partial(_gain, network)),
+            b.point(f"{words}, forward", 1.0, forward, partial(_growth, network, power=0.5),
+                    within=abs(math.log(forward)) <= EDGE),
+            b.point(f"{words}, backward", 1.0, backward, partial(_gain, network),
+                    within=abs(math.log(backward)) <= EDGE),
         ]  # fmt: skip
     return points
+
+
+EDGE = math.log1p(ROOM)  # of the logarithm of a norm
 
 
 def _say(words: str) -> Callable[[Sequence[Point]], str]:
@@ -353,47 +406,61 @@ def _say(words: str) -> Callable[[Sequence[Point]], str]:
 _RULES = (
     Claim(1, "Var W = 2/(n_in + n_out) preserves variance", "Glorot & Bengio 2010; textbooks",
           "gain 2 n_in/(n_in + n_out)", _glorot,
-          _say("Use 1/n_in forward. Variance gained:")),
+          _say("Use 1/n_in forward. Variance gained:"), lambda b: "n_in = n_out"),
     Claim(2, "Uniform Glorot within sqrt(6/(n_in + n_out)) has the same variance",
           "Glorot & Bengio 2010, eq. 16", "(6/(n_in + n_out))/3 = 2/(n_in + n_out)", _uniform,
           _say("None needed. Ratio of variances:")),
     Claim(3, "He's 2/n_in preserves the second moment through the activation", "He et al. 2015",
-          "2 E phi(u)^2 (E15)", _he, _say("Use 1/(n_in E phi^2). Second moment gained:")),
+          "E phi(sqrt(2) z)^2, z standard normal (E15)", _he,
+          _say("Use 1/(n_in E phi^2). Second moment gained:"),
+          lambda b: "E phi(sqrt(2) z)^2 = 1 for a standard normal z, as for relu"),
     Claim(4, "Var q.k = d_k for unit-variance inputs", "Vaswani et al. 2017, footnote 4",
           "d_k (1 - rho) over the keys of a query (E2)", _products,
-          _say("Softmax sees d_k (1 - rho). Over d_k:")),
+          _say("Softmax sees d_k (1 - rho). Over d_k:"),
+          lambda b: f"rho = 0 (within {ROOM:.0%} if rho <= {ROOM:g}), rho the tokens' overlap"),
     Claim(5, "Attention is near uniform at initialisation", "blogs, papers",
           "T Y_2, about e^(s^2) at small s (E6)", _uniformity,
-          _say("s^2 = beta^2 log T (1 - rho) must be far below one. T Y_2:")),
+          _say("Near uniform within e^(s^2) - 1. T Y_2:"),
+          lambda b: f"s <= {_uniform_edge(_crowd(b)):.3f} at T = {_crowd(b)}, "
+                    "s^2 = beta^2 log T (1 - rho)"),
     Claim(6, "The variance of softmax outputs is 1/T", "blogs", "(T Y_2 - 1)/T^2 (E6)", _spread,
-          _say("1/T is the mean; the variance is (T Y_2 - 1)/T^2. Times T:")),
+          _say("1/T is the mean; the variance is (T Y_2 - 1)/T^2, below (T - 1)/T^2, which one-hot "
+               "rows have. Times T:")),
     Claim(7, "Var(MultiHead) = d_model", "blogs", "d (rho + (1 - rho) Y_2) (E10)", _multihead,
-          _say("Averaging over unlike tokens cancels. Over d:")),
+          _say("Averaging over unlike tokens cancels. Over d:"),
+          lambda b: f"(1 - rho)(1 - Y_2) <= {ROOM:g}: tokens have merged or attention is frozen"),
     Claim(8, "Sinusoidal positions have norm sqrt d, are orthogonal, leave collapse alone",
           "blogs", "norm sqrt(d/2); mean cosine kappa-bar over pairs (section 2d)", _sinusoids,
           _say("They share a direction, which starts tokens closer. Theory:")),
     Claim(9, "A norm gain of 1/sqrt d is harmless", "blogs", "scores times gain^2 = 1/d (E1, E14)",
           _norm_gain, _say("Multiply beta by d to make up for it. Theory:")),
     Claim(10, "|W1|_F |W2|_F = 1 keeps the MLP of order one", "blogs",
-          "branch variance P^2/(2 d d_ff) at a product P (E16)", _frobenius,
-          _say("Take the product sqrt(2 d d_ff). Branch variance:")),
+          "branch variance P^2/(2 d d_ff) at a product P, relu (E16)", _frobenius,
+          _say("Unit variance takes the product sqrt(2 d d_ff). Branch variance at product 1:")),
     Claim(11, "With zero biases the activation halves the variance", "He et al. 2015; textbooks",
-          "E phi(u)^2 at variance 1 (E15)", _halving,
-          _say("Second moment of the activation:")),
+          "E phi(u)^2/E u^2 (E15)", _halving,
+          _say("Second moment after over before:"),
+          lambda b: "E phi(u)^2 = E u^2/2 for the Gaussian u it meets: relu at any variance"),
     Claim(12, "Branches scaled by 1/sqrt N, or by 0.1, serve any depth", "papers, blogs",
           "q_L/q_0 of a stack without norms (E13)", _branches,
-          _say("Scale by 1/sqrt N; a constant fits one depth. q_L/q_0 at 24 blocks:")),
+          _say("A constant fits one depth. q_L/q_0 at 24 blocks, claimed as at 6:"),
+          lambda b: "N c^2 stays as the number N of branches grows, c their factor: 1/sqrt(N)"),
     Claim(13, "Queries and keys near the identity make a token attend to itself",
           "Trockman & Kolter 2023", "1/(1 + (T - 1) e^(1/2 - sqrt d_h))", _identity,
-          _say("sqrt d_h must exceed log T + 1/2. Own weight:")),
+          _say("It competes with T - 1 others. Own weight:"),
+          lambda b: f"sqrt(d_h) >= log({1 / ROOM - 1:.0f} (T - 1)) + 1/2"),
     Claim(14, "Layer-wise decay of 0.9 a block matches the gradients",
           "Howard & Ruder 2018; BERT recipes",
           "slope of log |dL/dW_1| along depth (E23, E24)", _decay,
-          _say("Gradient norms per block toward the input grow by the factor below. Theory:")),
+          _say("Decay by the inverse of the factor by which gradient norms grow a block toward the "
+               "input. Theory:"),
+          lambda b: "the stack is pre-norm Glorot of {} to {} blocks".format(*_decay_depths(b))),
     Claim(15, "|grad L| <= C sqrt(d/N)", "blogs", "exponents of sum over blocks of |dL/dW_1| (E23)",
-          _exponents, _say("Use the fitted exponents. Theory:")),
+          _exponents, _say("The norm grows with depth, so no C bounds it. Exponents in theory:")),
     Claim(16, "|h_l| = |h_0| and |delta_l| = |delta_L|", "papers, blogs",
           "sqrt(q_L/q_0) and sqrt(APJN) (E13, E23)", _preserved,
-          _say("Without norms only zero branches preserve both exactly. Ratios:")),
+          _say("Without norms only zero branches preserve both exactly. Ratios:"),
+          lambda b: "what all branches add stays small: the logarithms of q_L/q_0 and of APJN within "
+                    f"{2 * EDGE:.3f} of 0 (ReZero, DeepNorm)"),
 )  # fmt: skip
 CLAIMS: dict[int, Claim] = {claim.number: claim for claim in _RULES}

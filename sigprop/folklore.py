@@ -13,11 +13,12 @@ from sigprop.errors import AssumptionError, DomainError
 from sigprop.spec import Transformer
 from sigprop.validate import count
 
-__all__ = ["Bench", "Claim", "Finding", "Point", "bench", "decide", "judge_claims"]
+__all__ = ["ROOM", "Bench", "Claim", "Finding", "Point", "bench", "decide", "judge_claims"]
 
 ROOM = 0.05  # relative deviation up to which a rule is said to hold; absolute below one
 THEORY_ROOM = 0.1  # largest finite-size deviation of theory at the sizes measured here
 UNDECIDED = "undecided: theory and measurement differ"
+BROKEN = "undecided: its condition does not separate the cases"
 
 
 class Point(NamedTuple):
@@ -33,6 +34,8 @@ class Point(NamedTuple):
         What theory gives.
     measured, se : float
         Mean of the draws and its standard error.
+    within : bool
+        Whether the condition of the rule admits the case.
     """
 
     where: str
@@ -40,6 +43,7 @@ class Point(NamedTuple):
     theory: float
     measured: float
     se: float
+    within: bool = True
 
     @property
     def agrees(self) -> bool:
@@ -55,32 +59,42 @@ class Point(NamedTuple):
         return near and abs(self.measured - self.claimed) <= room + 4 * self.se
 
 
-def decide(points: Sequence[Point]) -> str:
+def decide(points: Sequence[Point], condition: str | None = None) -> str:
     """Verdict from the numbers alone.
+
+    A condition is a statement of theory: it stands only if it separates the cases in which the rule
+    holds from those in which it fails. Without one, a rule that fails anywhere is false.
 
     Parameters
     ----------
     points : sequence of Point
-        The cases.
+        The cases, on both sides of the condition.
+    condition : str, optional
+        When the rule holds.
 
     Returns
     -------
     str
-        "holds", "false", "holds if ..." with the cases in which it does, or undecided.
+        "holds", "false", "holds if ..." with the condition, or undecided.
 
     Examples
     --------
     >>> from sigprop.folklore import Point, decide
-    >>> square, wide = Point("n_in = n_out", 1, 1, 1.01, 0.01), Point("wide", 1, 0.4, 0.4, 0.01)
-    >>> decide([square, wide])
+    >>> square, wide = Point("square", 1, 1, 1.01, 0.01), Point("wide", 1, 0.4, 0.4, 0.01, False)
+    >>> decide([square, wide], "n_in = n_out")
     'holds if n_in = n_out'
+    >>> decide([square, wide])
+    'false'
     """
     if not all(p.agrees for p in points):
         return UNDECIDED
-    held = [p.where for p in points if p.holds]
-    if len(held) == len(points):
+    if all(p.holds for p in points):
         return "holds"
-    return "holds if " + " or ".join(held) if held else "false"
+    if condition is None or not any(p.holds for p in points):
+        return "false"
+    if any(p.holds != p.within for p in points):
+        return BROKEN
+    return f"holds if {condition}"
 
 
 @dataclass(frozen=True)
@@ -129,13 +143,18 @@ class Bench:
         return found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(self.draws)
 
     def point(
-        self, where: str, claimed: float, theory: Any, measure: Callable[[np.random.Generator], Any]
+        self,
+        where: str,
+        claimed: float,
+        theory: Any,
+        measure: Callable[[np.random.Generator], Any],
+        within: bool = True,
     ) -> Point:
         """One case, measured.
 
         Parameters
         ----------
-        where, claimed, theory
+        where, claimed, theory, within
             As in `Point`.
         measure : callable
             As in `mean`.
@@ -146,7 +165,7 @@ class Bench:
             The case.
         """
         mean, se = self.mean(measure)
-        return Point(where, float(claimed), float(theory), float(mean), float(se))
+        return Point(where, float(claimed), float(theory), float(mean), float(se), bool(within))
 
 
 def bench(config: Transformer, seed: int = 0, draws: int = 8) -> Bench:
@@ -217,6 +236,9 @@ class Claim:
         From a `Bench` to the cases.
     correction : callable
         From the cases to the corrected rule, with their numbers.
+    condition : callable, optional
+        From a `Bench` to when the rule holds: necessary and sufficient in theory, or a range that
+        suffices. None where no condition saves what the rule states.
 
     Examples
     --------
@@ -231,6 +253,7 @@ class Claim:
     formula: str
     points: Callable[[Bench], list[Point]]
     correction: Callable[[list[Point]], str]
+    condition: Callable[[Bench], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -339,9 +362,9 @@ def judge_claims(
     for number in only or claims:
         claim = claims[number]
         points = claim.points(where)
-        out.append(
-            Finding(claim, tuple(points), decide(points), claim.correction(points), where.seed)
-        )
+        condition = None if claim.condition is None else claim.condition(where)
+        verdict = decide(points, condition)
+        out.append(Finding(claim, tuple(points), verdict, claim.correction(points), where.seed))
         if progress is not None:
             progress(1)
     return out

@@ -8,7 +8,7 @@ import pytest
 from sigprop import AssumptionError, DomainError, Transformer, load
 from sigprop.claims import CLAIMS
 from sigprop.cli import main
-from sigprop.folklore import UNDECIDED, Point, bench, decide, judge_claims
+from sigprop.folklore import BROKEN, UNDECIDED, Point, bench, decide, judge_claims
 
 SPEC = load("bert-base").spec
 
@@ -40,7 +40,14 @@ def test_a_wrong_theory_is_refused(findings, number):
 @pytest.mark.parametrize("number", CLAIMS)
 def test_the_verdict_follows_from_the_numbers(findings, number):
     found = findings[number]
-    assert found.verdict == decide(found.points)
+    condition = found.claim.condition
+    words = None if condition is None else condition(bench(SPEC))
+    assert found.verdict == decide(found.points, words)
+    if found.verdict.startswith("holds if"):  # the condition separates the cases
+        assert [p.holds for p in found.points] == [p.within for p in found.points]
+        assert {p.within for p in found.points} == {True, False}
+        wrong = [p._replace(within=not p.within) for p in found.points]
+        assert decide(wrong, words) == BROKEN
     true = [p._replace(claimed=p.theory, measured=p.theory) for p in found.points]
     assert decide(true) == "holds"
     assert decide([p._replace(claimed=p.theory + 10 + 10 * abs(p.theory)) for p in true]) == "false"
@@ -52,29 +59,28 @@ def test_verdicts(findings):
     verdict = {number: one.verdict for number, one in findings.items()}
     assert verdict[1] == "holds if n_in = n_out"
     assert verdict[2] == "holds"
-    assert verdict[3] == "holds if the activation is relu"
-    assert verdict[4] == "holds if tokens overlap by 0"
-    assert verdict[6] == verdict[8] == "false"
-    assert verdict[7] == "holds if rho = 0.99 at beta = 0.5"
-    assert verdict[10] == "holds if the product is sqrt(2 d d_ff)"
-    assert verdict[12] == "holds if scaled by 1/sqrt(N)"
-    assert verdict[15] == "holds if in the width, stated 1/2"
-    assert "rezero, backward" in verdict[16]
-    assert "glorot" not in verdict[16]
+    assert verdict[7].startswith("holds if (1 - rho)(1 - Y_2) <= 0.05")
+    assert verdict[13] == "holds if sqrt(d_h) >= log(19 (T - 1)) + 1/2"
+    assert [number for number, said in verdict.items() if said == "false"] == [6, 8, 9, 10, 15]
+    assert all(said.startswith("holds") for n, said in verdict.items() if n not in {6, 8, 9, 10, 15})
 
 
 def test_decide():
-    good, bad = Point("a", 1, 1, 1.0, 0.01), Point("b", 1, 0.5, 0.5, 0.01)
+    good, bad = Point("a", 1, 1, 1.0, 0.01), Point("b", 1, 0.5, 0.5, 0.01, within=False)
     assert decide([good]) == "holds"
     assert decide([bad]) == "false"
-    assert decide([good, bad]) == "holds if a"
-    assert decide([good, Point("c", 1, 1, 0.5, 0.01)]) == UNDECIDED
+    assert decide([good, bad]) == "false"  # no example is sold as a condition
+    assert decide([good, bad], "x > 1") == "holds if x > 1"
+    assert decide([bad, bad], "x > 1") == "false"
+    assert decide([good, bad._replace(within=True)], "x > 1") == BROKEN
+    assert decide([good, Point("c", 1, 1, 0.5, 0.01)], "x > 1") == UNDECIDED
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["bert-base", "gpt2", "llama-2-7b"])
 def test_more_draws_agree_too(config):
     for found in judge_claims(CLAIMS, bench(load(config).spec, seed=1000, draws=24)):
+        assert "undecided" not in found.verdict
         for point in found.points:
             assert point.agrees, (found.claim.number, point)
 
