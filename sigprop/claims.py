@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from sigprop.backward import gradients
-from sigprop.folklore import ROOM, Bench, Claim, Point
+from sigprop.folklore import ROOM, Bench, Claim, Point, laboratory
 from sigprop.maps.activations import activation
 from sigprop.maps.mlp import Mlp
 from sigprop.propagate import exchangeable
@@ -318,7 +318,7 @@ SHALLOW, DEEP = 6, 30  # blocks
 
 def _decay(b: Bench) -> list[Point]:
     """Slope of the logarithm of the MLP's gradient norm along depth: 0.9 a block is claimed."""
-    low, high = _decay_depths(b)
+    low, high = _decay_depths(b.lab.activation)
     points = []
     for norm, depth in (("post", SHALLOW), ("pre", SHALLOW), ("pre", DEEP)):
         found, spec, _ = described("glorot-normal", b.lab.replace(norm=norm, depth=depth))
@@ -340,11 +340,12 @@ def _slope(spec: Transformer) -> float:
     return math.exp(-np.polyfit(np.arange(len(found.w1)), 0.5 * np.log(found.w1), 1)[0])
 
 
-def _decay_depths(b: Bench) -> tuple[int, int]:
-    """Depths between which pre-norm Glorot stacks have gradients that fit the rule."""
-    fits = []
+@cache
+def _decay_depths(name: str) -> tuple[int, int]:
+    """Depths between which pre-norm Glorot stacks of an activation have gradients that fit."""
+    lab, fits = laboratory(norm="pre", activation=name), []
     for depth in range(2, DEEP):
-        spec = described("glorot-normal", b.lab.replace(norm="pre", depth=depth))[1]
+        spec = described("glorot-normal", lab.replace(depth=depth))[1]
         if abs(_slope(spec) - DECAY) <= ROOM * DECAY:
             fits.append(depth)
     return min(fits), max(fits)
@@ -454,13 +455,13 @@ _RULES = (
           "slope of log |dL/dW_1| along depth (E23, E24)", _decay,
           _say("Decay by the inverse of the factor by which gradient norms grow a block toward the "
                "input. Theory:"),
-          lambda b: "the stack is pre-norm Glorot of {} to {} blocks".format(*_decay_depths(b))),
+          lambda b: "the stack is pre-norm Glorot of {} to {} blocks".format(*_decay_depths(b.lab.activation))),
     Claim(15, "|grad L| <= C sqrt(d/N)", "blogs", "exponents of sum over blocks of |dL/dW_1| (E23)",
           _exponents, _say("The norm grows with depth, so no C bounds it. Exponents in theory:")),
     Claim(16, "|h_l| = |h_0| and |delta_l| = |delta_L|", "papers, blogs",
           "sqrt(q_L/q_0) and sqrt(APJN) (E13, E23)", _preserved,
           _say("Without norms only zero branches preserve both exactly. Ratios:"),
-          lambda b: "what all branches add stays small: the logarithms of q_L/q_0 and of APJN within "
+          lambda b: "branches add little in all: the logarithms of q_L/q_0 and of APJN are within "
                     f"{2 * EDGE:.3f} of 0 (ReZero, DeepNorm)"),
 )  # fmt: skip
 CLAIMS: dict[int, Claim] = {claim.number: claim for claim in _RULES}

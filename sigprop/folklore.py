@@ -13,7 +13,17 @@ from sigprop.errors import AssumptionError, DomainError
 from sigprop.spec import Transformer
 from sigprop.validate import count
 
-__all__ = ["ROOM", "Bench", "Claim", "Finding", "Point", "bench", "decide", "judge_claims"]
+__all__ = [
+    "ROOM",
+    "Bench",
+    "Claim",
+    "Finding",
+    "Point",
+    "bench",
+    "decide",
+    "judge_claims",
+    "laboratory",
+]
 
 ROOM = 0.05  # relative deviation up to which a rule is said to hold; absolute below one
 THEORY_ROOM = 0.1  # largest finite-size deviation of theory at the sizes measured here
@@ -206,20 +216,43 @@ def bench(config: Transformer, seed: int = 0, draws: int = 8) -> Bench:
     count("seed", seed, 0, 2**62)
     count("draws", draws, 2, 10_000)
     norm = "pre" if config.norm == "none" else config.norm
-    lab = Transformer(
-        depth=min(config.depth, 6),
+    return Bench(config, laboratory(min(config.depth, 6), norm, config.activation), seed, draws)
+
+
+def laboratory(depth: int = 6, norm: str = "post", activation: str = "gelu") -> Transformer:
+    """Small architecture whose networks are measured.
+
+    Parameters
+    ----------
+    depth : int
+        Blocks.
+    norm, activation : str
+        As of `Transformer`.
+
+    Returns
+    -------
+    Transformer
+        Of width 96 and 64 tokens.
+
+    Examples
+    --------
+    >>> from sigprop.folklore import laboratory
+    >>> laboratory(norm="pre").width
+    96
+    """
+    return Transformer(
+        depth=depth,
         context=64,
         width=96,
         heads=2,
-        norm=norm,
-        activation=config.activation,
+        norm=norm,  # type: ignore[arg-type]
+        activation=activation,  # type: ignore[arg-type]
         mlp_ratio=4.0,
         beta=1.0,
         sigma_v2=1.0,
         sigma_w2=1.0,
         rho0=0.2,
     )
-    return Bench(config, lab, seed, draws)
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ class Search:
         own = Answer(float(self._price(self.home, self.targets.slack(found))), self.home, found)
         self.answer = own
         if own.price >= MISSED:
-            for self.answer in self._settling(self._price):
-                pass  # the last one is the best, and an interruption leaves the best so far
+            for better in self._settling(self._price):
+                self.answer = better  # an interruption leaves the best so far
         return self.answer.price
 
     def _settling(self, cost_of: Cost) -> Iterator[Answer]:

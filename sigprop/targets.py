@@ -199,7 +199,7 @@ class Correction(NamedTuple):
 
 
 def _apart(found: Measures) -> tuple[Floats, Floats, Floats, Floats]:
-    """What a correction multiplies: 1 - rho, 1 - H / log T and both gradients."""
+    """Return what a correction multiplies: 1 - rho, 1 - H / log T and both gradients."""
     return 1 - found.rho, 1 - found.entropy, found.query, found.gradient
 
 

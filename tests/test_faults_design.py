@@ -17,7 +17,7 @@ from sigprop.propagate import exchangeable
 from sigprop.rem import moments
 from sigprop.targets import measure
 
-BENCH = bench(load("bert-base").spec, draws=3)
+BENCH = bench(load("bert-base").spec, seed=100, draws=6)
 
 
 def verdict(number):
@@ -34,7 +34,7 @@ def test_a_product_of_norms_of_one_is_false():
 
 def test_near_uniform_attention_has_a_range_of_scores():
     found = verdict(5)
-    edge = float(found.verdict.split()[3])
+    edge = float(found.verdict.split()[4])
     context = 512
     assert found.verdict.startswith("holds if s <= 0.2")
     assert context * float(moments(edge - 5e-4, context).y2) <= 1.05
@@ -89,7 +89,10 @@ CASES = {
 NAMES = ("rho", "entropy", "query", "gradient")
 
 
-@pytest.fixture(scope="module", params=CASES)
+SLOW = [n if n == "encoder" else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+
+
+@pytest.fixture(scope="module", params=SLOW)
 def found(request):
     return recommend(*CASES[request.param])
 

@@ -62,7 +62,9 @@ def test_verdicts(findings):
     assert verdict[7].startswith("holds if (1 - rho)(1 - Y_2) <= 0.05")
     assert verdict[13] == "holds if sqrt(d_h) >= log(19 (T - 1)) + 1/2"
     assert [number for number, said in verdict.items() if said == "false"] == [6, 8, 9, 10, 15]
-    assert all(said.startswith("holds") for n, said in verdict.items() if n not in {6, 8, 9, 10, 15})
+    assert all(
+        said.startswith("holds") for n, said in verdict.items() if n not in {6, 8, 9, 10, 15}
+    )
 
 
 def test_decide():
