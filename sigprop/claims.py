@@ -455,7 +455,8 @@ _RULES = (
           "slope of log |dL/dW_1| along depth (E23, E24)", _decay,
           _say("Decay by the inverse of the factor by which gradient norms grow a block toward the "
                "input. Theory:"),
-          lambda b: "the stack is pre-norm Glorot of {} to {} blocks".format(*_decay_depths(b.lab.activation))),
+          lambda b: "the stack is pre-norm Glorot of {} to {} blocks".format(
+              *_decay_depths(b.lab.activation))),
     Claim(15, "|grad L| <= C sqrt(d/N)", "blogs", "exponents of sum over blocks of |dL/dW_1| (E23)",
           _exponents, _say("The norm grows with depth, so no C bounds it. Exponents in theory:")),
     Claim(16, "|h_l| = |h_0| and |delta_l| = |delta_L|", "papers, blogs",

@@ -245,8 +245,8 @@ def laboratory(depth: int = 6, norm: str = "post", activation: str = "gelu") -> 
         context=64,
         width=96,
         heads=2,
-        norm=norm,  # type: ignore[arg-type]
-        activation=activation,  # type: ignore[arg-type]
+        norm=norm,
+        activation=activation,
         mlp_ratio=4.0,
         beta=1.0,
         sigma_v2=1.0,

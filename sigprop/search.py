@@ -83,7 +83,8 @@ class Search:
 
     def _settling(self, cost_of: Cost) -> Iterator[Answer]:
         """Search, correct by the resolved theory at the answer until both agree; best so far."""
-        best, left = None, PASSES * (ROUNDS + 1)
+        best: Answer | None = None
+        left = PASSES * (ROUNDS + 1)
         self._tell(self.expected, left)
         for _ in range(PASSES):
             point, flat = self.run(cost_of)

@@ -188,7 +188,7 @@ class Audit:
 
         Post-norm its residual strengths and temperature may move; pre-norm its temperature and the
         variance of what writes to the stream. Its overlap is that of every design, well below where
-         the verdict turns: of 48 post-norm blocks (two seeds, 200 steps of denoising), those
+        the verdict turns: of 48 post-norm blocks (two seeds, 200 steps of denoising), those
         at a measured overlap of 0.66 train and those at 0.81 do not.
         """
         bounds = FREE.get(self.spec.norm)
