@@ -80,7 +80,8 @@ class Design:
     >>> from sigprop.design import recommend
     >>> from sigprop.targets import Targets
     >>> spec = Transformer(depth=4, context=64, width=64, beta=0.1, sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> found = recommend(spec, Targets(query_min=1e-2), {"beta": (0.05, 4)})
+    >>> wanted = Targets(rho_max=0.9, query_min=1e-2)
+    >>> found = recommend(spec, wanted, {"beta": (0.05, 4)})
     >>> found.feasible, found.binding, found.spec.beta > 0.1
     (True, ('query_gradient',), True)
     """

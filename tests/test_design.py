@@ -118,12 +118,12 @@ def test_infeasible_targets_are_named():
     assert found.reason.startswith("no design within the bounds: overlap cannot be met")
     assert "overlap" in found.binding
     assert not found.margins["overlap"]["met"]
-    both = recommend(TOY, Targets(query_min=0.3, entropy_min=0.9), BOUNDS)
+    both = recommend(TOY, Targets(rho_max=0.9, query_min=0.3, entropy_min=0.9), BOUNDS)
     assert not both.feasible
     assert "alone" in both.reason
     query = both.relaxed["query_min"]  # what is said to be feasible is, and little beyond it
     for factor, feasible in ((0.99, True), (1.1, False)):
-        wish = Targets(query_min=factor * query, entropy_min=0.9)
+        wish = Targets(rho_max=0.9, query_min=factor * query, entropy_min=0.9)
         assert recommend(TOY, wish, BOUNDS).feasible == feasible
 
 
