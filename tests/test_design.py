@@ -73,7 +73,7 @@ def test_shipped_configs_meet_their_targets_in_simulation(name):
     spec, targets = reduced(name), Targets()
     found = recommend(spec)
     assert found.feasible, found.reason
-    rho, se, entropy = forward(found.spec)
+    rho, se, entropy = forward(found.spec, seeds=24)
     assert rho + 2 * se <= targets.rho_max
     assert entropy >= targets.entropy_min
     if name == "bert-base":  # both theories resolve nothing here: the prediction itself holds
