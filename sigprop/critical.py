@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sigprop.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.block import build_block
@@ -17,6 +17,7 @@ from sigprop.sweep import sweep
 
 __all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
 
+Sentences = str | NDArray[np.str_]
 LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
 ROUNDING = 4 * np.finfo(float).eps  # of chi_mlp, which is one for ReLU without bias
 SCAN = 25  # strengths at which the overlap is computed before refining
@@ -44,8 +45,8 @@ class Critical:
         Strength above which the collapsed state is unstable at infinite depth (E20).
     converged : array of bool
         Whether a root was found and refined.
-    reason : array of int
-        Index into `REASONS`.
+    reason : str or array of str
+        How the search ended, a sentence of `REASONS`.
     residual : array
         |rho - rho_max|.
     iterations : array of int
@@ -61,15 +62,17 @@ class Critical:
     >>> from sigprop import Transformer, critical
     >>> spec = Transformer(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=0, rho0=0.5)
     >>> found = critical(spec, 0.9)
-    >>> bool(found.converged), bool(found.residual < 1e-9)
-    (True, True)
+    >>> print(found.reason)
+    converged
+    >>> bool(found.residual < 1e-9)
+    True
     """
 
     alpha_attn: Floats
     rho: Floats
     asymptotic: Floats
     converged: Bools
-    reason: Ints
+    reason: Sentences
     residual: Floats
     iterations: Ints
     bracket: tuple[Floats, Floats]
@@ -93,11 +96,9 @@ class Critical:
         out: dict[str, Any] = {}
         for name, value in vars(self).items():
             parts = value if isinstance(value, tuple) else (value,)
-            plain = [finite_or_none(part) for part in parts]
+            read = np.ndarray.tolist if name == "reason" else finite_or_none
+            plain = [read(np.asarray(part)) for part in parts]
             out[name] = plain if isinstance(value, tuple) else plain[0]
-        sentences = np.empty(self.reason.shape, dtype=object)
-        sentences[...] = np.asarray(REASONS, dtype=object)[self.reason]
-        out["reason"] = sentences.tolist()
         return out
 
 
@@ -209,11 +210,12 @@ class _Search:
             steps = np.diff(height, axis=0)
         monotone = np.all((steps >= -1e-9) | ~np.isfinite(steps), axis=0)
         limit_alpha = np.broadcast_to(asymptotic_alpha(self.spec, self.limit), self.shape)
-        columns = (alpha, rho, limit_alpha, reason == 0, reason, residual, iterations)
+        said = np.asarray(REASONS)[reason]
+        columns = (alpha, rho, limit_alpha, reason == 0, said, residual, iterations)
         a, r, asym, conv, why, res, its = (np.reshape(c, self.shape) for c in columns)
         ends = [np.where(found, np.exp(e), np.nan).reshape(self.shape) for e in (low, high)]
         bracket, falling = (ends[0], ends[1]), monotone.reshape(self.shape)
-        return Critical(a, r, asym, conv, why, res, its, bracket, falling)
+        return Critical(a, r, asym, conv, why[()], res, its, bracket, falling)
 
 
 def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, Bools]:

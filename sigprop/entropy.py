@@ -8,13 +8,17 @@ import numpy as np
 
 from sigprop.arrays import Floats, Ints
 from sigprop.block import build_block, rem_of
-from sigprop.errors import AssumptionError, require
+from sigprop.errors import AssumptionError, NotConvergedError, require
 from sigprop.propagate import exchangeable, initial_state
 from sigprop.rem import Limit, Rem, reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
+from sigprop.validate import scalar
 
 __all__ = ["BetaProfile", "beta_profile", "entropy_beta", "entropy_boundary"]
+
+KNOWN = (0.01, 0.9999)  # H / log T at finite context
+BRACKET = (1e-3, 5.0, 1e3)  # of b: hotter than the range, end of fast statistics, colder than it
 
 
 def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) -> Floats:
@@ -25,7 +29,8 @@ def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) ->
     rem : Rem
         Attention statistics.
     entropy_ratio : float
-        H / log T, in (0, 1) at finite context; 0 in the limit gives the freezing point sqrt 2.
+        H / log T, in [0.01, 0.9999] at finite context; in [0, 1) in the limit, where 0 gives the
+        freezing point sqrt 2.
     shape : tuple of int
         Shape of the contexts of `rem`.
 
@@ -38,6 +43,8 @@ def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) ->
     ------
     DomainError
         If the entropy is outside its range.
+    NotConvergedError
+        If the root finder stops before its tolerance.
 
     Examples
     --------
@@ -48,23 +55,24 @@ def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) ->
     """
     from scipy.optimize import elementwise
 
-    target = np.asarray(entropy_ratio, dtype=np.float64)
     if isinstance(rem, Limit):
-        require((target >= 0) & (target < 1), "entropy_ratio", target, "a number in [0, 1)")
+        target = scalar("entropy_ratio", entropy_ratio, 0.0, 1.0)
+        require(target < 1, "entropy_ratio", target, "a number in [0, 1)")
         return np.broadcast_to(np.sqrt(2 * (1 - target)), shape)
-    known = (target >= 0.01) & (target <= 0.9999)
-    require(known, "entropy_ratio", target, "a number in [0.01, 0.9999]")
+    target = scalar("entropy_ratio", entropy_ratio, *KNOWN)
 
     def excess(log_b: Floats, index: Ints) -> Floats:
-        full = np.zeros(int(np.prod(shape, dtype=np.int64)))
+        full = np.zeros(count)
         full[index] = np.exp(log_b)
-        return rem.entropy_ratio(full.reshape(shape)).ravel()[index] - float(target)
+        return rem.entropy_ratio(full.reshape(shape)).ravel()[index] - target
 
     count = int(np.prod(shape, dtype=np.int64))
-    ends = (np.full(count, np.log(1e-3)), np.full(count, np.log(5.0)))
-    cold = excess(ends[1], np.arange(count)) > 0
-    ends[1][cold] = np.log(1e3)
-    out = elementwise.find_root(excess, ends, args=(np.arange(count),))
+    low, tabulated, high = np.log(BRACKET)
+    every, top = np.arange(count), np.full(count, tabulated)
+    top[excess(top, every) > 0] = high
+    out = elementwise.find_root(excess, (np.full(count, low), top), args=(every,))
+    if not np.all(out.success):
+        raise NotConvergedError(f"entropy_ratio = {target:g}: no inverse temperature was found")
     return np.exp(out.x).reshape(shape)
 
 

@@ -168,13 +168,13 @@ def gradients(found: Gradients) -> Group:
 def critical(found: Critical, rho_max: float) -> Table:
     """Critical residual strength, or a summary of many."""
     if found.alpha_attn.ndim:
-        counts = {text: int((found.reason == i).sum()) for i, text in enumerate(REASONS)}
+        counts = {text: int(np.sum(found.reason == text)) for text in REASONS}
         return _pairs(counts, f"Critical residual strength for rho <= {rho_max:g}", "end", "specs")
     rows = {
         "alpha_attn": float(found.alpha_attn),
         "rho there": float(found.rho),
         "asymptotic alpha_attn (infinite depth)": float(found.asymptotic),
-        "how the search ended": REASONS[int(found.reason)],
+        "how the search ended": str(found.reason),
         "|rho - rho_max|": float(found.residual),
         "overlap decreases with alpha_attn": bool(found.monotone),
     }

@@ -11,8 +11,8 @@ each divided by :math:`s^2/(1+s^2)`. All three vanish at s = 0, so near collapse
 error of the statistics vanishes with s^2; O(0) = 1/T and O(1) = Y_2 hold by construction.
 
 Domain: 2 <= T <= 2^17, b = s/sqrt(log T) <= 6, r in [-0.3, 1]. Outside it the statistics are
-computed by quadrature (about 0.1 s a point) up to s = 40, and are NaN beyond. Error over the
-domain: see `ERROR_BOUND`.
+computed by quadrature (about 0.1 s a point): those of pairs up to s = 40, the entropy up to
+s = 1e6. Beyond they are NaN. Error over the domain: see `ERROR_BOUND`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from sigprop.state import State
 
 __all__ = ["ERROR_BOUND", "Finite", "head_nodes"]
 
-MAX_SIGMA = 40.0  # score standard deviation up to which the quadrature is used
+MAX_SIGMA = 40.0  # score standard deviation up to which pairs are computed by quadrature
+MAX_SINGLE = 1e6  # and what one query alone decides
 ERROR_BOUND = 1e-6  # absolute, of y2, overlap and entropy / log T; ten times what was measured
 HEAD_NODES = 8
 Function = Callable[..., tuple[Floats, ...]]  # of the score standard deviation and more
@@ -282,7 +283,7 @@ class Finite:
         y = basis(co.from_sigma(safe, self._inside), self._single.shape[-2])
         small = square / 2 * (1 - 1 / self._inside)
         deficit = small * np.exp(square / (1 + square) * _dot(self._single[..., 1], y))
-        return _patched(covered, (deficit,), _exact_deficit, s, self.context)
+        return _patched(covered, (deficit,), _exact_deficit, s, self.context, top=MAX_SINGLE)
 
 
 def _exact_pairs(s: Floats, context: Floats, x: Floats) -> tuple[Floats, ...]:
@@ -321,18 +322,22 @@ def _apply(matrix: Floats, vector: Floats) -> Floats:
 
 
 def _patched(
-    covered: Bools, values: tuple[Floats, ...], exact: Function, *args: Floats
+    covered: Bools,
+    values: tuple[Floats, ...],
+    exact: Function,
+    *args: Floats,
+    top: float = MAX_SIGMA,
 ) -> tuple[Floats, ...]:
     """Replace the values at points that the table does not cover by quadrature; NaN beyond it.
 
-    args[0] is the score standard deviation.
+    args[0] is the score standard deviation, known up to `top`.
     """
     if np.all(covered):
         return values
     shape = np.broadcast_shapes(covered.shape, *(v.shape for v in values))
     missing = ~np.broadcast_to(covered, shape)
     wide = [np.broadcast_to(a, shape) for a in args]
-    known = missing & (wide[0] <= MAX_SIGMA) & np.all(np.isfinite(wide), axis=0)
+    known = missing & (wide[0] <= top) & np.all(np.isfinite(wide), axis=0)
     points = [a[known] for a in wide]
     out = [np.where(missing, np.nan, value) for value in values]
     for value, fresh in zip(out, exact(*points), strict=True):
