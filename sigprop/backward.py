@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, Number, finite_or_none
 from sigprop.block import Fold, build_block
 from sigprop.errors import AssumptionError
@@ -151,6 +152,7 @@ class Gradients:
         return out | errors | {"draws": self.draws, "seed": self.seed}
 
 
+@validated
 def gradients(
     spec: Transformer,
     trajectory: Trajectory | None = None,
@@ -243,6 +245,7 @@ def _collected(spec: Transformer, found: Trajectory, rows: list[Pulled]) -> Grad
     )
 
 
+@validated
 def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
     """Gain of the gradient and weakness of score gradients over an array of specs, in chunks.
 
@@ -276,6 +279,7 @@ def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
     return apjn, score
 
 
+@validated
 def gradient_exponent(spec: Transformer, state: State) -> Floats:
     r"""Limit of :math:`\lambda_g` in a stack that stays at one state, as at a fixed point.
 
@@ -318,6 +322,7 @@ def gradient_exponent(spec: Transformer, state: State) -> Floats:
     return np.where(known[..., 0, 0], radius, np.nan)
 
 
+@validated
 def query_gradient_limit(spec: Transformer) -> Floats:
     r"""Squared gradient of W_Q in one attention layer as the context grows (E22).
 

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.block import Map, ordered
 from sigprop.errors import AssumptionError
@@ -160,6 +161,7 @@ class Positions:
         return np.asarray(np.where(known, values, 0.0) @ self.size / (known @ self.size))
 
 
+@validated
 def resolves(spec: Transformer) -> bool:
     """Whether a spec can be solved position by position.
 
@@ -184,6 +186,7 @@ def resolves(spec: Transformer) -> bool:
     return spec.causal and single and spec.norm != "none" and not spec.has_identity
 
 
+@validated
 def causal(
     spec: Transformer,
     kernel: ArrayLike | TokenKernel | None = None,
@@ -309,7 +312,10 @@ def _layers(
     square = float(np.square(spec.norm_gain))
     dual, norm = activation(spec.activation), TokenNorm(float(spec.norm_gain))
     mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, square)
-    betas = np.broadcast_to(spec.beta if beta_by_layer is None else beta_by_layer, (spec.depth,))
+    betas = np.asarray(spec.beta if beta_by_layer is None else beta_by_layer, dtype=np.float64)
+    fits = betas.shape in ((), (spec.depth,))
+    require(fits, "beta_by_layer", betas.shape, f"one number, or {spec.depth}")
+    require((betas >= 0) & (betas <= 1e3), "beta_by_layer", betas, "numbers in [0, 1000]")
     return [
         ordered(
             spec,
@@ -328,7 +334,7 @@ def _layers(
             ),
             mlp,
         )
-        for beta in betas
+        for beta in np.broadcast_to(betas, (spec.depth,))
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.errors import AssumptionError
 from sigprop.huggingface import Reading, load
@@ -183,6 +184,7 @@ def references() -> tuple[str, ...]:
     return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
 
 
+@validated
 def reference(name: str | Path) -> Reading:
     """Read a reference spec by name, or anything that `sigprop.load` reads.
 
@@ -213,6 +215,7 @@ def reference(name: str | Path) -> Reading:
     return Reading(Transformer.from_dict(json.loads(text)), "sigprop", {}, ())
 
 
+@validated
 def compare(
     name: str,
     spec: Transformer,

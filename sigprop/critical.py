@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.block import build_block
 from sigprop.errors import require
@@ -102,6 +103,7 @@ class Critical:
         return out
 
 
+@validated
 def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Critical:
     r"""Smallest alpha_attn at which the overlap after all blocks is at most rho_max.
 
@@ -226,6 +228,7 @@ def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, Bools]:
     return grid[first], grid[first + 1], found
 
 
+@validated
 def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
     r"""Residual strength above which the collapsed state is unstable at infinite depth (E20).
 
@@ -268,6 +271,7 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
         return np.where(chaotic, np.sqrt(value / q / (chi_mlp - 1)), np.inf)
 
 
+@validated
 def odds_law_alpha(sigma_v2: float, rho0: float, rho_max: float, depth: ArrayLike) -> Floats:
     r"""Critical residual strength of attention alone at beta = 0, unlimited context, no bias (E21).
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats, finite_or_none
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.prescription import Prescription, plain, prescribe
@@ -165,6 +166,7 @@ class Interrupted(KeyboardInterrupt):
         self.found = found
 
 
+@validated
 def recommend(
     spec: Transformer,
     targets: Targets | None = None,

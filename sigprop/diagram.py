@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, Number
 from sigprop.backward import EXPLODING, VANISHING
 from sigprop.errors import DomainError, require
@@ -18,6 +19,7 @@ from sigprop.rem import Finite, Limit, Statistics
 from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.sweep import Final
+from sigprop.validate import variables
 from sigprop.version import __version__
 
 if TYPE_CHECKING:
@@ -35,9 +37,11 @@ __all__ = [
     "undefined",
 ]
 
+STORED = ("rho", "gap_ratio", "entropy_ratio", "reduced_beta")  # what boundaries follow from
 GRADIENT_BOUNDARIES = ("exploding_gradients", "vanishing_gradients", "vanishing_score_gradients")
 
 
+@validated
 def diagram(
     spec: Transformer,
     *,
@@ -101,6 +105,7 @@ def diagram(
     return out.assign(boundaries(out)) if len(axes) == 2 else out
 
 
+@validated
 def undefined(data: xr.Dataset) -> int:
     """Count the grid points where nothing propagates.
 
@@ -121,9 +126,11 @@ def undefined(data: xr.Dataset) -> int:
     >>> undefined(xarray.Dataset({"regime": ("beta", [0, 2, -1])}))
     1
     """
+    variables("data", data, "regime")
     return int((data["regime"] == UNDEFINED).sum())
 
 
+@validated
 def boundaries(data: xr.Dataset) -> dict[str, Any]:
     """Boundary curves of a two-dimensional diagram, by linear interpolation of smooth fields.
 
@@ -141,7 +148,7 @@ def boundaries(data: xr.Dataset) -> dict[str, Any]:
     Raises
     ------
     DomainError
-        If the diagram does not have two dimensions.
+        If the data are no diagram, or do not have two dimensions.
 
     Examples
     --------
@@ -154,6 +161,7 @@ def boundaries(data: xr.Dataset) -> dict[str, Any]:
     """
     from contourpy import LineType, contour_generator
 
+    variables("data", data, *STORED)
     dims = data["rho"].dims
     require(len(dims) == 2, "diagram", dims, "two dimensions; select a slice")
     x, y = (np.asarray(data[d]) for d in dims)
@@ -193,6 +201,7 @@ def _gradient_fields(data: xr.Dataset) -> dict[str, Floats]:
     return dict(zip(GRADIENT_BOUNDARIES, fields, strict=True))
 
 
+@validated
 def save(data: xr.Dataset, path: str | Path) -> None:
     """Write a dataset as NetCDF 3, whole or not at all.
 
@@ -230,6 +239,7 @@ def save(data: xr.Dataset, path: str | Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@validated
 def load(path: str | Path) -> xr.Dataset:
     """Read a dataset that `save` wrote.
 
@@ -266,6 +276,7 @@ def load(path: str | Path) -> xr.Dataset:
         raise DomainError("file", str(path), f"a NetCDF file ({error})") from None
 
 
+@validated
 def rem_curves(contexts: ArrayLike, beta: ArrayLike, overlap_at: float = 0.5) -> xr.Dataset:
     """Statistics of attention against temperature, at several lengths and in the limit.
 
@@ -291,7 +302,9 @@ def rem_curves(contexts: ArrayLike, beta: ArrayLike, overlap_at: float = 0.5) ->
     """
     import xarray as xr
 
-    lengths, b = np.asarray(contexts, float), np.asarray(beta, float)
+    lengths, b = np.atleast_1d(contexts).astype(float), np.atleast_1d(beta).astype(float)
+    known = (lengths >= 2) & (lengths <= 1e12)
+    require(known, "contexts", lengths, "numbers in [2, 1e12]")
     require((b >= 0) & (b <= 1e3), "beta", b, "a number in [0, 1000]")
     require(0 <= overlap_at <= 1, "overlap_at", overlap_at, "a number in [0, 1]")
     rems: list[Statistics] = [*(Finite(t) for t in lengths), Limit()]

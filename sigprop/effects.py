@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.critical import critical
 from sigprop.errors import DomainError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["rotary_effect"]
 
 
+@validated
 def rotary_effect(spec: Transformer, beta: ArrayLike, rho_max: float = 0.9) -> xr.Dataset:
     """Compare a spec with rotary positions to the same without, against temperature.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints
 from sigprop.block import build_block, rem_of
 from sigprop.errors import AssumptionError, NotConvergedError, require
@@ -21,6 +22,7 @@ KNOWN = (0.01, 0.9999)  # H / log T at finite context
 BRACKET = (1e-3, 5.0, 1e3)  # of b: hotter than the range, end of fast statistics, colder than it
 
 
+@validated
 def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) -> Floats:
     """Reduced inverse temperature b = beta sqrt(q gap) at which H / log T has a given value.
 
@@ -76,6 +78,7 @@ def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) ->
     return np.exp(out.x).reshape(shape)
 
 
+@validated
 def entropy_boundary(spec: Transformer, entropy_ratio: float, limit: bool = False) -> Floats:
     """Inverse temperature at which each block's entropy would fall to a fraction of log T.
 
@@ -139,6 +142,7 @@ class BetaProfile:
     rho: Floats
 
 
+@validated
 def beta_profile(spec: Transformer, entropy_ratio: float, limit: bool = False) -> BetaProfile:
     """Inverse temperature per block such that every block has the same entropy.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.block import Block, Map, build_block, fold
 from sigprop.errors import AssumptionError
@@ -113,6 +114,7 @@ def linear_response(maps: tuple[Map, ...], q: Floats) -> tuple[Floats, Floats]:
     return np.asarray(out.q), np.asarray(out.gap / (q * TINY))
 
 
+@validated
 def exponents(spec: Transformer, limit: bool = False) -> Exponents:
     """Angle exponent, depth scale and power law at the collapsed fixed point.
 
@@ -172,6 +174,7 @@ def _pre_norm(spec: Transformer, block: Block) -> tuple[Floats, Floats]:
     return np.where(a < 1, settled, np.where(a > 1, 1.0, np.nan)), power
 
 
+@validated
 def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
     """Find the fixed points of the overlap of a single post-norm spec, from rho = 1 downwards.
 

@@ -58,6 +58,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.block import Block, Fold, Map, build_block
 from sigprop.crowding import keys, pull
@@ -112,6 +113,7 @@ class _Scores(NamedTuple):
     entropy: float  # variance of the entropy over tokens
 
 
+@validated
 def bands(spec: Transformer) -> Trajectory:
     """Trajectory with its spread over networks, and the mean at finite width.
 

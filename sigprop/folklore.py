@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.errors import AssumptionError, DomainError
 from sigprop.spec import Transformer
@@ -178,6 +179,7 @@ class Bench:
         return Point(where, float(claimed), float(theory), float(mean), float(se), bool(within))
 
 
+@validated
 def bench(config: Transformer, seed: int = 0, draws: int = 8) -> Bench:
     """Bench of an architecture.
 
@@ -350,6 +352,7 @@ class Finding:
         }
 
 
+@validated
 def judge_claims(
     claims: dict[int, Claim],
     where: Bench,

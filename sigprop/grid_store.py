@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sigprop.arguments import validated
 from sigprop.arrays import Bools
 from sigprop.diagram import boundaries, undefined
 from sigprop.distribute import kept_words, spread
@@ -32,6 +33,7 @@ UNKNOWN = -2  # regime of a point that is still to be computed; nothing else is 
 MARK = "regime"  # written last of a chunk, by one renaming (zarr 3.1.3): then the chunk is whole
 
 
+@validated
 def diagram_store(
     spec: Transformer,
     path: str | Path,
@@ -117,6 +119,7 @@ def diagram_store(
     return open_store(where)
 
 
+@validated
 def open_store(path: str | Path) -> xr.Dataset:
     """Open a diagram that `diagram_store` wrote.
 

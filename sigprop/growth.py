@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, finite_or_none
 from sigprop.block import build_block, rem_of
 from sigprop.critical import critical
@@ -94,6 +95,7 @@ class Growth:
         return head | {"rho_max": self.rho_max, "rules": rules, "notes": list(self.notes)}
 
 
+@validated
 def grow(
     spec: Transformer,
     context: ArrayLike,

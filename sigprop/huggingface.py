@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.config import Config, architecture, rotary, sides
 from sigprop.errors import DomainError
 from sigprop.families import ACTIVATIONS, family_of
@@ -62,6 +63,7 @@ class Reading:
     notes: tuple[str, ...]
 
 
+@validated
 def is_config(values: Mapping[str, Any]) -> bool:
     """Whether a JSON object looks like a Hugging Face config rather than a description.
 
@@ -84,6 +86,7 @@ def is_config(values: Mapping[str, Any]) -> bool:
     return "model_type" in values or "architectures" in values
 
 
+@validated
 def from_config(values: Mapping[str, Any]) -> Reading:
     """Model at initialisation that a Hugging Face config describes.
 
@@ -146,6 +149,7 @@ def examples() -> tuple[str, ...]:
     return tuple(sorted(name[:-5] for name in names if name.endswith(".json")))
 
 
+@validated
 def example(name: str) -> Reading:
     """Read one of the configs that come with the package.
 
@@ -328,6 +332,7 @@ def _window_note(spec: Transformer, config: Config) -> None:
         )
 
 
+@validated
 def load(path: str | Path) -> Reading:
     """Read a description of a model: a SPEC.json or a Hugging Face config.json.
 

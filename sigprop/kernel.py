@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.errors import require
 from sigprop.kernel_draw import context_of, kernel_cell
@@ -133,6 +134,7 @@ class Solved:
         return out
 
 
+@validated
 def exchangeable_kernel(spec: Transformer) -> Floats:
     """Kernel of tokens that all overlap alike, q0 on the diagonal.
 
@@ -159,6 +161,7 @@ def exchangeable_kernel(spec: Transformer) -> Floats:
     return float(spec.q0) * (rho0 + (1 - rho0) * np.eye(context))
 
 
+@validated
 def text_kernel(ids: Ints, positions: str = "sinusoidal") -> Floats:
     r"""Kernel of random embeddings of unit variance, with positions added.
 
@@ -211,6 +214,7 @@ def _sinusoidal(context: int) -> Floats:
     return np.asarray(features @ features.T / features.shape[1])
 
 
+@validated
 def solve(
     spec: Transformer,
     kernel: ArrayLike | TokenKernel,
@@ -273,6 +277,7 @@ def solve(
     return collect(gather(todo, folder, workers, progress, scheduler), start.moved)
 
 
+@validated
 def jobs(
     spec: Transformer,
     kernel: ArrayLike | TokenKernel,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sigprop.arguments import validated
+
 __all__ = ["NOTATION", "Entry", "label"]
 
 
@@ -133,6 +135,7 @@ NOTATION: dict[str, Entry] = {
 }
 
 
+@validated
 def label(name: str) -> str:
     r"""Axis label: meaning and symbol.
 

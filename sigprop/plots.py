@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.diagram import BOUNDARIES, GRADIENT_BOUNDARIES, REGIMES
 from sigprop.errors import DomainError
 from sigprop.notation import label
 from sigprop.trajectory import Trajectory
+from sigprop.validate import variables
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,6 +58,7 @@ STYLE = {
 }
 
 
+@validated
 def panels(
     columns: int, rows: int = 1, width: float = 3.4, height: float = 3.0
 ) -> tuple[Figure, Any]:
@@ -89,6 +92,7 @@ def panels(
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+@validated
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG or PDF, whole or not at all.
 
@@ -129,6 +133,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@validated
 def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
     """Overlap and attention entropy against depth.
 
@@ -197,6 +202,7 @@ def _bands(trajectory: Trajectory, first: Axes, second: Axes, third: Axes) -> No
         axes.fill_between(x, low, mean + std, color=colour, alpha=0.2, lw=0)
 
 
+@validated
 def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
     """Trainability diagram: final overlap and smallest entropy, with their boundaries.
 
@@ -228,6 +234,7 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
     >>> len(plot_diagram(d).axes)
     4
     """
+    variables("data", data, "rho", "gap_ratio", "entropy_ratio", "regime")
     if data["rho"].ndim != 2:
         raise DomainError("diagram", data["rho"].dims, "two dimensions; select a slice")
     from matplotlib.colors import LogNorm
@@ -348,6 +355,7 @@ def _regimes(axes: Axes, data: xr.Dataset) -> None:
             )
 
 
+@validated
 def plot_rem(data: xr.Dataset) -> Figure:
     """Participation ratio, overlap and entropy of attention against temperature.
 
@@ -370,6 +378,7 @@ def plot_rem(data: xr.Dataset) -> Figure:
     """
     from matplotlib import colormaps
 
+    variables("data", data, "y2", "overlap", "entropy_ratio", "context", "beta")
     figure, (row,) = panels(3, width=3.2)
     lengths = np.asarray(data["context"])
     shades = colormaps["viridis"](np.linspace(0.1, 0.85, max(len(lengths) - 1, 1)))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.causal import Positions
 from sigprop.notation import label
 from sigprop.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, panels
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_positions", "plot_rotary"]
 
 
+@validated
 def plot_rotary(data: xr.Dataset) -> Figure:
     """Collapse, critical residual strength and entropy with rotary positions and without.
 

@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop import backward, fluctuations
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.backward import Gradients
 from sigprop.block import Map
@@ -62,6 +63,7 @@ NUDGE = 1e-3  # relative step of the gaps
 HOTTEST = 1e3  # largest inverse temperature of a spec
 
 
+@validated
 def is_sampled(spec: Transformer) -> bool:
     """Whether the gradients of a spec are sampled.
 
@@ -85,6 +87,7 @@ def is_sampled(spec: Transformer) -> bool:
     return spec.shape == () and (spec.causal or spec.rotary_base is not None)
 
 
+@validated
 def gradients(
     spec: Transformer,
     trajectory: Trajectory | None = None,
@@ -134,10 +137,10 @@ def gradients(
     >>> found.q.shape, sorted(found.errors)[:2]
     ((2,), ['p', 'q'])
     """
-    if not is_sampled(spec):
-        return backward.gradients(spec, trajectory, beta_by_layer)
     count("draws", draws, 2, 10**6)
     count("seed", seed, 0, 2**63)
+    if not is_sampled(spec):
+        return backward.gradients(spec, trajectory, beta_by_layer)
     if spec.context > MAX_SAMPLED:
         raise AssumptionError(
             f"context = {spec.context}: gradients under a causal mask or rotary positions are "
@@ -179,6 +182,7 @@ class _Noise(NamedTuple):
     entropy: Floats
 
 
+@validated
 def bands(spec: Transformer) -> Trajectory:
     """Trajectory with its spread over networks, and the mean at finite width.
 

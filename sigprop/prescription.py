@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.spec import Transformer
@@ -124,6 +125,7 @@ class Prescription:
         )
 
 
+@validated
 def prescribe(spec: Transformer, beta_by_layer: ArrayLike | None = None) -> Prescription:
     """Scales of every matrix of a description.
 

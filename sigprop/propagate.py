@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats, Ints, Number
 from sigprop.block import Block, build_block
 from sigprop.causal import MAX_BLOCKS, MAX_POSITIONS, causal, resolves
@@ -31,6 +32,7 @@ __all__ = [
 LARGEST = 1e150  # of q: its square must not overflow
 
 
+@validated
 def initial_state(spec: Transformer) -> State:
     """State that enters the first block.
 
@@ -56,6 +58,7 @@ def initial_state(spec: Transformer) -> State:
     return State(q, q * (1 - np.asarray(spec.rho0)))
 
 
+@validated
 def propagate(
     spec: Transformer,
     limit: bool = False,
@@ -123,6 +126,7 @@ def propagate(
     return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
 
 
+@validated
 def exchangeable(
     spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
 ) -> Trajectory:
@@ -160,6 +164,7 @@ def exchangeable(
     return from_states(spec, limit, layers, q, gap, ended)
 
 
+@validated
 def require_resolved(spec: Transformer) -> None:
     """Refuse causal masks and rotary positions where no theory resolves positions.
 
@@ -195,6 +200,7 @@ def require_resolved(spec: Transformer) -> None:
         )
 
 
+@validated
 def unmasked(spec: Transformer) -> Transformer:
     """Spec without mask and rotary positions, whose tokens are exchangeable.
 
@@ -231,6 +237,7 @@ def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
     return np.asarray(1 - gap * (1 - np.eye(blocks) / size))
 
 
+@validated
 def blocks_of(
     spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
 ) -> list[Block]:

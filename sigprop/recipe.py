@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sigprop.arguments import validated
 from sigprop.errors import AssumptionError, DomainError
 from sigprop.spec import Transformer
 
@@ -14,6 +15,7 @@ __all__ = ["MATRICES", "Recipe", "check", "fan_in", "fan_out", "spec_of"]
 MATRICES = ("query", "key", "value", "output", "mlp_in", "mlp_out")
 
 
+@validated
 def check(spec: Transformer) -> None:
     """Refuse an architecture for which no standard deviation can be written down.
 
@@ -47,6 +49,7 @@ def check(spec: Transformer) -> None:
         raise DomainError("width", None, words)
 
 
+@validated
 def fan_in(spec: Transformer) -> dict[str, int]:
     """Count the inputs of each matrix.
 
@@ -72,6 +75,7 @@ def fan_in(spec: Transformer) -> dict[str, int]:
     return {name: hidden if name == "mlp_out" else spec.width for name in MATRICES}
 
 
+@validated
 def fan_out(spec: Transformer) -> dict[str, int]:
     """Count the outputs of each matrix.
 
@@ -154,6 +158,7 @@ class Recipe:
         return {name: getattr(self, name) for name in names}
 
 
+@validated
 def spec_of(recipe: Recipe, architecture: Transformer) -> Transformer:
     r"""Make the description that a recipe amounts to.
 

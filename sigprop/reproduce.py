@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sigprop.arguments import validated
 from sigprop.diagram import save
 from sigprop.errors import DomainError
 from sigprop.figures import FIGURES, Figure, Lab
@@ -53,6 +54,7 @@ class Made:
     files: tuple[str, ...]
 
 
+@validated
 def reproduce(
     names: Sequence[str] = (),
     lab: Lab | None = None,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.block import Map, ordered
 from sigprop.causal import MAX_POSITIONS
@@ -63,6 +64,7 @@ class Reached:
     entropy_ratio: Floats
 
 
+@validated
 def is_resolved(spec: Transformer) -> bool:
     """Whether arrays of a spec are solved position by position, or distance by distance.
 
@@ -87,6 +89,7 @@ def is_resolved(spec: Transformer) -> bool:
     return kind and bool(np.all(np.asarray(spec.context) <= MAX_POSITIONS))
 
 
+@validated
 def reach(spec: Transformer, progress: Callable[[int], None] | None = None) -> Reached:
     """Compute the final states of an array of specs with causal masks or rotary positions.
 

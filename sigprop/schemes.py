@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, finite_or_none
 from sigprop.backward import gradients
 from sigprop.block import build_block
@@ -93,6 +94,7 @@ class Outcome:
         return out | parts | shape | {"spec": self.spec.to_dict()}
 
 
+@validated
 def find(name: str) -> Scheme:
     """Scheme of a name.
 
@@ -126,6 +128,7 @@ def find(name: str) -> Scheme:
     return SCHEMES[name]
 
 
+@validated
 def recipe(name: str, architecture: Transformer) -> Recipe:
     """Recipe of a scheme for an architecture.
 
@@ -158,6 +161,7 @@ def recipe(name: str, architecture: Transformer) -> Recipe:
     return scheme.build(architecture)
 
 
+@validated
 def described(name: str, architecture: Transformer) -> tuple[Recipe, Transformer, str]:
     """Recipe, description and approximation of a scheme.
 
@@ -198,6 +202,7 @@ def described(name: str, architecture: Transformer) -> tuple[Recipe, Transformer
     return found, spec, remark
 
 
+@validated
 def overlaps(name: str, architecture: Transformer) -> Floats:
     """Overlap after every block; norms inside branches are followed block by block.
 
@@ -227,6 +232,7 @@ def _distance(spec: Transformer, rho: float) -> str:
     return f" This moves rho_L by {off:.2g}."
 
 
+@validated
 def admin_skips(spec: Transformer) -> list[float]:
     r"""Skip multipliers :math:`\omega_i` of Admin's post-norm stack, from predicted variances.
 
@@ -262,6 +268,7 @@ def admin_skips(spec: Transformer) -> list[float]:
     return out
 
 
+@validated
 def outcome(name: str, architecture: Transformer, rho_max: float = 0.98) -> Outcome:
     """Find what becomes of the signal in an architecture under a scheme.
 
@@ -327,6 +334,7 @@ def _float(value: Any) -> float | None:
     return None if out is None else float(out)
 
 
+@validated
 def survey(
     architecture: Transformer,
     names: Sequence[str] = (),

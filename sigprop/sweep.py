@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats
 from sigprop.block import build_block
 from sigprop.propagate import initial_state, require_resolved, valid
@@ -56,6 +57,7 @@ class Final:
     entropy_ratio: Floats | None = None
 
 
+@validated
 def sweep(
     spec: Transformer, limit: bool = False, progress: Callable[[int], None] | None = None
 ) -> Final:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.backward import WEIGHTS, gradients
 from sigprop.errors import require
@@ -203,6 +204,7 @@ def _apart(found: Measures) -> tuple[Floats, Floats, Floats, Floats]:
     return 1 - found.rho, 1 - found.entropy, found.query, found.gradient
 
 
+@validated
 def measure(
     spec: Transformer, beta_by_layer: Floats | None = None, resolved: bool = False
 ) -> Measures:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Ints
 from sigprop.errors import DomainError
 from sigprop.validate import count
@@ -18,6 +19,7 @@ PATTERN = re.compile(rf"{re.escape(MARK)}|\w+|[^\w\s]")
 MAX_TEXT = 2**28  # bytes read
 
 
+@validated
 def token_ids(path: str | Path) -> Ints:
     """Token ids of a text file, in the order of first appearance; capitals count.
 
@@ -53,6 +55,7 @@ def token_ids(path: str | Path) -> Ints:
     return np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int64)
 
 
+@validated
 def read(path: Path) -> str:
     """Content of a UTF-8 text file.
 
@@ -96,6 +99,7 @@ def read(path: Path) -> str:
     return text
 
 
+@validated
 def windows(path: str | Path, context: int) -> Ints:
     """Cut a text file into windows of `context` tokens, one after the other; the rest is dropped.
 

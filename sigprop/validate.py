@@ -12,7 +12,18 @@ import numpy as np
 from sigprop.arrays import Floats, Number
 from sigprop.errors import DomainError, require
 
-__all__ = ["array", "choice", "count", "flag", "is_number", "plain", "read_json", "scalar"]
+__all__ = [
+    "array",
+    "choice",
+    "count",
+    "flag",
+    "is_number",
+    "numbers",
+    "plain",
+    "read_json",
+    "scalar",
+    "variables",
+]
 
 MAX_FILE = 2**24  # bytes; a description larger than this is something else
 MAX_AXES = 16  # of an array; numpy ends at 64, and the theory adds some
@@ -266,22 +277,83 @@ def array(name: str, value: object) -> Floats:
     >>> array("beta", [1, 2]).tolist()
     [1.0, 2.0]
     """
-    if isinstance(value, list | tuple):
-        flat = np.array(value, dtype=object).ravel()
-        if flat.size == 0 or not all(is_number(v) or v == "inf" for v in flat):
-            raise DomainError(name, value, "a number or a list of numbers")
-        value = [np.inf if v == "inf" else v for v in value] if name == "context" else value
-    elif not is_number(value) and not (
-        isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.size
-    ):
-        raise DomainError(name, value, "a number or a list of numbers")
-    try:
-        out = np.array(value, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        raise DomainError(name, value, "a number or a list of numbers of one shape") from None
+    out = numbers(name, value).copy()
     require(~np.isnan(out), name, value, "a number, not NaN")
+    return out
+
+
+def numbers(name: str, value: object) -> Floats:
+    """Make a float array of whatever holds numbers; NaN is one.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the error.
+    value : object
+        What was given: a number, a (nested) list, or an array of any library.
+
+    Returns
+    -------
+    array
+        In double precision; the array itself if it is one.
+
+    Raises
+    ------
+    DomainError
+        If the value is anything else, ragged, or has more than 16 dimensions.
+
+    Examples
+    --------
+    >>> from sigprop.validate import numbers
+    >>> numbers("sigma", range(2)).tolist()
+    [0.0, 1.0]
+    """
+    words = "a number or a list of numbers"
+    try:
+        if isinstance(value, range) or hasattr(value, "__array__"):
+            value = np.asarray(value)
+        if isinstance(value, np.ndarray):
+            known = value.dtype.kind in "iuf" and value.size > 0
+        elif isinstance(value, list | tuple):
+            flat = np.array(value, dtype=object).ravel()
+            known = flat.size > 0 and all(is_number(v) or v == "inf" for v in flat)
+            value = [np.inf if v == "inf" else v for v in value] if name == "context" else value
+        else:
+            known = is_number(value)
+        require(known, name, value, words)
+        out = np.asarray(value, dtype=np.float64)
+    except DomainError:
+        raise
+    except (ValueError, TypeError, OverflowError, RuntimeError):
+        raise DomainError(name, value, f"{words} of one shape") from None
     require(out.ndim <= MAX_AXES, name, value, f"an array of at most {MAX_AXES} dimensions")
     return out
+
+
+def variables(name: str, data: Any, *names: str) -> None:
+    """Check that a dataset holds what a function reads.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the error.
+    data : xarray.Dataset
+        What was given.
+    *names : str
+        Its variables or coordinates.
+
+    Raises
+    ------
+    DomainError
+        If one is missing.
+
+    Examples
+    --------
+    >>> from sigprop.validate import variables
+    >>> variables("data", {"rho": 0.5}, "rho")
+    """
+    if not all(one in data for one in names):
+        raise DomainError(name, list(data), "a dataset with " + ", ".join(names))
 
 
 def plain(value: Floats) -> Number:

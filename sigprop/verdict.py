@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.critical import Critical, critical
 from sigprop.errors import AssumptionError
 from sigprop.fixed_points import Exponents, exponents
@@ -65,6 +66,7 @@ class Verdict:
         return out | {"exponents": plain, "trajectory": self.trajectory.to_dict()}
 
 
+@validated
 def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verdict:
     """Verdict on a single spec.
 

@@ -427,5 +427,5 @@ def test_refusals():
         block("side")
     with pytest.raises(ValueError, match="also has the symbols"):
         compiled(symbol("q") * symbol("gap"), "q")
-    with pytest.raises(KeyError, match="nonsense"):
+    with pytest.raises(DomainError, match="nonsense"):
         symbol("nonsense")

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.errors import require
 from sigprop.rem.finite import checked
@@ -77,6 +78,7 @@ class Biased:
     log_z: Floats
 
 
+@validated
 def biased(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike) -> Biased:
     r"""Softmax attention over T random scores, to one of which a constant is added.
 
@@ -148,6 +150,7 @@ def _grid(s: Floats, mu: Floats, t: Floats) -> Grid:
     return Grid(start, others.step, size)
 
 
+@validated
 def biased_overlap(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike, r: ArrayLike) -> Floats:
     r"""Overlap :math:`E \sum_s A_{ts} A_{t's}` of two queries of which each favours its own key.
 
@@ -205,6 +208,7 @@ def _overlap_point(s: float, mu: float, t: float, r: float) -> float:
     return float(found.step**2 * np.sum(own + rest * survival(plain, t - 3)))
 
 
+@validated
 def own_bias(gamma: ArrayLike, gap: ArrayLike, context: ArrayLike) -> Floats:
     r"""Advantage of a query's own key, :math:`\mu = \gamma \log T\; gap`.
 
@@ -240,6 +244,7 @@ def own_bias(gamma: ArrayLike, gap: ArrayLike, context: ArrayLike) -> Floats:
     return np.asarray(strength * width * np.log(t))
 
 
+@validated
 def critical_gamma(b: ArrayLike, gap: ArrayLike) -> Floats:
     r"""Identity part above which a query attends to its own key alone, at infinite context.
 

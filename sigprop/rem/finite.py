@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.errors import require
 from sigprop.rem.quadrature import NARROW, averages, log_grid, survival
@@ -70,6 +71,7 @@ def checked(sigma: ArrayLike, context: ArrayLike) -> tuple[Floats, Floats]:
     return s, t
 
 
+@validated
 def moments(sigma: ArrayLike, context: ArrayLike) -> Moments:
     """Moments, free energy and entropy of softmax attention over T independent scores.
 
@@ -126,6 +128,7 @@ def _moments(s: Floats, t: Floats) -> Floats:
     return np.stack([y2, y3, y4, y22, entropy + s**2 * (1 - y2), entropy])
 
 
+@validated
 def entropy_deficit(sigma: ArrayLike, context: ArrayLike) -> Floats:
     r"""Deficit log T - H in nats, with relative accuracy also where attention is almost uniform.
 
@@ -158,6 +161,7 @@ def entropy_deficit(sigma: ArrayLike, context: ArrayLike) -> Floats:
     return np.where(s < NARROW, series, np.log(t) - exact.entropy)
 
 
+@validated
 def entropy_variance(sigma: ArrayLike, context: ArrayLike) -> Floats:
     r"""Variance over the disorder of the entropy of one query.
 

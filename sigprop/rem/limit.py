@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, Number
 from sigprop.errors import require
 from sigprop.rem.statistics import Passed, Weights
@@ -16,6 +17,7 @@ ROOT = float(np.sqrt(2.0))
 COLD = 1e-150  # smallest beta sqrt(q) that is told from zero
 
 
+@validated
 def critical_beta(q: ArrayLike, gap: ArrayLike) -> Floats:
     r"""Freezing point :math:`\beta_c = \sqrt{2/(q\,gap)}` of attention (E4).
 
@@ -50,6 +52,7 @@ def critical_beta(q: ArrayLike, gap: ArrayLike) -> Floats:
     return np.asarray(np.sqrt(2 / (q * gap)))
 
 
+@validated
 def freezing(b: ArrayLike) -> Floats:
     r"""Order parameter :math:`m = \min(1, \beta_c/\beta)` at :math:`b = \beta\sqrt{q\,gap}` (E4).
 
@@ -80,6 +83,7 @@ def freezing(b: ArrayLike) -> Floats:
     return m
 
 
+@validated
 class Limit:
     """Attention statistics at infinite context (E5); overlap vanishes and 1/T is dropped.
 
@@ -100,6 +104,7 @@ class Limit:
 
     def __init__(self, context: ArrayLike = np.inf) -> None:
         self.context = np.asarray(context, float)
+        require(self.context >= 2, "context", self.context, "a number >= 2, or infinity")
 
     def weights(self, b: Number, x: Number) -> Weights:
         """Participation, excess and spread at b, whatever x < 1; all three equal 1 - m.

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.errors import require
 from sigprop.rem.finite import checked, moments
@@ -35,6 +36,7 @@ C_STEP = 0.5  # of c: trapezoid error of a Gaussian, e^(-2 pi^2/h^2) = 5e-35
 SERIES = 0.2  # below this s^2 (1 - r) the spread is an integral of its derivative
 
 
+@validated
 def overlap(sigma: ArrayLike, context: ArrayLike, r: ArrayLike) -> Floats:
     r"""Overlap :math:`O(r) = E \sum_s A_{ts} A_{t's}` of the attention of two queries.
 
@@ -68,6 +70,7 @@ def overlap(sigma: ArrayLike, context: ArrayLike, r: ArrayLike) -> Floats:
     return _each(_overlap_point, sigma, context, r, 0.0)
 
 
+@validated
 def spread(sigma: ArrayLike, context: ArrayLike, r: ArrayLike) -> Floats:
     r"""Spread :math:`D(r) = Y_2 - O(r) = \tfrac12 E \sum_s (A_{ts} - A_{t's})^2` of attention.
 
@@ -157,6 +160,7 @@ def response_at_gap(sigma: ArrayLike, context: ArrayLike, gap: ArrayLike) -> Flo
     return _each(_response_point, sigma, context, gap, 1.0)
 
 
+@validated
 def excess(sigma: ArrayLike, context: ArrayLike) -> Floats:
     """Y_2 - 1/T, which is the spread at r = 0, with relative accuracy also at small sigma.
 

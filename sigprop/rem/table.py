@@ -25,6 +25,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats, Number
 from sigprop.chebyshev import basis
 from sigprop.errors import require
@@ -49,6 +50,7 @@ def _table() -> tuple[Floats, Floats]:
         return data["single"], data["pair"]
 
 
+@validated
 def head_nodes(head_width: float) -> tuple[Floats, Floats]:
     """Nodes and weights for the average over chi^2_n / n, n the width of a head (E12).
 
@@ -85,6 +87,7 @@ def head_nodes(head_width: float) -> tuple[Floats, Floats]:
     return values * 2 / head_width, vectors[0] ** 2
 
 
+@validated
 class Finite:
     """Attention statistics at finite context length (E6-E9, E12).
 

@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.errors import require
 from sigprop.simulate.architecture import check
 from sigprop.simulate.inputs import Exchangeable, Singles, gaussian
 from sigprop.spec import Transformer
 from sigprop.store import Arrays
+from sigprop.validate import count
 
 __all__ = ["query_gradient", "query_gradient_cell"]
 
 
+@validated
 def query_gradient(spec: Transformer, seed: int) -> Floats:
     r"""Measure :math:`\|\partial L/\partial W_Q\|^2 / \sum_t |g_t|^2` in one attention layer.
 
@@ -51,6 +54,7 @@ def query_gradient(spec: Transformer, seed: int) -> Floats:
     True
     """
     check(spec)
+    count("seed", seed, 0, 2**62)
     require(spec.heads == 1, "heads", spec.heads, "1")
     require(not spec.causal, "causal", spec.causal, "false")
     require(spec.attention == "softmax", "attention", spec.attention, "softmax")

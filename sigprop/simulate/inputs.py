@@ -10,10 +10,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints
 from sigprop.errors import require
 from sigprop.kernel_input import TokenKernel, admit
 from sigprop.spec import Transformer
+from sigprop.validate import choice
 
 __all__ = [
     "Exchangeable",
@@ -241,6 +243,7 @@ class Given:
         return np.broadcast_to(x, (*spec.shape, *x.shape[-2:])).copy()
 
 
+@validated
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """Random embeddings of token ids, with positions, behind a norm.
@@ -252,6 +255,11 @@ class Tokens:
     positions : {"sinusoidal", "learned", "none"}
         Sines and cosines of base 10^4, random vectors of unit variance, or nothing, added to
         embeddings of unit variance.
+
+    Raises
+    ------
+    DomainError
+        If the ids are not integers of that shape, or the kind of positions is unknown.
 
     Examples
     --------

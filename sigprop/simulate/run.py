@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arguments import validated
 from sigprop.errors import AssumptionError, need, require
 from sigprop.simulate.architecture import Architecture, check
 from sigprop.simulate.inputs import Exchangeable, Given, Singles, Source
@@ -25,6 +26,7 @@ BATCH = {"cpu": 2**22, "cuda": 2**28}  # entries of the scores or streams of one
 ENGINES = ("numpy", "torch")
 
 
+@validated
 def simulate(
     spec: Transformer,
     seeds: int = 8,

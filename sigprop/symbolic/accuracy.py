@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
+from sigprop.arguments import validated
 from sigprop.errors import DomainError, require
 from sigprop.symbolic.bridge import compiled
 from sigprop.symbolic.expansions import V, Y, expansion
@@ -22,6 +23,7 @@ MAX_R = 0.95  # |r| up to which the two-dimensional rule resolves the ridge y = 
 Floats = NDArray[np.float64]
 
 
+@validated
 def evaluate(
     quantity: str, regime: str, sigma: ArrayLike, context: float, r: float = 0.0
 ) -> Floats:
@@ -57,9 +59,10 @@ def evaluate(
     1.282783
     """
     kept, _ = _numbers(quantity, regime, *_checked(context, r))
-    return _sum(kept, np.asarray(sigma, float))
+    return _sum(kept, _scores(sigma))
 
 
+@validated
 def estimated_error(
     quantity: str, regime: str, sigma: ArrayLike, context: float, r: float = 0.0
 ) -> Floats:
@@ -89,7 +92,7 @@ def estimated_error(
     >>> bool(estimated_error("y2", "small", 0.5, 512) < 1e-3)
     True
     """
-    s = np.asarray(sigma, float)
+    s = _scores(sigma)
     kept, omitted = _numbers(quantity, regime, *_checked(context, r))
     *_, last = (abs(c) * s**n for n, c in kept.items())
     first, second = (abs(c) * s**n for n, c in omitted.items())
@@ -100,6 +103,7 @@ def estimated_error(
         return np.where(rate < 1, left / np.abs(_sum(kept, s)), np.inf)
 
 
+@validated
 def accurate_to(
     quantity: str, regime: str, context: float, r: float = 0.0, tolerance: float = 0.01
 ) -> float:
@@ -141,6 +145,12 @@ def _checked(context: float, r: float) -> tuple[float, float]:
     require(2 <= context <= 1e12, "context", context, "a number in [2, 1e12]")
     require(abs(r) <= MAX_R, "r", r, f"a number in [-{MAX_R}, {MAX_R}]")
     return float(context), float(r)
+
+
+def _scores(sigma: ArrayLike) -> Floats:
+    s = np.asarray(sigma, float)
+    require(s >= 0, "sigma", s, "a number >= 0")
+    return s
 
 
 def _sum(terms: dict[int, float], s: Floats) -> Floats:

@@ -7,6 +7,7 @@ from functools import reduce
 
 import sympy as sp
 
+from sigprop.arguments import validated
 from sigprop.errors import DomainError
 from sigprop.symbolic.maps import Attention, Map, Mlp, Norm, Residual, State
 from sigprop.symbolic.symbols import symbol
@@ -31,6 +32,7 @@ LAYOUTS: dict[str, Layout] = {
 HOUSE: dict[str, Map] = {"attention": Attention(), "norm": Norm(), "mlp": Mlp()}
 
 
+@validated
 def fold(maps: tuple[Map, ...], state: State) -> State:
     """Apply maps, first to last.
 
@@ -55,6 +57,7 @@ def fold(maps: tuple[Map, ...], state: State) -> State:
     return reduce(lambda s, m: m(s), maps, state)
 
 
+@validated
 def block(
     layout: str = "post",
     parts: Mapping[str, Map] = HOUSE,
@@ -79,7 +82,7 @@ def block(
     Raises
     ------
     DomainError
-        If the layout is unknown.
+        If the layout is unknown, or a part is missing.
 
     Examples
     --------
@@ -89,6 +92,9 @@ def block(
     """
     if layout not in LAYOUTS:
         raise DomainError("layout", layout, "one of " + ", ".join(LAYOUTS))
+    for name in ("attention", "mlp") if layout == "none" else HOUSE:
+        if name not in parts:
+            raise DomainError("parts", list(parts), f"a map named {name} among them")
     strengths = strengths or {}
 
     def branch(names: Branch) -> Map:

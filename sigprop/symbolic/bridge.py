@@ -10,7 +10,10 @@ import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 from sympy.codegen.cfunctions import expm1, log1p
 
+from sigprop.arguments import validated
+from sigprop.errors import DomainError
 from sigprop.symbolic.symbols import NormalCdf
+from sigprop.validate import count
 
 __all__ = ["compiled", "stable"]
 
@@ -18,6 +21,7 @@ NODES = 24  # Gauss-Legendre, in asin r: the bivariate distribution to 1e-14 for
 LOG_CDF = sp.Function("log_ndtr")
 
 
+@validated
 def stable(expression: sp.Expr) -> sp.Expr:
     r"""Identical expression without the cancellations that arise near rank collapse.
 
@@ -68,6 +72,7 @@ def _sum_without_cancellation(total: sp.Expr) -> sp.Expr:
     return total
 
 
+@validated
 def compiled(expression: sp.Expr, *names: str, digits: int | None = None) -> Callable[..., Any]:
     """Numerical function of an expression, common subexpressions computed once.
 
@@ -87,7 +92,7 @@ def compiled(expression: sp.Expr, *names: str, digits: int | None = None) -> Cal
 
     Raises
     ------
-    ValueError
+    DomainError
         If the expression has symbols that are not named.
 
     Examples
@@ -96,9 +101,11 @@ def compiled(expression: sp.Expr, *names: str, digits: int | None = None) -> Cal
     >>> float(compiled(critical_beta(symbol("q"), symbol("gap")), "q", "gap")(1.0, 0.5))
     2.0
     """
+    if digits is not None:
+        count("digits", digits, 1, 10_000)
     unknown = {s.name for s in expression.free_symbols} - set(names)
     if unknown:
-        raise ValueError(f"the expression also has the symbols {sorted(unknown)}")
+        raise DomainError("names", names, f"also the symbols {sorted(unknown)}")
     by_name = {s.name: s for s in expression.free_symbols}
     arguments = [by_name.get(name, sp.Symbol(name)) for name in names]
     if digits is not None:

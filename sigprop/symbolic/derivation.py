@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import sympy as sp
 
+from sigprop.arguments import validated
 from sigprop.errors import DomainError
 from sigprop.symbolic.equation import Derivation, Step
 
@@ -88,6 +89,7 @@ def entries() -> dict[str, Entry]:
     return dict(_ENTRIES)
 
 
+@validated
 def derive(name: str, **maps: Any) -> Derivation:
     """Perform a derivation.
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import sympy as sp
 
+from sigprop.arguments import validated
 from sigprop.errors import DomainError
 from sigprop.symbolic import rem
 from sigprop.symbolic.collapse import Steps
@@ -76,6 +77,7 @@ class Expansion(NamedTuple):
         return sp.Add(*(c * S**n for n, c in self.kept.items()))
 
 
+@validated
 def expansion(quantity: str, regime: str) -> Expansion:
     """Expansion of a statistic of finite-context attention.
 

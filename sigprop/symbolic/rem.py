@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import sympy as sp
 
+from sigprop.arguments import validated
 from sigprop.symbolic.symbols import symbol
 
 __all__ = [
@@ -112,6 +113,7 @@ def score_std(q: sp.Expr, gap: sp.Expr) -> sp.Expr:
     return symbol("beta") * sp.sqrt(sp.log(symbol("context")) * q * gap)
 
 
+@validated
 def critical_beta(q: sp.Expr, gap: sp.Expr) -> sp.Expr:
     """Freezing point (E4).
 

@@ -7,6 +7,8 @@ from typing import Any
 import sympy as sp
 from sympy.printing.latex import LatexPrinter
 
+from sigprop.arguments import validated
+from sigprop.errors import DomainError
 from sigprop.notation import NOTATION
 
 __all__ = ["BivariateCdf", "NormalCdf", "latex", "normal_density", "symbol"]
@@ -15,6 +17,7 @@ REAL = ("rho", "rho0", "score_overlap", "p", "angle_exponent", "depth_scale", "p
 NONNEGATIVE = ("sigma_b2", "rho_max", "overlap", "y2", "y3", "y4", "y22", "excess", "spread")
 
 
+@validated
 def symbol(name: str) -> sp.Symbol:
     """Symbol of a code name, with the assumptions of its admissible range.
 
@@ -30,7 +33,7 @@ def symbol(name: str) -> sp.Symbol:
 
     Raises
     ------
-    KeyError
+    DomainError
         If the dictionary has no such name.
 
     Examples
@@ -40,7 +43,7 @@ def symbol(name: str) -> sp.Symbol:
     True
     """
     if name not in NOTATION:
-        raise KeyError(name)
+        raise DomainError("name", name, "a code name of sigprop.notation")
     if name in REAL:
         return sp.Symbol(name, real=True)
     return (

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import erfc
 from torch import nn
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.backward import EXPLODING, VANISHING
 from sigprop.design import Design, recommend
@@ -238,6 +239,7 @@ class Audit:
         }
 
 
+@validated
 def audit(model: nn.Module, batch: Any, *, rho_max: float = RHO_MAX, seed: int = 0) -> Audit:
     """Measure a model on a batch, layer by layer, beside the prediction from its own weights.
 
@@ -313,6 +315,7 @@ def _measured(found: Recording) -> dict[str, Floats]:
     return {"rho": rho, "q": q} | dict(zip(Attended._fields, rows.T, strict=True))
 
 
+@validated
 def assert_healthy(model: nn.Module, batch: Any, **options: Any) -> None:
     """Fail a test if the signal of a model collapses, freezes, vanishes or explodes.
 

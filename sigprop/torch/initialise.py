@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sigprop.arguments import validated
 from sigprop.design import Design
 from sigprop.errors import AssumptionError, require
 from sigprop.prescription import Prescription
@@ -40,6 +41,7 @@ class Change(NamedTuple):
     after: float
 
 
+@validated
 def initialise_(
     model: nn.Module,
     recommendation: Design | Prescription,
