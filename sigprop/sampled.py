@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,6 +34,7 @@ from numpy.typing import ArrayLike
 from sigprop.arrays import Bools, Floats
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.maps.activations import activation, pointwise
+from sigprop.memory import LIMIT, allow
 from sigprop.propagate import initial_state
 from sigprop.sampled_heads import angles, drawn, head, root_of
 from sigprop.spec import Transformer
@@ -40,6 +43,8 @@ __all__ = ["SampledGradients", "sampled_gradients"]
 
 Pull = Callable[[Floats], Floats]
 Book = dict[str, float]  # what the weights of a block receive
+Back = Callable[[], tuple[Pull, Book]]  # gives the pullback of a block
+SQUARES = 24  # matrices T x T beside the weights of the heads
 WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
 
 
@@ -140,13 +145,16 @@ def sampled_gradients(
     require(draws >= 2, "draws", draws, "an integer >= 2")
     _check(spec)
     t = int(spec.context)
+    needed = _block_bytes(spec) + _stream_bytes(spec)
+    allow(needed, "context", t, "fewer tokens, heads or features, or a smaller depth")
     start = _input(spec, t, kernel)
     seen = _mask(spec, t, mask)
     layers, rhos, first = [], [], np.zeros((t, t))
     for _ in range(draws):
         tape, rho = _forward(spec, rng, start, seen)
         gradient, rows = np.eye(t), []
-        for pull, book in reversed(tape):
+        while tape:
+            pull, book = tape.pop()()
             gradient = pull(gradient)
             rows.append((*_means(gradient), *(book[name] / t for name in WEIGHTS)))
         layers.append(rows[::-1])
@@ -207,20 +215,59 @@ def _means(kernel: Floats) -> tuple[float, float]:
     return trace / t, float(kernel.sum() - trace) / (t * (t - 1))
 
 
+def _block_bytes(spec: Transformer) -> float:
+    """Memory of one block: weights of all heads, kernels and products, and drawn units."""
+    t, heads = float(spec.context), spec.heads * (2 if spec.attention == "centred" else 1)
+    matrices = 8 * t**2 * (heads + SQUARES)
+    if spec.width is None:
+        return matrices
+    units = spec.width * max(spec.mlp_ratio, 1.0) * (2 if spec.gated else 1)
+    return matrices + 8 * (8 * t + 2 * units) * spec.width + 24 * t * units
+
+
+def _stream_bytes(spec: Transformer) -> float:
+    """Memory of what enters the blocks: kernels, or tokens where there is a width."""
+    return 8 * (spec.depth + 1) * float(spec.context) * (spec.width or float(spec.context))
+
+
 def _forward(
     spec: Transformer, rng: np.random.Generator, kernel: Floats, seen: Bools
-) -> tuple[list[tuple[Pull, Book]], Floats]:
-    """One stack: its pullbacks, block by block, with their books, and its tokens' overlap."""
+) -> tuple[list[Back], Floats]:
+    """One stack: what gives its pullbacks, block by block, and its tokens' overlap.
+
+    Where the weights of all blocks do not fit into memory, a block is drawn again on the way back.
+    """
+    fits = spec.depth * _block_bytes(spec) <= LIMIT
     x = kernel if spec.width is None else drawn(rng, root_of(kernel), spec.width)
     if spec.norm == "post" and spec.width is not None:
         x = _norm(spec, x, float(spec.norm_gain))[0]
-    tape, rho = [], [_overlap(spec, x)]
+    tape: list[Back] = []
+    rho = [_overlap(spec, x)]
     for _ in range(spec.depth):
-        book: Book = {}
-        x, pull = _block(spec, rng, x, seen, book)
-        tape.append((pull, book))
+        book, state, entered = Book(), rng.bit_generator.state, x
+        x, pull = _block(spec, rng, entered, seen, book)
+        if not fits:
+            del pull
+            tape.append(partial(_again, spec, rng, entered, seen, state))
+        else:
+            tape.append(partial(_same, pull, book))
         rho.append(_overlap(spec, x))
     return tape, np.array(rho)
+
+
+def _same(pull: Pull, book: Book) -> tuple[Pull, Book]:
+    return pull, book
+
+
+def _again(
+    spec: Transformer, rng: np.random.Generator, x: Floats, seen: Bools, state: Any
+) -> tuple[Pull, Book]:
+    """Pullback of a block that is drawn again, from the state of the generator before it."""
+    book, now = Book(), rng.bit_generator.state
+    rng.bit_generator.state = state
+    _, pull = _block(spec, rng, x, seen, book)
+    rng.bit_generator.state = now
+    return pull, book
 
 
 def _read(spec: Transformer, x: Floats) -> tuple[Floats, Floats]:
@@ -325,8 +372,10 @@ def _attention(
     variance = float(spec.beta * np.sqrt(np.log(spec.context)))
     (kernel, root), turn = _read(spec, x), angles(spec)
     heads = [head(spec, rng, root, seen, variance, turn) for _ in range(spec.heads)]
-    flat = seen / seen.sum(axis=1, keepdims=True) if spec.attention == "centred" else 0.0
-    mixers = [one.weights - flat for one in heads]
+    mixers = [one.weights for one in heads]
+    if spec.attention == "centred":
+        flat = seen / seen.sum(axis=1, keepdims=True)
+        mixers = [mixer - flat for mixer in mixers]
     bias = float(spec.sigma_b2 * spec.sigma_o2) if spec.attention == "softmax" else 0.0
 
     def pull(gradient: Floats) -> Floats:
