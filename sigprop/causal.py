@@ -45,6 +45,7 @@ from sigprop.layout import Layout, make_layout
 from sigprop.maps.activations import activation
 from sigprop.maps.causal import CausalAttention, Seen, TokenNorm
 from sigprop.maps.mlp import Mlp
+from sigprop.memory import allow
 from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.validate import count as checked_count
@@ -245,6 +246,8 @@ def causal(
         )
     layout = _layout(spec, blocks, resolution)
     given = None if kernel is None else admit(kernel, int(layout.edges[-1]))
+    squares = 4 * len(layout.size) ** 2 + 2 * (blocks or 0) ** 2
+    allow(8 * (spec.depth + 1) * squares, "depth", spec.depth, "fewer layers or blocks")
     seen: list[Seen] = []
     states = [_input(spec, layout, None if given is None else given.values)]
     for maps in _layers(spec, layout, seen, beta_by_layer):

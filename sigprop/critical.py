@@ -3,6 +3,7 @@ r"""Critical residual strength (E20, E21)."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sigprop.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.block import build_block
 from sigprop.errors import require
 from sigprop.fixed_points import linear_response
+from sigprop.memory import allow
 from sigprop.spec import Transformer
 from sigprop.sweep import sweep
 
@@ -145,6 +147,7 @@ def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Crit
     target = np.asarray(rho_max, dtype=np.float64)
     require((target > 0) & (target < 1), "rho_max", rho_max, "a number in (0, 1)")
     shape = np.broadcast_shapes(spec.replace(alpha_attn=1.0).shape, target.shape)
+    allow(200 * SCAN * prod(shape), "shape", shape, "fewer points")
     search = _Search(spec, limit, shape, np.broadcast_to(target, shape).ravel())
     grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
     every = np.arange(search.target.size)

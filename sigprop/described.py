@@ -7,7 +7,7 @@ import numpy as np
 from sigprop.arrays import Floats, Ints, Number
 from sigprop.block import Block, rem_of
 from sigprop.causal import Positions
-from sigprop.rem import reduced_beta
+from sigprop.rem import Statistics, Weights, reduced_beta
 from sigprop.rem.favoured import Favoured
 from sigprop.rem.fields import SEED
 from sigprop.rotary import ByDistance
@@ -16,6 +16,8 @@ from sigprop.state import State
 from sigprop.trajectory import Trajectory
 
 __all__ = ["from_distances", "from_positions", "from_states"]
+
+ROOM = 2**16  # states whose statistics are computed together
 
 
 def from_states(
@@ -62,8 +64,7 @@ def from_states(
     b, x = np.stack(heat), np.stack(seen)
     known = np.isfinite(x) & np.isfinite(q[1:])
     b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
-    weights = rem.weights(b, x)
-    ratio = rem.entropy_ratio(b, x) if isinstance(rem, Favoured) else rem.entropy_ratio(b)
+    weights, ratio = _attention(rem, b, x)
     log_t = np.log(spec.context)
     with np.errstate(invalid="ignore"):  # 0 * inf at infinite context
         entropy, std = ratio * log_t, b * np.sqrt(log_t)
@@ -86,6 +87,19 @@ def from_states(
         reason=_reason(spec, ended, int(np.sum(ended < spec.depth))),
         notes=_notes(spec, limit),
     )
+
+
+def _attention(rem: Statistics, b: Floats, x: Floats) -> tuple[Weights, Floats]:
+    """Statistics of attention at every state, as many layers at a time as there is room."""
+    layers = max(1, ROOM // max(1, b[0].size))
+
+    def one(b: Floats, x: Floats) -> tuple[Number, ...]:
+        ratio = rem.entropy_ratio(b, x) if isinstance(rem, Favoured) else rem.entropy_ratio(b)
+        return *rem.weights(b, x), ratio
+
+    parts = [one(b[i : i + layers], x[i : i + layers]) for i in range(0, len(b), layers)]
+    *weights, ratio = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Weights(*weights), ratio
 
 
 def from_distances(spec: Transformer, found: ByDistance) -> Trajectory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from sigprop.arguments import validated
 from sigprop.arrays import Floats, Number
 from sigprop.backward import EXPLODING, VANISHING
 from sigprop.errors import DomainError, require
+from sigprop.memory import allow
 from sigprop.plan import BOUNDARIES, REGIMES, UNDEFINED, Plan, attributes, boundary_fields
 from sigprop.rem import Finite, Limit, Statistics
 from sigprop.spec import Transformer
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 STORED = ("rho", "gap_ratio", "entropy_ratio", "reduced_beta")  # what boundaries follow from
+POINT = 400  # bytes that a grid point takes, boundaries included
 GRADIENT_BOUNDARIES = ("exploding_gradients", "vanishing_gradients", "vanishing_score_gradients")
 
 
@@ -100,6 +103,8 @@ def diagram(
     ((7, 8), 0)
     """
     plan = Plan.of(spec, axes, rho_max, entropy_min, limit, gradients)
+    shape = plan.wide.shape
+    allow(POINT * prod(shape), "shape", shape, "fewer points, or a store (diagram_store)")
     out = plan.labelled(plan.values(progress))
     out.attrs["undefined"] = undefined(out)
     return out.assign(boundaries(out)) if len(axes) == 2 else out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +14,7 @@ from sigprop.block import Block, build_block
 from sigprop.causal import MAX_BLOCKS, MAX_POSITIONS, causal, resolves
 from sigprop.described import from_distances, from_positions, from_states
 from sigprop.errors import AssumptionError, DomainError, require
+from sigprop.memory import allow
 from sigprop.rotary import by_distance, turns
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 LARGEST = 1e150  # of q: its square must not overflow
+STATE, RECORD = 1500, 200  # bytes of a state while a block acts on it, and of a layer recorded
 
 
 @validated
@@ -151,6 +154,8 @@ def exchangeable(
     >>> exchangeable(spec).positions is None
     True
     """
+    size = prod(spec.shape)
+    allow(size * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
     layers = blocks_of(spec, limit, beta_by_layer)
     state = initial_state(spec)
     states = [state]
@@ -232,6 +237,7 @@ def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
         raise AssumptionError("blocks needs a single spec of finite context")
     context = int(np.asarray(spec.context))
     count("blocks", blocks, 1, min(MAX_BLOCKS, context))
+    allow(24 * len(found.q) * blocks**2, "blocks", blocks, "fewer blocks or layers")
     size = context / blocks
     gap = (found.gap / found.q)[:, None, None]
     return np.asarray(1 - gap * (1 - np.eye(blocks) / size))

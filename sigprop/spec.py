@@ -179,6 +179,13 @@ class Transformer:
         self._geometry()
         self._mask()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Keep copies read-only: a pickle and a deep copy forget that their arrays were."""
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+        self.__dict__.update(state)
+
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 

@@ -13,6 +13,7 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats
 from sigprop.block import build_block
+from sigprop.memory import allow
 from sigprop.propagate import initial_state, require_resolved, valid
 from sigprop.resolved import is_resolved, reach
 from sigprop.spec import Transformer
@@ -94,6 +95,7 @@ def sweep(
             return _resolved(spec, progress)
     np.empty(HEAP)
     shape = spec.shape
+    allow(64 * prod(shape), "shape", shape, "fewer points")
     q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
     defined = np.empty(shape, dtype=bool)
     for index in chunks(shape):

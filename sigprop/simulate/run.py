@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from sigprop.arguments import validated
 from sigprop.errors import AssumptionError, need, require
+from sigprop.memory import allow
 from sigprop.simulate.architecture import Architecture, check
 from sigprop.simulate.inputs import Exchangeable, Given, Singles, Source
 from sigprop.simulate.measure import ATTENTION, STREAM, block_means, stream
@@ -135,10 +137,14 @@ def jobs(
     3
     """
     check(spec)
+    remedy = "a shorter context, or a smaller model"
+    allow(_bytes(spec, engine), "context", int(spec.context), remedy)
     number = count("seeds", seeds, 1, 100_000)
     first = count("first_seed", first_seed, 0, 2**62)
     if blocks is not None:
         blocks = count("blocks", blocks, 1, int(spec.context))
+    kept = 8 * number * (spec.depth + 1) * prod(spec.shape) * (7 + (blocks or 0) ** 2)
+    allow(kept, "seeds", number, "fewer seeds, blocks or settings")
     kind = source or Exchangeable()
     kind.check(spec)
     known: dict[str, Any] = {"spec": spec.to_dict(), "blocks": blocks, "projection": projection}
@@ -150,6 +156,16 @@ def jobs(
     size = _batch(spec, where)
     parts = [list(each[start : start + size]) for start in range(0, number, size)]
     return [Job(torch_cell, known | {"seeds": part, "device": where}) for part in parts]
+
+
+def _bytes(spec: Transformer, engine: str) -> float:
+    """Memory of one network: scores, masks, streams, hidden layer and the largest matrix."""
+    t, d = float(spec.context), float(spec.width or 1)
+    hidden = max(1.0, spec.mlp_ratio * d) * (2 if spec.gated else 1)
+    at_once = min(prod(spec.shape), max(1.0, ROOM // (t * d)))
+    scores = 8 * t**2 if engine == "numpy" else 16 * at_once * spec.heads * t**2
+    mask = (23 if spec.attention == "centred" else 3) * t**2 if spec.causal else 0.0
+    return scores + mask + 4 * at_once * t * (8 * d + hidden) + 8 * d * max(d, hidden)
 
 
 def _device(engine: str, device: str | None) -> str | None:
