@@ -147,7 +147,7 @@ def propagate(
     if png is not None:
         from sigprop.plots import plot_trajectory, save_figure
 
-        save_figure(plot_trajectory(trajectory, Path(spec).stem), png)
+        save_figure(plot_trajectory(trajectory, Path(spec).stem, back), png)
     if as_json:
         return emit(trajectory.to_dict() | ({} if back is None else back.to_dict()))
     from sigprop import tables

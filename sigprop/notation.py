@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sigprop.arguments import validated
 
-__all__ = ["NOTATION", "Entry", "label"]
+__all__ = ["NOTATION", "Entry", "axis", "label"]
 
 
 class Entry(NamedTuple):
@@ -75,6 +75,7 @@ NOTATION: dict[str, Entry] = {
     "window": Entry("w", "latest keys that a causal token sees", "tokens", "section 6"),
     "prefix": Entry("P", "leading tokens that see each other", "tokens", "section 6"),
     "position": Entry("t", "position", "tokens", "section 6"),
+    "distance": Entry("|t - s|", "distance of two tokens", "tokens", "section 2d"),
     "entropy_by_position": Entry(
         r"H_t/\log n_t", "entropy over log of keys seen", "1", "section 6"
     ),
@@ -95,6 +96,12 @@ NOTATION: dict[str, Entry] = {
     ),
     "grad_wv": Entry(
         r"E\|\partial L/\partial W_V\|^2", "squared gradient of the value weights", "1", "E22"
+    ),
+    "grad_w1": Entry(
+        r"E\|\partial L/\partial W_1\|^2", "squared gradient of the first MLP weights", "1", "E23"
+    ),
+    "grad_w2": Entry(
+        r"E\|\partial L/\partial W_2\|^2", "squared gradient of the second MLP weights", "1", "E23"
     ),
     "lambda_g": Entry(r"\lambda_g", "gradient exponent", "1", "section 5"),
     "apjn": Entry(r"\mathcal{J}", "averaged partial Jacobian norm", "1", "section 5"),
@@ -157,3 +164,26 @@ def label(name: str) -> str:
     """
     entry = NOTATION.get(name)
     return name if entry is None else f"{entry.meaning} ${entry.symbol}$"
+
+
+def axis(name: str) -> str:
+    r"""Axis label with its unit, unless it is a pure number.
+
+    Parameters
+    ----------
+    name : str
+        Code name.
+
+    Returns
+    -------
+    str
+        Text with mathtext.
+
+    Examples
+    --------
+    >>> from sigprop.notation import axis
+    >>> axis("position"), axis("rho")
+    ('position $t$ (tokens)', 'token overlap $\\rho$')
+    """
+    unit = NOTATION[name].unit
+    return label(name) if unit == "1" else f"{label(name)} ({unit})"

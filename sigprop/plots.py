@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.diagram import BOUNDARIES, GRADIENT_BOUNDARIES, REGIMES
 from sigprop.errors import DomainError
-from sigprop.notation import label
+from sigprop.notation import axis, label
 from sigprop.trajectory import Trajectory
 from sigprop.validate import variables
 
@@ -20,9 +22,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from sigprop.backward import Gradients
+
 __all__ = [
     "boundary_lines",
+    "by_block",
+    "decades",
     "field",
+    "legend_above",
+    "letter_panels",
     "panels",
     "plot_diagram",
     "plot_rem",
@@ -134,8 +142,10 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 @validated
-def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
-    """Overlap and attention entropy against depth.
+def plot_trajectory(
+    trajectory: Trajectory, title: str = "", gradients: Gradients | None = None
+) -> Figure:
+    """Overlap and attention entropy against depth; by position or distance, and gradients.
 
     Parameters
     ----------
@@ -143,16 +153,21 @@ def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
         A single trajectory.
     title : str
         Title of the figure.
+    gradients : Gradients, optional
+        Of the same description.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Three panels: rho; 1 - rho on a logarithmic axis; H / log T with Y_2.
+        Rows of three panels: rho, 1 - rho on a logarithmic axis, H / log T with Y_2, each with one
+        standard deviation over networks if the trajectory has it; overlap, entropy and weight on
+        the first token by position (causal), or overlap by distance, its extremes and scores by
+        block (rotary positions); variance of gradients and squared norms of weight gradients.
 
     Raises
     ------
     DomainError
-        If the trajectory has array parameters.
+        If the trajectory or the gradients have array parameters.
 
     Examples
     --------
@@ -164,25 +179,111 @@ def plot_trajectory(trajectory: Trajectory, title: str = "") -> Figure:
     """
     if trajectory.rho.ndim != 1:
         raise DomainError("trajectory", trajectory.rho.shape, "a single trajectory")
-    from matplotlib.ticker import MaxNLocator
+    if gradients is not None and gradients.q.ndim != 1:
+        raise DomainError("gradients", gradients.q.shape, "those of a single description")
+    from sigprop.position_plots import draw_distances, draw_gradients, draw_positions
 
-    figure, ((first, second, third),) = panels(3, width=3.1)
-    layer = trajectory.layer
-    first.plot(layer, trajectory.rho, color=BLUE)
-    first.set(ylabel=label("rho"), ylim=(min(0.0, float(trajectory.rho.min())), 1.02))
-    second.semilogy(layer, trajectory.gap / trajectory.q, color=BLUE)
-    second.set(ylabel=label("gap_ratio"))
-    third.plot(layer[1:], trajectory.entropy_ratio, color=GREEN, label=label("entropy_ratio"))
-    third.plot(layer[1:], trajectory.y2, "--", color=PURPLE, label=label("y2"))
-    _bands(trajectory, first, second, third)
-    third.set(ylim=(-0.02, 1.02))
-    third.legend(fontsize=7, frameon=False)
-    for axes in (first, second, third):
-        axes.set(xlabel=label("layer"))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    below: list[Callable[[Any], None]] = []
+    if trajectory.positions is not None:
+        below.append(partial(draw_positions, positions=trajectory.positions))
+    if trajectory.distances is not None:
+        below.append(partial(draw_distances, distances=trajectory.distances))
+    if gradients is not None:
+        below.append(partial(draw_gradients, gradients=gradients))
+    figure, rows = panels(3, 1 + len(below), width=3.2, height=2.7)
+    _trajectory(rows[0], trajectory)
+    for draw, row in zip(below, rows[1:], strict=True):
+        draw(row)
+    letter_panels(rows)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _trajectory(row: Any, trajectory: Trajectory) -> None:
+    """Overlap, its deficit and attention, block by block."""
+    first, second, third = row
+    layer = trajectory.layer
+    first.plot(layer, trajectory.rho, color=BLUE)
+    first.set(ylabel=axis("rho"), ylim=(min(0.0, float(trajectory.rho.min())), 1.02))
+    second.semilogy(layer, trajectory.gap / trajectory.q, color=BLUE)
+    second.set(ylabel=axis("gap_ratio"))
+    decades(second)
+    third.plot(layer[1:], trajectory.entropy_ratio, color=GREEN, label=label("entropy_ratio"))
+    third.plot(layer[1:], trajectory.y2, "--", color=PURPLE, label=label("y2"))
+    _bands(trajectory, first, second, third)
+    third.set(ylabel="statistics of attention", ylim=(-0.02, 1.02))
+    legend_above(third, columns=1)
+    for axes in row:
+        by_block(axes)
+
+
+def by_block(axes: Axes) -> None:
+    """Make the horizontal axis that of blocks.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlabel=axis("layer"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def decades(axes: Axes) -> None:
+    """Make the vertical axis logarithmic, over whole decades.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where; the curves are drawn.
+    """
+    from matplotlib.ticker import NullFormatter
+
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    values = values[(values > 0) & np.isfinite(values)]
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if values.size:
+        low, high = np.floor(np.log10(values.min())), np.ceil(np.log10(values.max()))
+        axes.set_ylim(10.0**low, 10.0 ** max(high, low + 1))
+
+
+def legend_above(axes: Axes, columns: int) -> None:
+    """Put the legend above the panel, where it hides no curve.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where.
+    columns : int
+        Its columns.
+    """
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=columns,
+        fontsize=7,
+        frameon=False,
+        borderaxespad=0.1,
+        columnspacing=1.0,
+        handlelength=1.6,
+    )
+
+
+def letter_panels(rows: Any) -> None:
+    """Letter the panels of a figure.
+
+    Parameters
+    ----------
+    rows : array of matplotlib.axes.Axes
+        The panels, in reading order.
+    """
+    for letter, axes in zip("abcdefghijkl", np.ravel(rows), strict=False):
+        place = {"xycoords": "axes fraction", "va": "bottom", "ha": "right", "weight": "bold"}
+        axes.annotate(letter, (-0.16, 1.02), fontsize=10, **place)
 
 
 def _bands(trajectory: Trajectory, first: Axes, second: Axes, third: Axes) -> None:

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sigprop.arguments import validated
 from sigprop.causal import Positions
-from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, panels
+from sigprop.notation import NOTATION, axis, label
+from sigprop.plots import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    by_block,
+    decades,
+    legend_above,
+    panels,
+)
+from sigprop.rotary import ByDistance
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-__all__ = ["plot_positions", "plot_rotary"]
+    from sigprop.backward import Gradients
+
+__all__ = [
+    "draw_distances",
+    "draw_gradients",
+    "draw_positions",
+    "plot_positions",
+    "plot_rotary",
+]
 
 
 @validated
@@ -89,14 +110,106 @@ def plot_positions(positions: Positions | xr.Dataset) -> Figure:
     3
     """
     figure, (row,) = panels(3, width=3.2)
-    depth = len(positions.entropy_ratio)
-    shown = sorted({1, (depth + 1) // 2, depth})
-    for layer, colour in zip(shown, (BLUE, GREEN, VERMILLION), strict=False):
+    draw_positions(row, positions)
+    return figure
+
+
+def draw_positions(row: Any, positions: Positions | xr.Dataset) -> None:
+    """Overlap, relative entropy and weight on the first token against position.
+
+    Parameters
+    ----------
+    row : three matplotlib.axes.Axes
+        Where.
+    positions : Positions or xarray.Dataset
+        As in `plot_positions`.
+    """
+    names = ("rho", "entropy_by_position", "first_weight")
+    for layer, style in _shown(len(positions.entropy_ratio)):
         curves = (positions.rho[layer], positions.entropy_ratio[layer - 1])
         for axes, curve in zip(row, (*curves, positions.first_weight[layer - 1]), strict=True):
-            axes.plot(positions.position, curve, color=colour, label=f"block {layer}")
-    for axes, name in zip(row, ("rho", "entropy_by_position", "first_weight"), strict=True):
-        axes.set(xscale="log", xlabel=label("position"), ylabel=label(name))
-    row[2].set(yscale="log")
-    row[0].legend(fontsize=7, frameon=False)
-    return figure
+            axes.plot(positions.position, curve, label=f"block {layer}", **style)
+    for axes, name in zip(row, names, strict=True):
+        axes.set(xscale="log", xlabel=axis("position"))
+        axes.set_ylabel(axis(name).replace(" $", "\n$"))
+        legend_above(axes, columns=3)
+    decades(row[2])
+
+
+def _shown(depth: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """First, middle and last block, each with its line."""
+    lines = ({"color": BLUE}, {"color": GREEN, "ls": "--"}, {"color": VERMILLION, "ls": "-."})
+    yield from zip(sorted({1, (depth + 1) // 2, depth}), lines, strict=False)
+
+
+def draw_distances(row: Any, distances: ByDistance) -> None:
+    """Overlap deficit against distance and block, and scores against block.
+
+    Parameters
+    ----------
+    row : three matplotlib.axes.Axes
+        Where.
+    distances : ByDistance
+        Result of `sigprop.rotary.by_distance`.
+    """
+    first, second, third = row
+    middle = (distances.edges[:-1] + 1 + distances.edges[1:]) / 2
+    layer, gap = np.arange(len(distances.gap_ratio)), distances.gap_ratio
+    for block, style in _shown(len(layer) - 1):
+        first.loglog(middle, gap[block], label=f"block {block}", **style)
+    ends = (
+        (gap[:, 0], f"at {middle[0]:.4g} token", BLUE, "-"),
+        (distances.gap_ratio_mean, "over all pairs", BLACK, "--"),
+        (gap[:, -1], f"at {middle[-1]:.4g} tokens", VERMILLION, "-."),
+    )
+    for curve, text, colour, style in ends:
+        second.semilogy(layer, curve, style, color=colour, label=text)
+    third.plot(layer[1:], distances.score_std, color=PURPLE)
+    first.set(xlabel=axis("distance"), ylabel=axis("gap_ratio"))
+    second.set(ylabel=axis("gap_ratio"))
+    third.set(ylabel=axis("score_std"), ylim=(0, None))
+    for axes in (first, second):
+        decades(axes)
+        legend_above(axes, columns=3)
+    for axes in (second, third):
+        by_block(axes)
+
+
+def draw_gradients(row: Any, gradients: Gradients) -> None:
+    """Variance and covariance of gradients, and squared gradients of weights, against block.
+
+    Parameters
+    ----------
+    row : three matplotlib.axes.Axes
+        Where.
+    gradients : Gradients
+        Of a single description; one standard error is shaded where they were sampled.
+    """
+    names = {
+        "q": ("grad_q", BLUE, "-"),
+        "p": ("grad_p", ORANGE, "--"),
+        "wq": ("grad_wq", BLUE, "-"),
+        "wk": ("grad_wk", VERMILLION, "--"),
+        "wv": ("grad_wv", GREEN, "-."),
+        "w1": ("grad_w1", PURPLE, "-"),
+        "w2": ("grad_w2", BLACK, "--"),
+    }
+    block = np.arange(1, len(gradients.q) + 1)
+    for (name, (code, colour, style)), at in zip(names.items(), (0, 0, 1, 1, 1, 2, 2), strict=True):
+        mean = np.abs(getattr(gradients, name))
+        text = f"$|{NOTATION[code].symbol}|$" if name == "p" else f"${NOTATION[code].symbol}$"
+        row[at].semilogy(block, np.where(mean > 0, mean, np.nan), style, color=colour, label=text)
+        if gradients.errors is not None and name in gradients.errors and name != "p":
+            error = gradients.errors[name]
+            low = np.maximum(mean - error, mean / 10)
+            row[at].fill_between(block, low, mean + error, color=colour, alpha=0.2, lw=0)
+    texts = (
+        "gradient kernel\nof the tokens",
+        "squared gradient of\nattention weights",
+        "squared gradient of\nMLP weights",
+    )
+    for axes, text in zip(row, texts, strict=True):
+        axes.set(ylabel=text)
+        by_block(axes)
+        decades(axes)
+        legend_above(axes, columns=3)
