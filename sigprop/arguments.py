@@ -77,7 +77,9 @@ def _real(name: str, value: object) -> float:
 
 
 def _numeric(name: str, value: object) -> object:
-    """Check of numbers; an array stays as it is, its precision is information."""
+    """Check of numbers; an array stays as it is: its precision is information."""
+    if isinstance(value, np.ndarray) and not value.size and value.dtype.kind in "iuf":
+        return value  # of no points, as where none is left to compute
     out = numbers(name, value)
     return value if isinstance(value, np.ndarray) else out
 

@@ -269,7 +269,7 @@ def legend_above(axes: Axes, columns: int) -> None:
         frameon=False,
         borderaxespad=0.1,
         columnspacing=1.0,
-        handlelength=1.6,
+        handlelength=2.2,
     )
 
 

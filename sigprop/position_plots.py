@@ -39,6 +39,9 @@ __all__ = [
 ]
 
 
+LONG = 30  # letters beyond which a label takes two lines
+
+
 @validated
 def plot_rotary(data: xr.Dataset) -> Figure:
     """Collapse, critical residual strength and entropy with rotary positions and without.
@@ -130,8 +133,9 @@ def draw_positions(row: Any, positions: Positions | xr.Dataset) -> None:
         for axes, curve in zip(row, (*curves, positions.first_weight[layer - 1]), strict=True):
             axes.plot(positions.position, curve, label=f"block {layer}", **style)
     for axes, name in zip(row, names, strict=True):
-        axes.set(xscale="log", xlabel=axis("position"))
-        axes.set_ylabel(axis(name).replace(" $", "\n$"))
+        text = axis(name)
+        text = text if len(text) < LONG else text.replace(" $", "\n$")
+        axes.set(xscale="log", xlabel=axis("position"), ylabel=text)
         legend_above(axes, columns=3)
     decades(row[2])
 

@@ -112,6 +112,9 @@ def propagate(
     >>> t.rho.shape, t.y2.shape, t.reason
     ((51,), (50,), 'all 50 layers were computed')
     """
+    if blocks is not None:
+        size = 24.0 * (spec.depth + 1) * blocks**2
+        allow(size, "blocks", blocks, "fewer blocks or layers")
     if resolves(spec) and not limit:
         betas = np.asarray(
             [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
@@ -237,7 +240,6 @@ def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
         raise AssumptionError("blocks needs a single spec of finite context")
     context = int(np.asarray(spec.context))
     count("blocks", blocks, 1, min(MAX_BLOCKS, context))
-    allow(24 * len(found.q) * blocks**2, "blocks", blocks, "fewer blocks or layers")
     size = context / blocks
     gap = (found.gap / found.q)[:, None, None]
     return np.asarray(1 - gap * (1 - np.eye(blocks) / size))

@@ -137,8 +137,9 @@ def jobs(
     3
     """
     check(spec)
-    remedy = "a shorter context, or a smaller model"
-    allow(_bytes(spec, engine), "context", int(spec.context), remedy)
+    scores, model = _bytes(spec, engine)
+    allow(scores, "context", int(spec.context), "a shorter context")
+    allow(scores + model, "width", spec.width, "a narrower model, or a shorter context")
     number = count("seeds", seeds, 1, 100_000)
     first = count("first_seed", first_seed, 0, 2**62)
     if blocks is not None:
@@ -158,14 +159,14 @@ def jobs(
     return [Job(torch_cell, known | {"seeds": part, "device": where}) for part in parts]
 
 
-def _bytes(spec: Transformer, engine: str) -> float:
-    """Memory of one network: scores, masks, streams, hidden layer and the largest matrix."""
+def _bytes(spec: Transformer, engine: str) -> tuple[float, float]:
+    """Memory of one network: scores and masks; streams, hidden layer and the largest matrix."""
     t, d = float(spec.context), float(spec.width or 1)
     hidden = max(1.0, spec.mlp_ratio * d) * (2 if spec.gated else 1)
     at_once = min(prod(spec.shape), max(1.0, ROOM // (t * d)))
     scores = 8 * t**2 if engine == "numpy" else 16 * at_once * spec.heads * t**2
     mask = (23 if spec.attention == "centred" else 3) * t**2 if spec.causal else 0.0
-    return scores + mask + 4 * at_once * t * (8 * d + hidden) + 8 * d * max(d, hidden)
+    return scores + mask, 4 * at_once * t * (8 * d + hidden) + 8 * d * max(d, hidden)
 
 
 def _device(engine: str, device: str | None) -> str | None:
