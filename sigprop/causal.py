@@ -53,6 +53,7 @@ from sigprop.validate import count as checked_count
 __all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "coarse", "resolves"]
 
 MAX_POSITIONS = 2**17
+MAX_RESOLUTION = 4096  # blocks of positions; time grows with their square
 MAX_BLOCKS = 256
 
 
@@ -208,7 +209,7 @@ def causal(
     blocks : int, optional
         Number of equal ranges of positions for `kernel_blocks`, in [1, 256] and at most T.
     resolution : int
-        About how many blocks of positions carry the kernel, >= 24.
+        About how many blocks of positions carry the kernel, in [24, 4096].
     beta_by_layer : array_like, shape (L,), optional
         Inverse temperature of each block, in place of `spec.beta`.
 
@@ -244,6 +245,7 @@ def causal(
             "attention is resolved by position for one causal spec with norms and a context of at "
             f"most {MAX_POSITIONS}"
         )
+    checked_count("resolution", resolution, 24, MAX_RESOLUTION)
     layout = _layout(spec, blocks, resolution)
     given = None if kernel is None else admit(kernel, int(layout.edges[-1]))
     squares = 4 * len(layout.size) ** 2 + 2 * (blocks or 0) ** 2

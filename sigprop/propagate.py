@@ -113,7 +113,7 @@ def propagate(
     ((51,), (50,), 'all 50 layers were computed')
     """
     if blocks is not None:
-        size = 24.0 * (spec.depth + 1) * blocks**2
+        size = 24 * (spec.depth + 1) * min(abs(blocks), MAX_BLOCKS) ** 2
         allow(size, "blocks", blocks, "fewer blocks or layers")
     if resolves(spec) and not limit:
         betas = np.asarray(

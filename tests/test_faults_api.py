@@ -8,7 +8,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from outcomes import outcome, run_cli
-from wrong_types import CAUSAL, SPEC, SURFACE, wrong
+from wrong_types import CAUSAL, HELD, SPEC, SURFACE, wrong
 
 import sigprop
 from sigprop import DomainError, Transformer, critical, load, propagate
@@ -17,7 +17,6 @@ from sigprop.plots import plot_trajectory
 from sigprop.rem import Finite, moments
 from sigprop.simulate import simulate
 
-SAME_ON_02 = {("sigprop", "Targets"), ("sigprop", "example")}
 SLOW = ("accurate_to", "causal", "estimated_error")
 LATE = [(module, name) for module, name in SURFACE if module != "sigprop.torch"]
 
@@ -73,7 +72,7 @@ def test_what_load_returns_is_a_spec(tmp_path):
     [
         pytest.param(*one, marks=[pytest.mark.slow] * (one[1] in SLOW))
         for one in LATE
-        if one not in SAME_ON_02
+        if one not in HELD
     ],
 )
 def test_wrong_types_are_refused_by_name(module, name):

@@ -154,6 +154,8 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
 }
 SURFACE = [(module, name) for module, named in MODULES.items() for name in named]
 
+HELD = {("sigprop", "Targets"), ("sigprop", "Transformer"), ("sigprop", "example")}  # also in 0.2
+
 ODD: dict[str, Any] = {
     "None": None,
     "text": "nonsense",
