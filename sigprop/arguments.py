@@ -18,7 +18,7 @@ from sigprop.validate import flag, is_number, numbers
 __all__ = ["description", "validated"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-Check = Callable[[str, object], Any]
+Check = Callable[[str, Any], Any]
 
 
 def description(name: str, value: object) -> Any:
@@ -76,7 +76,7 @@ def _real(name: str, value: object) -> float:
         raise DomainError(name, value, "a number of at most 1.8e308") from None
 
 
-def _numeric(name: str, value: object) -> object:
+def _numeric(name: str, value: object) -> Any:
     """Check of numbers; an array stays as it is: its precision is information."""
     if isinstance(value, np.ndarray) and not value.size and value.dtype.kind in "iuf":
         return value  # of no points, as where none is left to compute

@@ -39,7 +39,7 @@ from numpy.typing import ArrayLike
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.block import Map, ordered
-from sigprop.errors import AssumptionError
+from sigprop.errors import AssumptionError, require
 from sigprop.kernel_input import TokenKernel, admit
 from sigprop.layout import Layout, make_layout
 from sigprop.maps.activations import activation

@@ -12,6 +12,7 @@ from wrong_types import CAUSAL, HELD, SPEC, SURFACE, wrong
 
 import sigprop
 from sigprop import DomainError, Transformer, critical, load, propagate
+from sigprop.causal import causal
 from sigprop.entropy import entropy_beta
 from sigprop.plots import plot_trajectory
 from sigprop.rem import Finite, moments
@@ -121,7 +122,7 @@ def test_the_figure_of_the_command_shows_gradients(tmp_path):
 LARGE = {
     "scores": (simulate, SPEC.replace(context=65536, depth=1), "context"),
     "states": (propagate, SPEC.replace(beta=np.linspace(0, 1, 2_000_000)), "shape"),
-    "layers": (propagate, CAUSAL.replace(depth=100_000, context=4096), "depth"),
+    "layers": (causal, CAUSAL.replace(depth=100_000, context=4096), "depth"),
 }
 
 

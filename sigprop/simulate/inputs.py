@@ -272,6 +272,12 @@ class Tokens:
     ids: Ints
     positions: str = "learned"
 
+    def __post_init__(self) -> None:
+        ids = np.asarray(self.ids)
+        whole = ids.ndim == 2 and np.all(np.isfinite(ids) & (ids == np.floor(ids)))
+        require(whole, "ids", ids.shape, "integers of shape (windows, T)")
+        choice("positions", self.positions, ("sinusoidal", "learned", "none"))
+
     def check(self, spec: Transformer) -> None:
         """Refuse windows of another length."""
         size = self.ids.shape[1]
