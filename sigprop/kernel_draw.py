@@ -12,7 +12,7 @@ import numpy as np
 
 from sigprop.arrays import Bools, Floats
 from sigprop.errors import AssumptionError, require
-from sigprop.kernel_input import MAX_BYTES, MAX_TOKENS, work_bytes
+from sigprop.kernel_input import allow_tokens
 from sigprop.maps.activations import activation
 from sigprop.maps.mlp import Mlp
 from sigprop.spec import Transformer
@@ -121,9 +121,7 @@ def context_of(spec: Transformer) -> int:
     if spec.has_identity:
         raise AssumptionError("the kernel solver knows no identity parts")
     context = float(spec.context)
-    size = f"it would take {work_bytes(context):.4g} bytes, more than {MAX_BYTES}"
-    words = f"an integer in [2, {MAX_TOKENS}] for a kernel: {size}"
-    require(context <= MAX_TOKENS, "context", spec.context, words)
+    allow_tokens("context", spec.context, context)
     if spec.norm == "none" and spec.activation not in HOMOGENEOUS:
         raise AssumptionError(
             f"without norms tokens have different variances, for which {spec.activation} has no "

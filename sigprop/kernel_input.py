@@ -8,6 +8,7 @@ kernel_rounding`), its variances kept; anything else is refused by name.
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ from numpy.typing import NDArray
 from sigprop.arrays import Bools, Floats
 from sigprop.errors import DomainError
 from sigprop.kernel_rounding import DOUBLE, Rounding, explained, nearest
+from sigprop.memory import LIMIT, allow
 
-__all__ = ["MAX_BYTES", "MAX_TOKENS", "TokenKernel", "admit", "read_kernel", "work_bytes"]
+__all__ = ["MAX_TOKENS", "TokenKernel", "admit", "allow_tokens", "read_kernel"]
 
 COPIES = 24  # matrices of the kernel's size that its check and a draw hold at once, at most
-MAX_TOKENS = 8192
-MAX_BYTES = 8 * COPIES * MAX_TOKENS**2  # of memory for one kernel, 12 GiB
+MAX_TOKENS = math.isqrt(LIMIT // (8 * COPIES))
 SMALLEST, LARGEST = 1e-30, 1e30  # variance of a token; random networks are in single precision
 FAR = 1e100  # a cosine beyond is as wrong as this one
 KINDS = "iuf"  # integers and floats, as numpy calls them
@@ -85,7 +86,7 @@ def admit(kernel: object, context: int | None = None) -> TokenKernel:
     DomainError
         If it is not a square array of finite real numbers of that size, a token has no variance, it
         is not symmetric or not positive semidefinite by more than its digits explain, or its work
-        would take more than `MAX_BYTES` of memory.
+        needs more memory than `sigprop.memory.LIMIT`.
 
     Notes
     -----
@@ -131,26 +132,28 @@ def admit(kernel: object, context: int | None = None) -> TokenKernel:
     return _moved(matrix, cosines, even, rounding or explained(matrix, exact))
 
 
-def work_bytes(context: float) -> float:
-    """Memory that a kernel of so many tokens takes while it is checked and followed.
+def allow_tokens(parameter: str, value: object, tokens: float) -> None:
+    """Refuse more tokens than a kernel can be checked and followed for in the memory allowed.
 
     Parameters
     ----------
-    context : float
-        Tokens.
+    parameter, value : str, object
+        What has so many, as it was given.
+    tokens : float
+        How many.
 
-    Returns
-    -------
-    float
-        Bytes.
+    Raises
+    ------
+    DomainError
+        If there are more than `MAX_TOKENS`; it states the memory.
 
     Examples
     --------
-    >>> from sigprop.kernel_input import work_bytes
-    >>> work_bytes(8192) / 2**30
-    12.0
+    >>> from sigprop.kernel_input import MAX_TOKENS, allow_tokens
+    >>> allow_tokens("context", MAX_TOKENS, MAX_TOKENS)
     """
-    return 8.0 * COPIES * context**2
+    remedy = f"at most {MAX_TOKENS} tokens for a kernel"
+    allow(8.0 * COPIES * float(tokens) ** 2, parameter, value, remedy)
 
 
 def _moved(matrix: Floats, cosines: Floats, even: Floats, rounding: Rounding) -> TokenKernel:
@@ -230,9 +233,7 @@ def _square(shape: tuple[int, ...], shown: object, context: int | None) -> None:
         raise DomainError("kernel", shown, f"a square array, not one of shape {shape}")
     if context is not None and shape != (context, context):
         raise DomainError("kernel", shown, f"shape {(context, context)}, the context squared")
-    if shape[0] > MAX_TOKENS:
-        size = f"it would take {work_bytes(shape[0]):.4g} bytes, more than {MAX_BYTES}"
-        raise DomainError("kernel", shown, f"at most {MAX_TOKENS} tokens: {size}")
+    allow_tokens("kernel", shown, shape[0])
 
 
 def _finite(matrix: Floats) -> None:
@@ -305,8 +306,7 @@ def _stored(stream: BinaryIO, size: int, name: str) -> NDArray[Any]:
         if len(members) != 1:
             names = ", ".join(m.filename for m in members)
             raise DomainError("kernel", name, f"an archive of one array, not of {names}")
-        if members[0].file_size > MAX_BYTES:
-            raise DomainError("kernel", name, f"an array of at most {MAX_BYTES} bytes")
+        allow(members[0].file_size, "kernel", name, "a smaller array")
         content = archive.read(members[0])
     return _array(io.BytesIO(content), len(content), name)
 
