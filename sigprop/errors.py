@@ -74,15 +74,15 @@ class MissingExtraError(SigpropError, ImportError):
     Examples
     --------
     >>> from sigprop.errors import MissingExtraError
-    >>> raise MissingExtraError("sigprop audit", "torch", "torch")
+    >>> raise MissingExtraError("audit", "torch", "torch")
     Traceback (most recent call last):
         ...
-    sigprop.errors.MissingExtraError: sigprop audit needs torch: pip install 'sigprop[torch]'
+    sigprop.errors.MissingExtraError: audit needs torch: pip install '.[torch]' in the checkout
     """
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         self.what, self.package, self.extra = what, package, extra
-        super().__init__(f"{what} needs {package}: pip install 'sigprop[{extra}]'")
+        super().__init__(f"{what} needs {package}: pip install '.[{extra}]' in the checkout")
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.what, self.package, self.extra)

@@ -5,7 +5,6 @@ import json
 import autograd
 import numpy as np
 import pytest
-from conftest import REFERENCE
 from test_fluctuations import spec_of
 
 from sigprop import AssumptionError, DomainError, State, Transformer, propagate
@@ -22,14 +21,6 @@ from sigprop.state import Gradient
 
 WEIGHTS = ("wq", "wk", "wv")
 CASES = ("gradient_low_beta", "gradient_high_beta")
-
-
-@pytest.fixture(scope="session")
-def references():
-    path = REFERENCE / "causal_gradients.json"
-    if not path.exists():
-        pytest.skip(f"reference folder is absent: {path}")
-    return json.loads(path.read_text())
 
 
 def simple(**changes):
@@ -189,26 +180,28 @@ def misses(found, reference, p_too=True):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_closed_form_against_autograd(references, name):
-    spec = spec_of(references[name]["case"])
-    assert misses(gradients(spec), references[name]) == 0
+def test_closed_form_against_autograd(causal_gradients, name):
+    spec = spec_of(causal_gradients[name]["case"])
+    assert misses(gradients(spec), causal_gradients[name]) == 0
 
 
-def test_without_the_score_path_the_reference_is_missed(references, monkeypatch):
+def test_without_the_score_path_the_reference_is_missed(causal_gradients, monkeypatch):
     from sigprop import pullback
 
     nothing = pullback._Scores(Gradient(0.0, 0.0), 0.0, 0.0, 0.0)
     monkeypatch.setattr(pullback, "_scores", lambda *_: nothing)
-    missed = [misses(gradients(spec_of(references[n]["case"])), references[n]) for n in CASES]
+    missed = [
+        misses(gradients(spec_of(causal_gradients[n]["case"])), causal_gradients[n]) for n in CASES
+    ]
     assert max(missed) >= 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_sampled_kernel_against_autograd(references, name):
-    spec = spec_of(references[name]["case"])
+def test_sampled_kernel_against_autograd(causal_gradients, name):
+    spec = spec_of(causal_gradients[name]["case"])
     found = sampled_gradients(spec, np.random.default_rng(0), draws=24)
-    assert misses(found, references[name]) == 0
+    assert misses(found, causal_gradients[name]) == 0
 
 
 def single(context, width, beta, rho):

@@ -403,12 +403,16 @@ def test_exchangeable_keys_are_the_random_energy_model(changes):
 
 @pytest.mark.parametrize("changes", [{}, {"rotary_base": 1e3}])
 def test_the_gain_of_a_norm_is_a_temperature(changes):
-    """Scores grow with the square of the gain; without biases nothing else knows it."""
+    """Scores grow with the square of the gain; without biases nothing else knows it.
+
+    Both sides differ by the rounding of a variance, which is then a number of the float32 draws:
+    over 24 gains from 1.05 to 1.6 the largest deviation is 2.4e-9.
+    """
     spec = FAST.replace(depth=4, context=40, **changes)
     found = causal(spec.replace(beta=1.5, norm_gain=1.25))
     same = causal(spec.replace(beta=1.5 * 1.25**2))
-    np.testing.assert_allclose(found.gap_ratio, same.gap_ratio, rtol=1e-6)
-    np.testing.assert_allclose(found.y2, same.y2, rtol=1e-6)
+    np.testing.assert_allclose(found.gap_ratio, same.gap_ratio, rtol=1e-7)
+    np.testing.assert_allclose(found.y2, same.y2, rtol=1e-7)
     grid = sweep(spec.replace(beta=[1.0, 1.5], norm_gain=1.25)).state
     assert (
         abs(grid.gap[1] / grid.q[1] - (1 - propagate(spec.replace(beta=1.5 * 1.25**2)).rho[-1]))

@@ -7,16 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+from cluster import Cluster, counts, deadly, environment, noted, product, refused, wait_for
 
 from sigprop import Transformer, __version__, cli
 from sigprop.distribute import THREADS, _checked, spread
 from sigprop.errors import AssumptionError, DomainError, MissingExtraError, UnfinishedError
 from sigprop.simulate import simulate
 from sigprop.store import Job, gather
-
-pytest.importorskip("distributed")
-
-from cluster import Cluster, counts, deadly, environment, noted, product, refused, wait_for
 
 SERIAL = """
 import json
@@ -222,7 +219,7 @@ def test_an_address_where_nobody_answers(address, notes, monkeypatch):
 
 def test_without_the_extra(notes, monkeypatch):
     monkeypatch.setattr("sigprop.errors.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"--scheduler needs dask.*sigprop\[distributed\]"):
+    with pytest.raises(MissingExtraError, match=r"--scheduler needs dask.*\.\[distributed\]"):
         gather(work(notes, 1, 0), None, 1, None, "local")
     same(gather(work(notes, 1, 0)), gather(work(notes, 1, 0)))
 

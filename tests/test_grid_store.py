@@ -8,17 +8,13 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from cluster import Cluster, wait_for
 
 from sigprop import Transformer, cli, diagram
 from sigprop.diagram import load
 from sigprop.errors import DomainError, UnfinishedError
 from sigprop.grid_store import UNKNOWN, _finished, diagram_store, open_store
 from sigprop.plan import Plan
-
-pytest.importorskip("distributed")
-pytest.importorskip("zarr")
-
-from cluster import Cluster, wait_for
 
 SWEEP = sys.modules["sigprop.sweep"]  # the package has a function of that name
 AXES = {"beta": np.linspace(0, 4, 23), "alpha_attn": np.linspace(0.3, 4, 29)}

@@ -8,20 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from torch import nn
+from torch_models import TEXT, Joint, Net, Separate, characters, denoise, windows
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from torch import nn  # noqa: E402
-from torch_models import TEXT, Joint, Net, Separate, characters, denoise, windows  # noqa: E402
-
-from sigprop.cli import main  # noqa: E402
-from sigprop.errors import AssumptionError, DomainError  # noqa: E402
-from sigprop.prescription import prescribe  # noqa: E402
-from sigprop.torch import UnhealthyError, assert_healthy, audit, initialise_  # noqa: E402
-from sigprop.torch.anatomy import dissect  # noqa: E402
-from sigprop.torch.reading import layer_specs, whole_spec  # noqa: E402
-from sigprop.torch.record import record  # noqa: E402
+from sigprop.cli import main
+from sigprop.errors import AssumptionError, DomainError
+from sigprop.prescription import prescribe
+from sigprop.torch import UnhealthyError, assert_healthy, audit, initialise_
+from sigprop.torch.anatomy import dissect
+from sigprop.torch.reading import layer_specs, whole_spec
+from sigprop.torch.record import record
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 IDS = characters(TEXT)
@@ -451,8 +449,8 @@ def test_without_the_extra_the_command_names_it(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(errors, "find_spec", lambda name: None)
     assert command(monkeypatch, "--hf", folder, "--text", folder / "text.txt") == 2
-    expected = "sigprop: error: sigprop audit needs torch: pip install 'sigprop[torch]'\n"
-    assert capsys.readouterr().err == expected
+    expected = "sigprop audit needs torch: pip install '.[torch]' in the checkout"
+    assert capsys.readouterr().err == f"sigprop: error: {expected}\n"
 
 
 FULL = ("bert", "gpt2", "llama", "vit", "post")

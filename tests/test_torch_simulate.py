@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the extra torch is not installed")
-
 from sigprop import DomainError, Transformer
 from sigprop.cli import main
 from sigprop.errors import MissingExtraError
@@ -116,7 +114,7 @@ def test_a_device_that_is_not_there(monkeypatch):
 
 def test_without_torch(monkeypatch):
     monkeypatch.setattr("sigprop.errors.find_spec", lambda package: None)
-    with pytest.raises(MissingExtraError, match=r"sigprop\[torch\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[torch\]'"):
         simulate(small(), 1, engine="torch")
 
 

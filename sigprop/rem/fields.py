@@ -366,11 +366,14 @@ class Field:
 def _factors(deficit: Floats, sizes: Ints) -> tuple[Single, Floats]:
     """Largest factors of a kernel, shape (B, R), and what they leave of each key.
 
-    A block of one key has no two different keys: its diagonal is that of its nearest other.
+    A block of one key has no two different keys: its diagonal is that of its nearest other. An
+    eigenvector's sign is chosen by the last bits of the solver, and another sign is another draw:
+    here its product with 1, ..., B is positive.
     """
     others = np.where(np.eye(len(sizes), dtype=bool), np.inf, deficit).min(axis=0)
     diagonal = np.where(sizes > 1, np.diagonal(deficit), others)
     values, vectors = np.linalg.eigh(1 - deficit + np.diag(np.diagonal(deficit) - diagonal))
+    vectors = vectors * np.where(np.arange(1, len(deficit) + 1) @ vectors < 0, -1.0, 1.0)
     roots = np.zeros((len(deficit), RANK))
     found = vectors[:, ::-1][:, :RANK] * np.sqrt(np.maximum(values[::-1][:RANK], 0.0))
     roots[:, : found.shape[1]] = found
