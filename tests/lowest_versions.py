@@ -53,12 +53,11 @@ def lowest(requirements):
     return {name: f"{names[name]}=={version}" for name, version in bound.items()}
 
 
-def smoke(python):
+def smoke(command):
     """Complaints about the command line."""
     for words, code, part in COMMANDS:
-        command = [python, "-m", "sigprop", *words]
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+            [command, *words], capture_output=True, text=True, check=False, timeout=300
         )
         if done.returncode != code or part not in done.stdout:
             yield f"sigprop {' '.join(words)}: exit code {done.returncode}\n{done.stderr[-2000:]}"
@@ -81,11 +80,11 @@ def main(argv):
     pins |= {Requirement(pin).name: pin for pin in options.other}
     with tempfile.TemporaryDirectory() as folder:
         venv = Path(options.venv or folder)
-        python = str(venv.resolve() / "bin" / "python")
+        python, command = (str(venv.resolve() / "bin" / name) for name in ("python", "sigprop"))
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "--prefer-binary", *pins.values()]
         subprocess.run([*install, str(ROOT)], check=True)
-        if wrong := list(smoke(python)):
+        if wrong := list(smoke(command)):
             sys.exit("\n".join(wrong))
         if not options.smoke:
             subprocess.run([python, "-m", "pytest", "-q", *options.pytest], cwd=ROOT, check=True)

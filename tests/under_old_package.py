@@ -1,0 +1,114 @@
+"""Every test of a fault must fail on the package that had the fault, and in its assertion.
+
+python tests/under_old_package.py [REVISION] [--tests FOLDER] [words for pytest]
+
+Puts the present tests (or those in FOLDER) into the tree of REVISION, by default that of 0.2.0, and
+runs each `test_faults_*.py`. A test that passes there, is skipped, cannot be imported or ends in
+another exception than its own assertion is listed, and the exit code is then 1.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RELEASE = "0e8726a"  # the commit of 0.2.0
+PLUGIN = '''
+import json, os
+import pytest
+
+UNTRUE = ("DID NOT RAISE", "DID NOT WARN")
+
+def note(nodeid, how):
+    with open(os.environ["OUTCOMES"], "a") as file:
+        file.write(json.dumps([nodeid, how]) + "\\n")
+
+def asserted(error):
+    """Whether a test said that something does not hold."""
+    if isinstance(error, BaseExceptionGroup):  # of several examples
+        return all(map(asserted, error.exceptions))
+    if isinstance(error, pytest.fail.Exception):
+        return str(error).startswith(UNTRUE)
+    return isinstance(error, AssertionError)
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.skipped:
+        note(item.nodeid, "skipped")
+    elif call.excinfo and (call.when != "call" or not asserted(call.excinfo.value)):
+        note(item.nodeid, f"{call.when}: {call.excinfo.exconly()[:300]}")
+    elif call.excinfo:
+        package = os.path.join(os.getcwd(), "sigprop", "")
+        inside = str(call.excinfo.traceback[-1].path).startswith(package)
+        note(item.nodeid, "an assert of the package" if inside else "asserted")
+    elif call.when == "call":
+        note(item.nodeid, "passed")
+    return report
+
+def pytest_collectreport(report):
+    if not report.passed:
+        note(report.nodeid, f"collection: {report.longrepr}"[-300:])
+
+def pytest_sessionstart():
+    import sigprop
+    assert sigprop.__file__.startswith(os.getcwd()), sigprop.__file__
+'''
+
+
+def old_tree(revision, tests, folder):
+    """Write the tree of a revision with other tests in it."""
+    words = ["git", "archive", "--format=tar", revision]
+    packed = subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    shutil.rmtree(folder / "tests")
+    shutil.copytree(tests, folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    return sorted(str(p.relative_to(folder)) for p in (folder / "tests").glob("test_faults_*.py"))
+
+
+def outcomes(folder, files, words):
+    """What became of every test, by its id."""
+    (folder / "noted.py").write_text(PLUGIN)
+    noted = folder / "noted.jsonl"
+    noted.touch()
+    env = os.environ | {"PYTHONPATH": str(folder), "OUTCOMES": str(noted)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "noted", "-p", "no:cacheprovider"]
+    command += ["-o", "addopts=", "-W", "ignore::pytest.PytestUnknownMarkWarning"]
+    command += ["--tb=no", "--continue-on-collection-errors", *words, *files]
+    subprocess.run(command, cwd=folder, env=env, stdout=sys.stderr, check=False)
+    return dict(json.loads(line) for line in noted.read_text().splitlines())
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("revision", nargs="?", default=RELEASE)
+    parser.add_argument("--tests", type=Path, default=ROOT / "tests")
+    options, words = parser.parse_known_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        files = old_tree(options.revision, options.tests, folder)
+        if not files:
+            sys.exit(f"no test_faults_*.py in {options.tests}")
+        found = outcomes(folder, files, words)
+    wrong = {test: how for test, how in found.items() if how != "asserted"}
+    for test, how in wrong.items():
+        print(f"{test}\n    {how}")
+    by_file = Counter(test.split("::")[0] for test, how in found.items() if how == "asserted")
+    for file, number in sorted(by_file.items()):
+        print(f"{file}: {number} fail in their assertion")
+    right = len(found) - len(wrong)
+    print(f"{options.revision}: {right} fail in their assertion, {len(wrong)} do not")
+    return 1 if wrong or not found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
