@@ -22,7 +22,7 @@ COMMANDS = [  # words, exit code, what standard output has
     (["--version"], 0, ""),
     (["--help"], 0, "propagate"),
     (["propagate", "--help"], 0, "--gradients"),
-    (["show", "gpt2"], 0, "beta"),
+    (["show", "bert-base"], 0, "beta"),
     (["rem", "--sigma", "3.5", "--context", "512", "--json"], 0, '"y2"'),
     (["rem", "--sigma", "3.5", "--context", "-1"], 2, ""),
     (["rem", "--nothing"], 2, ""),
@@ -63,8 +63,8 @@ def smoke(command):
             yield f"sigprop {' '.join(words)}: exit code {done.returncode}\n{done.stderr[-2000:]}"
         elif "--json" in words and code == 0:
             json.loads(done.stdout)
-        elif words == ["show", "gpt2"] and len(done.stdout.splitlines()) < 5:
-            yield f"sigprop show gpt2 printed {done.stdout!r}"
+        elif words == ["show", "bert-base"] and len(done.stdout.splitlines()) < 5:
+            yield f"sigprop show bert-base printed {done.stdout!r}"
 
 
 def main(argv):

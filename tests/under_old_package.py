@@ -83,6 +83,7 @@ def outcomes(folder, files, words):
     env = os.environ | {"PYTHONPATH": str(folder), "OUTCOMES": str(noted)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "noted", "-p", "no:cacheprovider"]
     command += ["-o", "addopts=", "-W", "ignore::pytest.PytestUnknownMarkWarning"]
+    command += ["-p", "no:unraisableexception"]  # files that the old package leaves open
     command += ["--tb=no", "--continue-on-collection-errors", *words, *files]
     subprocess.run(command, cwd=folder, env=env, stdout=sys.stderr, check=False)
     return dict(json.loads(line) for line in noted.read_text().splitlines())
