@@ -131,7 +131,6 @@ def test_the_printed_table_has_the_design_as_a_row(found):
 
 
 def test_the_picture_marks_what_was_predicted(found):
-    pytest.importorskip("matplotlib")
     from sigprop.design_plots import plot_design
 
     figure = plot_design(found, "x")
