@@ -52,15 +52,15 @@ over 50 layers of the published encoder, and that of `propagate`: 0.0025 and 0.0
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sigprop.arguments import validated
 from sigprop.arrays import Floats
-from sigprop.block import Block, Fold, Map, build_block
+from sigprop.attention_noise import Scores, scores
+from sigprop.block import Block, Fold, Map, assemble, build_block
 from sigprop.crowding import keys, pull
 from sigprop.errors import AssumptionError
 from sigprop.hidden import bend, hidden_noise
@@ -69,15 +69,14 @@ from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
 from sigprop.maps.residual import Residual
 from sigprop.propagate import exchangeable
-from sigprop.rem import Finite, entropy_variance, moments, reduced_beta
+from sigprop.rem import Finite, reduced_beta
 from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.trajectory import Trajectory
 
-__all__ = ["bands"]
+__all__ = ["Noise", "bands", "block_noise", "input_variance"]
 
 LARGEST = 9.0  # variance of log q and log gap
-STEP = 1e-3  # of log s^2, for derivatives of tabulated statistics
 
 
 class _Cloud(NamedTuple):
@@ -86,7 +85,7 @@ class _Cloud(NamedTuple):
     mean: Floats  # of (log q, log gap)
     cov: Floats
     crowding: float = 1.0
-    tokens: Floats = np.zeros(2)  # of a squared norm over tokens: variance, covariance with overlap
+    tokens: Floats = np.zeros(2)  # of a squared norm over q: variance, covariance with overlap
 
     @property
     def points(self) -> State:
@@ -99,18 +98,6 @@ class _Cloud(NamedTuple):
     @property
     def centre(self) -> State:
         return State(*np.exp(self.mean))
-
-
-class _Scores(NamedTuple):
-    """Attention of one head at the centre: slopes in log s^2, and variances over tokens."""
-
-    slope_y2: float
-    slope_overlap: float
-    slope_entropy: float
-    tokens: float  # variance of Y over tokens
-    shared: float  # share of it that queries have in common
-    temperature: float  # variance of log s^2 over networks
-    entropy: float  # variance of the entropy over tokens
 
 
 @validated
@@ -157,15 +144,136 @@ def bands(spec: Transformer) -> Trajectory:
         raise AssumptionError(
             "bands need tokens that differ: rho0 < 1, and no layer that merges them"
         )
+    block = build_block(spec)
     with np.errstate(all="ignore"):  # what overflows is refused
-        block = build_block(spec)
-        clouds, seen = [_input(spec, State(base.q[0], base.gap[0]))], []
+        clouds = [_input(spec, State(base.q[0], base.gap[0]))]
         for layer in range(1, len(base.q)):
-            read = _normed(block.norm, clouds[-1], clouds[-1].centre)
-            seen.append(_scores(block.attention, read, spec))
             clouds.append(_through(block, clouds[-1], spec))
             _require_small(clouds[-1], layer)
-        return _described(spec, base, block, clouds, seen)
+        return replace(base, **_described(spec, block, clouds))
+
+
+class Noise(NamedTuple):
+    """What one block adds: to the overlap deficit behind it, and to attention's averages in it.
+
+    Attributes
+    ----------
+    deficit, y2, entropy : tuple of float
+        Variance over networks, and shift of the mean at finite width.
+
+    Examples
+    --------
+    >>> from sigprop.fluctuations import Noise
+    >>> Noise((1e-4, 0.0), (0.0, 0.0), (0.0, 0.0)).deficit[0]
+    0.0001
+    """
+
+    deficit: tuple[float, float]
+    y2: tuple[float, float]
+    entropy: tuple[float, float]
+
+
+def block_noise(spec: Transformer, state: State, b: float, variance: float, layer: int) -> Noise:
+    """Noise of one block of exchangeable tokens.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A description with a width, of which mask, rotation, depth and input are not used.
+    state : State
+        What enters the block.
+    b : float
+        Reduced inverse temperature of the scores, in place of that of the spec.
+    variance : float
+        Variance over networks of the logarithm of the gap that enters; it moves the means.
+    layer : int
+        Number of the block, for errors.
+
+    Returns
+    -------
+    Noise
+        Variances and shifts.
+
+    Raises
+    ------
+    AssumptionError
+        If the state vanishes or fluctuates beyond a factor e^3.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.fluctuations import block_noise
+    >>> from sigprop.state import State
+    >>> spec = Transformer(depth=1, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> found = block_noise(spec, State(1.0, 1e-12), 1e-6, 0.0, 1)
+    >>> bool(0.01 < found.deficit[0] ** 0.5 / 1e-12 < 0.1)
+    True
+    """
+    plain = build_block(spec)
+    read = plain.read(state)
+    attention = replace(plain.attention, beta=b / float(np.sqrt(read.q * read.gap)))
+    norm = None if spec.norm == "none" else Norm(spec.norm_gain)
+    block = assemble(spec, norm, attention, plain.mlp_maps[-1])
+    with np.errstate(all="ignore"):  # what overflows is refused
+        rows = []
+        for entering in (0.0, variance):
+            clouds = [_around(state, entering)]
+            clouds.append(_through(block, clouds[0], spec))
+            _require_small(clouds[1], layer)
+            rows.append(_described(spec, block, clouds))
+        out, rem = block(state), Finite(spec.context, spec.head_width)
+        mean = {
+            "deficit": out.gap / out.q,
+            "y2": rem.weights(b, read.gap / read.q).y2,
+            "entropy": np.log(spec.context) - rem.entropy_deficit(b),
+        }
+    own, whole = ({"deficit": r["gap"] / r["q"], "deficit_std": r["rho_std"]} | r for r in rows)
+    at = {"deficit": 1, "y2": 0, "entropy": 0}
+    return Noise(
+        *(
+            (float(own[f"{k}_std"][i]) ** 2, float(whole[k][i] - mean[k]))
+            for k, i in at.items()
+        )
+    )
+
+
+def _around(state: State, variance: float) -> _Cloud:
+    """Networks whose gaps have the mean of a state, and a given variance of their logarithm."""
+    cloud = _Cloud(
+        np.log(np.array([state.q, state.gap], dtype=np.float64)), np.diag([0.0, variance])
+    )
+    excess = np.log(np.mean(cloud.points.gap) / state.gap)
+    return cloud._replace(mean=cloud.mean - [0.0, excess])
+
+
+def input_variance(spec: Transformer, state: State) -> float:
+    """Variance over networks of the logarithm of the input's gap.
+
+    Random tokens: their mean vector has d components, so its square varies by 2/d.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A description with a width.
+    state : State
+        What enters the first block.
+
+    Returns
+    -------
+    float
+        The variance.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.fluctuations import input_variance
+    >>> from sigprop.state import State
+    >>> spec = Transformer(depth=1, context=10, width=20, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> round(input_variance(spec, State(1.0, 1.0)), 12)  # 2/(d T^2)
+    0.001
+    """
+    common = 1 - state.gap / state.q * (1 - 1 / spec.context)
+    return float(2 * common**2 / _width(spec))
 
 
 def _require_small(cloud: _Cloud, layer: int) -> None:
@@ -178,10 +286,7 @@ def _require_small(cloud: _Cloud, layer: int) -> None:
 
 
 def _input(spec: Transformer, state: State) -> _Cloud:
-    """Random tokens: their mean vector has d components, so its square varies by 2/d."""
-    common = 1 - state.gap / state.q * (1 - 1 / spec.context)
-    cov = np.zeros((2, 2))
-    cov[1, 1] = 2 * common**2 / _width(spec)
+    cov = np.diag([0.0, input_variance(spec, state)])
     return _Cloud(np.log(np.array([state.q, state.gap], dtype=np.float64)), cov)
 
 
@@ -206,9 +311,9 @@ def _normed(norm: Map | None, cloud: _Cloud, points: State) -> State:
     """
     if norm is None:
         return points
-    q, gap = map(float, cloud.centre)
-    variance, overlap = cloud.tokens / q**2
-    change = np.exp((overlap * q - 0.75 * variance * (q - gap)) / gap)
+    x = float(cloud.centre.gap / cloud.centre.q)
+    variance, overlap = cloud.tokens
+    change = np.exp((overlap - 0.75 * variance * (1 - x)) / x)
     out = norm(points)
     return State(np.broadcast_to(out.q, np.shape(out.gap)), out.gap * change)
 
@@ -220,7 +325,11 @@ def _cloud(points: State, crowding: float) -> _Cloud:
 
 
 class _Injected(NamedTuple):
-    """What one branch adds: at the centre, at the points, and its noise."""
+    """What one branch adds: at the centre, at the points, and its noise.
+
+    All but the points are in units of what the stream becomes, q for p and tokens, gap for the
+    rest: so they keep their digits where tokens merge, and scales may be of any size.
+    """
 
     p: float
     gap: float
@@ -233,29 +342,39 @@ class _Injected(NamedTuple):
 
 def _residual(layer: Residual, cloud: _Cloud, spec: Transformer) -> _Cloud:
     """Move the points, then add noise."""
-    d, t, square = _width(spec), float(spec.context), float(layer.alpha) ** 2
-    p, own = _common(cloud.centre, t), float(cloud.centre.gap)
-    parts = [_branch(branch, cloud, spec) for branch in layer.branches]
-    p_f, gap_f = sum(b.p for b in parts), sum(b.gap for b in parts)
-    noise = np.sum([b.noise for b in parts], axis=0)
-    like = (2 * gap_f**2 + 4 * square * own * sum(b.kept for b in parts)) * cloud.crowding / d
-    apart = (2 * gap_f + 4 * square * own) * gap_f / t
-    noise += np.diag([(2 * p_f + 4 * square * p) * p_f, apart + like]) / d
-    alone = gap_f**2 + 2 * square * own * gap_f  # of directions apart, over d
-    along = 2 * (p_f * gap_f + square * (p * gap_f + own * p_f)) / d
-    tokens = square**2 * cloud.tokens + [2 * along + 2 * alone / d, along]
-    tokens += sum(b.tokens for b in parts)
-    kept, whole = square * own + sum(b.kept for b in parts), square * own + gap_f
-    crowd = sum(b.crowd for b in parts) + alone
-    crowd += cloud.crowding * (kept**2 + (whole - kept) ** 2)  # attention mixes other pairs
+    unit, square = State(*map(float, layer(cloud.centre))), float(layer.alpha) ** 2
+    parts = [_branch(branch, cloud, unit, spec) for branch in layer.branches]
     out = State(square * cloud.points.q, square * cloud.points.gap)
     for b in parts:
         out = State(out.q + b.points.q, out.gap + b.points.gap)
-    moved = _cloud(out, crowd / max(whole**2, 1e-300))
+    stay = State(square * cloud.centre.q, square * cloud.centre.gap)
+    noise, tokens, crowding = _stirred(parts, stay, unit, cloud, spec)
+    moved = _cloud(out, crowding)
     q, gap = moved.centre
-    change = np.array([[1 / q, 1 / q], [0, 1 / gap]])  # from (p, gap) to (log q, log gap)
+    change = np.array([[unit.q / q, unit.gap / q], [0, unit.gap / gap]])  # to (log q, log gap)
     own = change @ noise @ change.T
-    return _Cloud(moved.mean - np.diag(own) / 2, moved.cov + own, moved.crowding, tokens)
+    mean = moved.mean - np.diag(own) / 2
+    return _Cloud(mean, moved.cov + own, crowding, tokens * (unit.q / np.exp(mean[0])) ** 2)
+
+
+def _stirred(
+    parts: list[_Injected], stay: State, unit: State, cloud: _Cloud, spec: Transformer
+) -> tuple[Floats, Floats, float]:
+    """Noise of (p, gap), variation over tokens and crowding behind a residual sublayer."""
+    d, t = _width(spec), float(spec.context)
+    p, own = _common(stay, t) / unit.q, float(stay.gap) / unit.gap
+    p_f, gap_f, kept = (sum(values) for values in zip(*((b.p, b.gap, b.kept) for b in parts)))
+    like = (2 * gap_f**2 + 4 * own * kept) * cloud.crowding / d
+    apart = (2 * gap_f + 4 * own) * gap_f / t
+    noise = np.sum([b.noise for b in parts], axis=0)
+    noise += np.diag([(2 * p_f + 4 * p) * p_f, apart + like]) / d
+    alone, x = gap_f**2 + 2 * own * gap_f, unit.gap / unit.q  # of directions apart, over d
+    along = 2 * (p_f * gap_f + p * gap_f + own * p_f) * x / d
+    tokens = (stay.q / unit.q) ** 2 * cloud.tokens + [2 * along + 2 * alone * x**2 / d, along]
+    tokens += sum(b.tokens for b in parts)
+    crowd = sum(b.crowd for b in parts) + alone
+    crowd += cloud.crowding * ((own + kept) ** 2 + (gap_f - kept) ** 2)  # attention mixes others
+    return noise, tokens, crowd / (own + gap_f) ** 2
 
 
 def _common(state: State, t: float) -> float:
@@ -263,69 +382,47 @@ def _common(state: State, t: float) -> float:
     return float(state.q - state.gap * (1 - 1 / t))
 
 
-def _branch(branch: Map, cloud: _Cloud, spec: Transformer) -> _Injected:
+def _branch(branch: Map, cloud: _Cloud, unit: State, spec: Transformer) -> _Injected:
     assert isinstance(branch, Fold)
     *before, last = branch.maps
-    norm, t, d = (before[0] if before else None), float(spec.context), _width(spec)
+    norm = before[0] if before else None
     read, points = (_normed(norm, cloud, v) for v in (cloud.centre, cloud.points))
-    own, out = last(read), last(points)
-    p, gap = _common(own, t), float(own.gap)
     if isinstance(last, Mlp):
-        unit, tokens = (v / (spec.mlp_ratio * d) for v in hidden_noise(last, spec.activation, read))
-        crowd = d * float(unit[1, 1]) + gap**2 / spec.mlp_ratio
-        out = State(out.q, out.gap + bend(last, read, cloud.crowding / d))
-        return _Injected(p, gap, out, unit, crowd, gap, tokens)
+        return _mlp(last, read, points, cloud, unit, spec)
     assert isinstance(last, Attention)
-    found, value = _scores(last, read, spec), float(last.sigma_v2 * last.sigma_o2)
+    return _attention(last, read, points, cloud, unit, spec)
+
+
+def _mlp(
+    last: Mlp, read: State, points: State, cloud: _Cloud, unit: State, spec: Transformer
+) -> _Injected:
+    own, out, d, t = last(read), last(points), _width(spec), float(spec.context)
+    p, gap = _common(own, t) / unit.q, float(own.gap) / unit.gap
+    noise = hidden_noise(last, spec.activation, read, unit, t)
+    one, tokens = (v / (spec.mlp_ratio * d) for v in noise)
+    out = State(out.q, out.gap + bend(last, read, cloud.crowding / d))
+    return _Injected(p, gap, out, one, d * float(one[1, 1]) + gap**2 / spec.mlp_ratio, gap, tokens)
+
+
+def _attention(
+    last: Attention, read: State, points: State, cloud: _Cloud, unit: State, spec: Transformer
+) -> _Injected:
+    own, out, found = last(read), last(points), scores(last, read, spec)
+    p, gap = _common(own, float(spec.context)) / unit.q, float(own.gap) / unit.gap
+    value = float(last.sigma_v2 * last.sigma_o2)
     scale = value * float(read.gap)
-    repeated = np.diag([2 * p**2 * (spec.heads_per_key - 1) / d, 0.0])
+    repeated = np.diag([2 * p**2 * (spec.heads_per_key - 1) / _width(spec), 0.0])
     shift = pull(last, keys(last, cloud.crowding), points, spec)
     return _Injected(
         p,
         gap,
         State(out.q + value * shift.q, out.gap + value * shift.gap),
-        _attention_noise(found, scale, spec.heads) + repeated,
-        tokens=np.array([scale**2 * found.tokens / spec.heads, 0.0]),
+        found.of_kernel(scale / unit.q, scale / unit.gap, spec.heads) + repeated,
+        tokens=np.array([(scale / unit.q) ** 2 * found.tokens / spec.heads, 0.0]),
     )
 
 
-def _attention_noise(found: _Scores, gap: float, heads: int) -> Floats:
-    """Covariance of (p, gap) from the temperature of the heads and the keys that queries share."""
-    rates = np.array([found.slope_overlap, found.slope_y2 - found.slope_overlap])
-    noise = found.temperature * np.outer(rates, rates)
-    noise[1, 1] += found.tokens * found.shared
-    return noise * gap**2 / heads
-
-
-def _scores(layer: Attention, read: State, spec: Transformer) -> _Scores:
-    rem = Finite(spec.context)
-    b, x = float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
-    log_t, t = float(np.log(spec.context)), spec.context
-
-    def slope(function: Callable[[float], Floats]) -> float:
-        return float((function(b * (1 + STEP / 2)) - function(b * (1 - STEP / 2))) / (2 * STEP))
-
-    y2 = slope(lambda v: np.asarray(rem.weights(v, x).y2))
-    spread = slope(lambda v: np.asarray(rem.weights(v, x).spread))
-    entropy = slope(lambda v: log_t * rem.entropy_ratio(v))
-    s = b * np.sqrt(log_t)
-    exact, factor = moments(s, t), 2 * spec.heads / _width(spec) + 2 / _width(spec)
-    y2_excess = max(float(exact.y2) - 1 / float(t), 1e-300)
-    share = 1 - float(rem.weights(b, x).spread) / y2_excess if s > 0 else 1.0
-    return _Scores(
-        y2,
-        y2 - spread,
-        entropy,
-        max(float(exact.y22 - exact.y2**2), 0.0) + y2**2 * factor,
-        share**2 + (1 - share**2) / float(t),
-        factor * max(1 - x, 0.0) ** 2,
-        float(entropy_variance(s, t)) + entropy**2 * factor,
-    )
-
-
-def _described(
-    spec: Transformer, base: Trajectory, block: Block, clouds: list[_Cloud], seen: list[_Scores]
-) -> Trajectory:
+def _described(spec: Transformer, block: Block, clouds: list[_Cloud]) -> dict[str, Any]:
     """Averages over the points, layer by layer; attention adds its own noise to what is read."""
     log_t = float(np.log(spec.context))
     q = np.array([np.mean(c.points.q) for c in clouds])
@@ -335,24 +432,30 @@ def _described(
     x = np.stack([r.gap / r.q for r in reads])
     b = np.stack([reduced_beta(block.attention.beta, r) for r in reads])
     finite = Finite(spec.context, spec.head_width)
-    weights, entropy = finite.weights(b, x), finite.entropy_ratio(b) * log_t
-    own = np.array([(s.slope_y2, s.slope_entropy, s.tokens, s.entropy) for s in seen]).T
-    heat = np.array([s.temperature for s in seen]) / spec.heads
-    shared = np.array([s.shared for s in seen]) / spec.heads
+    weights, lost = finite.weights(b, x), finite.entropy_deficit(b)
     y2, overlap = np.asarray(weights.y2), np.asarray(weights.y2 - weights.spread)
-    return replace(
-        base,
-        q=q,
-        gap=q * ratio.mean(axis=1),
-        rho=1 - ratio.mean(axis=1),
-        y2=y2.mean(axis=1),
-        overlap=overlap.mean(axis=1),
-        entropy=entropy.mean(axis=1),
-        entropy_ratio=entropy.mean(axis=1) / log_t,
-        reduced_beta=b.mean(axis=1),
-        score_std=b.mean(axis=1) * np.sqrt(log_t),
-        crowding=np.array([c.crowding for c in clouds]),
-        rho_std=ratio.std(axis=1),
-        y2_std=np.sqrt(y2.var(axis=1) + heat * own[0] ** 2 + shared * own[2]),
-        entropy_std=np.sqrt(entropy.var(axis=1) + heat * own[1] ** 2 + shared * own[3]),
-    )
+    centres = (_normed(block.norm, c, c.centre) for c in clouds[:-1])
+    seen = [scores(block.attention, read, spec) for read in centres]
+    y2_own, entropy_own = np.array([_of_means(one, spec.heads) for one in seen]).T
+    return {
+        "q": q,
+        "gap": q * ratio.mean(axis=1),
+        "rho": 1 - ratio.mean(axis=1),
+        "y2": y2.mean(axis=1),
+        "overlap": overlap.mean(axis=1),
+        "entropy": log_t - lost.mean(axis=1),
+        "entropy_ratio": 1 - lost.mean(axis=1) / log_t,
+        "reduced_beta": b.mean(axis=1),
+        "score_std": b.mean(axis=1) * np.sqrt(log_t),
+        "crowding": np.array([c.crowding for c in clouds]),
+        "rho_std": ratio.std(axis=1),
+        "y2_std": np.sqrt(np.var(weights.excess, axis=1) + y2_own),
+        "entropy_std": np.sqrt(lost.var(axis=1) + entropy_own),
+    }
+
+
+def _of_means(one: Scores, heads: int) -> tuple[float, float]:
+    """Variances that attention itself adds to the averages of Y_2 and entropy."""
+    y2 = one.temperature * one.y2**2 + one.shared * one.tokens
+    entropy = one.temperature * one.entropy**2 + one.shared * one.entropy_tokens
+    return y2 / heads, entropy / heads

@@ -17,9 +17,13 @@ __all__ = ["bend", "hidden_noise"]
 
 COMMON = np.linspace(-7.0, 7.0, 141)  # common preactivation, in standard deviations
 TOKEN = np.polynomial.hermite_e.hermegauss(31)
+NEAR = 1e-8  # gap over common part below which a unit is linear over tokens
+TINY = 1e-300
 
 
-def hidden_noise(mlp: Mlp, name: str, state: State) -> tuple[Floats, Floats]:
+def hidden_noise(
+    mlp: Mlp, name: str, state: State, unit: State, context: float
+) -> tuple[Floats, Floats]:
     r"""Noise of one hidden unit, over networks and over tokens.
 
     Parameters
@@ -30,19 +34,26 @@ def hidden_noise(mlp: Mlp, name: str, state: State) -> tuple[Floats, Floats]:
         Its activation.
     state : State
         What it reads.
+    unit : State
+        Units of variance and gap: those of the stream that the MLP writes to.
+    context : float
+        Number of tokens T.
 
     Returns
     -------
     covariance : array, shape (2, 2)
-        Of a unit's contributions to (p, gap): :math:`m^2` and :math:`E[h^2|c] - m^2`.
+        Of a unit's contributions to (p, gap), the squared mean of T tokens and their variance, in
+        units of q and gap: with M the mean, :math:`M^2` varies as :math:`m^2 + v/T` with c, and by
+        :math:`4 m^2 v/T + 2 v^2/T^2` besides, v the variance over tokens.
     tokens : array, shape (2,)
         :math:`E\,\mathrm{var}(h^2|c)` and :math:`E\,m\,\mathrm{cov}(h^2, h|c)`: variance of a
-        token's squared norm, and its covariance with the overlap with other tokens. A gated unit
-        has a linear factor besides.
+        token's squared norm, and its covariance with the overlap with other tokens, in units of
+        :math:`q^2`. A gated unit has a linear factor besides.
 
     Notes
     -----
-    theory.md section 7 (new there).
+    theory.md section 7 (new there). Moments are taken about m, so that they keep their digits where
+    tokens merge.
 
     Examples
     --------
@@ -50,34 +61,64 @@ def hidden_noise(mlp: Mlp, name: str, state: State) -> tuple[Floats, Floats]:
     >>> from sigprop.maps.activations import activation
     >>> from sigprop.maps.mlp import Mlp
     >>> from sigprop.state import State
-    >>> mlp = Mlp(activation("linear"), 1.0, 1.0)
-    >>> covariance, tokens = hidden_noise(mlp, "linear", State(1.0, 0.5))
-    >>> covariance[0, 0].round(6).tolist(), tokens.round(6).tolist()  # 2 p^2 at p = gap = 1/2
-    (0.5, [1.5, 0.5])
+    >>> mlp, one = Mlp(activation("linear"), 1.0, 1.0), State(1.0, 1.0)
+    >>> covariance, tokens = hidden_noise(mlp, "linear", State(1.0, 0.5), one, 10)
+    >>> covariance[0, 0].round(6).tolist(), tokens.round(6).tolist()  # 2 p^2, p = 1/2 + 1/20
+    (0.605, [1.5, 0.5])
     """
-    function = pointwise(name)
     gap = float(mlp.sigma_w1_2 * state.gap)
     p = max(float(mlp.sigma_w1_2 * state.q + mlp.sigma_b2) - gap, 0.0)
+    scale = np.sqrt(float(mlp.sigma_w2_2)) / np.sqrt(float(unit.q))
+    size = np.sqrt(p + gap) if mlp.gated else 1.0
     weight = np.exp(-(COMMON**2) / 2)
-    z, z_weight = TOKEN
-    value = function(np.sqrt(p) * COMMON[:, None] + np.sqrt(gap) * z)
-    power = np.stack([value**k @ z_weight for k in range(1, 5)]) / z_weight.sum()
-    linear, share = _linear(p, gap) if mlp.gated else (np.ones((4, 1)), np.ones(1))
-    joint = np.outer(weight / weight.sum(), share)
-    one, two, three, four = power[:, :, None] * linear[:, None]
-    common, own = (one**2).ravel(), (two - one**2).ravel()
-    covariance = np.cov([common, own], aweights=joint.ravel(), ddof=0)
-    tokens = np.array([np.sum(joint * (four - two**2)), np.sum(joint * one * (three - two * one))])
-    scale = float(mlp.sigma_w2_2) ** 2
-    return scale * np.asarray(covariance), scale * tokens
+    first, *central = _central(name, p, gap, float(scale * size))
+    joint, moments = weight[:, None] / weight.sum(), (first, *central)
+    if mlp.gated:
+        c, share = np.polynomial.hermite_e.hermegauss(3)
+        joint = joint * share / share.sum()
+        whole = max(p + gap, TINY)
+        moments = _product(moments, np.sqrt(p / whole) * c, gap / whole)
+    m, two, three, four = np.broadcast_arrays(*moments)
+    varied = four - two**2  # of the squared deviation of one token
+    rows = [(m**2 + two / context).ravel(), two.ravel()]
+    covariance = np.cov(rows, aweights=np.broadcast_to(joint, m.shape).ravel(), ddof=0)
+    apart = 4 * m**2 * two + 2 * two**2 / context, 2 * m * three, varied
+    p, cross, gap = (float(np.sum(joint * v)) / context for v in apart)
+    covariance = covariance + np.array([[p, cross], [cross, gap]])
+    scales = np.array([1.0, float(unit.q / unit.gap)])
+    own = np.sum(joint * (4 * m**2 * two + 4 * m * three + varied))
+    tokens = np.array([own, np.sum(joint * m * (2 * m * two + three))])
+    return scales[:, None] * covariance * scales, tokens
 
 
-def _linear(p: float, gap: float) -> tuple[Floats, Floats]:
-    """First four moments over tokens of a linear unit, at each common part; and its weight."""
-    node, share = np.polynomial.hermite_e.hermegauss(3)
-    c = np.sqrt(p) * node
-    moments = [c, c**2 + gap, c**3 + 3 * gap * c, c**4 + 6 * gap * c**2 + 3 * gap**2]
-    return np.array(moments), share / share.sum()
+def _central(name: str, p: float, gap: float, scale: float) -> tuple[Floats, ...]:
+    """Mean, and moments about it of order 2 to 4, of scale phi over tokens at each common part.
+
+    Below NEAR p of the gap they are those at NEAR p, times the powers of the gap that they follow.
+    """
+    near = max(gap, NEAR * p)
+    z, weight = TOKEN
+    value = scale * pointwise(name)(np.sqrt(p) * COMMON[:, None] + np.sqrt(near) * z)
+    weight, part = weight / weight.sum(), gap / max(near, TINY)
+    mean = value @ weight
+    powers = ((value - mean[:, None]) ** k @ weight for k in (2, 3, 4))
+    rows = (row * part**k for row, k in zip(powers, (1, 2, 2), strict=True))
+    return mean[:, None], *(row[:, None] for row in rows)
+
+
+def _product(own: tuple[Floats, ...], c: Floats, gap: float) -> tuple[Floats, ...]:
+    """Moments of a unit times an independent linear one of mean c and variance gap."""
+    m, two, three, four = own
+    square = c**2 + gap  # of the linear factor; its fourth moment is in the last line
+    return (
+        m * c,
+        m**2 * gap + two * square,
+        6 * m * two * c * gap + three * (c**3 + 3 * c * gap),
+        3 * (m * m * gap) ** 2
+        + 6 * m**2 * two * gap * (c**2 + 3 * gap)
+        + 12 * m * three * gap * square
+        + four * (c**4 + 6 * c**2 * gap + 3 * gap**2),
+    )
 
 
 def bend(mlp: Mlp, state: State, crowding: float) -> Floats:

@@ -43,11 +43,12 @@ from sigprop.backward import Gradients
 from sigprop.block import Map
 from sigprop.causal import coarse, resolves
 from sigprop.errors import AssumptionError
+from sigprop.fluctuations import Noise, block_noise
 from sigprop.layout import Layout
 from sigprop.maps.causal import Seen, TokenNorm
 from sigprop.maps.rotary import Heard
-from sigprop.propagate import exchangeable, propagate, unmasked
-from sigprop.rem import moments
+from sigprop.propagate import propagate, unmasked
+from sigprop.rem import Finite, participation_variance
 from sigprop.rotary import start, turns
 from sigprop.sampled import sampled_gradients
 from sigprop.spec import Transformer
@@ -59,8 +60,8 @@ __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
 MAX_SAMPLED = 2048  # context up to which T^3 operations a layer and draw are affordable
 DRAWS = 8
-NUDGE = 1e-3  # relative step of the gaps
-HOTTEST = 1e3  # largest inverse temperature of a spec
+NUDGE = 1e-3  # largest relative step of the gaps
+FLAT = 1e-9  # common part below which it is taken to be the same for all pairs
 
 
 @validated
@@ -174,14 +175,6 @@ class _Slopes(NamedTuple):
     own: float | None = None  # variance that the block adds to Y_2, where positions matter
 
 
-class _Noise(NamedTuple):
-    """What one block of exchangeable tokens adds: variances, and shifts of the means."""
-
-    rho: Floats
-    y2: Floats
-    entropy: Floats
-
-
 @validated
 def bands(spec: Transformer) -> Trajectory:
     """Trajectory with its spread over networks, and the mean at finite width.
@@ -221,78 +214,78 @@ def bands(spec: Transformer) -> Trajectory:
     if len(base.q) <= spec.depth or not np.all(base.gap > 0):
         raise AssumptionError("bands need tokens that differ in every layer")
     slopes = _by_position(spec, base) if spec.causal else _by_distance(spec)
-    noise = [_noise(spec, base, layer, slope.own) for layer, slope in enumerate(slopes)]
-    return _spread(base, slopes, noise)
+    return _spread(spec, base, slopes)
 
 
-def _spread(base: Trajectory, slopes: list[_Slopes], noise: list[_Noise]) -> Trajectory:
-    """Carry variance and shift of rho through the blocks."""
-    variance, shift = [noise[0].rho[2]], [0.0]
-    for slope, one in zip(slopes, noise, strict=True):
-        variance.append(slope.deficit**2 * variance[-1] + one.rho[0])
-        shift.append(slope.deficit * shift[-1] + one.rho[1])
-    v, rho = np.array(variance), np.clip(base.rho + shift, -1.0, 1.0)
-
-    def read(name: str) -> tuple[Floats, Floats]:
-        rate = np.array([getattr(slope, name) for slope in slopes])
-        own = np.array([getattr(one, name) for one in noise])
-        mean = getattr(base, name) - rate * np.array(shift[:-1]) + own[:, 1]
-        return mean, rate**2 * v[:-1] + own[:, 0]
-
-    (y2, y2_var), (entropy, entropy_var) = read("y2"), read("entropy")
+def _spread(spec: Transformer, base: Trajectory, slopes: list[_Slopes]) -> Trajectory:
+    """Carry variance and shift of the mean deficit x through the blocks."""
+    x, plain = base.gap / base.q, unmasked(spec)
+    entering = fluctuations.input_variance(plain, State(1.0, x[0]))
+    variance, shift, noise = [entering * x[0] ** 2], [0.0], []
+    for layer, slope in enumerate(slopes):
+        state, b = State(base.q[layer], base.gap[layer]), float(base.reduced_beta[layer])
+        one = block_noise(plain, state, b, variance[-1] / x[layer] ** 2, layer + 1)
+        own = one.y2 if slope.own is None else (slope.own, one.y2[1])
+        noise.append(one._replace(y2=own))
+        variance.append(slope.deficit**2 * variance[-1] + one.deficit[0])
+        shift.append(slope.deficit * shift[-1] + one.deficit[1])
+    x = np.minimum(x * np.exp(shift / x), 1 + 1 / (spec.context - 1))
+    y2, y2_std = _read("y2", base.y2, slopes, noise, variance, shift)
+    entropy, entropy_std = _read("entropy", base.entropy, slopes, noise, variance, shift)
+    known = np.where(base.entropy > 0, base.entropy, 1.0)
     return replace(
         base,
-        rho=rho,
-        gap=base.q * (1 - rho),
-        y2=y2,
-        entropy=entropy,
-        entropy_ratio=base.entropy_ratio * entropy / base.entropy,
-        rho_std=np.sqrt(v),
-        y2_std=np.sqrt(y2_var),
-        entropy_std=np.sqrt(entropy_var),
+        rho=1 - x,
+        gap=base.q * x,
+        y2=np.clip(y2, 1 / spec.context, 1.0),
+        entropy=np.clip(entropy, 0.0, np.log(spec.context)),
+        entropy_ratio=base.entropy_ratio * np.clip(entropy, 0.0, np.log(spec.context)) / known,
+        rho_std=np.sqrt(variance),
+        y2_std=y2_std,
+        entropy_std=entropy_std,
     )
 
 
-def _noise(spec: Transformer, base: Trajectory, layer: int, own_y2: float | None) -> _Noise:
-    """Variance and shift that one block adds to rho, Y_2 and entropy, and the input's variance."""
-    x = float(base.gap[layer] / base.q[layer])
-    level = float(np.square(spec.norm_gain))
-    beta = float(base.reduced_beta[layer]) / (level * np.sqrt(x))
-    one = unmasked(spec).replace(
-        depth=1,
-        rho0=1 - x,
-        q0=float(base.q[layer]),
-        beta=min(beta, HOTTEST),
-    )
-    found, plain = fluctuations.bands(one), exchangeable(one)
-    near = exchangeable(one.replace(rho0=1 - x * (1 - NUDGE)))
-    entered = float(found.rho_std[0]) ** 2  # type: ignore[index]
+def _read(
+    name: str,
+    mean: Floats,
+    slopes: list[_Slopes],
+    noise: list[Noise],
+    variance: list[float],
+    shift: list[float],
+) -> tuple[Floats, Floats]:
+    """Mean and deviation over networks of an average of attention."""
+    rate = np.array([getattr(slope, name) for slope in slopes])
+    own, moved = np.array([getattr(one, name) for one in noise]).T
+    deviation = np.sqrt(rate**2 * variance[:-1] + own)
+    return mean + rate * shift[:-1] + moved, deviation
 
-    def parts(name: str, at: int) -> Floats:
-        rate = (getattr(near, name)[at] - getattr(plain, name)[at]) / (NUDGE * x)
-        own = getattr(found, f"{name}_std")[at] ** 2 - rate**2 * entered
-        shift = getattr(found, name)[at] - getattr(plain, name)[at]
-        return np.array([max(own, 0.0), shift, entered])
 
-    y2 = parts("y2", 0)
-    if own_y2 is not None:
-        y2[0] = own_y2
-    return _Noise(parts("rho", 1), y2, parts("entropy", 0))
+def _common(deficits: Floats, context: float) -> Floats:
+    """Direction in which networks differ, over its largest component.
+
+    Networks differ in the squared norm of the mean of T tokens, 1 - x (1 - 1/T) of q, which also
+    random tokens have; a larger one lowers the deficits.
+    """
+    part = np.maximum(1 - deficits * (1 - 1 / context), FLAT)
+    return np.asarray(part / part.max())
 
 
 def _slopes(
+    context: float,
     state: State,
     layers: list[tuple[Map, ...]],
     deficits: Callable[[State], Floats],
     read: Callable[[State], Floats],
 ) -> list[_Slopes]:
-    """Apply every block to its input and to the same with a nudge of what is common to tokens.
+    """Apply every block to its input and to the same with more in common (`_common`).
 
     `deficits` are those of all pairs; `read` finds their mean and what attention did last.
     """
     out = []
     for maps in layers:
-        near = State(state.q, np.asarray(state.gap) * (1 + NUDGE * (1 - deficits(state))))
+        step = NUDGE * _common(deficits(state), context)
+        near = State(state.q, np.asarray(state.gap) * (1 - step))
         entered = read(near)[0] - read(state)[0]
         moved = reduce(lambda s, m: m(s), maps, near)
         other = read(moved)
@@ -311,12 +304,11 @@ def _by_position(spec: Transformer, base: Trajectory) -> list[_Slopes]:
     def read(state: State) -> Floats:
         deficit = np.sum(deficits(state) * layout.pairs) / np.sum(layout.pairs)
         last = seen[-1] if seen else None
-        columns = (
-            (0.0, 0.0) if last is None else (last.y2 @ layout.size, last.entropy @ layout.size)
-        )
-        return np.array([deficit, *np.divide(columns, layout.edges[-1])])
+        rows = (layout.size * 0.0, layout.size * 0.0) if last is None else (last.excess, -last.deficit)
+        return np.array([deficit, *(row @ layout.size / layout.edges[-1] for row in rows)])
 
-    slopes, rho = _slopes(state, layers, deficits, read), 1 - base.gap / base.q
+    slopes = _slopes(float(spec.context), state, layers, deficits, read)
+    rho = 1 - base.gap / base.q
     return [
         slope._replace(own=_own_y2(spec, layout, one, max(float(r), 0.0)))
         for slope, one, r in zip(slopes, seen[1::2], rho[:-1], strict=True)
@@ -333,16 +325,16 @@ def _own_y2(spec: Transformer, layout: Layout, seen: Seen, rho: float) -> float:
     many, sizes = layout.centres.count >= 2, layout.size.astype(np.float64)
     count = np.where(many, layout.centres.count, 2.0)
     sigma = np.where(many, seen.score_std, 0.0)
-    known, near = moments(sigma, count), moments(sigma * (1 + NUDGE), count)
-    slope = np.where(many, (near.y2 - known.y2) / (2 * NUDGE), 0.0)  # in log s^2
+    ends = sigma * (1 + NUDGE / 2 * np.array([[-1.0], [1.0]])) / np.sqrt(np.log(count))
+    low, high = Finite(count).weights(ends, 1.0).excess
+    slope = np.where(many, (high - low) / (2 * NUDGE), 0.0)  # in log s^2
     heat = 2 * spec.heads / spec.width + 2 / spec.width
-    variance = np.where(many, known.y22 - known.y2**2, 0.0) + heat * slope**2
-    both = np.outer(count, count)
-    common = layout.spread_out(layout.common)
-    excess = np.where(many, np.maximum(seen.y2 - 1 / count, 0.0), 0.0)
-    apart = np.outer(excess, excess) * common
-    kept = np.square(seen.overlap - common / both) * np.sqrt(both)
-    shared = np.clip(np.divide(kept, apart, out=np.zeros_like(kept), where=apart > 0), 0.0, 1.0)
+    variance = np.where(many, participation_variance(sigma, count), 0.0) + heat * slope**2
+    root = np.sqrt(np.where(many, np.maximum(seen.excess, 0.0), 0.0))
+    most, common = np.outer(root, root), layout.spread_out(layout.common)
+    alike = np.divide(seen.joint, most, out=np.zeros_like(most), where=most > 0)
+    part = np.divide(np.sqrt(np.outer(count, count)), common, out=np.zeros_like(most), where=common > 0)
+    shared = np.clip(alike**2 * part, 0.0, 1.0)
     spread = np.sqrt(variance)
     total = spread @ (layout.pairs * shared) @ spread + sizes @ variance
     total += heat * rho**2 * (slope @ sizes) ** 2
@@ -361,4 +353,4 @@ def _by_distance(spec: Transformer) -> list[_Slopes]:
         columns = (heard[-1].y2, heard[-1].entropy) if heard else (0.0, 0.0)
         return np.array([deficit, *columns])
 
-    return _slopes(state, layers, deficits, read)
+    return _slopes(float(spec.context), state, layers, deficits, read)

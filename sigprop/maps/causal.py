@@ -68,6 +68,11 @@ class Seen:
         token of the query at each block's centre.
     overlap : array, shape (..., B, B)
         Attention overlap of two queries; pairs within the block on the diagonal.
+    excess, deficit : arrays, shape (..., B)
+        Participation ratio above 1/n, and entropy below log n: they keep their digits where
+        attention is almost uniform, as does
+    joint : array, shape (..., B, B)
+        Overlap above that of uniform attention.
 
     Examples
     --------
@@ -81,6 +86,9 @@ class Seen:
     entropy: Floats
     first_weight: Floats
     overlap: Floats
+    excess: Floats
+    deficit: Floats
+    joint: Floats
 
 
 @dataclass(frozen=True)
@@ -177,9 +185,10 @@ class CausalAttention:
         most = np.sqrt(np.maximum(single.excess[..., i] * single.excess[..., j], 0.0))
         alike = np.clip(np.divide(excess, most, out=np.zeros_like(most), where=most > 0), 0.0, 1.0)
         y2, even = 1 / count + single.excess, self.layout.common / (count[i] * count[j])
-        overlap = even + excess + keys.products * (1 - alike)
+        joint = excess + keys.products * (1 - alike)
+        overlap = even + joint
         if self.record is not None:
-            self.record(self._seen(sigma, y2, single, overlap, keys))
+            self.record(self._seen(sigma, single, joint, keys))
         own, mixed = keys.means(gap)
         both = alike * np.expm1((np.log1p(near[..., i]) + np.log1p(near[..., j])) / 2)
         alone, kept = (y2 - 1) * near * own, (overlap - 1) * both * mixed
@@ -225,14 +234,15 @@ class CausalAttention:
         column = alone[..., : len(self.layout.size), None]
         return State(start + value * column, value * self.layout.spread_out(gap))
 
-    def _seen(
-        self, sigma: Floats, y2: Floats, single: Single, overlap: Floats, keys: Preferred
-    ) -> Seen:
-        rows = self.layout.centres
-        size = len(rows.count)
-        std, own_y2, entropy = (c[..., :size] for c in (sigma, y2, single.entropy))
+    def _seen(self, sigma: Floats, single: Single, joint: Floats, keys: Preferred) -> Seen:
+        rows, (i, j) = self.layout.centres, self.layout.couples
+        size, columns = len(rows.count), (sigma, single.entropy, single.excess, single.deficit)
+        std, entropy, excess, deficit = (c[..., :size] for c in columns)
         first = np.where(rows.low < 1, keys.weight[..., :size, 0] / rows.count, 0.0)
-        return Seen(std, own_y2, entropy, first, self.layout.spread_out(overlap))
+        count = self.layout.queries.count
+        even = self.layout.common / (count[i] * count[j])
+        overlap, above = (self.layout.spread_out(v) for v in (even + joint, joint))
+        return Seen(std, 1 / rows.count + excess, entropy, first, overlap, excess, deficit, above)
 
 
 def _row(value: Number) -> Number:

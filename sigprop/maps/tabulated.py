@@ -103,8 +103,9 @@ class Tabulated:
         rest = self._cap / np.maximum(sigma, self._cap)  # of what vanishes as attention freezes
         whole = 1 - 1 / self._count
         excess = whole - (whole - excess * s**2 / (1 + s**2)) * rest
-        entropy = (np.log(self._count) - deficit * s**2 / (1 + s)) * rest
-        return Single(excess, entropy, heads)
+        whole = np.log(self._count)
+        deficit = whole - (whole - deficit * s**2 / (1 + s)) * rest
+        return Single(excess, whole - deficit, heads, deficit)
 
     def shared(self, sigma: Floats, r: Floats) -> Floats:
         """Excess overlap of two queries, before the average over heads.
@@ -211,8 +212,8 @@ class Tabulated:
     def _singles(self) -> Floats:
         """Coefficients of excess, entropy deficit and heads, shape (P, 3, K)."""
         s = co.to_deviation(nodes(ONE)[:, None], 0.0, self._cap)
-        excess, entropy, heads = self._exact.single(s)
-        deficit = (np.log(self._count) - entropy) * (1 + s) / s**2
+        excess, _, heads, deficit = self._exact.single(s)
+        deficit = deficit * (1 + s) / s**2
         rows = np.stack([excess * (1 + s**2) / s**2, deficit, heads], axis=1)
         return np.moveaxis(fitted(rows, 1), 1, 2)
 

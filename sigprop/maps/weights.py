@@ -76,17 +76,20 @@ class Single(NamedTuple):
         In nats, averaged over heads.
     heads : array, shape (..., P)
         Square root of what the average over heads does to the excess.
+    deficit : array, shape (..., P)
+        log n less the entropy, with relative accuracy where attention is almost uniform.
 
     Examples
     --------
     >>> from sigprop.maps.weights import Single
-    >>> Single(0.1, 2.0, 1.0).heads
+    >>> Single(0.1, 2.0, 1.0, 0.3).heads
     1.0
     """
 
     excess: Floats
     entropy: Floats
     heads: Floats
+    deficit: Floats
 
 
 class Statistics(Protocol):
@@ -159,9 +162,11 @@ class Exact:
         plain = Finite(length).weights(b, 1.0).excess
         rem = Finite(length, self.head_width)
         excess = rem.weights(b, 1.0).excess
-        entropy = rem.entropy_ratio(b) * np.log(length)
+        deficit = rem.entropy_deficit(b)
         heads = np.divide(excess, plain, out=np.ones_like(sigma), where=plain > 0)
-        return Single(np.where(many, excess, 0.0), np.where(many, entropy, 0.0), np.sqrt(heads))
+        found = (np.where(many, v, 0.0) for v in (excess, np.log(length) - deficit, deficit))
+        excess, entropy, deficit = found
+        return Single(excess, entropy, np.sqrt(heads), deficit)
 
     def shared(self, sigma: Floats, r: Floats) -> Floats:
         """Excess overlap of two queries, before the average over heads.

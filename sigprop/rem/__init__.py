@@ -1,6 +1,6 @@
 """The random energy model of softmax attention: limit, exact at finite context, interpolated."""
 
-from sigprop.rem.finite import Moments, entropy_deficit, entropy_variance, moments
+from sigprop.rem.finite import Moments, entropy_deficit, moments
 from sigprop.rem.limit import Limit, critical_beta, freezing
 from sigprop.rem.overlap import excess, overlap, spread
 from sigprop.rem.profile import Profile
@@ -14,6 +14,7 @@ from sigprop.rem.statistics import (
     reduced_beta,
 )
 from sigprop.rem.table import ERROR_BOUND, Finite, head_nodes
+from sigprop.rem.variances import entropy_variance, participation_variance
 
 __all__ = [
     "ERROR_BOUND",
@@ -36,6 +37,7 @@ __all__ = [
     "head_nodes",
     "moments",
     "overlap",
+    "participation_variance",
     "reduced_beta",
     "spread",
 ]

@@ -25,9 +25,7 @@ from sigprop.arrays import Floats
 from sigprop.errors import require
 from sigprop.rem.quadrature import NARROW, averages, log_grid, survival
 
-__all__ = ["Moments", "entropy_deficit", "entropy_variance", "moments"]
-
-EPSILON = 0.02  # of k, for the mixed derivative: error EPSILON^2, rounding 1e-10
+__all__ = ["Moments", "checked", "entropy_deficit", "moments"]
 
 CHUNK = 16  # points that share work arrays (about 50 MB)
 KINDS = (0, 2, 3, 4)  # of F_k; 0 is the derivative in k
@@ -159,54 +157,3 @@ def entropy_deficit(sigma: ArrayLike, context: ArrayLike) -> Floats:
     exact = moments(s, t)
     series = small**2 * ((1 - exact.y2) - mean / 2)
     return np.where(s < NARROW, series, np.log(t) - exact.entropy)
-
-
-@validated
-def entropy_variance(sigma: ArrayLike, context: ArrayLike) -> Floats:
-    r"""Variance over the disorder of the entropy of one query.
-
-    The entropy is a derivative in k of :math:`\sum A^k` at one, so its square is a mixed derivative
-    of :math:`E \sum A^k \sum A^l = \frac{T}{\Gamma(k+l)} \int [F_{k+l} G^{T-1} + (T-1) F_k F_l
-    G^{T-2}] du`.
-
-    Parameters
-    ----------
-    sigma, context : array_like
-        As in `moments`.
-
-    Returns
-    -------
-    array
-        Variance in nats squared; absolute accuracy 1e-3 of the squared entropy's scale.
-
-    Examples
-    --------
-    >>> from sigprop.rem import entropy_variance
-    >>> bool(0.5 < entropy_variance(3.3, 256) < 0.6)
-    True
-    """
-    s, t = checked(sigma, context)
-    return np.asarray(np.vectorize(_entropy_variance, otypes=[float])(s, t), dtype=np.float64)
-
-
-def _entropy_variance(s: float, t: float) -> float:
-    """Subtract the squared mean inside the same difference, so that its error cancels."""
-    from scipy.special import gamma
-
-    up, down = 1 + EPSILON, 1 - EPSILON
-    one = np.array([s])
-    grid = log_grid(one, np.array([t]))
-    smooth, complement = averages(grid, one, (up, down, 2 * up, 2.0, 2 * down))
-    rest, two = (survival(complement, t - n) for n in (1, 2))
-    f = dict(zip((up, down, 2 * up, 2.0, 2 * down), np.moveaxis(smooth[0], -1, 0), strict=True))
-
-    def mean(*k: float) -> float:
-        both = f[k[0]] * rest[0] if len(k) == 1 else _both(k)
-        return float(t * grid.step[0] / gamma(sum(k)) * np.sum(both))
-
-    def _both(k: tuple[float, ...]) -> Floats:
-        total = 2.0 if k[0] != k[1] else k[0] + k[1]
-        return np.asarray(f[total] * rest[0] + (t - 1) * f[k[0]] * f[k[1]] * two[0])
-
-    square = mean(up, up) - 2 * mean(up, down) + mean(down, down)
-    return max((square - (mean(up) - mean(down)) ** 2) / (4 * EPSILON**2), 0.0)

@@ -229,8 +229,31 @@ class Finite:
         >>> round(float(Finite(512).entropy_ratio(1.0)), 4)
         0.5829
         """
+        return np.asarray(1 - self.entropy_deficit(b) / np.log(self.context))
+
+    def entropy_deficit(self, b: Number) -> Floats:
+        """Attention's entropy deficit log T - H in nats, with relative accuracy at small b.
+
+        Parameters
+        ----------
+        b : float or array
+            Reduced inverse temperature beta sqrt(q gap), >= 0.
+
+        Returns
+        -------
+        array
+            The deficit, in [0, log T].
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.rem import Finite
+        >>> b = 1e-9 / np.sqrt(np.log(512))
+        >>> float(round(Finite(512).entropy_deficit(b) / 1e-18, 6))
+        0.499023
+        """
         (deficit,) = self._averaged(self._deficit, b)
-        return np.asarray(1 - deficit / np.log(self.context))
+        return np.asarray(deficit)
 
     def _averaged(
         self, function: Function, b: Number, *args: Number, tilt: int = 0

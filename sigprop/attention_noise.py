@@ -1,0 +1,132 @@
+r"""What the heads of one attention layer differ by over networks and tokens (section 7).
+
+Keys that queries share and the temperature of a head (`sigprop.fluctuations` describes both) let
+participation, overlap and entropy of a head vary. Everything is found from deviations from uniform
+attention, so that it keeps its digits where tokens merge.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sigprop.arrays import Floats
+from sigprop.maps.attention import Attention
+from sigprop.rem import Finite, entropy_variance, participation_variance, reduced_beta
+from sigprop.spec import Transformer
+from sigprop.state import State
+
+__all__ = ["Scores", "scores"]
+
+STEP = 1e-3  # of log s^2, for derivatives of tabulated statistics
+
+
+class Scores(NamedTuple):
+    """Attention of one head: slopes in log s^2, and variances over tokens and networks.
+
+    Attributes
+    ----------
+    y2, overlap, entropy : float
+        Slopes of the participation ratio, of the overlap of two queries, and of the entropy.
+    tokens, entropy_tokens : float
+        Variances of participation and entropy over tokens.
+    shared : float
+        Share of them that queries have in common.
+    temperature : float
+        Variance of log s^2 over networks.
+
+    Examples
+    --------
+    >>> from sigprop.attention_noise import Scores
+    >>> Scores(0.1, 0.05, -0.1, 0.01, 0.02, 0.5, 0.0).temperature
+    0.0
+    """
+
+    y2: float
+    overlap: float
+    entropy: float
+    tokens: float
+    entropy_tokens: float
+    shared: float
+    temperature: float
+
+    def of_kernel(self, p: float, gap: float, heads: int) -> Floats:
+        """Covariance of attention's common part and gap, from temperature and shared keys.
+
+        Parameters
+        ----------
+        p, gap : float
+            The gap that attention reads, times the value variance, in units of either.
+        heads : int
+            Number of heads.
+
+        Returns
+        -------
+        array, shape (2, 2)
+            In the squares of those units.
+
+        Examples
+        --------
+        >>> from sigprop.attention_noise import Scores
+        >>> Scores(0.1, 0.05, -0.1, 0.01, 0.02, 0.5, 0.0).of_kernel(1.0, 1.0, 1).tolist()
+        [[0.0, 0.0], [0.0, 0.005]]
+        """
+        rates = np.array([self.overlap * p, (self.y2 - self.overlap) * gap])
+        noise = self.temperature * np.outer(rates, rates)
+        noise[1, 1] += self.tokens * self.shared * gap**2
+        return noise / heads
+
+
+def scores(layer: Attention, read: State, spec: Transformer) -> Scores:
+    """Slopes and variances of one head at the state that attention reads.
+
+    Parameters
+    ----------
+    layer : Attention
+        The attention map.
+    read : State
+        What it reads, numbers.
+    spec : Transformer
+        The description, with a width.
+
+    Returns
+    -------
+    Scores
+        Slopes and variances.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.attention_noise import scores
+    >>> from sigprop.block import build_block
+    >>> from sigprop.state import State
+    >>> spec = Transformer(depth=1, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> found = scores(build_block(spec).attention, State(1.0, 1e-12), spec)
+    >>> round(found.shared, 6), bool(found.y2 > 0)
+    (1.0, True)
+    """
+    assert spec.width is not None
+    rem, t = Finite(spec.context), float(np.asarray(spec.context))
+    b, x = float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
+    (y2, spread, deficit), known = _slopes(rem, b, x), rem.weights(b, x)
+    share = 1 - float(np.divide(known.spread, known.excess)) if known.excess > 0 else 1 - x
+    s, factor = b * np.sqrt(np.log(t)), 2 * spec.heads / spec.width + 2 / spec.width
+    return Scores(
+        y2=y2,
+        overlap=y2 - spread,
+        entropy=-deficit,
+        tokens=float(participation_variance(s, t)) + y2**2 * factor,
+        entropy_tokens=float(entropy_variance(s, t)) + deficit**2 * factor,
+        shared=share**2 + (1 - share**2) / t,
+        temperature=factor * max(1 - x, 0.0) ** 2,
+    )
+
+
+def _slopes(rem: Finite, b: float, x: float) -> tuple[float, float, float]:
+    """Derivatives of excess, spread and entropy deficit in log s^2."""
+    ends = b * (1 + STEP / 2 * np.array([-1.0, 1.0]))
+    found = rem.weights(ends, x)
+    values = (found.excess, found.spread, rem.entropy_deficit(ends))
+    excess, spread, deficit = (float(np.diff(v)[0]) / (2 * STEP) for v in values)
+    return excess, spread, deficit
