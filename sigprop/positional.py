@@ -60,7 +60,7 @@ __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
 MAX_SAMPLED = 2048  # context up to which T^3 operations a layer and draw are affordable
 DRAWS = 8
-NUDGE = 1e-3  # largest relative step of the gaps
+NUDGE = 1e-2  # largest relative step of the gaps
 FLAT = 1e-9  # common part below which it is taken to be the same for all pairs
 
 
