@@ -124,7 +124,7 @@ def scores(layer: Attention, read: State, spec: Transformer) -> Scores:
 
 
 def _slopes(rem: Finite, b: float, x: float) -> tuple[float, float, float]:
-    """Derivatives of excess, spread and entropy deficit in log s^2."""
+    """Differentiate excess, spread and entropy deficit in log s^2."""
     ends = b * (1 + STEP / 2 * np.array([-1.0, 1.0]))
     found = rem.weights(ends, x)
     values = (found.excess, found.spread, rem.entropy_deficit(ends))

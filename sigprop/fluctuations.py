@@ -58,16 +58,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sigprop.arguments import validated
-from sigprop.arrays import Floats
 from sigprop.attention_noise import Scores, scores
-from sigprop.block import Block, Fold, Map, assemble, build_block
-from sigprop.crowding import keys, pull
+from sigprop.block import Block, assemble, build_block
+from sigprop.cloud import Cloud, around, normed, through, width_of
 from sigprop.errors import AssumptionError
-from sigprop.hidden import bend, hidden_noise
-from sigprop.maps.attention import Attention
-from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
-from sigprop.maps.residual import Residual
 from sigprop.propagate import exchangeable
 from sigprop.rem import Finite, reduced_beta
 from sigprop.spec import Transformer
@@ -77,27 +72,6 @@ from sigprop.trajectory import Trajectory
 __all__ = ["Noise", "bands", "block_noise", "input_variance"]
 
 LARGEST = 9.0  # variance of log q and log gap
-
-
-class _Cloud(NamedTuple):
-    """Log-normal state of one network."""
-
-    mean: Floats  # of (log q, log gap)
-    cov: Floats
-    crowding: float = 1.0
-    tokens: Floats = np.zeros(2)  # of a squared norm over q: variance, covariance with overlap
-
-    @property
-    def points(self) -> State:
-        first = np.sqrt(self.cov[0, 0])
-        mixed = self.cov[0, 1] / first if first > 0 else 0.0
-        factor = np.array([[first, 0], [mixed, np.sqrt(max(self.cov[1, 1] - mixed**2, 0.0))]])
-        shift = np.sqrt(2) * np.hstack([factor, -factor])
-        return State(*np.exp(self.mean[:, None] + shift))
-
-    @property
-    def centre(self) -> State:
-        return State(*np.exp(self.mean))
 
 
 @validated
@@ -148,7 +122,7 @@ def bands(spec: Transformer) -> Trajectory:
     with np.errstate(all="ignore"):  # what overflows is refused
         clouds = [_input(spec, State(base.q[0], base.gap[0]))]
         for layer in range(1, len(base.q)):
-            clouds.append(_through(block, clouds[-1], spec))
+            clouds.append(through(block, clouds[-1], spec))
             _require_small(clouds[-1], layer)
         return replace(base, **_described(spec, block, clouds))
 
@@ -217,8 +191,8 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
     with np.errstate(all="ignore"):  # what overflows is refused
         rows = []
         for entering in (0.0, variance):
-            clouds = [_around(state, entering)]
-            clouds.append(_through(block, clouds[0], spec))
+            clouds = [around(state, entering)]
+            clouds.append(through(block, clouds[0], spec))
             _require_small(clouds[1], layer)
             rows.append(_described(spec, block, clouds))
         out, rem = block(state), Finite(spec.context, spec.head_width)
@@ -230,20 +204,8 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
     own, whole = ({"deficit": r["gap"] / r["q"], "deficit_std": r["rho_std"]} | r for r in rows)
     at = {"deficit": 1, "y2": 0, "entropy": 0}
     return Noise(
-        *(
-            (float(own[f"{k}_std"][i]) ** 2, float(whole[k][i] - mean[k]))
-            for k, i in at.items()
-        )
+        *((float(own[f"{k}_std"][i]) ** 2, float(whole[k][i] - mean[k])) for k, i in at.items())
     )
-
-
-def _around(state: State, variance: float) -> _Cloud:
-    """Networks whose gaps have the mean of a state, and a given variance of their logarithm."""
-    cloud = _Cloud(
-        np.log(np.array([state.q, state.gap], dtype=np.float64)), np.diag([0.0, variance])
-    )
-    excess = np.log(np.mean(cloud.points.gap) / state.gap)
-    return cloud._replace(mean=cloud.mean - [0.0, excess])
 
 
 def input_variance(spec: Transformer, state: State) -> float:
@@ -273,10 +235,10 @@ def input_variance(spec: Transformer, state: State) -> float:
     0.001
     """
     common = 1 - state.gap / state.q * (1 - 1 / spec.context)
-    return float(2 * common**2 / _width(spec))
+    return float(2 * common**2 / width_of(spec))
 
 
-def _require_small(cloud: _Cloud, layer: int) -> None:
+def _require_small(cloud: Cloud, layer: int) -> None:
     known = np.isfinite(cloud.mean).all() and np.isfinite(cloud.cov).all()
     if not known or not np.isfinite(cloud.crowding) or np.trace(cloud.cov) > LARGEST:
         raise AssumptionError(
@@ -285,156 +247,24 @@ def _require_small(cloud: _Cloud, layer: int) -> None:
         )
 
 
-def _input(spec: Transformer, state: State) -> _Cloud:
+def _input(spec: Transformer, state: State) -> Cloud:
     cov = np.diag([0.0, input_variance(spec, state)])
-    return _Cloud(np.log(np.array([state.q, state.gap], dtype=np.float64)), cov)
+    return Cloud(np.log(np.array([state.q, state.gap], dtype=np.float64)), cov)
 
 
-def _width(spec: Transformer) -> float:
-    assert spec.width is not None
-    return float(spec.width)
-
-
-def _through(block: Block, cloud: _Cloud, spec: Transformer) -> _Cloud:
-    for layer in block.maps:
-        if isinstance(layer, Residual):
-            cloud = _residual(layer, cloud, spec)
-        else:
-            cloud = _cloud(_normed(layer, cloud, cloud.points), cloud.crowding)
-    return cloud
-
-
-def _normed(norm: Map | None, cloud: _Cloud, points: State) -> State:
-    """Behind a norm all tokens have the same norm: second order in its variation (E26).
-
-    The change of the gap is taken relative to it, since its parts are of the order of the gap.
-    """
-    if norm is None:
-        return points
-    x = float(cloud.centre.gap / cloud.centre.q)
-    variance, overlap = cloud.tokens
-    change = np.exp((overlap - 0.75 * variance * (1 - x)) / x)
-    out = norm(points)
-    return State(np.broadcast_to(out.q, np.shape(out.gap)), out.gap * change)
-
-
-def _cloud(points: State, crowding: float) -> _Cloud:
-    y = np.log(np.stack([np.asarray(v, dtype=np.float64) for v in points]))
-    mean = y.mean(axis=1)
-    return _Cloud(mean, (y - mean[:, None]) @ (y - mean[:, None]).T / y.shape[1], crowding)
-
-
-class _Injected(NamedTuple):
-    """What one branch adds: at the centre, at the points, and its noise.
-
-    All but the points are in units of what the stream becomes, q for p and tokens, gap for the
-    rest: so they keep their digits where tokens merge, and scales may be of any size.
-    """
-
-    p: float
-    gap: float
-    points: State
-    noise: Floats  # of (p, gap), beside that of the output matrix
-    crowd: float = 0.0
-    kept: float = 0.0  # gap whose pairs of tokens stay what they were
-    tokens: Floats = np.zeros(2)  # as of _Cloud
-
-
-def _residual(layer: Residual, cloud: _Cloud, spec: Transformer) -> _Cloud:
-    """Move the points, then add noise."""
-    unit, square = State(*map(float, layer(cloud.centre))), float(layer.alpha) ** 2
-    parts = [_branch(branch, cloud, unit, spec) for branch in layer.branches]
-    out = State(square * cloud.points.q, square * cloud.points.gap)
-    for b in parts:
-        out = State(out.q + b.points.q, out.gap + b.points.gap)
-    stay = State(square * cloud.centre.q, square * cloud.centre.gap)
-    noise, tokens, crowding = _stirred(parts, stay, unit, cloud, spec)
-    moved = _cloud(out, crowding)
-    q, gap = moved.centre
-    change = np.array([[unit.q / q, unit.gap / q], [0, unit.gap / gap]])  # to (log q, log gap)
-    own = change @ noise @ change.T
-    mean = moved.mean - np.diag(own) / 2
-    return _Cloud(mean, moved.cov + own, crowding, tokens * (unit.q / np.exp(mean[0])) ** 2)
-
-
-def _stirred(
-    parts: list[_Injected], stay: State, unit: State, cloud: _Cloud, spec: Transformer
-) -> tuple[Floats, Floats, float]:
-    """Noise of (p, gap), variation over tokens and crowding behind a residual sublayer."""
-    d, t = _width(spec), float(spec.context)
-    p, own = _common(stay, t) / unit.q, float(stay.gap) / unit.gap
-    p_f, gap_f, kept = (sum(values) for values in zip(*((b.p, b.gap, b.kept) for b in parts)))
-    like = (2 * gap_f**2 + 4 * own * kept) * cloud.crowding / d
-    apart = (2 * gap_f + 4 * own) * gap_f / t
-    noise = np.sum([b.noise for b in parts], axis=0)
-    noise += np.diag([(2 * p_f + 4 * p) * p_f, apart + like]) / d
-    alone, x = gap_f**2 + 2 * own * gap_f, unit.gap / unit.q  # of directions apart, over d
-    along = 2 * (p_f * gap_f + p * gap_f + own * p_f) * x / d
-    tokens = (stay.q / unit.q) ** 2 * cloud.tokens + [2 * along + 2 * alone * x**2 / d, along]
-    tokens += sum(b.tokens for b in parts)
-    crowd = sum(b.crowd for b in parts) + alone
-    crowd += cloud.crowding * ((own + kept) ** 2 + (gap_f - kept) ** 2)  # attention mixes others
-    return noise, tokens, crowd / (own + gap_f) ** 2
-
-
-def _common(state: State, t: float) -> float:
-    """Squared norm of the mean of T tokens over d: p, and what is left of the gap."""
-    return float(state.q - state.gap * (1 - 1 / t))
-
-
-def _branch(branch: Map, cloud: _Cloud, unit: State, spec: Transformer) -> _Injected:
-    assert isinstance(branch, Fold)
-    *before, last = branch.maps
-    norm = before[0] if before else None
-    read, points = (_normed(norm, cloud, v) for v in (cloud.centre, cloud.points))
-    if isinstance(last, Mlp):
-        return _mlp(last, read, points, cloud, unit, spec)
-    assert isinstance(last, Attention)
-    return _attention(last, read, points, cloud, unit, spec)
-
-
-def _mlp(
-    last: Mlp, read: State, points: State, cloud: _Cloud, unit: State, spec: Transformer
-) -> _Injected:
-    own, out, d, t = last(read), last(points), _width(spec), float(spec.context)
-    p, gap = _common(own, t) / unit.q, float(own.gap) / unit.gap
-    noise = hidden_noise(last, spec.activation, read, unit, t)
-    one, tokens = (v / (spec.mlp_ratio * d) for v in noise)
-    out = State(out.q, out.gap + bend(last, read, cloud.crowding / d))
-    return _Injected(p, gap, out, one, d * float(one[1, 1]) + gap**2 / spec.mlp_ratio, gap, tokens)
-
-
-def _attention(
-    last: Attention, read: State, points: State, cloud: _Cloud, unit: State, spec: Transformer
-) -> _Injected:
-    own, out, found = last(read), last(points), scores(last, read, spec)
-    p, gap = _common(own, float(spec.context)) / unit.q, float(own.gap) / unit.gap
-    value = float(last.sigma_v2 * last.sigma_o2)
-    scale = value * float(read.gap)
-    repeated = np.diag([2 * p**2 * (spec.heads_per_key - 1) / _width(spec), 0.0])
-    shift = pull(last, keys(last, cloud.crowding), points, spec)
-    return _Injected(
-        p,
-        gap,
-        State(out.q + value * shift.q, out.gap + value * shift.gap),
-        found.of_kernel(scale / unit.q, scale / unit.gap, spec.heads) + repeated,
-        tokens=np.array([(scale / unit.q) ** 2 * found.tokens / spec.heads, 0.0]),
-    )
-
-
-def _described(spec: Transformer, block: Block, clouds: list[_Cloud]) -> dict[str, Any]:
+def _described(spec: Transformer, block: Block, clouds: list[Cloud]) -> dict[str, Any]:
     """Averages over the points, layer by layer; attention adds its own noise to what is read."""
     log_t = float(np.log(spec.context))
     q = np.array([np.mean(c.points.q) for c in clouds])
-    even = [_normed(Norm(), c, c.points) for c in clouds]
+    even = [normed(Norm(), c, c.points) for c in clouds]
     ratio = np.stack([s.gap / s.q for s in even])
-    reads = [_normed(block.norm, c, c.points) for c in clouds[:-1]]
+    reads = [normed(block.norm, c, c.points) for c in clouds[:-1]]
     x = np.stack([r.gap / r.q for r in reads])
     b = np.stack([reduced_beta(block.attention.beta, r) for r in reads])
     finite = Finite(spec.context, spec.head_width)
     weights, lost = finite.weights(b, x), finite.entropy_deficit(b)
     y2, overlap = np.asarray(weights.y2), np.asarray(weights.y2 - weights.spread)
-    centres = (_normed(block.norm, c, c.centre) for c in clouds[:-1])
+    centres = (normed(block.norm, c, c.centre) for c in clouds[:-1])
     seen = [scores(block.attention, read, spec) for read in centres]
     y2_own, entropy_own = np.array([_of_means(one, spec.heads) for one in seen]).T
     return {

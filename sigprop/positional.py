@@ -60,7 +60,7 @@ __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
 MAX_SAMPLED = 2048  # context up to which T^3 operations a layer and draw are affordable
 DRAWS = 8
-NUDGE = 1e-2  # largest relative step of the gaps
+NUDGE = 2e-3  # largest relative step of the gaps
 FLAT = 1e-9  # common part below which it is taken to be the same for all pairs
 
 
@@ -304,7 +304,9 @@ def _by_position(spec: Transformer, base: Trajectory) -> list[_Slopes]:
     def read(state: State) -> Floats:
         deficit = np.sum(deficits(state) * layout.pairs) / np.sum(layout.pairs)
         last = seen[-1] if seen else None
-        rows = (layout.size * 0.0, layout.size * 0.0) if last is None else (last.excess, -last.deficit)
+        rows = (
+            (layout.size * 0.0, layout.size * 0.0) if last is None else (last.excess, -last.deficit)
+        )
         return np.array([deficit, *(row @ layout.size / layout.edges[-1] for row in rows)])
 
     slopes = _slopes(float(spec.context), state, layers, deficits, read)
@@ -333,7 +335,9 @@ def _own_y2(spec: Transformer, layout: Layout, seen: Seen, rho: float) -> float:
     root = np.sqrt(np.where(many, np.maximum(seen.excess, 0.0), 0.0))
     most, common = np.outer(root, root), layout.spread_out(layout.common)
     alike = np.divide(seen.joint, most, out=np.zeros_like(most), where=most > 0)
-    part = np.divide(np.sqrt(np.outer(count, count)), common, out=np.zeros_like(most), where=common > 0)
+    part = np.divide(
+        np.sqrt(np.outer(count, count)), common, out=np.zeros_like(most), where=common > 0
+    )
     shared = np.clip(alike**2 * part, 0.0, 1.0)
     spread = np.sqrt(variance)
     total = spread @ (layout.pairs * shared) @ spread + sizes @ variance
