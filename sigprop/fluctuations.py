@@ -10,7 +10,8 @@ sublayer then injects noise, with p the common part of its kernel, f its branche
   :math:`\mathrm{var}\,gap = (2 gap_f^2 + 4\alpha^2 gap\,gap_f)/(dT)`;
   values that a group of query heads shares count :math:`2 p_f^2/d` once for each of them;
 * *hidden units*: an MLP averages over d_ff units; given its common preactivation c a unit
-  contributes :math:`m(c)^2` to p and :math:`v(c)` to the gap, its mean and variance over tokens;
+  contributes the squared mean of T tokens, about :math:`m(c)^2 + v(c)/T`, to p, and :math:`v(c)` to
+  the gap, m and v its mean and variance over tokens (`sigprop.hidden`);
 * *temperature*: the common part of the queries gives all scores of a head one variance factor, of
   variance :math:`2\rho^2(1/d_h + 1/d)`;
 * *keys*: the participation ratio averaged over tokens keeps the part of its variance that queries

@@ -18,7 +18,7 @@ __all__ = ["bend", "hidden_noise"]
 COMMON = np.linspace(-7.0, 7.0, 141)  # common preactivation, in standard deviations
 TOKEN = np.polynomial.hermite_e.hermegauss(31)
 NEAR = 1e-8  # gap over common part below which a unit is linear over tokens
-TINY = 1e-300
+TINY = 1e-307
 
 
 def hidden_noise(

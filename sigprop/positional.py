@@ -3,11 +3,12 @@ r"""Gradients and bands where positions matter: causal masks and rotary codes (E
 *Gradients* are sampled (`sigprop.sampled`), with their standard errors.
 
 *Bands* are carried along the trajectory of `propagate`, position by position. What networks differ
-in is the size of the part that tokens have in common, which moves the overlap deficit x of a pair
-by a multiple of x (1 - x). A block maps this change of its input into one of the mean deficit of
-its output; the slope is taken from the resolved map itself, and the block adds noise, which is that
-of one block of exchangeable tokens (`sigprop.fluctuations`) of the same overlap, variance and mean
-score deviation:
+in is the squared norm of the mean of T tokens, :math:`P = 1 - x (1 - 1/T)` of q, which random
+tokens have too; it moves the overlap deficit x of a pair by a multiple of x P. A block maps this
+change of its input into one of the mean deficit of its output; the slope is taken from the resolved
+map itself, by a step that lowers the gaps and is a fixed part of the largest change that P admits,
+and the block adds noise, which is that of one block of exchangeable tokens (`sigprop.fluctuations`)
+of the same overlap, variance and mean score deviation, entered without any:
 
 .. math:: \mathrm{var}\,\rho_{l+1} = \Big(\frac{dx_{l+1}}{dx_l}\Big)^2 \mathrm{var}\,\rho_l + n_l .
 

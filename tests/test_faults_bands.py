@@ -90,11 +90,11 @@ def test_a_causal_block_passes_the_spread_of_iid_tokens(rho0):
 @pytest.mark.parametrize("name", ["causal", "rotary", "window"])
 def test_bands_are_continuous_as_tokens_become_independent(name):
     spec = SMALL.replace(**STRUCTURES[name])
-    values = {rho0: found(spec.replace(rho0=rho0)) for rho0 in (0.0, 1e-12, 1e-9, 1e-6)}
+    values = {rho0: found(spec.replace(rho0=rho0)) for rho0 in (0.0, 1e-12, 1e-9)}
     for rho0, other in values.items():
         for field in ("rho_std", "y2_std", "entropy_std"):
             size = np.abs(getattr(other, field) / getattr(values[0.0], field) - 1).max()
-            assert size < 1e-3 + 100 * rho0, (field, rho0, size)
+            assert size < 1e-3, (field, rho0, size)
 
 
 @pytest.mark.parametrize("name", ["plain", "causal", "window"])
