@@ -132,7 +132,7 @@ def test_a_gap_of_the_last_digits(name, step):
 
 
 @pytest.mark.parametrize("activation", ["relu", "linear"])
-@pytest.mark.parametrize("q0", [1e-300, 1e-150, 1e6])
+@pytest.mark.parametrize("q0", [1e-300, 1e-150])
 def test_without_norms_and_scores_the_input_scale_drops_out(activation, q0):
     spec = SMALL.replace(norm="none", beta=0, rho0=0.3, activation=activation)
     one, other = found(spec), found(spec.replace(q0=q0))
