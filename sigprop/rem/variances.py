@@ -18,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.rem.finite import checked, moments
 from sigprop.rem.quadrature import averages, log_grid, survival
@@ -30,6 +31,7 @@ SMALL = 1e-6  # variance of H below which it does
 TERMS, LAST = 100, 10.0  # of the series, which is not needed at larger s^2
 
 
+@validated
 def participation_variance(sigma: ArrayLike, context: ArrayLike) -> Floats:
     r"""Variance over the disorder of the participation ratio of one query, :math:`Y_{22} - Y_2^2`.
 
@@ -65,6 +67,7 @@ def participation_variance(sigma: ArrayLike, context: ArrayLike) -> Floats:
     return np.where(law < FEW, law * known.y2**2, difference)
 
 
+@validated
 def entropy_variance(sigma: ArrayLike, context: ArrayLike) -> Floats:
     r"""Variance over the disorder of the entropy of one query.
 
