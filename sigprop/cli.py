@@ -15,13 +15,15 @@ from sigprop import cli_design, cli_symbolic, cli_torch, cli_train, laboratory, 
 from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
 from sigprop.errors import DomainError, SigpropError, require
 from sigprop.positional import is_sampled
+from sigprop.printable import printable
 
 app = typer.Typer(
     help="Signal propagation in transformers at initialisation: will it propagate, and why?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # help texts are text: "[default: ...]" is no markup
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 Spec = Annotated[
@@ -40,7 +42,7 @@ def main() -> None:
     try:
         app()
     except SigpropError as error:
-        sys.stderr.write(f"sigprop: error: {error}\n")
+        sys.stderr.write(printable(f"sigprop: error: {error}\n"))
         sys.exit(2)
     except MemoryError as error:
         sys.stderr.write(f"sigprop: error: too little memory: {error}\n")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sigprop.console import FIGURES, AsJson, Png, check_target, emit, show
+from sigprop.console import FIGURES, AsJson, Png, aside, check_target, emit, show
 from sigprop.errors import need
 
 __all__ = ["COMMANDS"]
@@ -24,12 +24,13 @@ def audit(
     """Measure a real model with random weights on a real text, beside the prediction for it."""
     need("sigprop audit", "torch", "torch", "transformers", "tokenizers")
     check_target("png", png, FIGURES)
-    from sigprop.torch.audit import audit as run
-    from sigprop.torch.inputs import load_model, load_text
+    with aside():
+        from sigprop.torch.audit import audit as run
+        from sigprop.torch.inputs import load_model, load_text
 
-    model = load_model(hf, seed)
-    loaded = load_text(text, model, hf)
-    found = run(model, loaded.batch, rho_max=rho_max, seed=seed)
+        model = load_model(hf, seed)
+        loaded = load_text(text, model, hf)
+        found = run(model, loaded.batch, rho_max=rho_max, seed=seed)
     if png is not None:
         from sigprop.plots import save_figure
         from sigprop.torch.pictures import plot_audit

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sigprop.compare import Comparison
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, VERMILLION, panels
+from sigprop.plots import BLACK, BLUE, VERMILLION, entitle, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +49,6 @@ def plot_comparisons(found: list[Comparison]) -> Figure:
             axes.plot(at, getattr(one.finite, name), color=BLUE, label=f"T = {one.spec.context:g}")
             axes.plot(at, getattr(one.limit, name), "--", color=VERMILLION, label="limit")
             axes.set(xlabel=label("layer"), ylabel=label(name))
-        row[1].set_title(one.name, fontsize=9)
+        entitle(row[1], one.name, 9)
     rows[0][0].legend(fontsize=7, frameon=False)
     return figure

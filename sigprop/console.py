@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any
@@ -14,8 +14,19 @@ from typing import Annotated, Any
 import typer
 
 from sigprop.errors import DomainError
+from sigprop.printable import printable
 
-__all__ = ["FIGURES", "AsJson", "Png", "Scheduler", "check_target", "emit", "progress", "show"]
+__all__ = [
+    "FIGURES",
+    "AsJson",
+    "Png",
+    "Scheduler",
+    "aside",
+    "check_target",
+    "emit",
+    "progress",
+    "show",
+]
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Png = Annotated[Path | None, typer.Option(help="Draw a figure (.png, .pdf or .svg).")]
@@ -45,7 +56,7 @@ def emit(values: dict[str, Any]) -> None:
 
 
 def show(build: Callable[[], Any]) -> None:
-    """Print what a function builds, with rich.
+    """Print what a function builds, with rich; text is text, never markup, emoji or control.
 
     Parameters
     ----------
@@ -54,10 +65,59 @@ def show(build: Callable[[], Any]) -> None:
     """
     from rich.console import Console
 
-    console = Console(soft_wrap=False)
+    class Plain(Console):
+        """Shows every character of what it is given, and obeys none."""
+
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Any]:
+            for part in super().render(renderable, options):
+                yield part if part.control else part._replace(text=printable(part.text))
+
+    console = Plain(soft_wrap=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDTH
     console.print(build())
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Run code of others: standard input is empty, what it prints goes to standard error.
+
+    That holds for its Python code and for libraries below it; control characters are escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    with TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as sink:
+        try:
+            with ExitStack() as stack:
+                empty = stack.enter_context(Path(os.devnull).open(encoding="utf-8"))
+                for descriptor, target in ((0, empty), (1, sink), (2, sink)):
+                    stack.enter_context(_instead(descriptor, target.fileno()))
+                stack.enter_context(redirect_stdout(sink))
+                stack.enter_context(redirect_stderr(sink))
+                stack.callback(setattr, sys, "stdin", sys.stdin)
+                sys.stdin = empty
+                yield
+        finally:
+            sink.seek(0)
+            sys.stderr.write(printable(sink.read()))
+
+
+@contextmanager
+def _instead(descriptor: int, other: int) -> Iterator[None]:
+    """Let a descriptor of the process be a copy of another one; closed ones stay closed after."""
+    try:
+        kept = os.dup(descriptor)
+    except OSError:
+        kept = None
+    os.dup2(other, descriptor)
+    try:
+        yield
+    finally:
+        if kept is None:
+            os.close(descriptor)
+        else:
+            os.dup2(kept, descriptor)
+            os.close(kept)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from sigprop.design import Design
 from sigprop.errors import AssumptionError
 from sigprop.growth import RULES, Growth
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, GREEN, VERMILLION, panels
+from sigprop.plots import BLACK, BLUE, GREEN, VERMILLION, entitle, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def plot_design(found: Design, name: str) -> Figure:
         axes.legend(fontsize=7, frameon=False)
     row[0].set_ylim(-0.02, 1.02)
     row[1].set(yscale="log", ylabel="squared gradient, relative")
-    row[0].set_title(f"{name}: targets thin, feasible grey, design black", fontsize=9)
+    entitle(row[0], f"{name}: targets thin, feasible grey, design black", 9)
     return figure
 
 
@@ -107,5 +107,5 @@ def plot_growth(found: Growth, name: str) -> Figure:
         axes.set(xscale="log", xlabel=label("context"), ylabel=text)
         axes.ticklabel_format(axis="y", useOffset=False)
     row[0].legend(fontsize=7, frameon=False)
-    row[1].set_title(name, fontsize=9)
+    entitle(row[1], name, 9)
     return figure

@@ -14,6 +14,7 @@ from sigprop.arguments import validated
 from sigprop.diagram import BOUNDARIES, GRADIENT_BOUNDARIES, REGIMES
 from sigprop.errors import DomainError
 from sigprop.notation import axis, label
+from sigprop.printable import printable
 from sigprop.trajectory import Trajectory
 from sigprop.validate import variables
 
@@ -28,6 +29,7 @@ __all__ = [
     "boundary_lines",
     "by_block",
     "decades",
+    "entitle",
     "field",
     "legend_above",
     "letter_panels",
@@ -98,6 +100,22 @@ def panels(
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def entitle(part: Figure | Axes, text: str, size: float) -> None:
+    """Write a title that holds a name of the user's: shown as it is, never as mathematics.
+
+    Parameters
+    ----------
+    part : matplotlib.figure.Figure or matplotlib.axes.Axes
+        What it is the title of.
+    text : str
+        The title.
+    size : float
+        Size of its letters, in points.
+    """
+    write: Any = part.suptitle if hasattr(part, "suptitle") else part.set_title
+    write(printable(text), fontsize=size, parse_math=False)
 
 
 @validated
@@ -196,7 +214,7 @@ def plot_trajectory(
         draw(row)
     letter_panels(rows)
     if title:
-        figure.suptitle(title, fontsize=10)
+        entitle(figure, title, 10)
     return figure
 
 
@@ -367,7 +385,7 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
     left.set_title("after the last block", fontsize=9)
     right.set_title("smallest over the blocks", fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=10)
+        entitle(figure, title, 10)
     return figure
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.plots import BLACK, boundary_lines, field, panels
+from sigprop.plots import BLACK, boundary_lines, entitle, field, panels
 from sigprop.schemes import Outcome
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def plot_schemes(data: xr.Dataset, found: Sequence[Outcome], title: str = "") ->
     _numbers(axes, place)
     _key(axes, found)
     if title:
-        figure.suptitle(title, fontsize=10)
+        entitle(figure, title, 10)
     return figure
 
 

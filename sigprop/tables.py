@@ -211,7 +211,7 @@ def derivation(found: Derivation, steps: bool) -> Group:
     """Show a derived result, with every step on demand."""
     from sympy import pretty
 
-    parts: list[Any] = [f"[bold]{found.name}[/bold]: {found.title}"]
+    parts: list[Any] = [Text.assemble((found.name, "bold"), f": {found.title}")]
     parts += [f"from {found.equations}; {found.source}"]
     for i, step in enumerate(found.steps, 1):
         last = i == len(found.steps)
@@ -244,7 +244,7 @@ def show(reading: Reading, found: Verdict) -> Group:
         }
     parts.append(_pairs(rows, "What follows"))
     parts += [f"- {note}" for note in reading.notes]
-    parts += ["", f"[bold]Verdict: {found.verdict}[/bold]", *found.reasons]
+    parts += ["", Text(f"Verdict: {found.verdict}", "bold"), *found.reasons]
     return Group(*parts)
 
 
@@ -299,7 +299,7 @@ def comparisons(found: list[Comparison]) -> Group:
 def made(figure: Made) -> Group:
     """Say what a figure shows, and how far theory is from measurement."""
     lines = (f"- {line}" for line in figure.findings)
-    return Group(f"[bold]{figure.name}: {figure.title}[/bold]", figure.shows, *lines, "")
+    return Group(Text(f"{figure.name}: {figure.title}", "bold"), figure.shows, *lines, "")
 
 
 def schemes(found: list[Outcome]) -> Group:
@@ -337,7 +337,8 @@ def findings(found: list[Finding]) -> Group:
     parts: list[Any] = []
     for one in found:
         c = one.claim
-        parts += [f"[bold]{c.number}. {c.claim}[/bold]  ({c.source})", f"   Theory: {c.formula}"]
+        parts += [Text.assemble((f"{c.number}. {c.claim}", "bold"), f"  ({c.source})")]
+        parts += [f"   Theory: {c.formula}"]
         table = Table("case", "claimed", "theory", "measured", "holds", box=SIMPLE_HEAD)
         for p in one.points:
             numbers = f"{p.claimed:.4g}", f"{p.theory:.4g}", f"{p.measured:.4g} ± {p.se:.1g}"

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules import module as registration
 
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.validate import count, read_json
 
-__all__ = ["Loaded", "load_model", "load_text"]
+__all__ = ["Loaded", "bounded", "inert", "load_model", "load_text", "offline"]
 
 SEQUENCES = 4
 CONTEXT = 128  # at most; more costs T^3
+PARTS = 2**17  # modules of a model; the deepest published ones have some 60 000
+DROPPED = {
+    *("auto_map", "custom_pipelines", "name_or_path", "kernel_config", "quantization_config"),
+    *("attn_implementation", "experts_implementation", "dtype", "torch_dtype"),
+}
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
 
 
 class Loaded(NamedTuple):
@@ -39,19 +49,26 @@ def load_model(folder: str | Path, seed: int = 0) -> nn.Module:
     Parameters
     ----------
     folder : str or Path
-        Folder with a config.json; nothing is downloaded.
+        Folder with a config.json. Nothing else is read from it: no code and no weights; and
+        nothing is downloaded.
     seed : int
         Of the weights.
 
     Returns
     -------
     torch.nn.Module
-        `transformers.AutoModel.from_config`.
+        A class of transformers itself, with plain attention and weights in float32.
 
     Raises
     ------
     DomainError
-        If there is no config of a known model, or it takes no text.
+        If there is no config of a known model of text, or it is too large for this machine.
+
+    Notes
+    -----
+    The classes are looked up by "model_type" in the tables of transformers. What a config says
+    about code (`auto_map`), places (`_name_or_path`), kernels, quantisation and number formats is
+    dropped before transformers sees it, at every depth.
 
     Examples
     --------
@@ -61,21 +78,111 @@ def load_model(folder: str | Path, seed: int = 0) -> nn.Module:
         ...
     sigprop.errors.DomainError: file = '/nowhere/config.json' is not admissible: ...
     """
-    from transformers import AutoConfig, AutoModel
-
-    values = read_json(Path(folder) / "config.json")
+    values = inert(read_json(Path(folder) / "config.json"))
     torch.manual_seed(count("seed", seed, 0, 2**62))
-    name = str(values.get("model_type"))
-    try:
-        config = AutoConfig.for_model(**values)
-        model: nn.Module = AutoModel.from_config(config)
-    except Exception as error:  # whatever a config makes transformers raise
-        words = f"a config of transformers ({str(error).splitlines()[0][:80]})"
-        raise DomainError("model_type", name, words) from None
-    text = getattr(model, "main_input_name", "") == "input_ids" and hasattr(config, "vocab_size")
-    if not text:
+    name = values.pop("model_type", None)
+    with offline():
+        from transformers import CONFIG_MAPPING, MODEL_MAPPING
+
+        if not isinstance(name, str) or name not in CONFIG_MAPPING:
+            raise DomainError("model_type", name, "a type of model that transformers has")
+        kind = CONFIG_MAPPING[name]
+        if kind not in MODEL_MAPPING:
+            raise DomainError("model_type", name, "one that AutoModel of transformers knows")
+        classes = MODEL_MAPPING[kind]
+        model_class = classes[0] if isinstance(classes, list | tuple) else classes
+        if getattr(model_class, "main_input_name", "") != "input_ids":
+            raise DomainError("model_type", name, "a model of text; audit others from Python")
+        if kind.sub_configs:
+            parts = ", ".join(kind.sub_configs)
+            raise DomainError("model_type", name, f"a model of text alone; this one has {parts}")
+        try:
+            with bounded():
+                config = kind(**values)
+                model: nn.Module = model_class._from_config(config, attn_implementation="eager")
+        except DomainError:
+            raise
+        except Exception as error:  # whatever a config makes transformers raise
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            words = f"a config of transformers ({first[:80]})"
+            raise DomainError("model_type", name, words) from None
+    if not hasattr(config, "vocab_size"):
         raise DomainError("model_type", name, "a model of text; audit others from Python")
     return model
+
+
+def inert(value: Any) -> Any:
+    """Content of a config without what names code, places, kernels or number formats.
+
+    Parameters
+    ----------
+    value : JSON value
+        The content.
+
+    Returns
+    -------
+    JSON value
+        A copy, without those keys and without private ones, at every depth.
+
+    Examples
+    --------
+    >>> from sigprop.torch.inputs import inert
+    >>> inert({"n_layer": 2, "auto_map": {"AutoModel": "a.B"}, "text": [{"_name_or_path": "."}]})
+    {'n_layer': 2, 'text': [{}]}
+    """
+    if isinstance(value, list):
+        return [inert(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: inert(v) for k, v in value.items() if not k.startswith("_") and k not in DROPPED}
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Let no library fetch anything: files, kernels, versions."""
+    from huggingface_hub import constants  # reads the environment once, here
+
+    known, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    before = {name: os.environ.get(name) for name in OFFLINE}
+    os.environ.update(dict.fromkeys(OFFLINE, "1"))
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = known
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Refuse a model as soon as its tensors outgrow the memory, or its parts a number."""
+    size = parts = 0
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def weigh(_: nn.Module, name: str, tensor: Any) -> None:
+        nonlocal size
+        size += 0 if tensor is None else tensor.numel() * tensor.element_size()
+        words = f"a model whose weights fit the memory, {memory / 2**30:.3g} GiB; this one has more"
+        require(size <= memory, "config", f"{size / 2**30:.3g} GiB", words)
+
+    def number(_: nn.Module, name: str, part: Any) -> None:
+        nonlocal parts
+        parts += 1
+        require(parts <= PARTS, "config", parts, f"a model of at most {PARTS} modules")
+
+    handles = (
+        registration.register_module_parameter_registration_hook(weigh),
+        registration.register_module_buffer_registration_hook(weigh),
+        registration.register_module_module_registration_hook(number),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def load_text(path: str | Path, model: nn.Module, folder: str | Path) -> Loaded:
@@ -124,7 +231,9 @@ def _ids(text: str, size: int, path: Path) -> tuple[list[int], str]:
 
     try:
         ids = Tokenizer.from_file(str(path)).encode(text[: 2**20]).ids
-    except Exception as error:  # tokenizers raises bare exceptions
+    except BaseException as error:  # tokenizers raises bare exceptions, and panics
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise DomainError("tokenizer", str(path), f"a tokenizer ({error})") from None
     if max(ids, default=0) >= size:
         raise AssumptionError(f"{path} has ids beyond the vocabulary of the config, {size}")

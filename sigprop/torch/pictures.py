@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, VERMILLION, panels
+from sigprop.plots import BLACK, BLUE, VERMILLION, entitle, panels
 from sigprop.torch.audit import Audit
 from sigprop.torch.predict import HALF
 
@@ -55,7 +55,7 @@ def plot_audit(found: Audit) -> Figure:
     row[3].set(xlabel=label("layer"), ylabel="squared gradient of the stream")
     for axes in row:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(f"{found.model}: {found.verdict}", fontsize=9)
+    entitle(figure, f"{found.model}: {found.verdict}", 9)
     return figure
 
 
