@@ -10,6 +10,7 @@ stream, exactly: post-norm :math:`LN(\alpha x + f) = LN(x + f/\alpha)`; pre-norm
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -98,12 +99,14 @@ class Prescription:
         return {"sigprop": values, "sigprop_std": plain(self.std())}
 
     def pytorch(self) -> str:
-        """Python source of `init_weights(model)` for the linear layers of Hugging Face models.
+        """Python source of `init_weights(model)` for the models that `sigprop.torch.audit` reads.
 
         Returns
         -------
         str
-            A module that needs PyTorch alone. Embeddings, norms and heads are left as they are.
+            A module that needs PyTorch alone: it finds every matrix of every block by type, shape
+            and role, as `sigprop.torch.initialise_` does, and raises on what it cannot place.
+            Embeddings and heads are left as they are.
 
         Examples
         --------
@@ -113,16 +116,31 @@ class Prescription:
         >>> compile(code, "init.py", "exec") is not None
         True
         """
-        alphas = () if self.folded else tuple(WRITERS.values())
-        multipliers = {name: float(np.asarray(getattr(self.spec, name))) for name in alphas}
+        source = files("sigprop").joinpath("torch", "placement.py").read_text(encoding="utf-8")
+        head, placement = source.split("\nfrom sigprop.errors import AssumptionError\n")
         return CODE.format(
             version=__version__,
             depth=self.spec.depth,
             context=self.spec.to_dict()["context"],
-            alpha=f"\n# in forward(), multiply the skip branches by {multipliers}" * bool(alphas),
+            alpha=self._remaining(),
+            imports=head.split('"""')[2].lstrip(),
             variance=_source(self.variance),
             bias=_source(self.bias),
+            gain=self.norm_gain,
+            placement=placement,
         )
+
+    @property
+    def norm_gain(self) -> float | None:
+        """Gain of the norms; None without norms."""
+        return None if self.spec.norm == "none" else float(np.asarray(self.spec.norm_gain))
+
+    def _remaining(self) -> str:
+        """Multipliers that the weights do not have, as a sentence for the code."""
+        values = {name: float(np.asarray(getattr(self.spec, name))) for name in WRITERS.values()}
+        if self.folded or set(values.values()) == {1.0}:
+            return ""
+        return f"\n\nIn forward(), multiply the skip branches by {values}."
 
 
 @validated
@@ -240,53 +258,29 @@ def _source(columns: dict[str, Floats]) -> str:
     return "{\n" + "\n".join(rows) + "\n}"
 
 
-CODE = '''"""Initialisation by sigprop {version}: {depth} blocks, context {context}."""
+CODE = '''"""Initialisation by sigprop {version}: {depth} blocks, context {context}.
 
-import re
+    init_weights(model)  # in place, before training; needs PyTorch alone
 
-import torch
-
-# variance times fan-in, and variance of the biases, block by block{alpha}
+Every matrix and bias of every block is drawn, or nothing is: what cannot be placed raises
+`AssumptionError`. What is outside the blocks (embeddings, heads) is left as it is.{alpha}
+"""
+{imports}# variance times fan-in, and variance of the biases, block by block
 VARIANCE = {variance}
 BIAS = {bias}
-ROLES = {{
-    "query": r"(query|q_proj|q_lin)",
-    "key": r"(key|k_proj|k_lin)",
-    "value": r"(value|v_proj|v_lin)",
-    "output": r"(attention\\.output\\.dense|attn\\.c_proj|o_proj|out_proj|attention\\.dense)",
-    "gate": r"gate_proj",
-    "w1": r"(intermediate\\.dense|c_fc|fc1|up_proj|dense_h_to_4h)",
-    "w2": r"((?<!attention\\.)output\\.dense|mlp\\.c_proj|fc2|down_proj|dense_4h_to_h)",
-}}
-JOINT = r"(c_attn|in_proj)"  # queries, keys and values side by side
-TRANSPOSED = r"\\.(c_attn|c_proj|c_fc)\\."  # Conv1D of GPT-2 stores (fan-in, fan-out)
+NORM_GAIN = {gain}
 
 
-def draw(part, kind, role, block, fan_in):
-    variance = VARIANCE[role][block] / fan_in if kind == "weight" else BIAS.get(role, ZERO)[block]
-    part.normal_(0.0, variance**0.5) if variance else part.zero_()
+def init_weights(model: nn.Module, batch: Any = None, seed: int = 0) -> tuple[Change, ...]:
+    """Draw all blocks anew; returns each matrix with its standard deviation before and after.
+
+    `batch`, what the forward pass takes, is needed only where one projection has queries, keys and
+    values and the model takes no token ids.
+    """
+    return draw(model, find_blocks(model, batch), VARIANCE, BIAS, NORM_GAIN, seed)
 
 
-def init_weights(model):
-    """Draw the linear layers of every block; returns how many parameters were drawn."""
-    done = 0
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            place = re.search(r"\\.(\\d+)\\.(.*?)[._](weight|bias)$", "." + name)
-            if place is None:
-                continue
-            block, kind = int(place[1]), place[3]
-            turned = re.search(TRANSPOSED, name) is not None
-            fan_in = tensor.shape[0 if turned else -1]
-            if re.search(JOINT + "$", place[2]):
-                parts = zip(tensor.chunk(3, -1 if turned else 0), ("query", "key", "value"))
-            else:
-                parts = [(tensor, r) for r, p in ROLES.items() if re.search(p + "$", place[2])]
-            for part, role in parts:
-                draw(part, kind, role, block, fan_in)
-                done += 1
-    return done
+class AssumptionError(Exception):
+    """The model is none that these numbers are for."""
 
-
-ZERO = [0.0] * {depth}
-'''
+{placement}'''

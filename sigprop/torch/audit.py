@@ -285,7 +285,7 @@ def audit(model: nn.Module, batch: Any, *, rho_max: float = RHO_MAX, seed: int =
     """
     limit = scalar("rho_max", rho_max, 1e-6, 1 - 1e-6)
     start = count("seed", seed, 0, 2**62)
-    anatomy = dissect(model)
+    anatomy = dissect(model, batch)
     found = record(model, batch, anatomy, start)
     specs = layer_specs(anatomy, found)
     spec = whole_spec(anatomy, specs)

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from sigprop.arguments import validated
 from sigprop.design import Design
 from sigprop.errors import AssumptionError, require
 from sigprop.prescription import Prescription
-from sigprop.torch.anatomy import BlockParts, Matrix, dissect
+from sigprop.torch.placement import WRITERS, Change, draw, find_blocks
 from sigprop.validate import count, scalar
 
 __all__ = ["Change", "initialise_"]
-
-BIASED = ("value", "w1", "w2")  # with the variance that the description gives; others are zero
-WRITERS = ("output", "w2")  # matrices that write to the stream
-
-
-class Change(NamedTuple):
-    """What happened to one matrix.
-
-    Attributes
-    ----------
-    name, role : str
-        Parameter, and what it is.
-    block : int
-        Its block, from 1.
-    before, after : float
-        Standard deviation of the entries.
-    """
-
-    name: str
-    role: str
-    block: int
-    before: float
-    after: float
 
 
 @validated
@@ -48,13 +24,15 @@ def initialise_(
     *,
     seed: int = 0,
     forward: tuple[float, float] = (1.0, 1.0),
+    batch: Any = None,
 ) -> tuple[Change, ...]:
     """Draw the matrices and biases of every block anew, in place, as recommended.
 
     Parameters
     ----------
     model : torch.nn.Module
-        As for `audit`. Embeddings, norms and heads are left as they are.
+        As for `audit`. What is outside its blocks, embeddings and heads, is left as it is; norms
+        in them are, where they have the gain of the recommendation.
     recommendation : Design or Prescription
         From `sigprop.design.recommend`, `Audit.recommendation` or `sigprop.prescription.prescribe`.
     seed : int
@@ -62,6 +40,9 @@ def initialise_(
     forward : tuple of float
         For attention and MLP, the multiplier of the skip branch over that of the branch that the
         model's forward pass has already, > 0 (`Audit.forward`); other than one only post-norm.
+    batch : mapping, tuple or tensor, optional
+        As for `audit`; needed where one projection has queries, keys and values and the model takes
+        something else than token ids.
 
     Returns
     -------
@@ -71,8 +52,8 @@ def initialise_(
     Raises
     ------
     AssumptionError
-        If the model cannot be read, has another MLP than the recommendation, or residual
-        multipliers cannot be folded into its weights.
+        If a parameter of a block cannot be placed, the MLP or the norms are others than in the
+        recommendation, or residual multipliers cannot be folded into weights.
     DomainError
         If its depth is not that of the recommendation, or `forward` is not admissible.
 
@@ -96,21 +77,15 @@ def initialise_(
     [0.06, 0.06]
     """
     plan = recommendation.prescription if isinstance(recommendation, Design) else recommendation
-    blocks = dissect(model).blocks
+    start = count("seed", seed, 0, 2**62)
+    blocks = find_blocks(model, batch)
     require(plan.spec.depth == len(blocks), "depth", plan.spec.depth, f"{len(blocks)}, the model's")
     shares = _forward(plan, forward)
-    roles = {role for parts in blocks for role in parts.matrices}
-    if roles != set(plan.variance):
-        raise AssumptionError(
-            f"the model has the matrices {', '.join(sorted(roles))}; the recommendation is for "
-            + ", ".join(sorted(plan.variance))
-        )
-    generator = torch.Generator().manual_seed(count("seed", seed, 0, 2**62))
-    return tuple(
-        _drawn(matrix, role, i, parts, plan, shares.get(role, 1.0), generator)
-        for i, parts in enumerate(blocks)
-        for role, matrix in parts.matrices.items()
+    variance, bias = (
+        {role: values * shares.get(role, 1.0) for role, values in columns.items()}
+        for columns in (plan.variance, plan.bias)
     )
+    return draw(model, blocks, variance, bias, plan.norm_gain, start)
 
 
 def _forward(plan: Prescription, forward: tuple[float, float]) -> dict[str, float]:
@@ -124,27 +99,3 @@ def _forward(plan: Prescription, forward: tuple[float, float]) -> dict[str, floa
             "them first"
         )
     return {name: value**2 for name, value in zip(WRITERS, values, strict=True)}
-
-
-def _drawn(
-    matrix: Matrix,
-    role: str,
-    block: int,
-    parts: BlockParts,
-    plan: Prescription,
-    share: float,
-    generator: torch.Generator,
-) -> Change:
-    before = float(matrix.weight.double().square().mean()) ** 0.5
-    after = float(np.sqrt(plan.variance[role][block] * share / matrix.fan_in))
-    _draw(matrix.weight, after, generator)
-    if matrix.bias is not None:
-        variance = plan.bias[role][block] * share if role in BIASED else 0.0
-        _draw(matrix.bias, float(np.sqrt(variance)), generator)
-    return Change(matrix.name, role, block + 1, before, after)
-
-
-def _draw(target: torch.Tensor, std: float, generator: torch.Generator) -> None:
-    """Draw on the CPU, so that a seed gives the same weights on every device."""
-    values: Any = torch.randn(target.shape, generator=generator) * std
-    target.copy_(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,9 @@ PARTS = 2**17  # modules of a model; the deepest published ones have some 60 000
 DROPPED = {
     *("auto_map", "custom_pipelines", "name_or_path", "kernel_config", "quantization_config"),
     *("attn_implementation", "experts_implementation", "dtype", "torch_dtype"),
+    *("num_labels", "id2label", "label2id"),
 }
+LARGEST = 2**24  # of integers other than rotary bases: a config makes lists as long as they say
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
 
 
@@ -78,7 +81,11 @@ def load_model(folder: str | Path, seed: int = 0) -> nn.Module:
         ...
     sigprop.errors.DomainError: file = '/nowhere/config.json' is not admissible: ...
     """
-    values = inert(read_json(Path(folder) / "config.json"))
+    path = Path(folder) / "config.json"
+    try:
+        values = inert(read_json(path))
+    except RecursionError:
+        raise DomainError("file", str(path), "a config of less nesting") from None
     torch.manual_seed(count("seed", seed, 0, 2**62))
     name = values.pop("model_type", None)
     with offline():
@@ -122,7 +129,12 @@ def inert(value: Any) -> Any:
     Returns
     -------
     JSON value
-        A copy, without those keys and without private ones, at every depth.
+        A copy, without those keys, without private ones and without labels, at every depth.
+
+    Raises
+    ------
+    DomainError
+        If an integer is larger than any size of a model.
 
     Examples
     --------
@@ -134,7 +146,11 @@ def inert(value: Any) -> Any:
         return [inert(part) for part in value]
     if not isinstance(value, dict):
         return value
-    return {k: inert(v) for k, v in value.items() if not k.startswith("_") and k not in DROPPED}
+    kept = {k: v for k, v in value.items() if not k.startswith("_") and k not in DROPPED}
+    for name, number in kept.items():
+        if isinstance(number, int) and not re.search("theta|base", name):
+            require(abs(number) <= LARGEST, name, number, f"an integer of at most {LARGEST}")
+    return {name: inert(part) for name, part in kept.items()}
 
 
 @contextmanager

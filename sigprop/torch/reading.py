@@ -197,6 +197,7 @@ def assumptions(
             "prediction takes each block's own).",
         ),
         _copies(anatomy),
+        _partly_rotary(anatomy, recording),
         _biases(anatomy, recording),
         _input_norm(recording),
     )
@@ -227,6 +228,14 @@ def _copies(anatomy: Anatomy) -> Assumption:
         f"Weights of neighbouring blocks are correlated by {max(found):.2g}: every block turns "
         "tokens the same way, and common parts add up coherently.",
     )
+
+
+def _partly_rotary(anatomy: Anatomy, recording: Recording) -> Assumption:
+    """Share of each head that rotary positions leave alone; the theory turns all of it."""
+    head = len(anatomy.blocks[0].matrices["query"].weight) / recording.layers[0].heads
+    left = 0.0 if anatomy.rotary_width is None else 1 - anatomy.rotary_width / head
+    meaning = f"They leave {left:.0%} of each head alone."
+    return Assumption("rotary positions turn whole heads", left, 0.01, meaning)
 
 
 def _variation(values: list[float]) -> float:

@@ -259,8 +259,8 @@ class _Session:
         out = {"q": [float(v.double().square().mean()) for v in found[:depth]]}
         for (name, matrix), value in zip(weights.items(), found[depth:], strict=True):
             whole = value.T if matrix.transposed else value
-            part = whole.chunk(matrix.parts)[matrix.part]
-            out.setdefault(name[0], []).append(float(part.double().square().sum()) / total)
+            square = float(matrix.of(whole).double().square().sum())
+            out.setdefault(name[0], []).append(square / total)
         return out
 
     def _weights(self) -> dict[tuple[str, int], Matrix]:
