@@ -33,7 +33,7 @@ def evil(canary):
 
 def folders(root, canary):
     """What is in each folder: config, further files, and the exit code that must follow."""
-    here, other = str(root / "{}"), str(root / "elsewhere")
+    here, other = str(root / "{}"), str(root / "other")
     code = {"evil.py": evil(canary), "configuration_evil.py": evil(canary),
             "modeling_evil.py": evil(canary), "tokenization_evil.py": evil(canary)}  # fmt: skip
     touch = f"touch {canary}"
@@ -47,10 +47,11 @@ def folders(root, canary):
         "auto_map": (BERT | {"auto_map": MAP, "_name_or_path": here, "architectures": ["Evil"],
                              "trust_remote_code": True},
                      code | {"tokenizer_config.json": {"auto_map": MAP}}, 0),
-        "nested": ({"model_type": "llava", "text_config": nested, "vision_config": nested}, code, 2),
+        "nested": ({"model_type": "llava", "text_config": nested, "vision_config": nested},
+                   code, 2),
         "unknown": ({"model_type": "evil", "auto_map": MAP, "_name_or_path": here}, code, 2),
-        "elsewhere": (BERT | {"_name_or_path": other, "auto_map": {"AutoModel": f"{other}--evil.X"}},
-                      {}, 0),
+        "elsewhere": (BERT | {"_name_or_path": other,
+                              "auto_map": {"AutoModel": f"{other}--evil.X"}}, {}, 0),
         "pickled": (BERT, {"pytorch_model.bin": Bomb(touch), "training_args.bin": Bomb(touch),
                            "model.safetensors": Bomb(touch), "tokenizer.model": Bomb(touch)}, 0),
         "kernel": (BERT | {"attn_implementation": "evil/kernel:run", "_attn_implementation": "e/k",
@@ -62,7 +63,7 @@ def folders(root, canary):
         "template": (BERT, {"chat_template.jinja": jinja,
                             "tokenizer_config.json": {"chat_template": jinja}}, 0),
         "shadows": (BERT, {f"{name}.py": evil(canary) for name in shadows}, 0),
-        "generation": (BERT | {"custom_generate": here, "custom_pipelines": {"x": {"impl": "evil.X"}}},
+        "generation": (BERT | {"custom_generate": here, "custom_pipelines": MAP},
                        {"generation_config.json": {"custom_generate": here, "auto_map": MAP},
                         "custom_generate/generate.py": evil(canary)}, 0),
         "loud": (BERT | {"hidden_act": LOUD, "model_type": "bert"}, {}, 2),
@@ -73,8 +74,12 @@ def folders(root, canary):
         "labels": (BERT | {"num_labels": 10**9, "id2label": {"x": LOUD}}, {}, 0),
         "methods": (BERT | {"get_text_config": "evil", "to_dict": 1, "__class__": "evil.X",
                             "sub_configs": {"a": "evil.X"}}, code, 2),
-        "tokenizer": (BERT, {"tokenizer.json": {"model": {"type": LOUD, "vocab": {"a": 10**12}}}}, 2),
+        "tokenizer": (BERT, {"tokenizer.json": {"model": {"type": LOUD, "vocab": {"a": 10**12}}}},
+                      2),
     }  # fmt: skip
+
+
+NAMES = tuple(folders(Path("/nowhere"), "/nowhere/canary"))
 
 
 def build(root, name):
@@ -82,7 +87,7 @@ def build(root, name):
     canary, folder = root / f"canary-{name}", root / name
     config, files, code = folders(root, canary)[name]
     folder.mkdir(parents=True)
-    (root / "elsewhere").mkdir()
+    (root / "other").mkdir()
     (root / "elsewhere" / "evil.py").write_text(evil(canary))
     for file, content in files.items():
         (folder / file).parent.mkdir(exist_ok=True)
