@@ -28,7 +28,7 @@ class Bomb:
 def evil(canary):
     """Source of a module that leaves a file when it is imported, and poses as any class."""
     bodies = "\n".join(f"class Evil{name}:\n    pass" for name in CLASSES)
-    return f"open({str(canary)!r}, 'w').write('ran')\n{bodies}\n"
+    return f"import pathlib\npathlib.Path({str(canary)!r}).touch()\n{bodies}\n"
 
 
 def folders(root, canary):
@@ -88,7 +88,7 @@ def build(root, name):
     config, files, code = folders(root, canary)[name]
     folder.mkdir(parents=True)
     (root / "other").mkdir()
-    (root / "elsewhere" / "evil.py").write_text(evil(canary))
+    (root / "other" / "evil.py").write_text(evil(canary))
     for file, content in files.items():
         (folder / file).parent.mkdir(exist_ok=True)
         if isinstance(content, Bomb):

@@ -3,9 +3,7 @@
 import json
 import re
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import autograd
 import numpy as np
@@ -207,69 +205,6 @@ def test_a_prescription_of_a_config_returns_it(name):
         assert getattr(again, number) == pytest.approx(getattr(reading.spec, number))
     if name == "bert-base":
         assert all(v == pytest.approx(0.02) for v in entries["sigprop_std"].values())
-
-
-class Tensor:
-    """As much of a torch tensor as an initialiser needs."""
-
-    def __init__(self, data):
-        self.data, self.shape = data, data.shape
-
-    def normal_(self, mean, std):
-        self.data[...] = np.random.default_rng(self.data.size).normal(mean, std, self.shape)
-
-    def zero_(self):
-        self.data[...] = 0
-
-    def chunk(self, count, axis):
-        return [Tensor(part) for part in np.split(self.data, count, axis)]
-
-
-PARAMETERS = {
-    "bert-base": ("bert.encoder.layer.{}.", {
-        "attention.self.query": "query", "attention.self.key": "key",
-        "attention.self.value": "value", "attention.output.dense": "output",
-        "intermediate.dense": "w1", "output.dense": "w2"}),
-    "opt-125m": ("model.decoder.layers.{}.", {
-        "self_attn.q_proj": "query", "self_attn.k_proj": "key", "self_attn.v_proj": "value",
-        "self_attn.out_proj": "output", "fc1": "w1", "fc2": "w2"}),
-    "llama-2-7b": ("model.layers.{}.", {
-        "self_attn.q_proj": "query", "self_attn.o_proj": "output", "mlp.gate_proj": "gate",
-        "mlp.up_proj": "w1", "mlp.down_proj": "w2"}),
-    "gpt2": ("transformer.h.{}.", {
-        "attn.c_attn": None, "attn.c_proj": "output", "mlp.c_fc": "w1", "mlp.c_proj": "w2"}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_pytorch_code_draws_the_recommended_scales(name, monkeypatch):
-    spec = example(name).spec.replace(width=128, heads=2, alpha_attn=1.3, beta=1.0)
-    found = prescribe(spec)
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(no_grad=nullcontext))
-    space = {}
-    exec(compile(found.pytorch(), "init.py", "exec"), space)
-    prefix, roles = PARAMETERS[name]
-    hidden, turned, block = round(spec.mlp_ratio * 128), name == "gpt2", 3
-    tensors = {}
-    for layer, role in roles.items():
-        fan_in, out = (hidden if role == "w2" else 128), (128 if role else 3 * 128)
-        shape = (fan_in, out) if turned else (out, fan_in)
-        tensors[prefix.format(block) + layer + ".weight"] = Tensor(np.ones(shape))
-        tensors[prefix.format(block) + layer + ".bias"] = Tensor(np.ones(out))
-    other = "embeddings.word_embeddings.weight"
-    tensors[other] = Tensor(np.ones((4, 4)))
-    tensors[prefix.format(block) + "ln_1.weight"] = Tensor(np.ones(4))
-    done = space["init_weights"](SimpleNamespace(named_parameters=tensors.items))
-    assert done == 2 * (len(roles) + 2 * (None in roles.values()))
-    assert np.all(tensors[other].data == 1)
-    assert np.all(tensors[prefix.format(block) + "ln_1.weight"].data == 1)
-    stds = found.std()
-    for layer, role in roles.items():
-        weight = tensors[prefix.format(block) + layer + ".weight"].data
-        parts = [weight] if role else np.split(weight, 3, axis=1)
-        for part, own in zip(parts, [role] if role else ["query", "key", "value"], strict=True):
-            assert abs(part.std() / stds[own][block] - 1) <= 3 / np.sqrt(2 * part.size)
-        assert np.all(tensors[prefix.format(block) + layer + ".bias"].data == 0)
 
 
 def test_growth_laws():

@@ -97,7 +97,7 @@ def load_model(folder: str | Path, seed: int = 0) -> nn.Module:
         if kind not in MODEL_MAPPING:
             raise DomainError("model_type", name, "one that AutoModel of transformers knows")
         classes = MODEL_MAPPING[kind]
-        model_class = classes[0] if isinstance(classes, list | tuple) else classes
+        model_class: Any = classes[0] if isinstance(classes, list | tuple) else classes
         if getattr(model_class, "main_input_name", "") != "input_ids":
             raise DomainError("model_type", name, "a model of text; audit others from Python")
         if kind.sub_configs:

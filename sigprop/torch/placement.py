@@ -58,7 +58,8 @@ class Matrix:
 
     def of(self, outputs: torch.Tensor) -> torch.Tensor:
         """Its part of what has the parameter's outputs first; writing to it writes to them."""
-        return outputs.unflatten(0, (self.groups, -1))[:, self.start : self.stop]
+        grouped: torch.Tensor = outputs.unflatten(0, (self.groups, -1))
+        return grouped[:, self.start : self.stop]
 
     def view(self) -> torch.Tensor:
         """Its entries, as (groups, outputs in each, fan-in)."""
@@ -213,6 +214,10 @@ def _is_matrix(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and getattr(module, "nf", None) == weight.shape[-1]
 
 
+def _is_norm(module: nn.Module) -> bool:
+    return any(NORMS.search(kind.__name__) for kind in type(module).__mro__)
+
+
 def _is_attention(module: nn.Module) -> bool:
     return isinstance(module, nn.MultiheadAttention) or bool(_projections(module))
 
@@ -261,7 +266,7 @@ def _block(model: nn.Module, owner: str, name: str) -> BlockParts:
         near = sorted(rest, key=lambda matrix: matrix.module not in own)
         matrices["output"] = _output(near, matrices, owner)
     rest = [m for m in rest if m.parameter is not matrices["output"].parameter]
-    norms = tuple(m for m in block.modules() if NORMS.search(type(m).__name__))
+    norms = tuple(m for m in block.modules() if _is_norm(m))
     return BlockParts(owner, block, attention, matrices | _mlp(rest, matrices, owner), norms)
 
 
@@ -461,7 +466,8 @@ def _has_gain(norm: nn.Module, weight: float | None, gain: float, width: int) ->
     x = torch.randn(64, width, generator=torch.Generator().manual_seed(0)).to(like)
     with torch.no_grad():
         out = torch.func.functional_call(norm, tensors, (x,))
-    return abs(float(out.double().square().mean()) ** 0.5 - gain) <= 0.05 * gain
+    size: float = out.double().square().mean().sqrt().item()
+    return abs(size - gain) <= 0.05 * gain
 
 
 def _affine(norm: nn.Module, weight: float) -> dict[str, torch.Tensor]:
