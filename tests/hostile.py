@@ -70,7 +70,7 @@ def folders(root, canary):
         "loud_type": ({"model_type": LOUD}, {}, 2),
         "link": (None, {"target.json": BERT | {"auto_map": MAP, "_name_or_path": here}} | code, 0),
         "deep": (BERT | {"num_hidden_layers": 10**9}, {}, 2),
-        "wide": (BERT | {"hidden_size": 2**23, "num_attention_heads": 1}, {}, 2),
+        "wide": (BERT | {"hidden_size": 2**23, "num_attention_heads": 1, "vocab_size": 2}, {}, 2),
         "labels": (BERT | {"num_labels": 10**9, "id2label": {"x": LOUD}}, {}, 0),
         "methods": (BERT | {"get_text_config": "evil", "to_dict": 1, "__class__": "evil.X",
                             "sub_configs": {"a": "evil.X"}}, code, 2),

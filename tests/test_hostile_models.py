@@ -24,3 +24,42 @@ def test_no_code_of_a_model_folder_runs(tmp_path, name):
         assert ended.stderr.startswith("sigprop: error: ")
         assert "Traceback" not in ended.stderr
     assert ended.stderr.replace("\n", "").isprintable()
+
+
+def test_a_model_is_refused_as_soon_as_it_is_too_large(monkeypatch):
+    from torch import nn
+
+    from sigprop.errors import DomainError
+    from sigprop.torch import inputs
+
+    built = []
+
+    class Part(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.one = nn.Linear(width, width, device="meta")
+            built.append(self)
+
+    with inputs.bounded():
+        nn.ModuleList([Part(8) for _ in range(3)])
+    with inputs.bounded(), pytest.raises(DomainError, match=r"config = '.*GiB' .* a third of"):
+        nn.ModuleList([Part(2**17) for _ in range(10**6)])
+    assert len(built) < 2000
+    monkeypatch.setattr(inputs, "PARTS", 9)
+    with inputs.bounded(), pytest.raises(DomainError, match="at most 9 modules"):
+        nn.ModuleList([Part(8) for _ in range(10**6)])
+    Part(8)
+    assert len(built) < 2020  # and afterwards nothing is bounded
+
+
+def test_what_is_dropped_is_dropped_at_every_depth():
+    from sigprop.errors import DomainError
+    from sigprop.torch.inputs import DROPPED, inert
+
+    evil = dict.fromkeys([*DROPPED, "_name_or_path", "_attn_implementation_internal", "__class__"])
+    assert inert({"a": [{"b": {"c": 1} | evil}], "rope_theta": 10**9} | evil) == {
+        "a": [{"b": {"c": 1}}],
+        "rope_theta": 10**9,
+    }
+    with pytest.raises(DomainError, match="num_experts"):
+        inert({"text_config": {"num_experts": 10**8}})

@@ -174,14 +174,17 @@ def offline() -> Iterator[None]:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Refuse a model as soon as its tensors outgrow the memory, or its parts a number."""
+    """Refuse a model as soon as its tensors outgrow a third of the memory, or its parts a number.
+
+    An audit holds the weights, their gradients, and copies.
+    """
     size = parts = 0
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 3
 
     def weigh(_: nn.Module, name: str, tensor: Any) -> None:
         nonlocal size
         size += 0 if tensor is None else tensor.numel() * tensor.element_size()
-        words = f"a model whose weights fit the memory, {memory / 2**30:.3g} GiB; this one has more"
+        words = f"weights of at most {memory / 2**30:.3g} GiB, a third of the memory"
         require(size <= memory, "config", f"{size / 2**30:.3g} GiB", words)
 
     def number(_: nn.Module, name: str, part: Any) -> None:
