@@ -3,6 +3,7 @@
 Importing it loads numpy alone; scipy, xarray and matplotlib load where they are used.
 """
 
+from sigprop import first  # noqa: F401  # before all else
 from sigprop.backward import gradient_exponent
 from sigprop.critical import Critical, asymptotic_alpha, critical
 from sigprop.design import recommend

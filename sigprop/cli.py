@@ -12,12 +12,50 @@ import typer
 
 import sigprop
 from sigprop import cli_design, cli_symbolic, cli_torch, cli_train, laboratory, practice
-from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
-from sigprop.errors import DomainError, SigpropError, require
+from sigprop.console import (
+    DATA,
+    FIGURES,
+    AsJson,
+    Png,
+    Scheduler,
+    emit,
+    picture,
+    progress,
+    put,
+    run,
+    show,
+    told,
+    wrote,
+)
+from sigprop.errors import DomainError, require
+from sigprop.files import Target, check_targets
 from sigprop.positional import is_sampled
-from sigprop.printable import printable
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands; an interrupt is told with what was kept, which typer would pass over."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for.
+
+        Parameters
+        ----------
+        ctx : Context
+            Of typer.
+
+        Returns
+        -------
+        object
+            What the command returns.
+        """
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            sys.exit(told(error))
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Signal propagation in transformers at initialisation: will it propagate, and why?",
     no_args_is_help=True,
     add_completion=False,
@@ -39,25 +77,12 @@ RhoMax = Annotated[float, typer.Option(help="Largest overlap accepted after the 
 
 def main() -> None:
     """Run the command line; refusals become one line on standard error and exit code 2."""
-    try:
-        app()
-    except SigpropError as error:
-        sys.stderr.write(printable(f"sigprop: error: {error}\n"))
-        sys.exit(2)
-    except MemoryError as error:
-        sys.stderr.write(f"sigprop: error: too little memory: {error}\n")
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("sigprop: interrupted; finished cells are kept where they have a folder\n")
-        sys.exit(130)
+    run(app)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"sigprop {sigprop.__version__}\n")
+        put(f"sigprop {sigprop.__version__}\n")
         raise typer.Exit
 
 
@@ -105,15 +130,16 @@ def curves(
 ) -> None:
     """Draw participation ratio, overlap and entropy of attention against temperature."""
     from sigprop.diagram import rem_curves, save
-    from sigprop.plots import plot_rem, save_figure
+    from sigprop.plots import plot_rem
 
-    check_target("png", png, FIGURES)
-    check_target("out", out)
+    check_targets([Target("png", png, FIGURES), Target("out", out, DATA)])
     lengths = [_number("contexts", text) for text in contexts.split(",")]
     data = rem_curves(lengths, _axis("beta", beta))
-    save_figure(plot_rem(data), png)
     if out is not None:
         save(data, out)
+        wrote(out)
+    with picture(png, lambda: plot_rem(data)):
+        pass
 
 
 @app.command()
@@ -136,7 +162,7 @@ def propagate(
     from sigprop.huggingface import load
 
     reading = load(spec)
-    check_target("png", png, FIGURES)
+    check_targets([Target("png", png, FIGURES)], [spec])
     require(not (limit and (bands or gradients)), "limit", limit, "off with --bands or --gradients")
     require(not (blocks and bands), "blocks", blocks, "left out with --bands")
     with progress(None, "layers"):
@@ -146,17 +172,20 @@ def propagate(
             else sigprop.propagate(reading.spec, limit, blocks=blocks)
         )
     back = _gradients(reading.spec, trajectory if bands else None, draws, seed, gradients)
-    if png is not None:
-        from sigprop.plots import plot_trajectory, save_figure
+    with picture(png, lambda: _picture(trajectory, Path(spec).stem, back)):
+        if as_json:
+            return emit(trajectory.to_dict() | ({} if back is None else back.to_dict()))
+        from sigprop import tables
 
-        save_figure(plot_trajectory(trajectory, Path(spec).stem, back), png)
-    if as_json:
-        return emit(trajectory.to_dict() | ({} if back is None else back.to_dict()))
-    from sigprop import tables
+        show(lambda: tables.trajectory(trajectory))
+        if back is not None:
+            show(lambda: tables.gradients(back))
 
-    show(lambda: tables.trajectory(trajectory))
-    if back is not None:
-        show(lambda: tables.gradients(back))
+
+def _picture(trajectory: Any, title: str, back: Any) -> Any:
+    from sigprop.plots import plot_trajectory
+
+    return plot_trajectory(trajectory, title, back)
 
 
 def _gradients(spec: Any, trajectory: Any, draws: int, seed: int, wanted: bool) -> Any:
@@ -205,18 +234,16 @@ def diagram(
     """Trainability diagram over two parameters: NetCDF data and a figure."""
     from sigprop.diagram import save
     from sigprop.huggingface import load
-    from sigprop.plots import plot_diagram, save_figure
+    from sigprop.plots import plot_diagram
 
     reading = load(spec)
     axes = dict(_named_axis(text) for text in (x, y))
     if len(axes) < 2:
         raise DomainError("y", y, "a parameter other than that of x")
     store = out.suffix == ".zarr"
-    check_target("out", out, folder=store)
+    target = Target("out", out, (*DATA, ".zarr"), folder=store)
+    check_targets([target, Target("png", png, FIGURES)], [spec])
     require(store or scheduler is None, "out", str(out), "a name ending in .zarr with --scheduler")
-    check_target("png", png, FIGURES)
-    if png is not None and png.resolve() == out.resolve():
-        raise DomainError("png", str(png), "a file other than out")
     total = 1
     for values in axes.values():
         total *= len(values)
@@ -230,15 +257,15 @@ def diagram(
             progress=advance,
             **axes,
         )
-    if png is not None:
-        save_figure(plot_diagram(data, Path(spec).stem), png)
     if not store:
         save(data, out)
-    if as_json:
-        return emit(_summary(data, out, png))
-    from sigprop import tables
+    wrote(out)
+    with picture(png, lambda: plot_diagram(data, Path(spec).stem)):
+        if as_json:
+            return emit(_summary(data, out, png))
+        from sigprop import tables
 
-    return show(lambda: tables.regimes(_summary(data, out, png)))
+        return show(lambda: tables.regimes(_summary(data, out, png)))
 
 
 def _computing(store: Path | None, scheduler: str | None, workers: int) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sigprop.console import FIGURES, AsJson, Png, check_target, emit, progress, show
+from sigprop.console import FIGURES, AsJson, Png, emit, picture, progress, say, show, wrote
 from sigprop.errors import DomainError, require
+from sigprop.files import Target, check_targets, write
 
 __all__ = ["COMMANDS"]
 
@@ -49,8 +49,7 @@ def recommend(
     from sigprop.targets import Targets
 
     read = load(spec).spec
-    check_target("code", code, (".py",))
-    check_target("png", png, FIGURES)
+    check_targets([Target("code", code, (".py",)), Target("png", png, FIGURES)], [spec])
     targets = Targets(
         rho_max=rho_max, entropy_min=entropy_min, query_min=query_min, gradient_max=gradient_max
     )
@@ -63,20 +62,23 @@ def recommend(
             found, stopped = stop.found, True
     if stopped:
         code = png = None
-        sys.stderr.write("sigprop: interrupted; what follows is the best design so far\n")
-    if png is not None:
-        from sigprop.design_plots import plot_design
-        from sigprop.plots import save_figure
-
-        save_figure(plot_design(found, Path(spec).stem), png)
+        say("interrupted; what follows is the best design so far")
     if code is not None:
-        code.write_text(found.prescription.pytorch(), encoding="utf-8")
-    if as_json:
-        emit(found.to_dict())
-    else:
-        show(lambda: design_tables.design(found))
+        write(code, found.prescription.pytorch(), "code")
+        wrote(code)
+    with picture(png, lambda: _picture("plot_design", found, spec)):
+        if as_json:
+            emit(found.to_dict())
+        else:
+            show(lambda: design_tables.design(found))
     if stopped:
         raise typer.Exit(INTERRUPTED)
+
+
+def _picture(plot: str, found: Any, spec: str) -> Any:
+    from sigprop import design_plots
+
+    return getattr(design_plots, plot)(found, Path(spec).stem)
 
 
 @contextmanager
@@ -128,19 +130,15 @@ def scale(
     from sigprop.rem.coordinates import MAX_CONTEXT
 
     read = load(spec).spec
-    check_target("png", png, FIGURES)
+    check_targets([Target("png", png, FIGURES)], [spec])
     lengths = _contexts(context)
     far = lengths[lengths > MAX_CONTEXT]
     with progress(len(RULES) * len(far), "lengths beyond the tables") as advance:
         found = grow(read, lengths, rho_max, advance)
-    if png is not None:
-        from sigprop.design_plots import plot_growth
-        from sigprop.plots import save_figure
-
-        save_figure(plot_growth(found, Path(spec).stem), png)
-    if as_json:
-        return emit(found.to_dict())
-    return show(lambda: design_tables.growth(found))
+    with picture(png, lambda: _picture("plot_growth", found, spec)):
+        if as_json:
+            return emit(found.to_dict())
+        return show(lambda: design_tables.growth(found))
 
 
 def _contexts(text: str) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sigprop.console import AsJson, check_target, emit, progress, show
+from sigprop.console import AsJson, emit, progress, put, show, wrote
 from sigprop.errors import DomainError
+from sigprop.files import Target, check_targets, write
 
 
 def derive(
@@ -42,14 +42,14 @@ def derive(
         return emit(found.to_dict())
     if latex or text:
         shown = found.steps if steps else found.steps[-1:]
-        sys.stdout.writelines(f"{s.latex if latex else s.expression}\n" for s in shown)
+        put("".join(f"{s.latex if latex else s.expression}\n" for s in shown))
         return None
     return show(lambda: tables.derivation(found, steps))
 
 
 def _write_sheet(path: Path) -> None:
     """Write the theory sheet, once every derivation is done."""
-    check_target("sheet", path, (".md",))
+    check_targets([Target("sheet", path, (".md",))])
     from sigprop.symbolic import entries
     from sigprop.symbolic.sheet import sheet
 
@@ -59,7 +59,8 @@ def _write_sheet(path: Path) -> None:
             parts.append(part)
             if ": " in part.splitlines()[0]:  # the heading of a derivation
                 advance(1)
-    path.write_text("\n".join(parts), encoding="utf-8")
+    write(path, "\n".join(parts), "sheet")
+    wrote(path)
 
 
 COMMANDS = (derive,)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sigprop.console import FIGURES, AsJson, Png, aside, check_target, emit, show
+from sigprop.console import FIGURES, AsJson, Png, aside, emit, picture, show
 from sigprop.errors import need
+from sigprop.files import Target, check_targets
 
 __all__ = ["COMMANDS"]
 
@@ -23,7 +24,7 @@ def audit(
 ) -> None:
     """Measure a real model with random weights on a real text, beside the prediction for it."""
     need("sigprop audit", "torch", "torch", "transformers", "tokenizers")
-    check_target("png", png, FIGURES)
+    check_targets([Target("png", png, FIGURES)], [hf, text])
     with aside():
         from sigprop.torch.audit import audit as run
         from sigprop.torch.inputs import load_model, load_text
@@ -31,17 +32,14 @@ def audit(
         model = load_model(hf, seed)
         loaded = load_text(text, model, hf)
         found = run(model, loaded.batch, rho_max=rho_max, seed=seed)
-    if png is not None:
-        from sigprop.plots import save_figure
-        from sigprop.torch.pictures import plot_audit
-
-        save_figure(plot_audit(found), png)
-    if as_json:
-        return emit(found.to_dict() | {"tokenizer": loaded.tokenizer})
+    from sigprop.torch.pictures import plot_audit
     from sigprop.torch.tables import audited
 
-    show(lambda: audited(found))
-    return show(lambda: f"Tokens: {loaded.tokenizer}.")
+    with picture(png, lambda: plot_audit(found)):
+        if as_json:
+            return emit(found.to_dict() | {"tokenizer": loaded.tokenizer})
+        show(lambda: audited(found))
+        return show(lambda: f"Tokens: {loaded.tokenizer}.")
 
 
 COMMANDS = (audit,)

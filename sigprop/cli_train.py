@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sigprop.console import AsJson, Scheduler, check_target, emit, progress, show
+from sigprop.console import DATA, AsJson, Scheduler, emit, picture, progress, show, wrote
 from sigprop.errors import DomainError, need
+from sigprop.files import Target, check_targets, write
 from sigprop.validate import choice
 
 __all__ = ["COMMANDS"]
@@ -24,6 +25,7 @@ Vocabulary = Annotated[int, typer.Option(help="Tokens of the WordPiece tokenizer
 Batch = Annotated[int, typer.Option(help="Windows in a batch.")]
 Rate = Annotated[float, typer.Option(help="Largest learning rate.")]
 Seed = Annotated[int, typer.Option(help="Of weights, batches and masks.")]
+SIDE = ("tokenizer.json", "run.json")  # beside a checkpoint
 
 
 def train(
@@ -52,11 +54,15 @@ def train(
     from sigprop.torch.model import check
     from sigprop.torch.plan import Plan
     from sigprop.torch.tokens import corpus
+    from sigprop.torch.train import CHECKPOINT
     from sigprop.torch.train import train as run
     from sigprop.torch.trainability import BASE
 
     read = BASE if spec is None else load(spec).spec
     check(read)
+    files = [] if out is None else [out / name for name in (CHECKPOINT, *SIDE)]
+    wanted = [Target("out", out, folder=True), *(Target("out", file) for file in files)]
+    check_targets(wanted if out is None or out.exists() else wanted[:1], [spec, text])
     plan = Plan(steps=steps, batch=batch, rate=rate, seed=seed, every=every)
     words = corpus(text, int(read.context), vocabulary)
     with progress(steps, "steps") as advance:
@@ -70,8 +76,10 @@ def train(
     values = {"spec": read.to_dict(), "plan": vars(plan), "text": words.source,
               "text_sha256": words.digest} | found.to_dict()  # fmt: skip
     if out is not None:
-        (out / "tokenizer.json").write_text(words.tokenizer, encoding="utf-8")
-        (out / "run.json").write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
+        contents = (words.tokenizer, json.dumps(values, allow_nan=False))
+        for file, content in zip(files[1:], contents, strict=True):
+            write(file, content)
+        wrote(*files)
     if as_json:
         return emit(values)
     from sigprop import training_tables
@@ -112,32 +120,36 @@ def trainability(
     """Train over a grid of (beta, alpha_attn) and judge the predicted boundary: AUC, figure."""
     from sigprop import training_tables
     from sigprop.diagram import load, save
-    from sigprop.plots import save_figure
     from sigprop.separation import findings, judged, provenance
     from sigprop.training_plots import plot_training
     from sigprop.training_prediction import predict
 
-    check_target("out", out, (".nc",))
+    check_targets([Target("out", out, DATA)])
+    beside = out.with_name(f"{out.stem}_prediction.nc")
+    files = [beside, *(out.with_suffix(ending) for ending in (".json", ".png", ".pdf"))]
+    own = [Target("out", out, DATA)] if runs is None else []
+    wanted = [*own, *(Target("out", file) for file in files), Target("keep", keep, folder=True)]
+    check_targets(wanted, [text, runs])
     if runs is None:
         data = _trained(text, depths, points, models, rate, seeds, steps, vocabulary, keep,
                         workers, scheduler)  # fmt: skip
         save(data, out)
+        wrote(out)
     else:
         data = load(runs)
     with progress(None, "predictions"):
         prediction = predict(data)
     table = judged(data, prediction)
-    save(prediction, beside := out.with_name(f"{out.stem}_prediction.nc"))
+    save(prediction, beside)
     about = provenance(table)
-    files = [out.with_suffix(ending) for ending in (".json", ".png", ".pdf")]
-    files[0].write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    picture = plot_training(table)
-    for path in files[1:]:
-        save_figure(picture, path)
-    if as_json:
-        return emit(about)
-    written = [str(f) for f in (*([out] if runs is None else []), beside, *files)]
-    return show(lambda: training_tables.training(findings(table), written))
+    write(files[1], json.dumps(about, indent=1, allow_nan=False) + "\n")
+    wrote(beside, files[1])
+    with picture(files[2], lambda: plot_training(table)):
+        with picture(files[3], lambda: plot_training(table)):
+            if as_json:
+                return emit(about)
+            written = [str(file) for file in (*([out] if runs is None else []), *files)]
+            return show(lambda: training_tables.training(findings(table), written))
 
 
 def _trained(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -15,6 +14,7 @@ from sigprop.arguments import validated
 from sigprop.arrays import Floats, Number
 from sigprop.backward import EXPLODING, VANISHING
 from sigprop.errors import DomainError, require
+from sigprop.files import write
 from sigprop.memory import allow
 from sigprop.plan import BOUNDARIES, REGIMES, UNDEFINED, Plan, attributes, boundary_fields
 from sigprop.rem import Finite, Limit, Statistics
@@ -220,7 +220,7 @@ def save(data: xr.Dataset, path: str | Path) -> None:
     Raises
     ------
     DomainError
-        If the folder does not exist or cannot be written.
+        If the file cannot be written; nothing is left then.
 
     Examples
     --------
@@ -231,17 +231,11 @@ def save(data: xr.Dataset, path: str | Path) -> None:
     ...     load(f"{folder}/a.nc").rho.size
     2
     """
-    path = Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        raise DomainError("out", str(path), "a file in an existing folder")
-    temporary = path.with_name(f".sigprop.{os.getpid()}.tmp")
     try:
-        data.to_netcdf(temporary, engine="scipy")
-        temporary.replace(path)
-    except OSError as error:
-        raise DomainError("out", str(path), f"a writable file ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        content = bytes(data.to_netcdf(engine="scipy"))
+    except UnicodeError as error:
+        raise DomainError("out", str(path), f"data that NetCDF can hold ({error})") from None
+    write(path, content)
 
 
 @validated

@@ -12,6 +12,7 @@ __all__ = [
     "MissingExtraError",
     "NoBracketError",
     "NotConvergedError",
+    "PictureError",
     "SigpropError",
     "UnfinishedError",
     "need",
@@ -127,6 +128,17 @@ class NotConvergedError(SigpropError):
     --------
     >>> from sigprop.errors import NotConvergedError
     >>> issubclass(NotConvergedError, Exception)
+    True
+    """
+
+
+class PictureError(SigpropError):
+    """A picture cannot be drawn; the data that it shows are written before it.
+
+    Examples
+    --------
+    >>> from sigprop.errors import PictureError
+    >>> issubclass(PictureError, Exception)
     True
     """
 

@@ -8,17 +8,17 @@ import os
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sigprop.arguments import validated
-from sigprop.arrays import Bools
 from sigprop.diagram import boundaries, undefined
 from sigprop.distribute import kept_words, spread
 from sigprop.errors import DomainError, UnfinishedError, need
+from sigprop.files import clear, note, tell
+from sigprop.grid_files import MARK, UNKNOWN, Box, Files, encoded, verify
 from sigprop.plan import Plan
 from sigprop.spec import Transformer
 from sigprop.sweep import chunks
@@ -26,11 +26,7 @@ from sigprop.sweep import chunks
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["diagram_store", "open_store"]
-
-Box = tuple[slice, ...]
-UNKNOWN = -2  # regime of a point that is still to be computed; nothing else is written there
-MARK = "regime"  # written last of a chunk, by one renaming (zarr 3.1.3): then the chunk is whole
+__all__ = ["UNKNOWN", "diagram_store", "open_store"]
 
 
 @validated
@@ -53,6 +49,9 @@ def diagram_store(
     A worker writes its chunk where it sees the store, before it answers; the client writes what
     it then does not find. Memory does not grow with the grid, but for the boundaries of a diagram
     of two axes, which are traced at the end over the whole of it.
+
+    Chunks are sealed with the diagram that they belong to and a digest of their files. One that
+    fails it (damaged, lost, of another store) is computed again, and standard error says so.
 
     Parameters
     ----------
@@ -93,30 +92,47 @@ def diagram_store(
     need("a .zarr diagram", "distributed", "dask", "zarr")
     told = progress or (lambda _: None)
     plan = Plan.of(spec, axes, rho_max, entropy_min, limit, gradients)
-    where = Path(path).resolve()
-    name = _prepare(plan, where)
+    files = _prepare(plan, Path(path).resolve())
     boxes = list(chunks(plan.wide.shape))
-    ready = _finished(where, boxes)
-    todo = {f"{name}-{i}": box for i, box in enumerate(boxes) if not ready[i]}
+    todo = {f"{files.name}-{i}": boxes[i] for i in _unfinished(files, boxes)}
     told(prod(plan.wide.shape) - sum(_size(box) for box in todo.values()))
 
     def done(key: str, data: dict[str, NDArray[Any]]) -> None:
-        if not _finished(where, [todo[key]]).all():
-            _write(where, todo[key], data)
+        if files.state(todo[key]) is None:
+            files.keep(todo[key], data)
         told(_size(todo[key]))
 
-    if scheduler is None:
-        for key, box in todo.items():
-            done(key, plan.part(box).values())
-    elif todo:
-        tasks = {key: (str(where), name, plan.part(box), box) for key, box in todo.items()}
-        try:
+    def kept() -> int:
+        return sum(files.state(box) is not None for box in boxes)
+
+    try:
+        if scheduler is None:
+            for key, box in todo.items():
+                done(key, plan.part(box).values())
+        elif todo:
+            tasks = {key: (files, plan.part(box), box) for key, box in todo.items()}
             spread(_computed_once, tasks, done, scheduler, workers)
-        except UnfinishedError as error:
-            kept = int(_finished(where, boxes).sum())
-            raise UnfinishedError(f"{error}; {kept_words(kept, len(boxes), path)}") from None
-    _close(where)
-    return open_store(where)
+    except UnfinishedError as error:
+        words = kept_words(kept(), len(boxes), path)
+        raise UnfinishedError(f"{error}; {words}") from None
+    except BaseException as error:
+        if number := kept():
+            note(error, kept_words(number, len(boxes), path))
+        raise
+    _close(files)
+    return _open(files.path)
+
+
+def _unfinished(files: Files, boxes: list[Box]) -> list[int]:
+    """Numbers of the chunks that are still to be computed; seals that fail are removed."""
+    states = [files.state(box) for box in boxes]
+    failed = [i for i, state in enumerate(states) if state is False]
+    for i in failed:
+        files.forget(boxes[i])
+    if failed:
+        tell(f"{len(failed)} of {len(boxes)} chunks in {files.path} fail their checksum "
+             "and are computed again")  # fmt: skip
+    return [i for i, state in enumerate(states) if not state]
 
 
 @validated
@@ -136,13 +152,21 @@ def open_store(path: str | Path) -> xr.Dataset:
     Raises
     ------
     DomainError
-        If it is no Zarr store.
+        If it is no Zarr store, or something in it is not as it was written.
     """
+    if wrong := verify(Path(path)):
+        words = f"a whole store; {wrong[0]} fails its checksum: the call that made it repairs it"
+        raise DomainError("store", str(path), words)
+    return _open(Path(path))
+
+
+def _open(path: Path) -> xr.Dataset:
+    """Open any Zarr store."""
     import xarray as xr
 
     try:
         data: xr.Dataset = xr.open_zarr(path, consolidated=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # zarr raises what the broken part of a file raised
         raise DomainError("out", str(path), f"a Zarr store ({error})") from None
     return data
 
@@ -151,26 +175,21 @@ def _size(box: Box) -> int:
     return prod(side.stop - side.start for side in box)
 
 
-def _prepare(plan: Plan, path: Path) -> str:
-    """Make an empty store, whole or not at all, unless there is one; return the diagram's name."""
+def _prepare(plan: Plan, path: Path) -> Files:
+    """Make an empty store, unless there is one of this diagram; what is damaged there is mended."""
     template = _template(plan)
-    name = _name(template)
-    if path.exists():
-        if _name(open_store(path)) != name:
-            words = "a new store, or one of this diagram with these axes and this version"
-            raise DomainError("out", str(path), words)
-        return name
-    temporary = path.with_name(f".sigprop.{os.getpid()}.zarr")
-    try:
-        encoding = {n: {"fill_value": UNKNOWN if n == MARK else np.nan} for n in plan.names}
-        template.to_zarr(temporary, compute=False, consolidated=False, encoding=encoding)
-        temporary.replace(path)
-    except OSError as error:
-        words = f"a store in an existing, writable folder ({error.strerror})"
-        raise DomainError("out", str(path), words) from None
-    finally:
-        rmtree(temporary, ignore_errors=True)
-    return name
+    files = Files(path, _name(template), encoded(template, values=False), plan.names)
+    if not os.path.lexists(path):
+        files.make()
+        return files
+    if (files.owner() or _name(_open(path))) != files.name:
+        words = "a new store, or one of this diagram with these axes and this version"
+        raise DomainError("out", str(path), words)
+    for folder, _, _ in os.walk(path):
+        clear(Path(folder))
+    if files.repair():
+        tell(f"{path} was damaged, or written by another version, and is mended")
+    return files
 
 
 def _template(plan: Plan) -> xr.Dataset:
@@ -193,62 +212,27 @@ def _name(data: xr.Dataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _finished(path: Path, boxes: list[Box]) -> Bools:
-    """Tell for each chunk whether it is written, from one of its points."""
-    import zarr
-
-    mark = zarr.open_array(path / MARK, mode="r")
-    corners = tuple(np.array([[side.start for side in box] for box in boxes]).T)
-    return np.asarray(mark.vindex[corners] != UNKNOWN)
-
-
-def _write(path: Path, box: Box, data: dict[str, NDArray[Any]]) -> None:
-    """Write a chunk, the mark after all else is on the disk."""
-    import zarr
-
-    group = zarr.open_group(path, mode="r+")
-    for name in (*(n for n in data if n != MARK), MARK):
-        group[name][box] = data[name]
-        _flush(path / name, box, group[name].chunks)
-
-
-def _flush(array: Path, box: Box, sides: tuple[int, ...]) -> None:
-    place = (str(side.start // length) for side, length in zip(box, sides, strict=True))
-    try:
-        with array.joinpath("c", *place).open("rb") as file:
-            os.fsync(file.fileno())
-    except FileNotFoundError:  # all values are those of an empty chunk, which is not stored
-        pass
-
-
-def _computed_once(path: str, name: str, part: Plan, box: Box) -> dict[str, NDArray[Any]]:
+def _computed_once(files: Files, part: Plan, box: Box) -> dict[str, NDArray[Any]]:
     """Compute a chunk on a worker, unless another one wrote it and died before it could answer."""
     import zarr
 
-    where = Path(path)
-    try:
-        shared = where.is_dir() and _name(open_store(where)) == name
-    except DomainError:
-        shared = False
-    if shared and _finished(where, [box]).all():
-        group = zarr.open_group(where, mode="r")
+    shared = files.owner() == files.name
+    if shared and files.state(box):
+        group = zarr.open_group(files.path, mode="r")
         return {n: np.asarray(a[box]) for n, a in group.arrays() if n in part.names}
     data = part.values()
     if shared:
-        _write(where, box, data)
+        files.keep(box, data)
     return data
 
 
-def _close(path: Path) -> None:
+def _close(files: Files) -> None:
     """Add what is known at the end: undefined points, and boundaries of a plane."""
     import xarray as xr
-    import zarr
 
-    data = open_store(path)
-    if "undefined" in data.attrs:
+    if files.is_closed():
         return
-    number = undefined(data)
-    if len(data["rho"].dims) == 2:
-        curves = xr.Dataset(boundaries(data), attrs=data.attrs)
-        curves.to_zarr(path, mode="a", consolidated=False)
-    zarr.open_group(path, mode="r+").attrs["undefined"] = number
+    files.open_again()
+    data = _open(files.path)
+    curves = boundaries(data) if len(data["rho"].dims) == 2 else {}
+    files.close(encoded(xr.Dataset(curves)), {"undefined": undefined(data)})

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sigprop.console import FIGURES, AsJson, Png, Scheduler, check_target, emit, progress, show
+from sigprop.console import FIGURES, AsJson, Png, Scheduler, emit, picture, progress, show, wrote
 from sigprop.errors import DomainError
+from sigprop.files import Target, check_targets
 
 __all__ = ["COMMANDS"]
 
@@ -60,6 +61,7 @@ def simulate(
 
     read = reference(spec).spec
     source = _source(read.context, text, kernel, positions)
+    check_targets([Target("keep", keep, folder=True)], [spec, text, kernel])
     with progress(seeds, "seeds") as advance:
         found = run(
             read,
@@ -123,6 +125,7 @@ def kernel(
 
     read = reference(spec).spec
     start = _start(read, text, kernel, positions)
+    check_targets([Target("keep", keep, folder=True)], [spec, text, kernel])
     with progress(draws, "draws") as advance:
         found = solve(
             read,
@@ -180,9 +183,9 @@ def validate(
     from sigprop import tables
     from sigprop.compare import compare, reference, references
     from sigprop.comparison_plots import plot_comparisons
-    from sigprop.plots import save_figure
 
-    check_target("png", png, FIGURES)
+    wanted = [Target("png", png, FIGURES), Target("keep", keep, folder=True)]
+    check_targets(wanted, specs or ())
     read = {name: reference(name).spec for name in specs or references()}
     with progress(seeds * len(read), "seeds") as advance:
         found = [
@@ -197,11 +200,10 @@ def validate(
             )
             for name, s in read.items()
         ]
-    if png is not None:
-        save_figure(plot_comparisons(found), png)
-    if as_json:
-        return emit({"comparisons": [c.to_dict() for c in found]})
-    return show(lambda: tables.comparisons(found))
+    with picture(png, lambda: plot_comparisons(found)):
+        if as_json:
+            return emit({"comparisons": [c.to_dict() for c in found]})
+        return show(lambda: tables.comparisons(found))
 
 
 def reproduce(
@@ -210,7 +212,9 @@ def reproduce(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small and fast, for a check.")] = False,
     text: Text = None,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("figures"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to, or to go on in [default: a new one].")
+    ] = None,
     workers: Workers = CORES,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
@@ -221,7 +225,12 @@ def reproduce(
     from sigprop.reproduce import reproduce as run
 
     lab = Lab(quick, text, None, workers, progress, scheduler)
-    tell = None if as_json else lambda made: show(lambda: tables.made(made))
+
+    def tell(made: Any) -> None:
+        wrote(*made.files)
+        if not as_json:
+            show(lambda: tables.made(made))
+
     found = run(figures or (), lab, out, tell)
     if as_json:
         emit({"figures": [vars(made) for made in found]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,8 @@ import numpy as np
 
 from sigprop.arguments import validated
 from sigprop.diagram import BOUNDARIES, GRADIENT_BOUNDARIES, REGIMES
-from sigprop.errors import DomainError
+from sigprop.errors import DomainError, PictureError
+from sigprop.files import write
 from sigprop.notation import axis, label
 from sigprop.printable import printable
 from sigprop.trajectory import Trajectory
@@ -132,7 +133,9 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     Raises
     ------
     DomainError
-        If the folder does not exist or the ending is unknown.
+        If the file cannot be written or the ending is unknown.
+    PictureError
+        If it cannot be drawn.
 
     Examples
     --------
@@ -145,18 +148,24 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     sigprop.errors.DomainError: png = '/nowhere/a.png' is not admissible: ...
     """
     path = Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        raise DomainError("png", str(path), "a file in an existing folder")
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise DomainError("png", str(path), "a name ending in .png, .pdf or .svg")
-    temporary = path.with_name(f".sigprop.{os.getpid()}{path.suffix}")
+    write(path, _drawn(figure, path), "png")
+
+
+def _drawn(figure: Figure, path: Path) -> bytes:
+    """Content of a picture's file; what the drawing library raises becomes an error with a name."""
+    from matplotlib.text import Text
+
+    out = io.BytesIO()
     try:
-        figure.savefig(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise DomainError("png", str(path), f"a writable file ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        for text in figure.findobj(Text):  # names of files may hold bytes that are no letters
+            assert isinstance(text, Text)
+            text.set_text(text.get_text().encode("utf-8", "replace").decode())
+        figure.savefig(out, format=path.suffix[1:].lower())
+    except Exception as error:  # whatever it is, the data are not to be lost with it
+        raise PictureError(f"png = {str(path)!r} could not be drawn: {error}") from error
+    return out.getvalue()
 
 
 @validated

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sigprop.console import FIGURES, AsJson, Png, check_target, emit, progress, show
+from sigprop.console import DATA, FIGURES, AsJson, Png, emit, picture, progress, show, wrote
+from sigprop.files import Target, check_targets
 
 __all__ = ["COMMANDS"]
 
@@ -32,29 +33,33 @@ def schemes(
     from sigprop.recipes import SCHEMES
     from sigprop.schemes import find, survey
 
-    check_target("png", png, FIGURES)
-    check_target("out", out)
+    check_targets([Target("out", out, DATA), Target("png", png, FIGURES)], [config])
     wanted = [name for name in names or () if find(name)]
     spec = load(config).spec
     with progress(len(wanted or SCHEMES), "schemes") as advance:
         found = survey(spec, wanted, rho_max, advance)
+    data: Any = None
     if png is not None or out is not None:
         from sigprop.diagram import save
-        from sigprop.plots import save_figure
         from sigprop.scheme_diagram import scheme_diagram
-        from sigprop.scheme_plots import plot_schemes
 
         data = scheme_diagram(spec, found, rho_max=rho_max)
-        if png is not None:
-            save_figure(plot_schemes(data, found, Path(config).stem), png)
-        if out is not None:
-            data.attrs["schemes"] = json.dumps([one.to_dict() for one in found])
-            save(data, out)
-    if as_json:
-        return emit({"schemes": [one.to_dict() for one in found]})
-    from sigprop import tables
+        data.attrs["schemes"] = json.dumps([one.to_dict() for one in found])
+    if out is not None:
+        save(data, out)
+        wrote(out)
+    with picture(png, lambda: _picture(data, found, Path(config).stem)):
+        if as_json:
+            return emit({"schemes": [one.to_dict() for one in found]})
+        from sigprop import tables
 
-    return show(lambda: tables.schemes(found))
+        return show(lambda: tables.schemes(found))
+
+
+def _picture(data: Any, found: Any, title: str) -> Any:
+    from sigprop.scheme_plots import plot_schemes
+
+    return plot_schemes(data, found, title)
 
 
 def folklore(

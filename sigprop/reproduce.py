@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from sigprop.arguments import validated
 from sigprop.diagram import save
 from sigprop.errors import DomainError
 from sigprop.figures import FIGURES, Figure, Lab
+from sigprop.files import Target, check_targets, note, write
 from sigprop.plots import save_figure
 from sigprop.validate import choice
 from sigprop.version import __version__
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CELLS", "Made", "reproduce"]
 
 CELLS = ".cells"  # folder of finished cells, inside the target
+NEW = "reproduced"  # folder that is made where none is named
 SOURCE = "Giorlandino & Goldt, arXiv 2505.24333; finite context and kernel solver: sigprop"
 
 
@@ -58,7 +62,7 @@ class Made:
 def reproduce(
     names: Sequence[str] = (),
     lab: Lab | None = None,
-    out: str | Path = "figures",
+    out: str | Path | None = None,
     done: Callable[[Made], None] | None = None,
 ) -> list[Made]:
     """Compute figures and write NAME.nc, NAME.json, NAME.png and NAME.pdf of each.
@@ -70,8 +74,9 @@ def reproduce(
     lab : Lab, optional
         How much is computed, from which text, with how many processes. Finished cells are kept in
         the folder `.cells` of the target unless it names another; a second run continues.
-    out : str or Path
-        Target folder, made if it does not exist.
+    out : str or Path, optional
+        Target folder, made if it does not exist; files of these figures in it are replaced. By
+        default a new one: `reproduced`, or the first of `reproduced-2`, ... that is free.
     done : callable, optional
         Called with each figure as it is finished.
 
@@ -83,8 +88,10 @@ def reproduce(
     Raises
     ------
     DomainError
-        If a name is unknown, the folder cannot be written, or the text is not admissible; nothing
-        is written then.
+        If a name is unknown, the folder cannot be written, the text is not admissible, or lies
+        where a figure is to be written; nothing is written then.
+    PictureError
+        If a picture cannot be drawn, once its data are saved.
 
     Examples
     --------
@@ -94,41 +101,71 @@ def reproduce(
         ...
     sigprop.errors.DomainError: figure = 'nothing' is not admissible: expected one of depth, ...
     """
-    lab, folder = lab or Lab(), Path(out)
+    lab = lab or Lab()
     for name in names:
         choice("figure", name, tuple(FIGURES))
     wanted = [FIGURES[name] for name in dict.fromkeys(names or FIGURES)]
     for figure in wanted:
         if (context := figure.text_context(lab)) is not None:
             lab.windows(context)
-    _make(folder)
+    folder = _new_folder() if out is None else Path(out)
+    fresh = not folder.exists()
+    _make(folder, wanted, lab)
     if lab.folder is None:
         lab = replace(lab, folder=folder / CELLS)
     made = []
-    for figure in wanted:
-        made.append(_one(figure, lab, folder))
-        if done is not None:
-            done(made[-1])
+    try:
+        for figure in wanted:
+            made.append(_one(figure, lab, folder))
+            if done is not None:
+                done(made[-1])
+    except BaseException as error:
+        _say_kept(error, folder, fresh)
+        raise
     return made
 
 
-def _make(folder: Path) -> None:
+def _say_kept(error: BaseException, folder: Path, fresh: bool) -> None:
+    """Add to an error how to go on from what is finished; without any, leave no new folder."""
+    for empty in (folder / CELLS, folder) if fresh else ():
+        with suppress(OSError):
+            empty.rmdir()
+    if folder.exists():
+        error.__notes__ = []  # what a part of the work said of itself does not name the folder
+        note(error, f"what is finished is kept in {folder}: with --out {folder} it goes on")
+
+
+def _new_folder() -> Path:
+    """Name a folder that does not exist yet."""
+    free = (Path(f"{NEW}-{i}" if i > 1 else NEW) for i in count(1))
+    return next(path for path in free if not os.path.lexists(path))
+
+
+def _make(folder: Path, wanted: list[Figure], lab: Lab) -> None:
+    """Make the folder, unless a file that is to be written in it cannot be."""
+    check_targets([Target("out", folder, folder=True)])
+    if folder.exists():
+        files = [path for figure in wanted for path in _files(figure, folder).values()]
+        check_targets([Target("out", path) for path in files], [lab.text])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         words = f"a folder that can be made ({error.strerror})"
         raise DomainError("out", str(folder), words) from None
-    if not os.access(folder, os.W_OK):
-        raise DomainError("out", str(folder), "a writable folder")
+
+
+def _files(figure: Figure, folder: Path) -> dict[str, Path]:
+    return {ending: folder / f"{figure.name}.{ending}" for ending in ("nc", "json", "png", "pdf")}
 
 
 def _one(figure: Figure, lab: Lab, folder: Path) -> Made:
     data = figure.data(lab)
     data.attrs |= {"sigprop_version": __version__, "quick": int(lab.quick)}
     findings = tuple(figure.findings(data))
-    target = {ending: folder / f"{figure.name}.{ending}" for ending in ("nc", "json", "png", "pdf")}
+    target = _files(figure, folder)
     save(data, target["nc"])
-    _write(target["json"], _provenance(figure, lab, data, findings))
+    about = _provenance(figure, lab, data, findings)
+    write(target["json"], json.dumps(about, indent=1, allow_nan=False) + "\n")
     picture = figure.draw(data)
     save_figure(picture, target["png"])
     save_figure(picture, target["pdf"])
@@ -161,12 +198,3 @@ def _parsed(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in "[{":
         return json.loads(value)
     return value
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_name(f".sigprop.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

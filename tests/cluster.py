@@ -66,7 +66,7 @@ class Cluster:
                                      "--no-dashboard", "--scheduler-file", str(file))  # fmt: skip
         self.file = file
         self.workers = [self.add() for _ in range(workers)]
-        wait_for(file.exists)
+        wait_for(lambda: file.exists() and file.read_text())  # it is not written at once
 
     @property
     def address(self):

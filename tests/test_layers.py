@@ -12,8 +12,10 @@ import sigprop
 
 ROOT = Path(sigprop.__file__).parent
 ORDER = (
+    "first",
     "version",
     "errors",
+    "files",
     "arrays",
     "notation",
     "validate",
@@ -95,6 +97,7 @@ ORDER = (
     "effects",
     "plan",
     "diagram",
+    "grid_files",
     "grid_store",
     "verdict",
     "recipe",
@@ -172,6 +175,7 @@ ORDER = (
     "cli_torch",
     "cli_train",
     "cli",
+    "__main__",
 )
 HEAVY = ("scipy", "sympy", "xarray", "matplotlib", "contourpy", "rich", "typer", "torch")
 

@@ -72,7 +72,7 @@ def run(monkeypatch, capsys, tmp_path):
 
 def test_a_figure_is_a_function_of_its_saved_data(run, tmp_path):
     printed = json.loads(run("entropy", "--json"))["figures"][0]
-    data = check(tmp_path / "figures", "entropy")
+    data = check(tmp_path / "reproduced", "entropy")
     assert printed["findings"] == FIGURES["entropy"].findings(data)
     assert len(FIGURES["entropy"].draw(data).axes) == 1
     error = np.abs(data["entropy_ratio"] - data["entropy_ratio_finite"])

@@ -308,8 +308,9 @@ def test_a_folder_of_another_run_is_refused(words, tmp_path):
     train(TINY, words, Plan(steps=2), tmp_path, device="cpu")
     with pytest.raises(DomainError, match="same run"):
         train(TINY, words, Plan(steps=3), tmp_path, device="cpu")
-    (tmp_path / CHECKPOINT).write_bytes(b"nothing")
-    with pytest.raises(DomainError, match="a checkpoint"):
+    (tmp_path / CHECKPOINT).unlink()
+    (tmp_path / CHECKPOINT).mkdir()
+    with pytest.raises(DomainError, match="a readable file"):
         train(TINY, words, Plan(steps=2), tmp_path, device="cpu")
 
 

@@ -10,8 +10,8 @@ continuation is the same run up to rounding.
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from sigprop.arrays import Floats, Ints
 from sigprop.errors import DomainError
+from sigprop.files import clear, kept, note, seal, write
 from sigprop.spec import Transformer
 from sigprop.torch.model import Block, LanguageModel
 from sigprop.torch.plan import Held, Plan, Run
@@ -129,7 +130,12 @@ def train(
     path = None if folder is None else _prepared(folder)
     if path is not None and path.exists():
         trainer.restore(path)
-    return trainer.run(path, told or (lambda _: None))
+    try:
+        return trainer.run(path, told or (lambda _: None))
+    except BaseException as error:
+        if path is not None and path.exists():
+            note(error, f"a checkpoint is kept in {path}: the same call goes on from there")
+        raise
 
 
 def _device(name: str | None) -> str:
@@ -144,6 +150,7 @@ def _prepared(folder: Path) -> Path:
     except OSError as error:
         words = f"a folder that can be made ({error.strerror})"
         raise DomainError("out", str(folder), words) from None
+    clear(folder)
     return folder / CHECKPOINT
 
 
@@ -250,23 +257,17 @@ class _Trainer:
             "optimizer": self.optimizer.state_dict(),
             **{name: getattr(self, name) for name in PROGRESS},
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            torch.save(state, temporary)
-            temporary.replace(path)
-        except (OSError, RuntimeError) as error:
-            raise DomainError("out", str(path), f"a writable file ({error})") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write(path, seal(CHECKPOINT, content.getvalue()))
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint of the same run."""
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            same = state["identity"] == self.identity
-        except Exception as error:  # torch raises what the broken part of the file raised
-            raise DomainError("out", str(path), f"a checkpoint ({error})") from None
-        if not same:
+        """Continue from a checkpoint of the same run; one that fails its seal is put aside."""
+        content = kept(path, CHECKPOINT)
+        if content is None:
+            return
+        state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        if state["identity"] != self.identity:
             words = "a folder of the same run (spec, text, plan, versions); this one holds another"
             raise DomainError("out", str(path.parent), words)
         self.model.load_state_dict(state["model"])

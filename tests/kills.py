@@ -1,0 +1,124 @@
+"""Work that is killed at a random moment and goes on, in forked processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from sigprop import Transformer
+from sigprop.figures import FIGURES, Figure
+from sigprop.figures.lab import Lab, beside
+from sigprop.simulate import simulate
+
+SMALL = Transformer(depth=2, context=16, width=16, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+AXES = {"beta": np.linspace(0, 2, 8), "alpha_attn": np.linspace(0.5, 2, 9)}
+
+
+def simulated(folder: Path) -> bytes:
+    found = simulate(SMALL, 12, folder=folder)
+    return b"".join(values.tobytes() for values in found.samples.values())
+
+
+def drawn(folder: Path) -> bytes:
+    import sigprop.sweep  # noqa: F401
+    from sigprop.grid_store import diagram_store
+
+    sys.modules["sigprop.sweep"].CHUNK = 10
+    spec = Transformer(depth=12, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
+    data = diagram_store(spec, folder / "d.zarr", limit=True, **AXES).load()
+    return b"".join(data[name].values.tobytes() for name in sorted(map(str, data.variables)))
+
+
+def trained(folder: Path) -> bytes:
+    import torch
+
+    from sigprop.torch.plan import Plan
+    from sigprop.torch.tokens import Corpus
+    from sigprop.torch.train import train
+
+    torch.set_num_threads(1)
+    draws = np.random.default_rng(0).integers(5, 16, (40, 8))
+    spec = SMALL.replace(context=8, depth=1)
+    text = Corpus(draws[:30], draws[30:], 16, "", "draws", "")
+    run = train(spec, text, Plan(steps=30, every=3), folder, device="cpu")
+    return repr((run.loss, run.gain)).encode() + b"".join(v.tobytes() for v in run.log.values())
+
+
+def reproduced(folder: Path) -> bytes:
+    from sigprop.reproduce import reproduce
+
+    FIGURES["kills"] = Figure("kills", "Kills", "", _data, _draw, lambda data: ["none"])
+    reproduce(["kills"], Lab(quick=True), folder)
+    return b"".join((folder / f"kills.{ending}").read_bytes() for ending in ("nc", "json"))
+
+
+def _data(lab: Lab) -> xr.Dataset:
+    (found,) = lab.measure([SMALL], 8, "kills")
+    attributes = {"seeds": 8, "random_numbers": "numpy"}
+    return xr.Dataset(beside("rho", ("layer",), found, {}), attrs=attributes)
+
+
+def _draw(data: xr.Dataset):
+    from sigprop.plots import panels
+
+    figure, ((axes,),) = panels(1)
+    axes.plot(data["rho"])
+    return figure
+
+
+WORK: dict[str, Callable[[Path], bytes]] = {
+    "simulate": simulated, "diagram": drawn, "train": trained, "reproduce": reproduced,
+}  # fmt: skip
+
+
+def started(work: Callable[[Path], bytes], folder: Path, answer: Path) -> int:
+    """Do work in a process of its own, with its answer in a file; return the process."""
+    number = os.fork()
+    if number == 0:
+        try:
+            answer.write_bytes(work(folder))
+        finally:
+            os._exit(0 if answer.exists() else 1)
+    return number
+
+
+def ended(number: int) -> None:
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 0
+
+
+def killed(name: str, times: int, seed: int, folder: Path, told=lambda line: None) -> int:
+    """Kill work at random moments and let it go on; count the kills that came before its end."""
+    rng, work = np.random.default_rng(seed), WORK[name]
+    expected = folder / f"{name}.whole"
+    for first in (True, False):  # the first time caches are cold
+        start = time.monotonic()
+        (folder / f"whole-{name}-{first}").mkdir()
+        ended(started(work, folder / f"whole-{name}-{first}", expected))
+        lasts = time.monotonic() - start
+    cut = 0
+    for i in range(times):
+        place, answer = folder / f"{name}-{i}", folder / f"{name}-{i}.answer"
+        place.mkdir()
+        process = started(work, place, answer)
+        time.sleep(rng.uniform(0, lasts))
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        cut += not answer.exists()
+        answer.unlink(missing_ok=True)
+        left = len(leftovers(place))
+        ended(started(work, place, answer))
+        assert answer.read_bytes() == expected.read_bytes(), (name, i)
+        assert leftovers(place) == [], (name, i)
+        told(f"{name} {i}: killed before its end {cut}, leftovers cleared {left}")
+    return cut
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.suffix in (".tmp", ".partial")]
