@@ -142,6 +142,8 @@ class Files:
         files[ROOT] = json.dumps(root, indent=2).encode()
         for key, content in files.items():
             _put(self.path / key, content)
+        for place, kept in _sealed(self.path):  # so that the seal of a chunk cannot go unnoticed
+            files[f"{MARK}/{SEALS}/{'.'.join(place)}"] = kept
         digests = [[key, _sha(content).hex()] for key, content in sorted(files.items())]
         sealed = seal(f"{self.identity} {CLOSED}", json.dumps(digests).encode())
         _put(_seal(self.path, [CLOSED]), sealed)
