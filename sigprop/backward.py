@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, Number, finite_or_none
 from sigprop.block import Fold, build_block
+from sigprop.capabilities import require_theory
 from sigprop.errors import AssumptionError
 from sigprop.fluctuations import bands
 from sigprop.propagate import blocks_of, exchangeable
@@ -191,6 +192,7 @@ def gradients(
     >>> found.q.shape, bool(found.q[0] > 10)
     ((10,), True)
     """
+    require_theory(spec, "gradients")
     if trajectory is None and beta_by_layer is not None:
         trajectory = exchangeable(spec, beta_by_layer=beta_by_layer)
     found, gap, spread = _typical(spec, trajectory)
@@ -297,6 +299,11 @@ def gradient_exponent(spec: Transformer, state: State) -> Floats:
     array
         Growth of the squared gradient per block, toward the input.
 
+    Raises
+    ------
+    TheoryError
+        If no theory covers the spec (`sigprop.capabilities`).
+
     Notes
     -----
     Cowsik et al., arXiv 2403.02579, who give it at rho = 1 in the limit of infinite context.
@@ -309,6 +316,7 @@ def gradient_exponent(spec: Transformer, state: State) -> Floats:
     >>> float(gradient_exponent(spec, State(1.0, 0.5)))
     0.0
     """
+    require_theory(spec, "gradient_exponent")
     maps = Fold(build_block(spec).maps)
     with np.errstate(all="ignore"):
         columns = [pull(maps, state, Gradient(*unit)).gradient for unit in ((1.0, 0.0), (0.0, 1.0))]

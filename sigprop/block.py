@@ -9,7 +9,7 @@ from functools import lru_cache, reduce
 import numpy as np
 
 from sigprop.arrays import Number
-from sigprop.errors import AssumptionError
+from sigprop.capabilities import require_theory
 from sigprop.maps.activations import activation
 from sigprop.maps.attention import Attention
 from sigprop.maps.mlp import Mlp
@@ -154,7 +154,7 @@ def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
     Raises
     ------
     AssumptionError
-        If an array mixes finite and infinite contexts, or one with identity parts is infinite.
+        If an array mixes finite and infinite contexts, or one with identity is infinite.
 
     Examples
     --------
@@ -164,15 +164,11 @@ def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
     >>> type(rem_of(spec)).__name__
     'Limit'
     """
-    infinite = np.isinf(spec.context)
-    if spec.has_identity:
-        if limit or np.any(infinite):
-            raise AssumptionError("identity parts need a finite context")
+    require_theory(spec, "attention", limit)
+    if np.any(spec.identity):
         return Favoured(spec.context, spec.identity, np.square(spec.norm_gain))
-    if limit or np.all(infinite):
+    if limit or np.all(np.isinf(spec.context)):
         return Limit(spec.context)
-    if np.any(infinite):
-        raise AssumptionError("context mixes finite and infinite values; run them apart")
     return Finite(spec.context, spec.head_width)
 
 
@@ -260,7 +256,7 @@ def _along(before: tuple[Map, ...], attention: Map) -> Map:
     """Covariance of the stream with attention's output, of which one end is behind the norm."""
 
     def along(state: State) -> State:
-        assert isinstance(attention, Attention)
+        assert isinstance(attention, Attention)  # others are refused: sigprop.capabilities
         read = fold(before)(state)
         cross, scale = attention.along(read), np.sqrt(state.q / read.q)
         return State(cross.q * scale, cross.gap * scale)

@@ -39,7 +39,8 @@ from numpy.typing import ArrayLike
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints, finite_or_none
 from sigprop.block import Map, ordered
-from sigprop.errors import AssumptionError, require
+from sigprop.capabilities import MAX_POSITIONS, refusal
+from sigprop.errors import require
 from sigprop.kernel_input import TokenKernel, admit
 from sigprop.layout import Layout, make_layout
 from sigprop.maps.activations import activation
@@ -52,7 +53,6 @@ from sigprop.validate import count as checked_count
 
 __all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "coarse", "resolves"]
 
-MAX_POSITIONS = 2**17
 MAX_RESOLUTION = 4096  # blocks of positions; time grows with their square
 MAX_BLOCKS = 256
 
@@ -76,14 +76,15 @@ class Positions:
     rho : array, shape (L+1, P)
         Mean overlap of a token with the others that it sees; NaN where it sees itself alone.
     rho_late : array, shape (L+1,)
-        Mean overlap of two tokens of the second half of the context.
+        Mean overlap of two tokens of the second half of the context; NaN where it holds one.
     y2, entropy, entropy_ratio, score_std : arrays, shape (L, P)
         Participation ratio, entropy in nats, entropy over the logarithm of the number of keys seen
         (NaN at one key), and standard deviation of the scores.
     first_weight : array, shape (L, P)
         Mean weight on the first token.
     overlap : array, shape (L, P)
-        Mean overlap of a token's attention with that of the tokens that it sees.
+        Mean overlap of a token's attention with that of the others that it sees; NaN where it sees
+        itself alone.
     overlap_mean : array, shape (L,)
         Mean attention overlap over all pairs of queries.
     kernel_blocks : array, shape (L+1, B, B), or None
@@ -148,7 +149,7 @@ class Positions:
         Returns
         -------
         array, shape (...)
-            The mean.
+            The mean; zero where all are NaN: the entropy of queries that see one key.
 
         Examples
         --------
@@ -160,7 +161,8 @@ class Positions:
         [0.75]
         """
         known = np.isfinite(values)
-        return np.asarray(np.where(known, values, 0.0) @ self.size / (known @ self.size))
+        total, number = np.where(known, values, 0.0) @ self.size, known @ self.size
+        return np.asarray(total / np.maximum(number, 1))
 
 
 @validated
@@ -241,10 +243,7 @@ def causal(
     True
     """
     if not resolves(spec):
-        raise AssumptionError(
-            "attention is resolved by position for one causal spec with norms and a context of at "
-            f"most {MAX_POSITIONS}"
-        )
+        raise refusal("no causal mask that is resolved", "causal")
     checked_count("resolution", resolution, 24, MAX_RESOLUTION)
     layout = _layout(spec, blocks, resolution)
     given = None if kernel is None else admit(kernel, int(layout.edges[-1]))
@@ -259,7 +258,7 @@ def causal(
             break
         states.append(state)
     if len(states) == 1:
-        raise AssumptionError("nothing passes the first block, or its scores exceed s = 40")
+        raise refusal("a state that vanishes or overflows", "propagate", where="block 1")
     found = _described(layout, states, seen[: len(states) - 1], blocks)
     return found if given is None else replace(found, kernel_moved=given.moved)
 

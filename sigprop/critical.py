@@ -12,10 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.block import build_block
+from sigprop.capabilities import covers, require_theory
 from sigprop.errors import require
-from sigprop.fixed_points import linear_response
+from sigprop.fixed_points import TINY, linear_response
 from sigprop.memory import allow
 from sigprop.spec import Transformer
+from sigprop.state import State
 from sigprop.sweep import sweep
 
 __all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
@@ -30,6 +32,7 @@ REASONS = (
     "no alpha_attn up to 1e6 keeps the overlap below rho_max",
     "the state vanishes or overflows at every alpha_attn",
     "the root finder stopped above its tolerance",
+    "any alpha_attn > 0 keeps the overlap below rho_max; at alpha_attn = 0 nothing passes",
 )
 
 
@@ -43,9 +46,10 @@ class Critical:
         Smallest alpha_attn with rho_L <= rho_max; 0 where none is needed, infinite where none
         suffices, NaN where nothing propagates.
     rho : array
-        Overlap at that strength.
+        Overlap at that strength, at 1e-6 where any above zero will do; NaN where there is none.
     asymptotic : array
-        Strength above which the collapsed state is unstable at infinite depth (E20).
+        Strength above which the collapsed state is unstable at infinite depth (E20); NaN where
+        E20 does not apply: without norms, under a mask or rotary positions.
     converged : array of bool
         Whether a root was found and refined.
     reason : str or array of str
@@ -127,6 +131,8 @@ def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Crit
     ------
     DomainError
         If rho_max is outside (0, 1).
+    TheoryError
+        If no theory covers the spec (`sigprop.capabilities`).
 
     Notes
     -----
@@ -146,6 +152,7 @@ def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Crit
 
     target = np.asarray(rho_max, dtype=np.float64)
     require((target > 0) & (target < 1), "rho_max", rho_max, "a number in (0, 1)")
+    require_theory(spec, "critical", limit)
     shape = np.broadcast_shapes(spec.replace(alpha_attn=1.0).shape, target.shape)
     allow(200 * SCAN * prod(shape), "shape", shape, "fewer points")
     search = _Search(spec, limit, shape, np.broadcast_to(target, shape).ravel())
@@ -209,12 +216,16 @@ class _Search:
         rho = np.full(size, np.nan)
         usable = np.isfinite(alpha)
         rho[usable] = 1 - self.at(alpha[usable], np.flatnonzero(usable))
+        stuck = usable & np.isnan(rho)  # at alpha_attn = 0, though not at the lowest of the scan
+        rho[stuck], reason[stuck] = 1 - np.exp(height[0, stuck]) * (1 - self.target[stuck]), 5
         residual = np.where(found, np.abs(rho - self.target), np.nan)
         reason[found] = np.where(residual[found] < 1e-9, 0, 4)
         with np.errstate(invalid="ignore"):  # both merged: -inf minus -inf
             steps = np.diff(height, axis=0)
         monotone = np.all((steps >= -1e-9) | ~np.isfinite(steps), axis=0)
-        limit_alpha = np.broadcast_to(asymptotic_alpha(self.spec, self.limit), self.shape)
+        known = covers(self.spec, "asymptotic_alpha", self.limit)
+        asymptotic = asymptotic_alpha(self.spec, self.limit) if known else np.nan
+        limit_alpha = np.broadcast_to(asymptotic, self.shape)
         said = np.asarray(REASONS)[reason]
         columns = (alpha, rho, limit_alpha, reason == 0, said, residual, iterations)
         a, r, asym, conv, why, res, its = (np.reshape(c, self.shape) for c in columns)
@@ -237,7 +248,9 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
 
     Post-norm: :math:`\chi_{attn}\chi_{mlp} = 1`, so
     :math:`\alpha_c^2 = (\sigma_v^2 + \sigma_b^2)/(\chi_{mlp} - 1)` at unit gain, infinite when
-    chi_mlp <= 1. Pre-norm: the stream must grow, alpha_attn alpha_mlp = 1.
+    chi_mlp <= 1; with an identity part c of the values, which adds :math:`2 \alpha c` to q,
+    :math:`\alpha_c^2 (\chi_{mlp} - 1) = \sigma_v^2 + \sigma_b^2 + c^2 + 2 \alpha_c c`.
+    Pre-norm: the stream must grow, alpha_attn alpha_mlp = 1.
 
     Parameters
     ----------
@@ -251,6 +264,11 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
     array
         Strength, infinite where none exists; NaN without norms, where E20 does not apply.
 
+    Raises
+    ------
+    TheoryError
+        Under a mask or rotary positions, where E20 does not apply (`sigprop.capabilities`).
+
     Examples
     --------
     >>> from sigprop import Transformer
@@ -259,8 +277,9 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
     >>> float(asymptotic_alpha(spec))
     inf
     """
+    require_theory(spec, "asymptotic_alpha", limit)
     spec = spec.replace(alpha_attn=1.0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # alpha_mlp = 0 and chi_mlp = 1
+    with np.errstate(all="ignore"):  # alpha_mlp = 0, chi_mlp = 1, and states that vanish
         if spec.norm == "none":
             return np.full(spec.shape, np.nan)
         if spec.norm == "pre":
@@ -268,10 +287,12 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
         block = build_block(spec, limit)
         q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
         value, _ = linear_response(block.attention_maps, q)
+        along = block.attention.along(State(q, q * TINY)).q / q
         out, gain = linear_response(block.maps[2:], q)
         chi_mlp = gain * q / out
         chaotic = chi_mlp > 1 + ROUNDING
-        return np.where(chaotic, np.sqrt(value / q / (chi_mlp - 1)), np.inf)
+        root = np.sqrt(along**2 + (chi_mlp - 1) * value / q)
+        return np.where(chaotic, (along + root) / (chi_mlp - 1), np.inf)
 
 
 @validated

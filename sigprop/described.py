@@ -7,7 +7,7 @@ import numpy as np
 from sigprop.arrays import Floats, Ints, Number
 from sigprop.block import Block, rem_of
 from sigprop.causal import Positions
-from sigprop.rem import Statistics, Weights, reduced_beta
+from sigprop.rem import Statistics, Weights, freezing, reduced_beta
 from sigprop.rem.favoured import Favoured
 from sigprop.rem.fields import SEED
 from sigprop.rotary import ByDistance
@@ -65,9 +65,7 @@ def from_states(
     known = np.isfinite(x) & np.isfinite(q[1:])
     b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
     weights, ratio = _attention(rem, b, x)
-    log_t = np.log(spec.context)
-    with np.errstate(invalid="ignore"):  # 0 * inf at infinite context
-        entropy, std = ratio * log_t, b * np.sqrt(log_t)
+    entropy, std = _in_nats(spec, b, ratio)
 
     def masked(column: Number) -> Floats:
         return np.where(known, np.broadcast_to(column, b.shape), np.nan)
@@ -100,6 +98,21 @@ def _attention(rem: Statistics, b: Floats, x: Floats) -> tuple[Weights, Floats]:
     parts = [one(b[i : i + layers], x[i : i + layers]) for i in range(0, len(b), layers)]
     *weights, ratio = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Weights(*weights), ratio
+
+
+def _in_nats(spec: Transformer, b: Floats, ratio: Floats) -> tuple[Floats, Floats]:
+    r"""Entropy and standard deviation of scores, in nats.
+
+    At infinite context both are infinite, but at b = 0, and where attention has frozen: weights are
+    then a Poisson-Dirichlet process of index m, of entropy psi(1) - psi(1 - m) (E4, E5).
+    """
+    log_t = np.log(spec.context)
+    if np.all(np.isfinite(log_t)):
+        return ratio * log_t, b * np.sqrt(log_t)
+    from scipy.special import digamma
+
+    frozen = np.where(ratio > 0, np.inf, -np.euler_gamma - digamma(1 - freezing(b)))
+    return frozen, np.where(b > 0, np.inf, 0.0)
 
 
 def from_distances(spec: Transformer, found: ByDistance) -> Trajectory:
@@ -200,7 +213,7 @@ def _notes(spec: Transformer, limit: bool, by_position: bool = False) -> tuple[s
         notes.append(
             "Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train."
         )
-    if spec.has_identity:
+    if np.any(spec.identity):
         notes.append("Identity parts: heads are taken to be infinitely wide.")
     if spec.causal and by_position:
         notes.append("Causal mask: means over positions; `positions` has each.")

@@ -29,7 +29,8 @@ import numpy as np
 
 from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats, finite_or_none
-from sigprop.errors import AssumptionError, DomainError, require
+from sigprop.capabilities import require_theory
+from sigprop.errors import DomainError, require
 from sigprop.prescription import Prescription, plain, prescribe
 from sigprop.search import MISSED, TIGHT, Answer, Search
 from sigprop.spec import RANGES, Transformer
@@ -231,8 +232,7 @@ def recommend(
     >>> found.feasible, found.reason.split(":")[0]
     (False, 'no design within the bounds')
     """
-    if spec.shape or np.isinf(spec.context):
-        raise AssumptionError("a recommendation needs a single spec of finite context")
+    require_theory(spec, "recommend")
     wanted = targets or Targets()
     tried: list[Search] = []
     try:

@@ -9,10 +9,11 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints
 from sigprop.block import build_block, rem_of
-from sigprop.errors import AssumptionError, NotConvergedError, require
-from sigprop.propagate import exchangeable, initial_state
+from sigprop.capabilities import refusal, require_theory
+from sigprop.errors import NotConvergedError, require
+from sigprop.propagate import exchangeable, initial_state, valid
 from sigprop.rem import Limit, Rem, reduced_beta
-from sigprop.spec import Transformer
+from sigprop.spec import RANGES, Transformer
 from sigprop.state import State
 from sigprop.validate import scalar
 
@@ -103,6 +104,8 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, limit: bool = Fals
     ------
     DomainError
         If the entropy is outside its range.
+    TheoryError
+        If no theory covers the spec (`sigprop.capabilities`).
 
     Examples
     --------
@@ -111,10 +114,11 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, limit: bool = Fals
     >>> bool((entropy_boundary(spec, 0.5)[1:] > entropy_boundary(spec, 0.5)[:-1]).all())
     True
     """
+    require_theory(spec, "entropy_boundary", limit)
     trajectory = exchangeable(spec, limit)
     read = build_block(spec, limit).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
     b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
-    with np.errstate(divide="ignore"):  # merged tokens: no temperature freezes them
+    with np.errstate(divide="ignore", over="ignore"):  # merged tokens: nothing freezes them
         return np.asarray(b / reduced_beta(1.0, read))
 
 
@@ -166,8 +170,9 @@ def beta_profile(spec: Transformer, entropy_ratio: float, limit: bool = False) -
     ------
     DomainError
         If the entropy is outside its range.
-    AssumptionError
-        If tokens merge to rounding before the last block.
+    TheoryError
+        If no theory covers the spec (`sigprop.capabilities`), tokens merge to rounding before the
+        last block, the state vanishes, or no beta up to 1000 holds the entropy.
 
     Examples
     --------
@@ -177,14 +182,31 @@ def beta_profile(spec: Transformer, entropy_ratio: float, limit: bool = False) -
     >>> [round(float(h), 6) for h in propagate(spec, beta_by_layer=profile.beta).entropy_ratio]
     [0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
     """
+    require_theory(spec, "beta_profile", limit)
     b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
     state, betas, rhos = initial_state(spec), [], []
-    for _ in range(spec.depth):
+    for layer in range(1, spec.depth + 1):
+        _require_passed(state, f"block {layer}")
         rhos.append(np.broadcast_to(state.rho, spec.shape))
-        read = build_block(spec.replace(beta=0.0), limit).read(state)
-        scale = reduced_beta(1.0, read)
-        if not np.all(scale > 0):
-            raise AssumptionError("tokens merge before the last block: no beta holds the entropy")
-        betas.append(np.broadcast_to(b / scale, spec.shape))
-        state = build_block(spec.replace(beta=betas[-1]), limit)(state)
+        betas.append(np.broadcast_to(_held(spec, limit, state, b, f"block {layer}"), spec.shape))
+        with np.errstate(all="ignore"):  # what overflows or vanishes is refused
+            state = build_block(spec.replace(beta=betas[-1]), limit)(state)
+    _require_passed(state, f"block {spec.depth}")
     return BetaProfile(np.stack(betas), np.stack([*rhos, np.broadcast_to(state.rho, spec.shape)]))
+
+
+def _held(spec: Transformer, limit: bool, state: State, b: Floats, where: str) -> Floats:
+    """Inverse temperature at which a block that reads a state has reduced inverse temperature b."""
+    with np.errstate(all="ignore"):  # what vanishes is refused
+        scale = reduced_beta(1.0, build_block(spec.replace(beta=0.0), limit).read(state))
+        beta = np.asarray(b / scale)
+    if not np.all(scale > 0):
+        raise refusal("tokens that merge", "beta_profile", where=where)
+    if not np.all(beta <= RANGES["beta"][1]):
+        raise refusal("beta above 1000", "beta_profile", where=where)
+    return beta
+
+
+def _require_passed(state: State, where: str) -> None:
+    if not np.all(valid(state.q, state.gap)):
+        raise refusal("a state that vanishes or overflows", "beta_profile", where=where)

@@ -14,7 +14,7 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.block import Block, Map, build_block, fold
-from sigprop.errors import AssumptionError
+from sigprop.capabilities import refusal, require_theory
 from sigprop.spec import Transformer
 from sigprop.state import State
 
@@ -31,8 +31,8 @@ class Exponents:
     Attributes
     ----------
     chi : array
-        Factor by which gap/q shrinks in one block at rho = 1 (E18). NaN where q grows without
-        bound, which is where `power_law` holds.
+        Factor by which gap/q shrinks in one block at rho = 1 (E18). NaN where q grows linearly,
+        which is where `power_law` holds, and in arrays where nothing passes.
     angle_exponent : array
         :math:`\lambda_a = \log\chi`.
     depth_scale : array
@@ -132,8 +132,9 @@ def exponents(spec: Transformer, limit: bool = False) -> Exponents:
 
     Raises
     ------
-    AssumptionError
-        Without norms: then q has no fixed point in general.
+    TheoryError
+        If no theory covers the spec (`sigprop.capabilities`): without norms q has no fixed point in
+        general; under a mask or rotary positions the collapsed state has other exponents.
 
     Examples
     --------
@@ -142,10 +143,9 @@ def exponents(spec: Transformer, limit: bool = False) -> Exponents:
     >>> float(exponents(spec).chi)
     0.5
     """
-    if spec.norm == "none":
-        raise AssumptionError('exponents need norm = "post" or "pre": without norms q drifts')
+    require_theory(spec, "exponents", limit)
     block = build_block(spec, limit)
-    with np.errstate(divide="ignore", invalid="ignore"):  # vanished branches are masked below
+    with np.errstate(all="ignore"):  # vanished branches are masked below
         if spec.norm == "post":
             q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
             out, gain = linear_response(block.maps, q)
@@ -153,25 +153,28 @@ def exponents(spec: Transformer, limit: bool = False) -> Exponents:
         else:
             chi, power = _pre_norm(spec, block)
         rate = np.log(chi)
-        return Exponents(chi, rate, -1 / rate, power)
+        if not spec.shape and np.isnan(chi) and np.isnan(power):
+            raise refusal("a state that vanishes or overflows", "exponents", where="a block")
+        return Exponents(chi, rate, np.where(rate == 0, np.inf, -1 / rate), power)
 
 
 def _pre_norm(spec: Transformer, block: Block) -> tuple[Floats, Floats]:
     """Slope at the fixed point of q, or the power law when skips neither grow nor shrink.
 
-    At rho = 1 the block acts on q as q -> a q + c, read off at two values of q.
+    At rho = 1 the block acts on q as q -> a q + c; without branches, c = 0, all overlaps stay.
     """
     one = np.ones(spec.shape)
-    first, _ = linear_response(block.maps, one)
-    second, _ = linear_response(block.maps, 2 * one)
-    _, kappa = linear_response(block.mlp_maps, one)
-    a = np.square(spec.alpha_attn) * np.square(spec.alpha_mlp) * one
-    c = 2 * first - second
-    still = c / (1 - a)
-    q = np.where(a < 1, still, one)
-    _, settled = linear_response(block.maps, q)
-    power = np.where(a == 1, kappa / c - 1, np.nan)
-    return np.where(a < 1, settled, np.where(a > 1, 1.0, np.nan)), power
+    read, _ = linear_response(block.attention_maps, one)
+    thought, kappa = linear_response(block.mlp_maps, one)
+    skip = np.square(spec.alpha_mlp)
+    a = np.square(spec.alpha_attn) * skip * one
+    c = read * skip + thought
+    q = np.where(a < 1, c / (1 - a), one)
+    _, settled = linear_response(block.maps, np.where(c > 0, q, one))
+    settled = np.where(c > 0, settled, np.where(a > 0, 1.0, np.nan))
+    power = np.where((a == 1) & (c > 0), kappa / c - 1, np.nan)
+    still = np.where((a > 1) | (c == 0), 1.0, np.nan)
+    return np.where(a < 1, settled, still), power
 
 
 @validated
@@ -193,8 +196,9 @@ def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
 
     Raises
     ------
-    AssumptionError
-        If the spec is not post-norm or has arrays.
+    TheoryError
+        If no theory covers the spec (`sigprop.capabilities`): it is not post-norm, has arrays, a
+        mask or rotary positions.
 
     Examples
     --------
@@ -206,8 +210,7 @@ def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
     """
     from scipy.optimize import elementwise
 
-    if spec.norm != "post" or spec.shape:
-        raise AssumptionError('fixed_points needs a single spec with norm = "post"')
+    require_theory(spec, "fixed_points", limit)
     block = build_block(spec, limit)
     q = np.square(spec.norm_gain)
 
@@ -218,7 +221,7 @@ def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
 
     top = 0.0 if np.isinf(spec.context) else -np.log1p(-1 / float(spec.context))
     scan = np.linspace(np.log(1e-12), top, SCAN)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a vanished state has no crossing
+    with np.errstate(all="ignore"):  # a vanished state has no crossing
         value = growth(scan)
         crossing = np.flatnonzero(np.sign(value[:-1]) * np.sign(value[1:]) < 0)
         roots = elementwise.find_root(growth, (scan[crossing], scan[crossing + 1])).x

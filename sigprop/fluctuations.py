@@ -61,8 +61,8 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.attention_noise import Scores, scores
 from sigprop.block import Block, assemble, build_block
+from sigprop.capabilities import refusal, require_theory
 from sigprop.cloud import Cloud, around, normed, through, width_of
-from sigprop.errors import AssumptionError
 from sigprop.maps.norm import Norm
 from sigprop.propagate import exchangeable
 from sigprop.rem import Finite, reduced_beta
@@ -110,15 +110,10 @@ def bands(spec: Transformer) -> Trajectory:
     >>> found.rho_std.shape, bool(0.02 < found.rho_std[-1] < 0.04)
     ((5,), True)
     """
-    if spec.shape or spec.width is None or np.isinf(spec.context):
-        raise AssumptionError("bands need a single spec with a width and a finite context")
-    if spec.has_identity:
-        raise AssumptionError("identity parts have no theory of their spread")
+    require_theory(spec, "bands")
     base = exchangeable(spec)
     if not np.all(base.gap > 0):
-        raise AssumptionError(
-            "bands need tokens that differ: rho0 < 1, and no layer that merges them"
-        )
+        raise refusal("tokens that merge", "bands", where="the last block")
     block = build_block(spec)
     with np.errstate(all="ignore"):  # what overflows is refused
         clouds = [_input(spec, State(base.q[0], base.gap[0]))]
@@ -242,10 +237,7 @@ def input_variance(spec: Transformer, state: State) -> float:
 def _require_small(cloud: Cloud, layer: int) -> None:
     known = np.isfinite(cloud.mean).all() and np.isfinite(cloud.cov).all()
     if not known or not np.isfinite(cloud.crowding) or np.trace(cloud.cov) > LARGEST:
-        raise AssumptionError(
-            f"bands are undefined from block {layer} on: the state vanishes, or the networks' "
-            "kernels differ by more than a factor e^3"
-        )
+        raise refusal("networks that differ too much", "bands", where=f"block {layer}")
 
 
 def _input(spec: Transformer, state: State) -> Cloud:

@@ -10,7 +10,8 @@ import numpy as np
 
 from sigprop.arguments import validated
 from sigprop.arrays import Floats
-from sigprop.errors import AssumptionError, DomainError
+from sigprop.capabilities import require_theory
+from sigprop.errors import DomainError
 from sigprop.spec import Transformer
 from sigprop.validate import count
 
@@ -209,12 +210,9 @@ def bench(config: Transformer, seed: int = 0, draws: int = 8) -> Bench:
     >>> bench(load("bert-base").spec).lab.width
     96
     """
-    if config.shape:
-        raise AssumptionError(f"folklore needs a single spec, not arrays of shape {config.shape}")
+    require_theory(config, "folklore")
     if config.width is None:
         raise DomainError("width", None, "an integer: rules speak of the width")
-    if np.isinf(config.context):
-        raise AssumptionError("folklore needs a finite context")
     count("seed", seed, 0, 2**62)
     count("draws", draws, 2, 10_000)
     norm = "pre" if config.norm == "none" else config.norm

@@ -19,9 +19,10 @@ from numpy.typing import ArrayLike
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, finite_or_none
 from sigprop.block import build_block, rem_of
+from sigprop.capabilities import require_theory
 from sigprop.critical import critical
 from sigprop.entropy import entropy_beta
-from sigprop.errors import AssumptionError, require
+from sigprop.errors import require
 from sigprop.propagate import initial_state, unmasked
 from sigprop.rem import reduced_beta
 from sigprop.rem.coordinates import MAX_CONTEXT
@@ -141,8 +142,7 @@ def grow(
     >>> bool(found.entropy_ratio[0, 1] > found.entropy_ratio[1, 1] > found.entropy_ratio[2, 1])
     True
     """
-    if spec.shape or np.isinf(spec.context):
-        raise AssumptionError("context growth needs a single spec of finite context")
+    require_theory(spec, "grow")
     t = np.atleast_1d(np.asarray(context, float))
     one = t.ndim == 1 and t.size > 0
     require(one and np.all(np.isfinite(t)), "context", t, "a list of numbers")

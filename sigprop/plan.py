@@ -14,8 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from sigprop.arrays import Floats
 from sigprop.backward import gradient_sweep
 from sigprop.block import rem_of
+from sigprop.capabilities import require_theory
 from sigprop.errors import DomainError, require
 from sigprop.notation import NOTATION
+from sigprop.propagate import whose
 from sigprop.spec import Transformer
 from sigprop.sweep import Final, part_of, sweep
 from sigprop.version import __version__
@@ -95,6 +97,8 @@ class Plan:
         ------
         DomainError
             If a value is not admissible.
+        TheoryError
+            If no theory covers the grid (`sigprop.capabilities`).
         """
         require(0 < rho_max < 1, "rho_max", rho_max, "a number in (0, 1)")
         if entropy_min is not None:
@@ -106,6 +110,7 @@ class Plan:
         require(
             len(plan.wide.shape) == len(grid), "spec", plan.wide.shape, "no arrays but the axes"
         )
+        require_theory(plan.wide, "diagram", limit)
         return plan
 
     @cached_property
@@ -186,7 +191,8 @@ class Plan:
 
     def _provenance(self) -> dict[str, Any]:
         floor, infinite = self.entropy_min, self.limit or np.isinf(self.spec.context).all()
-        return {
+        gradients = {"gradients_of": whose(self.spec)} if self.gradients else {}
+        return gradients | {
             "sigprop_version": __version__,
             "spec": json.dumps(self.spec.to_dict()),
             "theory": "limit" if infinite else "finite context",

@@ -42,8 +42,8 @@ from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.backward import Gradients
 from sigprop.block import Map
+from sigprop.capabilities import MAX_SAMPLED, refusal, require_theory
 from sigprop.causal import coarse, resolves
-from sigprop.errors import AssumptionError
 from sigprop.fluctuations import Noise, block_noise
 from sigprop.layout import Layout
 from sigprop.maps.causal import Seen, TokenNorm
@@ -59,7 +59,6 @@ from sigprop.validate import count
 
 __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
-MAX_SAMPLED = 2048  # context up to which T^3 operations a layer and draw are affordable
 DRAWS = 8
 NUDGE = 2e-3  # largest relative step of the gaps
 FLAT = 1e-9  # common part below which it is taken to be the same for all pairs
@@ -139,15 +138,11 @@ def gradients(
     >>> found.q.shape, sorted(found.errors)[:2]
     ((2,), ['p', 'q'])
     """
+    require_theory(spec, "gradients")
     count("draws", draws, 2, 10**6)
     count("seed", seed, 0, 2**63)
     if not is_sampled(spec):
         return backward.gradients(spec, trajectory, beta_by_layer)
-    if spec.context > MAX_SAMPLED:
-        raise AssumptionError(
-            f"context = {spec.context}: gradients under a causal mask or rotary positions are "
-            f"sampled, for contexts up to {MAX_SAMPLED}"
-        )
     found = sampled_gradients(spec, np.random.default_rng(seed), draws, progress=progress)
     width = 1.0 if spec.width is None else float(spec.width)
     fan_in = dict.fromkeys(found.weights, width) | {"w2": width * spec.mlp_ratio}
@@ -209,11 +204,14 @@ def bands(spec: Transformer) -> Trajectory:
     >>> bands(spec).rho_std.shape
     (3,)
     """
-    if not (resolves(spec) or turns(spec)) or spec.width is None:
+    require_theory(spec, "bands")
+    if not (resolves(spec) or turns(spec)):
         return fluctuations.bands(spec)
     base = propagate(spec)
-    if len(base.q) <= spec.depth or not np.all(base.gap > 0):
-        raise AssumptionError("bands need tokens that differ in every layer")
+    if len(base.q) <= spec.depth:
+        raise refusal("a state that vanishes or overflows", "bands", where=f"block {len(base.q)}")
+    if not np.all(base.gap > 0):
+        raise refusal("tokens that merge", "bands", where="the last block")
     slopes = _by_position(spec, base) if spec.causal else _by_distance(spec)
     return _spread(spec, base, slopes)
 

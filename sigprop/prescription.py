@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from sigprop.arguments import validated
 from sigprop.arrays import Floats
+from sigprop.capabilities import require_theory
 from sigprop.errors import AssumptionError, DomainError, require
 from sigprop.spec import Transformer
 from sigprop.version import __version__
@@ -180,8 +181,7 @@ def prescribe(spec: Transformer, beta_by_layer: ArrayLike | None = None) -> Pres
     >>> [round(float(v / 0.0128), 6) for v in found.variance["output"][:2]]
     [0.25, 0.0625]
     """
-    if spec.shape or np.isinf(spec.context):
-        raise AssumptionError("a prescription needs a single spec of finite context")
+    require_theory(spec, "prescribe")
     beta = np.asarray(spec.beta if beta_by_layer is None else beta_by_layer, float)
     if beta.shape not in ((), (spec.depth,)):
         raise DomainError("beta_by_layer", beta.shape, f"one number for each of {spec.depth}")

@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats, Ints, Number
 from sigprop.block import Block, build_block
-from sigprop.causal import MAX_BLOCKS, MAX_POSITIONS, causal, resolves
+from sigprop.capabilities import refusal, require_theory
+from sigprop.causal import MAX_BLOCKS, causal, resolves
 from sigprop.described import from_distances, from_positions, from_states
-from sigprop.errors import AssumptionError, DomainError, require
+from sigprop.errors import DomainError, require
 from sigprop.memory import allow
 from sigprop.rotary import by_distance, turns
 from sigprop.spec import Transformer
@@ -26,9 +27,9 @@ __all__ = [
     "exchangeable",
     "initial_state",
     "propagate",
-    "require_resolved",
     "unmasked",
     "valid",
+    "whose",
 ]
 
 LARGEST = 1e150  # of q: its square must not overflow
@@ -96,8 +97,8 @@ def propagate(
         If `beta_by_layer` has the wrong length, or `blocks` is outside [1, min(256, T)].
     AssumptionError
         If the state of a single spec vanishes or overflows in the first block, `blocks` is given
-        for an array of specs or an infinite context, or a single spec has positions that are not
-        resolved (`require_resolved`).
+        for an array of specs or an infinite context, or no theory covers the spec
+        (`sigprop.capabilities`).
 
     Notes
     -----
@@ -112,6 +113,7 @@ def propagate(
     >>> t.rho.shape, t.y2.shape, t.reason
     ((51,), (50,), 'all 50 layers were computed')
     """
+    require_theory(spec, "propagate", limit)
     if blocks is not None:
         size = 24 * (spec.depth + 1) * min(abs(blocks), MAX_BLOCKS) ** 2
         allow(size, "blocks", blocks, "fewer blocks or layers")
@@ -120,8 +122,6 @@ def propagate(
             [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
         )
         return from_positions(spec, causal(spec, blocks=blocks, beta_by_layer=betas))
-    if spec.shape == () and not limit:
-        require_resolved(spec)
     if turns(spec) and not limit:
         betas = np.asarray(
             [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
@@ -173,42 +173,6 @@ def exchangeable(
 
 
 @validated
-def require_resolved(spec: Transformer) -> None:
-    """Refuse causal masks and rotary positions where no theory resolves positions.
-
-    Parameters
-    ----------
-    spec : Transformer
-        The description; arrays broadcast.
-
-    Raises
-    ------
-    AssumptionError
-        If a causal stack has no norms, or a causal or rotary one a finite context above 131 072.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagate import require_resolved
-    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
-    ...                    rho0=0, norm="none")
-    >>> require_resolved(spec)
-    Traceback (most recent call last):
-        ...
-    sigprop.errors.AssumptionError: norm = 'none' with causal = True: ...
-    """
-    remedy = "set causal = false for what late tokens see, or ask for the limit"
-    if spec.causal and spec.norm == "none" and not np.all(np.isinf(spec.context)):
-        raise AssumptionError(f"norm = 'none' with causal = True: tokens differ in size; {remedy}")
-    context = np.asarray(spec.context)
-    long = np.any((context > MAX_POSITIONS) & np.isfinite(context))
-    if long and (spec.causal or spec.rotary_base is not None):
-        raise AssumptionError(
-            f"context = {context.max():g}: positions are resolved up to {MAX_POSITIONS}; {remedy}"
-        )
-
-
-@validated
 def unmasked(spec: Transformer) -> Transformer:
     """Spec without mask and rotary positions, whose tokens are exchangeable.
 
@@ -234,10 +198,33 @@ def unmasked(spec: Transformer) -> Transformer:
     return replace(spec, causal=False, window=None, prefix=0, rotary_base=None)
 
 
+def whose(spec: Transformer) -> str:
+    """Whom the exchangeable theory of a spec describes, in words.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+
+    Returns
+    -------
+    str
+        All tokens, or late ones without mask or rotation.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagate import whose
+    >>> whose(Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0))
+    'all tokens'
+    """
+    alike = not spec.causal and spec.rotary_base is None
+    return "all tokens" if alike else "late tokens without mask or rotation"
+
+
 def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
     """Block means of an exchangeable kernel: every block of n tokens has n of n^2 pairs alike."""
-    if spec.shape or np.isinf(spec.context):
-        raise AssumptionError("blocks needs a single spec of finite context")
+    require_theory(spec, "blocks")
     context = int(np.asarray(spec.context))
     count("blocks", blocks, 1, min(MAX_BLOCKS, context))
     size = context / blocks
@@ -314,10 +301,7 @@ def _cut(ended: Ints, depth: int, q: Floats, gap: Floats) -> tuple[Floats, Float
     """Drop (single) or mask (array) the layers after the end."""
     if ended.ndim == 0:
         if ended < 1:
-            raise AssumptionError(
-                "nothing passes the first block: all branches are zero, a scale overflows, the "
-                "score standard deviation exceeds 40, or tanh or silu meets a variance above 100"
-            )
+            raise refusal("a state that vanishes or overflows", "propagate", where="block 1")
         return q[: ended + 1], gap[: ended + 1]
     layer = np.arange(depth + 1).reshape((-1,) + (1,) * ended.ndim)
     return np.where(layer <= ended, q, np.nan), np.where(layer <= ended, gap, np.nan)

@@ -213,7 +213,7 @@ def _(layer: Attention, state: State, gradient: Gradient, spread: Spread | None 
 
 
 def _finite(layer: Attention) -> Finite:
-    if isinstance(layer.rem, Favoured):
+    if isinstance(layer.rem, Favoured) or np.any(layer.value_identity):
         raise AssumptionError("identity parts have no backward theory")
     if not isinstance(layer.rem, Finite):
         raise AssumptionError("the gradient of scores grows as log T: it needs a finite context")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sigprop.arguments import validated
-from sigprop.errors import AssumptionError, DomainError
+from sigprop.capabilities import require_theory
+from sigprop.errors import DomainError
 from sigprop.spec import Transformer
 
 __all__ = ["MATRICES", "Recipe", "check", "fan_in", "fan_out", "spec_of"]
@@ -40,10 +41,7 @@ def check(spec: Transformer) -> None:
         ...
     sigprop.errors.DomainError: width = None is not admissible: expected an integer: a standard...
     """
-    if spec.shape:
-        raise AssumptionError(f"schemes need a single spec, not arrays of shape {spec.shape}")
-    if math.isinf(float(spec.context)):
-        raise AssumptionError("schemes need a finite context: beta depends on it")
+    require_theory(spec, "schemes")
     if spec.width is None:
         words = "an integer: a standard deviation depends on the fan-in"
         raise DomainError("width", None, words)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sigprop.arrays import Floats, Ints, Number, finite_or_none
 from sigprop.block import Map, ordered
-from sigprop.errors import AssumptionError
+from sigprop.capabilities import MAX_POSITIONS, refusal
 from sigprop.maps.activations import activation
 from sigprop.maps.distances import Distances, make_distances, make_field
 from sigprop.maps.mlp import Mlp
@@ -21,9 +21,8 @@ from sigprop.rem.fields import SEED
 from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["MAX_CONTEXT", "ByDistance", "by_distance", "entering", "layer", "start", "turns"]
+__all__ = ["ByDistance", "by_distance", "entering", "layer", "start", "turns"]
 
-MAX_CONTEXT = 2**17
 SHOWN = ("edges", "gap_ratio", "y2_error", "seed")
 
 
@@ -111,7 +110,7 @@ def turns(spec: Transformer) -> bool:
     >>> turns(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     False
     """
-    single = spec.shape == () and bool(np.asarray(spec.context) <= MAX_CONTEXT)
+    single = spec.shape == () and bool(np.asarray(spec.context) <= MAX_POSITIONS)
     plain = not (spec.causal or spec.has_identity)
     return spec.rotary_base is not None and plain and single
 
@@ -152,10 +151,7 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
     (3,)
     """
     if not turns(spec) or spec.rotary_base is None:
-        raise AssumptionError(
-            "rotary positions are solved for one bidirectional spec with a rotary base and a "
-            f"context of at most {MAX_CONTEXT}"
-        )
+        raise refusal("no rotary positions that are resolved", "by_distance")
     heard: list[Heard] = []
     distances, state, layers = start(spec, heard, beta_by_layer)
     states = [state]
@@ -166,7 +162,7 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
             break
         states.append(state)
     if len(states) == 1:
-        raise AssumptionError("nothing passes the first block, or its scores exceed s = 40")
+        raise refusal("a state that vanishes or overflows", "propagate", where="block 1")
     return _described(distances, states, heard)
 
 

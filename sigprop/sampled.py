@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.arrays import Bools, Floats
-from sigprop.errors import AssumptionError, DomainError, require
+from sigprop.capabilities import refusal, require_theory
+from sigprop.errors import DomainError, require
 from sigprop.maps.activations import activation, pointwise
 from sigprop.memory import LIMIT, allow
 from sigprop.propagate import initial_state
@@ -46,6 +47,7 @@ Book = dict[str, float]  # what the weights of a block receive
 Back = Callable[[], tuple[Pull, Book]]  # gives the pullback of a block
 SQUARES = 24  # matrices T x T beside the weights of the heads
 WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
+VANISHES = ("a state that vanishes or overflows", "gradients")
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,15 @@ def sampled_gradients(
     seen = _mask(spec, t, mask)
     layers, rhos, first = [], [], np.zeros((t, t))
     for _ in range(draws):
-        tape, rho = _forward(spec, rng, start, seen)
-        gradient, rows = np.eye(t), []
-        while tape:
-            pull, book = tape.pop()()
-            gradient = pull(gradient)
-            rows.append((*_means(gradient), *(book[name] / t for name in WEIGHTS)))
+        with np.errstate(all="ignore"):  # what vanishes or overflows is refused
+            tape, rho = _forward(spec, rng, start, seen)
+            gradient, rows = np.eye(t), []
+            while tape:
+                pull, book = tape.pop()()
+                gradient = pull(gradient)
+                if not np.all(np.isfinite(gradient)):
+                    raise refusal(*VANISHES, where="the way back")
+                rows.append((*_means(gradient), *(book[name] / t for name in WEIGHTS)))
         layers.append(rows[::-1])
         rhos.append(rho)
         first += gradient / draws
@@ -171,14 +176,8 @@ def sampled_gradients(
 
 
 def _check(spec: Transformer) -> None:
-    if spec.has_identity:
-        raise AssumptionError("sampling knows no identity parts")
-    if spec.shape or np.isinf(spec.context) or spec.norm == "none":
-        raise AssumptionError("sampling needs a single spec with norms and a finite context")
-    if spec.rotary_base is not None and spec.width is None:
-        raise AssumptionError("sampling rotary positions needs a width")
-    if spec.width is not None and spec.width % spec.heads:
-        raise AssumptionError("sampling needs a width that the heads divide")
+    require_theory(spec, "gradients")
+    require_theory(spec, "sampled_gradients")
 
 
 def _input(spec: Transformer, t: int, kernel: ArrayLike | None) -> Floats:
@@ -243,9 +242,11 @@ def _forward(
         x = _norm(spec, x, float(spec.norm_gain))[0]
     tape: list[Back] = []
     rho = [_overlap(spec, x)]
-    for _ in range(spec.depth):
+    for layer in range(1, spec.depth + 1):
         book, state, entered = Book(), rng.bit_generator.state, x
         x, pull = _block(spec, rng, entered, seen, book)
+        if not np.all(np.isfinite(_norm(spec, x, 1.0)[0])):
+            raise refusal(*VANISHES, where=f"block {layer}")
         if not fits:
             del pull
             tape.append(partial(_again, spec, rng, entered, seen, state))
@@ -335,6 +336,8 @@ def _mlp(spec: Transformer, rng: np.random.Generator, x: Floats, book: Book) -> 
     kernel, root = _read(spec, x) if spec.width is not None else (x, x)
     bias, q = float(spec.sigma_b2), float(kernel[0, 0])
     dual = activation(spec.activation)(np.asarray(max(inner * q + bias, 1e-300)))
+    if not np.isfinite(dual.variance):
+        raise refusal(*VANISHES, where="a block")
     gap = np.clip(inner * (q - kernel) / dual.q, 0.0, 2.0)
     hidden = dual.variance - dual.q * dual.drop(1.0 * gap)
     slopes = np.asarray(dual.slopes(gap))

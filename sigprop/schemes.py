@@ -15,7 +15,7 @@ from sigprop.arrays import Floats, finite_or_none
 from sigprop.backward import gradients
 from sigprop.block import build_block
 from sigprop.errors import DomainError
-from sigprop.propagate import exchangeable
+from sigprop.propagate import exchangeable, unmasked
 from sigprop.recipe import Recipe, check, spec_of
 from sigprop.recipes import SCHEMES, Scheme, normed
 from sigprop.spec import Transformer
@@ -244,7 +244,8 @@ def admin_skips(spec: Transformer) -> list[float]:
     Returns
     -------
     list of float
-        One for each of the 2 L sublayers; the first is one.
+        One for each of the 2 L sublayers; the first is one. Of late tokens, without mask and
+        rotation.
 
     Notes
     -----
@@ -259,7 +260,7 @@ def admin_skips(spec: Transformer) -> list[float]:
     >>> len(skips), skips[0]
     (24, 1.0)
     """
-    block = build_block(spec)
+    block = build_block(unmasked(spec))
     state, out = State(spec.q0, spec.q0 * (1 - spec.rho0)), []
     for _ in range(spec.depth):
         for part in block.maps:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sigprop.arrays import Bools, Floats
 from sigprop.block import build_block
-from sigprop.propagate import initial_state
+from sigprop.propagate import initial_state, unmasked
 from sigprop.rem import reduced_beta
 from sigprop.spec import RANGES, Transformer
 from sigprop.targets import Correction, Measures, Targets, measure
@@ -215,7 +215,9 @@ def _steady(spec: Transformer, heat: Floats) -> Floats:
     """Temperatures that hold beta sqrt(q gap), and with it the entropy, in every block.
 
     They end at the largest admissible one, where tokens have merged and the overlap has no hope.
+    Those of late tokens, without mask and rotation.
     """
+    spec = unmasked(spec)
     state, betas = initial_state(spec), []
     for _ in range(spec.depth):
         with np.errstate(divide="ignore", invalid="ignore"):

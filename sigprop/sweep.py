@@ -13,8 +13,9 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.arrays import Bools, Floats
 from sigprop.block import build_block
+from sigprop.capabilities import require_theory
 from sigprop.memory import allow
-from sigprop.propagate import initial_state, require_resolved, valid
+from sigprop.propagate import initial_state, valid
 from sigprop.resolved import is_resolved, reach
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -79,6 +80,11 @@ def sweep(
         Final state and largest reduced inverse temperature. Causal specs with norms are solved
         position by position, rotary positions distance by distance (`sigprop.resolved`).
 
+    Raises
+    ------
+    TheoryError
+        If no theory covers the spec (`sigprop.capabilities`).
+
     Examples
     --------
     >>> import numpy as np
@@ -89,10 +95,9 @@ def sweep(
     >>> sweep(spec).state.gap.shape
     (5,)
     """
-    if not limit:
-        require_resolved(spec)
-        if is_resolved(spec):
-            return _resolved(spec, progress)
+    require_theory(spec, "sweep", limit)
+    if is_resolved(spec) and not limit:
+        return _resolved(spec, progress)
     np.empty(HEAP)
     shape = spec.shape
     allow(64 * prod(shape), "shape", shape, "fewer points")

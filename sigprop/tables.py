@@ -238,6 +238,7 @@ def show(reading: Reading, found: Verdict) -> Group:
     }
     if found.exponents is not None:
         rows |= {
+            "exponents of": found.exponents_of,
             "chi (factor on 1 - rho a block, at rho = 1)": float(found.exponents.chi),
             "depth scale (blocks)": float(found.exponents.depth_scale),
             "power law of 1 - rho in depth": float(found.exponents.power_law),

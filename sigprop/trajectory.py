@@ -30,7 +30,7 @@ class Trajectory:
     y2, overlap, entropy, entropy_ratio, score_std, reduced_beta : arrays, shape (L, ...)
         Participation ratio, attention overlap, entropy in nats and over log T, standard deviation
         of the scores and the same over sqrt(log T), in each block. At infinite context `entropy`
-        and `score_std` are infinite wherever they are not zero; use the ratios.
+        is infinite until attention freezes, and `score_std` unless beta = 0; use the ratios.
     ended : array of int, shape (...)
         Last layer reached; depth when complete.
     reason : str

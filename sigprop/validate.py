@@ -198,7 +198,7 @@ def scalar(name: str, value: object, low: float, high: float) -> float:
     """
     if not is_number(value) or not low <= value <= high:
         raise DomainError(name, value, f"a number in [{low:g}, {high:g}]")
-    return float(value)
+    return float(value) + 0.0
 
 
 def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -277,7 +277,7 @@ def array(name: str, value: object) -> Floats:
     >>> array("beta", [1, 2]).tolist()
     [1.0, 2.0]
     """
-    out = numbers(name, value).copy()
+    out = numbers(name, value) + 0.0  # a copy; of two zeros, the positive one
     require(~np.isnan(out), name, value, "a number, not NaN")
     return out
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from sigprop.arguments import validated
+from sigprop.capabilities import covers, require_theory
 from sigprop.critical import Critical, critical
-from sigprop.errors import AssumptionError
 from sigprop.fixed_points import Exponents, exponents
 from sigprop.plan import FREEZING
-from sigprop.propagate import propagate
+from sigprop.propagate import propagate, unmasked, whose
 from sigprop.spec import Transformer
 from sigprop.trajectory import Trajectory
 
@@ -37,6 +37,9 @@ class Verdict:
         Critical residual strength of attention at this depth.
     exponents : Exponents or None
         Exponents at rho = 1; None without norms.
+    exponents_of : str or None
+        Whose exponents these are: "all tokens", or under a mask or rotary positions, which they
+        leave out, "late tokens without mask or rotation".
     collapse_layer : int or None
         First block after which the overlap exceeds rho_max.
     beta_freezing : float
@@ -48,6 +51,7 @@ class Verdict:
     trajectory: Trajectory
     critical: Critical
     exponents: Exponents | None
+    exponents_of: str | None
     collapse_layer: int | None
     beta_freezing: float | None
 
@@ -93,7 +97,8 @@ def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verd
 
     Notes
     -----
-    Critical strength and exponents leave identity parts out.
+    Critical strength and exponents leave identity parts out; exponents leave out mask and rotary
+    positions too, and `exponents_of` says so.
 
     Examples
     --------
@@ -103,12 +108,12 @@ def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verd
     >>> judge(spec).verdict
     'rank collapse'
     """
-    if spec.shape:
-        raise AssumptionError(f"a verdict needs a single spec, not arrays of shape {spec.shape}")
+    require_theory(spec, "judge", limit)
     plain = spec.without_identity()
     found = critical(plain, rho_max, limit)
     trajectory = propagate(spec, limit)
-    rates = None if spec.norm == "none" else exponents(plain, limit)
+    late = unmasked(plain)
+    rates = exponents(late, limit) if covers(late, "exponents", limit) else None
     above = np.flatnonzero(trajectory.rho > rho_max)
     rank, cold = bool(trajectory.rho[-1] > rho_max), bool(trajectory.reduced_beta.max() > FREEZING)
     kinds = [name for name, holds in (("rank collapse", rank), ("entropy collapse", cold)) if holds]
@@ -120,6 +125,7 @@ def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verd
         trajectory,
         found,
         rates,
+        None if rates is None else whose(spec),
         int(above[0]) if above.size else None,
         float(beta * FREEZING / heat) if heat > 0 else None,
     )

@@ -175,5 +175,5 @@ def test_a_block_that_passes_nothing_is_refused_by_name():
 @pytest.mark.parametrize("changes", [{"width": None}, {"beta": [1, 2]}, {"context": "inf"}])
 def test_bands_refuse(changes):
     spec = Transformer(depth=2, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
-    with pytest.raises(AssumptionError, match="single spec"):
+    with pytest.raises(AssumptionError, match="in bands"):
         bands(spec.replace(**changes))

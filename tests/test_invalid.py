@@ -325,7 +325,7 @@ def test_every_command_checks_the_spec(refuse, tmp_path, command, literals, culp
 @pytest.mark.parametrize("command", ["propagate", "critical", "diagram", "profile", "show"])
 def test_every_command_refuses_mixed_contexts(refuse, tmp_path, command):
     (tmp_path / "s.json").write_text(spec_text(context='["inf", 64]'))
-    culprit = {"diagram": "shape", "show": "a verdict"}.get(command, "context")
+    culprit = {"diagram": "shape", "show": "arrays"}.get(command, "context")
     refuse([command, "s.json", *COMMANDS[command]], culprit)
 
 

@@ -25,6 +25,7 @@ ORDER = (
     "cells",
     "state",
     "spec",
+    "capabilities",
     "text",
     "distribute",
     "store",

@@ -47,3 +47,20 @@ def _check(spec, t):
     assert (t.ended == spec.depth).mean() > 0.5 or spec.norm == "none"
     if np.isfinite(context).all():
         assert (t.entropy <= np.log(context) * (1 + ULPS))[inside].all()
+
+
+@pytest.mark.parametrize("structure", STRUCTURES[::12])
+def test_tokens_of_zero_mean_stay_within_the_largest_gap(structure):
+    """The mean of all tokens has a variance >= 0: gap <= q T/(T-1), at the input with equality."""
+    rng = np.random.default_rng(7)
+    context = np.floor(rng.choice([2, 3, 4, 5, 8, 33, 512, 5000], 10)).astype(float)
+    spec = random_specs(rng, 10, structure, context=context, rho0=-1 / (context - 1))
+    t = propagate(spec)
+    assert np.nanmax(t.gap / t.q * (1 - 1 / context)) <= 1 + ULPS
+
+
+def test_so_they_do_along_one_profile():
+    structure, rng = ("post", "softmax", "relu", False), np.random.default_rng(8)
+    fixed = {"context": 33.0, "rho0": -1 / 32, "beta": 0.05, "norm_gain": 1.0}
+    t = propagate(random_specs(rng, 600, structure, **fixed))
+    assert np.nanmax(t.gap / t.q * (1 - 1 / 33)) <= 1 + ULPS

@@ -255,7 +255,7 @@ def test_slow_rotation_is_none():
     out = RotaryAttention(slow, 64, picking, beta=1.5, sigma_v2=1.0)(State(1.0, np.full(7, 0.6)))
     passed = Finite(64).passed(1.5, State(1.0, 0.6))
     # drawn scores: 0.01 is four standard errors of Y_2
-    np.testing.assert_allclose(out.q, 0.4 + passed.kept, atol=0.01)
+    np.testing.assert_allclose(out.q, 0.4 + 0.6 / 64 + passed.kept, atol=0.01)
     np.testing.assert_allclose(out.gap, passed.spread, atol=0.01)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from sigprop.arrays import Number
-from sigprop.errors import AssumptionError
 from sigprop.rem.favoured import Favoured
 from sigprop.rem.sphere import Sphere
 from sigprop.rem.statistics import Rem, reduced_beta
@@ -13,13 +14,16 @@ from sigprop.state import State, added, multiplied, subtracted
 
 __all__ = ["Attention"]
 
+ROUNDING = 4 * np.finfo(float).eps  # of q - gap (1 - 1/T), relative to q
+
 
 @dataclass(frozen=True)
 class Attention:
     r"""Softmax or centred attention with value and output projections.
 
-    Softmax (E10): :math:`q' = \sigma_v^2 (p + gap\,Y_2) + \sigma_b^2`,
-    :math:`gap' = \sigma_v^2\, gap\, (Y_2 - O)`. Centred (E11):
+    Softmax (E10): :math:`q' = \sigma_v^2 (\bar q + gap\,(Y_2 - 1/T)) + \sigma_b^2`,
+    :math:`gap' = \sigma_v^2\, gap\, (Y_2 - O)`, with the variance of the mean of all tokens
+    :math:`\bar q = q - gap\,(1 - 1/T)`, which is :math:`\ge 0`. Centred (E11):
     :math:`q' = \sigma_v^2\, gap\, (Y_2 - 1/T)` and the same gap; the value bias drops out.
     The output projection multiplies both by :math:`\sigma_o^2`.
 
@@ -67,14 +71,20 @@ class Attention:
 
     def __call__(self, state: State) -> State:
         """Apply the map."""
-        kept, spread = self.rem.passed(self.beta, state, self.centred)
+        kept, spread = self.rem.passed(self.beta, state)
         value = self.sigma_o2 * self.sigma_v2 + self.value_identity * self.value_identity
         gap = multiplied(spread, value)
         kept = gap if kept is spread else multiplied(kept, value)
         if self.centred:
             return State(+kept, gap)
-        q = subtracted(value * state.gap, value * state.q + self.sigma_o2 * self.sigma_b2)
-        return State(added(q, kept), gap)
+        q = multiplied(self._mean(state), value)
+        return State(added(added(q, self.sigma_o2 * self.sigma_b2), kept), gap)
+
+    def _mean(self, state: State) -> Number:
+        """Variance of the mean of all tokens; within rounding of zero it is zero."""
+        mean = subtracted(state.gap * (1 - self.rem.even), state.q)
+        lost = mean <= ROUNDING * state.q
+        return np.where(lost, 0.0, mean) if np.any(lost) else mean
 
     def along(self, state: State) -> State:
         r"""Covariance of what attention reads with what it writes, by the identity of its values.
@@ -92,10 +102,10 @@ class Attention:
         State
             Covariance at one token, and its excess over that of two.
         """
-        if not isinstance(self.rem, Favoured):
-            raise AssumptionError("an identity part of the values needs a finite context")
-        own = self.rem.own(reduced_beta(self.beta, state), state.gap / state.q)
-        mean = 1 / self.rem.context
+        own: Number = 0.0  # random scores favour no key
+        if isinstance(self.rem, Favoured):
+            own = self.rem.own(reduced_beta(self.beta, state), state.gap / state.q)
+        mean = self.rem.even
         first = mean + (1 - mean) * own - (mean if self.centred else 0.0)
         common = 0.0 if self.centred else state.q - state.gap
         c = self.value_identity

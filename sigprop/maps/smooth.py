@@ -72,7 +72,7 @@ class Mehler:
         k = np.arange(len(squares)).reshape((-1,) + (1,) * q.ndim)
         tails = np.cumsum(squares[:0:-1], axis=0)[::-1] / q
         object.__setattr__(self, "variance", np.where(known, squares.sum(axis=0), np.nan))
-        object.__setattr__(self, "slope", (k * squares).sum(axis=0) / q)
+        object.__setattr__(self, "slope", np.where(known, (k * squares).sum(axis=0) / q, np.nan))
         object.__setattr__(self, "tails", tails)
 
     @cached_property
@@ -80,7 +80,7 @@ class Mehler:
         def at_nodes(c: Floats) -> Floats:
             return _power_series(self.tails, c.reshape(c.shape + (1,) * self.q.ndim))
 
-        return fit(at_nodes, 1e-12 * float(np.min(self.slope)))
+        return fit(at_nodes, 1e-12 * float(np.min(self.tails.sum(axis=0))))
 
     def drop(self, x: Number) -> Floats:
         shared = np.size(x) >= SHARED * self.q.size
@@ -91,7 +91,7 @@ class Mehler:
         """(1/q) sum_k k b_k^2 c^(k-1), the power series differentiated."""
         squares = -np.diff(self.tails, axis=0, append=0)
         rates = np.arange(1, len(squares) + 1).reshape((-1,) + (1,) * self.q.ndim) * squares
-        return _power_series(rates, 1 - x)
+        return np.where(self.q <= MAX_Q, _power_series(rates, 1 - x), np.nan)
 
 
 def _power_series(coefficients: Floats, c: Number) -> Floats:
@@ -167,7 +167,7 @@ class Interpolated:
 
     @property
     def slope(self) -> Floats:
-        return np.asarray(self.basis @ _grid(self.phi).slope)
+        return np.where(self.q <= MAX_Q, self.basis @ _grid(self.phi).slope, np.nan)
 
     def drop(self, x: Number) -> Floats:
         near = np.minimum(x, 2 - x)
@@ -180,7 +180,8 @@ class Interpolated:
         near = np.minimum(x, 2 - x)
         slopes = self._at(_grid(self.phi).slopes, near)
         square, sign = self.phi.linear**2, 1 if self.phi.odd else -1
-        return np.where(near == x, slopes, sign * (slopes - square) + square)
+        whole = np.where(near == x, slopes, sign * (slopes - square) + square)
+        return np.where(self.q <= MAX_Q, whole, np.nan)
 
     def _at(self, coefficients: Floats, x: Number) -> Floats:
         """Interpolant at x in [0, 1]."""

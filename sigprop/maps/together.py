@@ -11,7 +11,7 @@ from sigprop.arrays import Floats, Ints, Number
 from sigprop.layout import Layout, pairs_between
 from sigprop.maps.distances import frequencies, make_field
 from sigprop.rem.fields import LINEAR, MOST
-from sigprop.rem.table import Finite
+from sigprop.rem.table import MAX_SIGMA, Finite
 from sigprop.rem.unequal import mean_weights
 
 __all__ = ["RATIOS", "Together", "Turned", "between", "resolved", "turned_width"]
@@ -187,6 +187,8 @@ class Together:
         count, most = int(sizes.sum()), float(deficit.max())
         if not sigma or not most:
             return Turned(1.0, 0.0, 1.0)
+        if not sigma <= MAX_SIGMA:
+            return Turned(float("nan"), 0.0, 1.0)
         if self.rotary_base is None:  # what all keys have in common cancels
             scale, deficit = scale * most, deficit / most
         warmth = min(scale / LINEAR, 1.0)  # below it all is linear in the scale

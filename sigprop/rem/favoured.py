@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.arrays import Floats, Number
 from sigprop.errors import AssumptionError
-from sigprop.rem.biased import biased, biased_overlap, own_bias
+from sigprop.rem.biased import biased, biased_overlap
 from sigprop.rem.overlap import overlap, spread_at_gap
 from sigprop.rem.statistics import Passed, Weights, reduced_beta
+from sigprop.rem.table import MAX_SIGMA
 from sigprop.state import State
 
 __all__ = ["Favoured"]
 
 FAINT = 1e-4  # bias below which its part of the spread is its leading order
+NATS, CERTAIN = 40.0, 17.0  # e^-40 and normals beyond 12 sqrt 2 are below rounding
+Function = Callable[[Floats, Floats, Floats, Floats], Floats]
 
 
 class Favoured:
@@ -22,7 +27,8 @@ class Favoured:
 
     Behind a norm the variance q is one number, so that the advantage
     :math:`\mu = \gamma \log T\, q x` follows from x = gap/q. Everything is computed by quadrature,
-    about 0.1 s a point. Heads are taken to be infinitely wide.
+    about 0.1 s a point; NaN where the standard deviation of scores exceeds 40. Heads are taken to
+    be infinitely wide.
 
     Parameters
     ----------
@@ -49,10 +55,23 @@ class Favoured:
 
     def __init__(self, context: ArrayLike, gamma: ArrayLike, q: ArrayLike = 1.0) -> None:
         self.context, self.gamma, self.q = (np.asarray(v, float) for v in (context, gamma, q))
+        self.even = 1 / self.context
 
-    def _scores(self, b: Number, x: Number) -> tuple[Floats, Floats]:
+    def _known(self, function: Function, b: Number, x: Number) -> Floats:
+        """Evaluate a function of (s, mu, T, x); NaN where scores exceed what is known.
+
+        Beyond `CERTAIN` standard deviations and as many nats as rounding has, a bias decides alone.
+        """
         s = np.asarray(b) * np.sqrt(np.log(self.context))
-        return s, own_bias(self.gamma, self.q * x, self.context)
+        mu = self.gamma * self.q * x * np.log(self.context)
+        s, mu, t, x = np.broadcast_arrays(s, mu, self.context, x)
+        known = (s <= MAX_SIGMA) & (np.abs(x - 1) <= 1 + 1e-9) & ~np.isnan(mu)
+        most = NATS + CERTAIN * s[known]
+        cells = (s[known], np.clip(mu[known], -most, most), t[known], x[known])
+        found = np.atleast_1d(function(*cells))
+        out = np.full((*s.shape, *found.shape[1:]), np.nan)
+        out[known] = found
+        return out
 
     def weights(self, b: Number, x: Number) -> Weights:
         """Participation, excess and spread, as `sigprop.rem.Finite.weights`.
@@ -67,17 +86,8 @@ class Favoured:
         Weights
             Arrays of the broadcast shape.
         """
-        (s, mu), t = self._scores(b, x), self.context
-        y2 = biased(s, mu, t).y2
-        plain = spread_at_gap(s, t, x)
-        free = biased(s, 0.0, t).y2
-        extra = (
-            y2
-            - free
-            - biased_overlap(s, mu, t, 1 - np.asarray(x))
-            + overlap(s, t, 1 - np.asarray(x))
-        )
-        return Weights(y2, y2 - 1 / t, plain + np.where(np.abs(mu) < FAINT, (mu / t) ** 2, extra))
+        y2, spread = np.moveaxis(self._known(_pairs, b, x), -1, 0)
+        return Weights(y2, y2 - self.even, spread)
 
     def own(self, b: Number, x: Number) -> Floats:
         """Mean weight on the own key less that on another.
@@ -92,11 +102,10 @@ class Favoured:
         array
             The difference, zero without an identity part.
         """
-        s, mu = self._scores(b, x)
-        own = biased(s, mu, self.context).own
+        own = self._known(lambda s, mu, t, x: biased(s, mu, t).own, b, x)
         return np.asarray(own - (1 - own) / (self.context - 1))
 
-    def passed(self, beta: Number, state: State, centred: bool = False) -> Passed:
+    def passed(self, beta: Number, state: State) -> Passed:
         """Parts of the gap that attention passes, as `sigprop.rem.Finite.passed`.
 
         Parameters
@@ -105,8 +114,6 @@ class Favoured:
             Inverse temperature.
         state : State
             The tokens that attention reads.
-        centred : bool
-            Whether 1/T is subtracted from every weight.
 
         Returns
         -------
@@ -114,7 +121,7 @@ class Favoured:
             Arrays of the broadcast shape.
         """
         found = self.weights(reduced_beta(beta, state), state.gap / state.q)
-        return found.times(state.gap, centred)
+        return found.times(state.gap)
 
     def entropy_ratio(self, b: Number, x: Number | None = None) -> Floats:
         """Attention entropy over log T.
@@ -131,5 +138,13 @@ class Favoured:
         """
         if x is None:
             raise AssumptionError("identity parts: the entropy depends on the overlap too")
-        s, mu = self._scores(b, x)
-        return np.asarray(biased(s, mu, self.context).entropy / np.log(self.context))
+        entropy = self._known(lambda s, mu, t, x: biased(s, mu, t).entropy, b, x)
+        return np.asarray(entropy / np.log(self.context))
+
+
+def _pairs(s: Floats, mu: Floats, t: Floats, x: Floats) -> Floats:
+    """Y_2 and spread."""
+    y2, r = biased(s, mu, t).y2, np.clip(1 - x, -1, 1)
+    extra = y2 - biased(s, 0.0, t).y2 - biased_overlap(s, mu, t, r) + overlap(s, t, r)
+    faint = np.where(np.abs(mu) < FAINT, (mu / t) ** 2, extra)
+    return np.stack([y2, spread_at_gap(s, t, 1 - r) + faint], axis=-1)

@@ -102,6 +102,8 @@ class Limit:
     0.5
     """
 
+    even = 0.0
+
     def __init__(self, context: ArrayLike = np.inf) -> None:
         self.context = np.asarray(context, float)
         require(self.context >= 2, "context", self.context, "a number >= 2, or infinity")
@@ -130,7 +132,7 @@ class Limit:
         y2 = 1 - freezing(b)
         return Weights(y2, y2, y2)
 
-    def passed(self, beta: Number, state: State, centred: bool = False) -> Passed:
+    def passed(self, beta: Number, state: State) -> Passed:
         r"""Parts of the gap passed: :math:`gap\,Y_2 = \max(0, gap - \sqrt{2\,gap/q}/\beta)`.
 
         Parameters
@@ -139,8 +141,6 @@ class Limit:
             Inverse temperature.
         state : State
             The tokens that attention reads.
-        centred : bool
-            Whether 1/T is subtracted from every weight.
 
         Returns
         -------

@@ -9,9 +9,9 @@ from sigprop.arrays import Floats, Number
 from sigprop.cells import Cells
 from sigprop.chebyshev import Series, fit
 from sigprop.rem import coordinates as co
-from sigprop.rem.statistics import Passed, Weights
+from sigprop.rem.statistics import Passed, Weights, opposed
 from sigprop.rem.table import Finite
-from sigprop.state import State
+from sigprop.state import State, multiplied
 
 __all__ = ["Profile"]
 
@@ -45,7 +45,7 @@ class Profile:
     """
 
     def __init__(self, rem: Finite, top: ArrayLike) -> None:
-        self.rem, context = rem, rem.context
+        self.rem, self.even, context = rem, rem.even, rem.context
         self._root = np.sqrt(np.log(context))
         self._top = np.asarray(top, dtype=np.float64) * self._root
         self._line = np.maximum(self._top, FLAT)
@@ -67,7 +67,7 @@ class Profile:
         unit = s**2 * self._unit
         return np.stack([weights.excess / unit, weights.spread / (unit * x)], axis=1)
 
-    def passed(self, beta: Number, state: State, centred: bool = False) -> Passed:
+    def passed(self, beta: Number, state: State) -> Passed:
         """Parts of the gap that attention at `beta` passes when it reads `state`.
 
         Parameters
@@ -76,8 +76,6 @@ class Profile:
             Inverse temperature; ignored, the profile has its own.
         state : State
             The tokens that attention reads.
-        centred : bool
-            Whether 1/T is subtracted from every weight.
 
         Returns
         -------
@@ -91,7 +89,8 @@ class Profile:
         >>> float(Profile(Finite(512), 1.0).passed(1.0, State(1.0, 0.0)).spread)
         0.0
         """
-        return self.weights(state.gap / state.q).times(state.gap, centred)
+        excess, spread = self._parts(state.gap / state.q)
+        return Passed(multiplied(excess, state.gap), multiplied(spread, state.gap))
 
     def weights(self, x: Number) -> Weights:
         """Participation, excess and spread at x.
@@ -112,6 +111,11 @@ class Profile:
         >>> float(Profile(Finite(512), 1.0).weights(0.0).spread)
         0.0
         """
+        excess, spread = self._parts(x)
+        return Weights(self.even + excess, excess, spread)
+
+    def _parts(self, x: Number) -> tuple[Number, Number]:
+        """Excess and spread at x."""
         s = self._top * np.sqrt(x)
         y = s / (s + co.A)
         y *= (self._end + co.A) / self._end
@@ -120,7 +124,7 @@ class Profile:
         fall *= unit
         fall *= x
         unit *= self._rest(y)
-        return Weights(1 / self.rem.context + unit, unit, fall)
+        return unit, opposed(unit, fall, x)
 
     def entropy_ratio(self, b: Number) -> Floats:
         """Attention entropy over log T.

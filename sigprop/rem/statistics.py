@@ -9,7 +9,7 @@ import numpy as np
 from sigprop.arrays import Floats, Number
 from sigprop.state import State, multiplied
 
-__all__ = ["Passed", "Rem", "Response", "Statistics", "Weights", "reduced_beta"]
+__all__ = ["Passed", "Rem", "Response", "Statistics", "Weights", "opposed", "reduced_beta"]
 
 
 class Passed(NamedTuple):
@@ -18,7 +18,7 @@ class Passed(NamedTuple):
     Attributes
     ----------
     kept : float or array
-        :math:`gap\,Y_2`, or :math:`gap\,(Y_2 - 1/T)` where attention is centred: to the variance.
+        :math:`gap\,(Y_2 - 1/T)`: to the variance, beside that of the mean of all tokens.
     spread : float or array
         :math:`gap\,(Y_2 - O)`: to the gap.
 
@@ -56,15 +56,13 @@ class Weights(NamedTuple):
     excess: Number
     spread: Number
 
-    def times(self, gap: Number, centred: bool) -> Passed:
+    def times(self, gap: Number) -> Passed:
         """Parts of a gap that weights with these statistics pass, in the memory of the statistics.
 
         Parameters
         ----------
         gap : float or array
             Gap of the tokens that attention reads.
-        centred : bool
-            Whether 1/T is subtracted from every weight.
 
         Returns
         -------
@@ -74,11 +72,10 @@ class Weights(NamedTuple):
         Examples
         --------
         >>> from sigprop.rem import Weights
-        >>> Weights(0.5, 0.25, 0.125).times(2.0, centred=True)
+        >>> Weights(0.5, 0.25, 0.125).times(2.0)
         Passed(kept=0.5, spread=0.25)
         """
-        kept = self.excess if centred else self.y2
-        return Passed(multiplied(kept, gap), multiplied(self.spread, gap))
+        return Passed(multiplied(self.excess, gap), multiplied(self.spread, gap))
 
 
 class Response(NamedTuple):
@@ -104,6 +101,37 @@ class Response(NamedTuple):
 
     own: Number
     cross: Number
+
+
+def opposed(excess: Number, spread: Number, x: Number) -> Number:
+    r"""Spread of two queries whose scores have a negative correlation r = 1 - x, within its law.
+
+    The overlap is a power series in r with positive coefficients (Price's theorem, E9), so
+    :math:`1/T - O(-r) \le r\,(Y_2 - 1/T)` and :math:`Y_2 - O \le x\,(Y_2 - 1/T)` where x > 1: what
+    interpolation and quadrature exceed it by is their error.
+
+    Parameters
+    ----------
+    excess, spread : float or array
+        :math:`Y_2 - 1/T` and :math:`Y_2 - O`.
+    x : float or array
+        1 - r, in [0, 2].
+
+    Returns
+    -------
+    float or array
+        The spread; `spread` itself where no x exceeds one.
+
+    Examples
+    --------
+    >>> from sigprop.rem.statistics import opposed
+    >>> float(opposed(0.25, 0.50001, 2.0)), opposed(0.25, 0.2, 0.9)
+    (0.5, 0.2)
+    """
+    beyond = np.greater(x, 1)
+    if not np.any(beyond):
+        return spread
+    return np.where(beyond, np.minimum(spread, x * excess), spread)
 
 
 def reduced_beta(beta: Number, state: State) -> Floats:
@@ -140,7 +168,12 @@ class Rem(Protocol):
     >>> rem: Rem = Profile(Finite(512), 1.0)
     """
 
-    def passed(self, beta: Number, state: State, centred: bool = False) -> Passed:
+    @property
+    def even(self) -> Number:
+        """Weight of uniform attention, 1/T; zero where it is dropped."""
+        ...
+
+    def passed(self, beta: Number, state: State) -> Passed:
         """Parts of the gap that attention at `beta` passes when it reads `state`.
 
         Parameters
@@ -149,8 +182,6 @@ class Rem(Protocol):
             Inverse temperature.
         state : State
             The tokens that attention reads.
-        centred : bool
-            Whether 1/T is subtracted from every weight.
 
         Returns
         -------

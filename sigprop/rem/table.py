@@ -32,7 +32,7 @@ from sigprop.errors import require
 from sigprop.rem import coordinates as co
 from sigprop.rem.finite import entropy_deficit
 from sigprop.rem.overlap import excess, response_at_gap, spread_at_gap
-from sigprop.rem.statistics import Passed, Response, Weights, reduced_beta
+from sigprop.rem.statistics import Passed, Response, Weights, opposed, reduced_beta
 from sigprop.state import State
 
 __all__ = ["ERROR_BOUND", "Finite", "head_nodes"]
@@ -124,7 +124,7 @@ class Finite:
         self.context = np.asarray(context, dtype=np.float64)
         known = (self.context >= 2) & (self.context <= 1e12)
         require(known, "context", self.context, "a number in [2, 1e12]")
-        self.head_width = head_width
+        self.even, self.head_width = 1 / self.context, head_width
         self._heads = None if head_width is None else head_nodes(head_width)
         self._root = np.sqrt(np.log(self.context))
         inside = np.minimum(self.context, co.MAX_CONTEXT)
@@ -156,9 +156,9 @@ class Finite:
         0.0995
         """
         rest, fall = self._averaged(self._pairs, b, x)
-        return Weights(1 / self.context + rest, rest, fall)
+        return Weights(self.even + rest, rest, opposed(rest, fall, x))
 
-    def passed(self, beta: Number, state: State, centred: bool = False) -> Passed:
+    def passed(self, beta: Number, state: State) -> Passed:
         """Parts of the gap that attention at `beta` passes when it reads `state`.
 
         Parameters
@@ -167,8 +167,6 @@ class Finite:
             Inverse temperature.
         state : State
             The tokens that attention reads.
-        centred : bool
-            Whether 1/T is subtracted from every weight.
 
         Returns
         -------
@@ -183,7 +181,7 @@ class Finite:
         0.0
         """
         weights = self.weights(reduced_beta(beta, state), state.gap / state.q)
-        return weights.times(state.gap, centred)
+        return weights.times(state.gap)
 
     def response(self, b: Number, x: Number, tilt: int = 0) -> Response:
         """Answer of the weights to the scores at b = beta sqrt(q gap), x = gap/q = 1 - r.

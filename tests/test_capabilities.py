@@ -1,0 +1,148 @@
+"""The table of refusals: each row refuses in each of its commands, and nothing else does."""
+
+import ast
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sigprop
+from sigprop import (
+    State,
+    Transformer,
+    asymptotic_alpha,
+    bands,
+    beta_profile,
+    critical,
+    diagram,
+    entropy_boundary,
+    exponents,
+    fixed_points,
+    gradient_exponent,
+    gradients,
+    grow,
+    judge,
+    propagate,
+    recommend,
+    sweep,
+)
+from sigprop.block import rem_of
+from sigprop.capabilities import TABLE, TheoryError, covers, refusal, require_theory
+from sigprop.causal import causal
+from sigprop.folklore import bench
+from sigprop.prescription import prescribe
+from sigprop.rotary import by_distance
+from sigprop.sampled import sampled_gradients
+from sigprop.schemes import survey
+
+SPEC = Transformer(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+CALLS = {
+    "propagate": propagate,
+    "sweep": sweep,
+    "critical": lambda spec: critical(spec, 0.9),
+    "diagram": lambda spec: diagram(spec, alpha_attn=[1.0, 2.0]),
+    "exponents": exponents,
+    "fixed_points": fixed_points,
+    "asymptotic_alpha": asymptotic_alpha,
+    "gradient_exponent": lambda spec: gradient_exponent(spec, State(1.0, 0.5)),
+    "beta_profile": lambda spec: beta_profile(spec, 0.7),
+    "entropy_boundary": lambda spec: entropy_boundary(spec, 0.7),
+    "attention": rem_of,
+    "bands": bands,
+    "gradients": gradients,
+    "sampled_gradients": lambda spec: sampled_gradients(spec, np.random.default_rng(0)),
+    "blocks": lambda spec: propagate(spec, blocks=2),
+    "judge": judge,
+    "recommend": recommend,
+    "prescribe": prescribe,
+    "grow": lambda spec: grow(spec, [8, 16]),
+    "schemes": survey,
+    "folklore": bench,
+    "causal": causal,
+    "by_distance": by_distance,
+}
+EXAMPLES = {
+    "context mixes finite and infinite values": {"context": [8, "inf"]},
+    "norm_gain below 1e-150": {"norm_gain": 1e-200},
+    "causal = true": {"causal": True},
+    "rotary_base": {"rotary_base": 1e4},
+    "norm = 'none' with causal = True": {"norm": "none", "causal": True},
+    "context above 131072 with causal = true or rotary_base": {"context": 2**18, "causal": True},
+    "identity or value_identity with causal = true or rotary_base": {
+        "value_identity": 0.5, "rotary_base": 1e4,
+    },
+    "identity with an infinite context": {"identity": 1.0, "context": "inf"},
+    "identity": {"identity": 1.0},
+    "identity or value_identity": {"value_identity": 0.5},
+    "value_identity with norm = 'pre'": {"value_identity": 0.5, "norm": "pre"},
+    "norm = 'none'": {"norm": "none"},
+    "norm other than 'post'": {"norm": "pre"},
+    "arrays": {"beta": [0.5, 1.0]},
+    "infinite context": {"context": "inf"},
+    "context above 2048 with causal = true or rotary_base": {"context": 4096, "causal": True},
+    "rotary_base with width = null": {"rotary_base": 1e4, "width": None},
+    "width that heads do not divide": {"width": 17, "heads": 2},
+    "width = null": {"width": None},
+    "no causal mask that is resolved": {},
+    "no rotary positions that are resolved": {},
+    "a state that vanishes or overflows": {
+        "sigma_v2": 0, "sigma_w2": 0, "alpha_attn": 0, "alpha_mlp": 0,
+    },
+    "networks that differ too much": {"norm": "none", "width": 1, "depth": 30},
+    "tokens that merge": {"rho0": 1.0},
+    "beta above 1000": {"rho0": 1 - 1e-12},
+}  # fmt: skip
+CELLS = [(row.structure, command) for row in TABLE for command in row.commands]
+
+
+def test_every_row_has_one_name_and_an_example():
+    names = [row.structure for row in TABLE]
+    assert len(set(names)) == len(names)
+    assert set(names) == set(EXAMPLES)
+
+
+@pytest.mark.parametrize(("structure", "command"), CELLS)
+def test_each_cell_refuses_by_its_name(structure, command):
+    spec = SPEC.replace(**EXAMPLES[structure])
+    if command == "gradients" and structure.startswith("a state"):
+        spec = spec.replace(causal=True)
+    with pytest.raises(TheoryError) as caught:
+        CALLS[command](spec)
+    asked = caught.value.command  # bands follow the trajectory of propagate
+    assert caught.value.structure == structure
+    assert asked == command or (command, asked) == ("bands", "propagate")
+    assert str(caught.value).startswith(f"{structure} in {asked}: ")
+
+
+@pytest.mark.parametrize("command", CALLS)
+def test_a_plain_spec_is_covered(command):
+    assert covers(SPEC, command)
+    require_theory(SPEC, command)
+
+
+@pytest.mark.parametrize("command", ["propagate", "critical", "sweep"])
+def test_the_limit_has_no_positions(command):
+    spec = SPEC.replace(context=2**18, causal=True)
+    assert not covers(spec, command)
+    assert covers(spec, command, limit=True)
+
+
+def test_a_refusal_survives_a_process():
+    error = pickle.loads(pickle.dumps(refusal("tokens that merge", "bands", where="block 2")))
+    assert (error.structure, error.command) == ("tokens that merge", "bands")
+    assert "block 2" in str(error)
+
+
+def test_refusals_of_specs_are_made_nowhere_else():
+    """Modules of the theory raise no assumption of their own."""
+    modules = (
+        "propagate", "causal", "rotary", "resolved", "sweep", "critical", "fixed_points", "entropy",
+        "plan", "verdict", "growth", "design", "block", "sampled", "recipe", "folklore",
+    )  # fmt: skip
+    for module in modules:
+        text = (Path(sigprop.__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+        raised = [n.exc.func.id for n in ast.walk(ast.parse(text))
+                  if isinstance(n, ast.Raise) and isinstance(n.exc, ast.Call)
+                  and isinstance(n.exc.func, ast.Name)]  # fmt: skip
+        assert "AssumptionError" not in raised, module
