@@ -48,14 +48,10 @@ def description(name: str, value: object) -> Any:
     >>> description("spec", load("gpt2")).depth
     12
     """
-    from sigprop.huggingface import Reading
-    from sigprop.spec import Transformer
-
-    if isinstance(value, Reading):
-        return value.spec
-    if not isinstance(value, Transformer):
+    spec = getattr(value, "spec", None) if _is_named("Reading", value) else value
+    if not _is_named("Transformer", spec):
         raise DomainError(name, value, "a Transformer, or what load, example or from_config return")
-    return value
+    return spec
 
 
 def _integer(name: str, value: object) -> int:
@@ -96,11 +92,12 @@ def _path(name: str, value: object) -> Path:
 
 
 def _state(name: str, value: object) -> object:
-    from sigprop.state import State
-
     value = _named("State")(name, value)
-    if isinstance(value, State):  # the symbolic theory has a state of its own
-        return State(*(_numeric(f"{name}.{part}", of) for part, of in value._asdict().items()))
+    kind: Any = type(value)
+    if kind.__module__ == "sigprop.state":  # the symbolic theory has a state of its own
+        return kind(
+            *(_numeric(f"{name}.{part}", of) for part, of in cast(Any, value)._asdict().items())
+        )
     return value
 
 
@@ -220,8 +217,9 @@ def _union(annotation: str) -> Check:
 
 def _named(kind: str, words: str = "") -> Check:
     """Check for a class that is known by its name."""
+    return _where(lambda value: _is_named(kind, value), words or f"a {kind}")
 
-    def holds(value: object) -> bool:
-        return kind in [one.__name__ for one in type(value).__mro__]
 
-    return _where(holds, words or f"a {kind}")
+def _is_named(kind: str, value: object) -> bool:
+    """Whether the class of a value, or one that it inherits from, has a name."""
+    return kind in [one.__name__ for one in type(value).__mro__]

@@ -233,7 +233,7 @@ def _sphere(spec: Transformer) -> Sphere | None:
     return Sphere(spec.width, spec.width / spec.heads)
 
 
-def assemble(spec: Transformer, norm: Norm | None, attention: Attention, mlp: Mlp) -> Block:
+def assemble(spec: Transformer, norm: Norm | None, attention: Attention, mlp: Map) -> Block:
     """Block of the maps, which knows where attention reads."""
     before = (norm,) if norm is not None and spec.norm == "pre" else ()
     maps = ordered(spec, norm, attention, mlp)

@@ -270,7 +270,7 @@ def _mlp(
     last: Mlp, read: State, points: State, cloud: Cloud, unit: State, spec: Transformer
 ) -> _Injected:
     own, out, d, t = last(read), last(points), width_of(spec), float(spec.context)
-    p, gap = _common(own, t) / unit.q, float(own.gap) / unit.gap
+    p, gap = _common(own, t) / float(unit.q), float(own.gap) / float(unit.gap)
     noise = hidden_noise(last, spec.activation, read, unit, t)
     one, tokens = (v / (spec.mlp_ratio * d) for v in noise)
     out = State(out.q, out.gap + bend(last, read, cloud.crowding / d))
@@ -281,7 +281,8 @@ def _attention(
     last: Attention, read: State, points: State, cloud: Cloud, unit: State, spec: Transformer
 ) -> _Injected:
     own, out, found = last(read), last(points), scores(last, read, spec)
-    p, gap = _common(own, float(spec.context)) / unit.q, float(own.gap) / unit.gap
+    level, apart = float(unit.q), float(unit.gap)
+    p, gap = _common(own, float(spec.context)) / level, float(own.gap) / apart
     value = float(last.sigma_v2 * last.sigma_o2)
     scale = value * float(read.gap)
     repeated = np.diag([2 * p**2 * (spec.heads_per_key - 1) / width_of(spec), 0.0])
@@ -290,6 +291,6 @@ def _attention(
         p,
         gap,
         State(out.q + value * shift.q, out.gap + value * shift.gap),
-        found.of_kernel(scale / unit.q, scale / unit.gap, spec.heads) + repeated,
-        tokens=np.array([(scale / unit.q) ** 2 * found.tokens / spec.heads, 0.0]),
+        found.of_kernel(scale / level, scale / apart, spec.heads) + repeated,
+        tokens=np.array([(scale / level) ** 2 * found.tokens / spec.heads, 0.0]),
     )

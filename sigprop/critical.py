@@ -103,8 +103,8 @@ class Critical:
         out: dict[str, Any] = {}
         for name, value in vars(self).items():
             parts = value if isinstance(value, tuple) else (value,)
-            read = np.ndarray.tolist if name == "reason" else finite_or_none
-            plain = [read(np.asarray(part)) for part in parts]
+            values = [np.asarray(part) for part in parts]
+            plain = [v.tolist() if name == "reason" else finite_or_none(v) for v in values]
             out[name] = plain if isinstance(value, tuple) else plain[0]
         return out
 

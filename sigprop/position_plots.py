@@ -10,7 +10,7 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.causal import Positions
 from sigprop.notation import NOTATION, axis, label
-from sigprop.plots import (
+from sigprop.plot_base import (
     BLACK,
     BLUE,
     GREEN,
@@ -166,8 +166,8 @@ def draw_distances(row: Any, distances: ByDistance) -> None:
         (distances.gap_ratio_mean, "over all pairs", BLACK, "--"),
         (gap[:, -1], f"at {middle[-1]:.4g} tokens", VERMILLION, "-."),
     )
-    for curve, text, colour, style in ends:
-        second.semilogy(layer, curve, style, color=colour, label=text)
+    for curve, text, colour, dash in ends:
+        second.semilogy(layer, curve, dash, color=colour, label=text)
     third.plot(layer[1:], distances.score_std, color=PURPLE)
     first.set(xlabel=axis("distance"), ylabel=axis("gap_ratio"))
     second.set(ylabel=axis("gap_ratio"))

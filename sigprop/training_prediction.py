@@ -121,7 +121,7 @@ def _curves(runs: xr.Dataset, specs: list[Transformer]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     grid = runs["part"].values == "grid"
     stacks: dict[tuple[str, int], list[int]] = {}
-    for row in np.flatnonzero(grid):
+    for row in np.flatnonzero(grid).tolist():
         stacks.setdefault((str(runs["model"].values[row]), specs[row].depth), []).append(row)
     for (model, depth), rows in stacks.items():
         ends = {n: np.array([getattr(specs[i], n) for i in rows]) for n in SCANNED}

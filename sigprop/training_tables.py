@@ -59,7 +59,7 @@ def _kinds(found: Run) -> Table:
     table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1))
     for kind, one in found.held.items():
         gain = f"{one.gain:.4f} +- {one.gain_se:.4f}"
-        table.add_row(KINDS[kind], str(one.count), f"{one.loss:.4f}", f"{one.baseline:.4f}", gain)
+        table.add_row(KINDS[kind], str(one.number), f"{one.loss:.4f}", f"{one.baseline:.4f}", gain)
     return table
 
 

@@ -48,7 +48,7 @@ def test_copying_what_is_shown_is_no_gain():
     assert run.gain < 0.01  # 0.2 says +0.2: kept positions show their own token
     assert run.held["kept"].gain > 0.5 > 0.0 > run.held["replaced"].gain
     assert run.held["hidden"].gain == run.gain
-    shares = np.array([one.count for one in run.held.values()])
+    shares = np.array([one.number for one in run.held.values()])
     expected = np.array([0.8, 0.1 + 0.1 / 20, 0.1 * 19 / 20]) * shares.sum()
     assert np.all(np.abs(shares - expected) < 5 * np.sqrt(expected))
 

@@ -304,7 +304,8 @@ def _entropy_ratio(weights: Tensor, causal: bool) -> Tensor:
     entropy = -torch.special.xlogy(weights, weights).sum(-1)
     seen = _seen(weights.shape[-1], causal, weights)
     several = seen > 1
-    return (entropy[..., several] / seen[several].log()).mean()
+    ratio: Tensor = entropy[..., several] / seen[several].log()
+    return ratio.mean()
 
 
 def _overlap(x: Tensor) -> Tensor:

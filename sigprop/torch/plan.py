@@ -88,8 +88,8 @@ class Held(NamedTuple):
 
     Attributes
     ----------
-    count : int
-        Number of positions.
+    number : int
+        Of positions.
     loss, loss_se : float
         Mean loss (nats) and its standard error.
     baseline : float
@@ -98,7 +98,7 @@ class Held(NamedTuple):
         baseline - loss, and its standard error, position by position.
     """
 
-    count: int
+    number: int
     loss: float
     loss_se: float
     baseline: float
@@ -155,7 +155,7 @@ class Run(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is null."""
         judged = self.judged._asdict() | {"loss": self.loss, "gain": self.gain}
-        del judged["count"]
+        del judged["number"]
         return {
             **_finite(judged),
             "held": {kind: _finite(one._asdict()) for kind, one in self.held.items()},
