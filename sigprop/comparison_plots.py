@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sigprop.compare import Comparison
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, VERMILLION, entitle, panels
+from sigprop.plot_base import BLACK, BLUE, VERMILLION, entitle, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

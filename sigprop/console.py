@@ -190,7 +190,7 @@ def picture(path: Path | None, draw: Callable[[], Any]) -> Iterator[None]:
     failed: SigpropError | None = None
     if path is not None:
         try:
-            from sigprop.plots import save_figure
+            from sigprop.plot_base import save_figure
 
             save_figure(_drawn(path, draw), path)
             wrote(path)

@@ -10,7 +10,7 @@ from sigprop.design import Design
 from sigprop.errors import AssumptionError
 from sigprop.growth import RULES, Growth
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, GREEN, VERMILLION, entitle, panels
+from sigprop.plot_base import BLACK, BLUE, GREEN, VERMILLION, entitle, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

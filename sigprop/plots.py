@@ -40,12 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "boundary_lines",
-    "by_block",
-    "decades",
-    "entitle",
     "field",
-    "legend_above",
-    "letter_panels",
     "panels",
     "plot_diagram",
     "plot_rem",

@@ -327,7 +327,7 @@ def _own_y2(spec: Transformer, layout: Layout, seen: Seen, rho: float) -> float:
     count = np.where(many, layout.centres.count, 2.0)
     sigma = np.where(many, seen.score_std, 0.0)
     ends = sigma * (1 + NUDGE / 2 * np.array([[-1.0], [1.0]])) / np.sqrt(np.log(count))
-    low, high = Finite(count).weights(ends, 1.0).excess
+    low, high = np.asarray(Finite(count).weights(ends, 1.0).excess)
     slope = np.where(many, (high - low) / (2 * NUDGE), 0.0)  # in log s^2
     heat = 2 * spec.heads / spec.width + 2 / spec.width
     variance = np.where(many, participation_variance(sigma, count), 0.0) + heat * slope**2

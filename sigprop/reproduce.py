@@ -17,7 +17,7 @@ from sigprop.diagram import save
 from sigprop.errors import DomainError
 from sigprop.figures import FIGURES, Figure, Lab
 from sigprop.files import Target, check_targets, note, write
-from sigprop.plots import save_figure
+from sigprop.plot_base import save_figure
 from sigprop.validate import choice
 from sigprop.version import __version__
 

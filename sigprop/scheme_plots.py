@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.plots import BLACK, boundary_lines, entitle, field, panels
+from sigprop.plot_base import BLACK, entitle, panels
+from sigprop.plots import boundary_lines, field
 from sigprop.schemes import Outcome
 
 if TYPE_CHECKING:

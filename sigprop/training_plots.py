@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, ORANGE, VERMILLION, boundary_lines, panels
+from sigprop.plot_base import BLACK, BLUE, ORANGE, VERMILLION, panels
+from sigprop.plots import boundary_lines
 from sigprop.separation import MODELS, PARTS, part
 from sigprop.training_prediction import boundary_names
 

@@ -12,7 +12,7 @@ from sigprop.figures.lab import Figure, Lab, attributes, beside, findings
 from sigprop.kernel import collect, exchangeable_kernel
 from sigprop.kernel import jobs as kernel_jobs
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, panels
+from sigprop.plot_base import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, panels
 from sigprop.propagate import exchangeable, propagate
 from sigprop.simulate import Measured, Tokens
 from sigprop.spec import Transformer

@@ -10,7 +10,7 @@ import numpy as np
 from sigprop.backward import gradients, query_gradient_limit
 from sigprop.figures.lab import Figure, Lab, attributes
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, VERMILLION, panels
+from sigprop.plot_base import BLACK, BLUE, VERMILLION, panels
 from sigprop.simulate.gradients import query_gradient_cell
 from sigprop.spec import Transformer
 from sigprop.store import Job

@@ -11,7 +11,7 @@ from sigprop.arrays import Floats
 from sigprop.compare import deviation
 from sigprop.figures.lab import Figure, Lab, attributes, findings
 from sigprop.notation import label
-from sigprop.plots import BLACK, VERMILLION, panels
+from sigprop.plot_base import BLACK, VERMILLION, panels
 from sigprop.propagate import propagate
 from sigprop.rem import Finite, Limit, critical_beta
 from sigprop.spec import Transformer

@@ -13,7 +13,8 @@ from sigprop.critical import asymptotic_alpha, critical, odds_law_alpha
 from sigprop.diagram import BOUNDARIES, diagram
 from sigprop.figures.lab import Figure, Lab, attributes, findings
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, GREEN, LINES, VERMILLION, panels
+from sigprop.plot_base import BLACK, BLUE, GREEN, VERMILLION, panels
+from sigprop.plots import LINES
 from sigprop.simulate import Measured
 from sigprop.spec import Transformer
 from sigprop.store import Arrays, Job

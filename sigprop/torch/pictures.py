@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from sigprop.notation import label
-from sigprop.plots import BLACK, BLUE, VERMILLION, entitle, panels
+from sigprop.plot_base import BLACK, BLUE, VERMILLION, entitle, panels
 from sigprop.torch.audit import Audit
 from sigprop.torch.predict import HALF
 

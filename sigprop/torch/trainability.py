@@ -107,8 +107,8 @@ def cell(
     Returns
     -------
     dict of str to array
-        loss, loss_se, baseline, gain, gain_se where the token is not shown; number, gain, gain_se of
-        every kind of position, as hidden_gain; diverged, wall, versions (JSON), and the log:
+        loss, loss_se, baseline, gain, gain_se where the token is not shown; number, gain, gain_se
+        of every kind of position, as hidden_gain; diverged, wall, versions (JSON), and the log:
         log_step, log_loss, log_rho, log_entropy, ...
 
     Examples
