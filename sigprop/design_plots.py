@@ -10,7 +10,7 @@ from sigprop.design import Design
 from sigprop.errors import AssumptionError
 from sigprop.growth import RULES, Growth
 from sigprop.notation import label
-from sigprop.plot_base import BLACK, BLUE, GREEN, VERMILLION, entitle, panels
+from sigprop.plot_base import BLACK, BLUE, GREEN, VERMILLION, entitle, letter_panels, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,9 +65,10 @@ def plot_design(found: Design, name: str) -> Figure:
         axes.axvline(float(beta[here][0]), color="0.3", lw=0.9)
         axes.set(xscale="log", xlabel=reduced + label("beta"), xlim=(beta[0], beta[-1]))
         axes.legend(fontsize=7, frameon=False)
-    row[0].set_ylim(-0.02, 1.02)
+    row[0].set(ylim=(-0.02, 1.02), ylabel="overlap, entropy ratio")
     row[1].set(yscale="log", ylabel="squared gradient, relative")
     entitle(row[0], f"{name}: targets thin, feasible grey, design black", 9)
+    letter_panels(row)
     return figure
 
 
@@ -108,4 +109,5 @@ def plot_growth(found: Growth, name: str) -> Figure:
         axes.ticklabel_format(axis="y", useOffset=False)
     row[0].legend(fontsize=7, frameon=False)
     entitle(row[1], name, 9)
+    letter_panels(row)
     return figure

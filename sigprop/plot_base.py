@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "VERMILLION", "by_block", "decades", "entitle",
-    "legend_above", "letter_panels", "panels", "save_figure",
+    "legend_above", "lengths", "letter_panels", "panels", "save_figure",
 ]  # fmt: skip
 
 # Okabe & Ito (2008): distinguishable with every common colour-vision deficiency
@@ -172,6 +172,24 @@ def decades(axes: Axes) -> None:
     if values.size:
         low, high = np.floor(np.log10(values.min())), np.ceil(np.log10(values.max()))
         axes.set_ylim(10.0**low, 10.0 ** max(high, low + 1))
+
+
+def lengths(axes: Axes) -> None:
+    """Make the horizontal axis that of tokens: logarithmic, with plain numbers that do not meet.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where; the curves are drawn.
+    """
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    few = high / low < 300.0
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def legend_above(axes: Axes, columns: int) -> None:

@@ -20,6 +20,7 @@ from sigprop.plot_base import (
     by_block,
     decades,
     legend_above,
+    lengths,
     panels,
 )
 from sigprop.rotary import ByDistance
@@ -135,7 +136,8 @@ def draw_positions(row: Any, positions: Positions | xr.Dataset) -> None:
     for axes, name in zip(row, names, strict=True):
         text = axis(name)
         text = text if len(text) < LONG else text.replace(" $", "\n$")
-        axes.set(xscale="log", xlabel=axis("position"), ylabel=text)
+        axes.set(xlabel=axis("position"), ylabel=text)
+        lengths(axes)
         legend_above(axes, columns=3)
     decades(row[2])
 
@@ -170,6 +172,7 @@ def draw_distances(row: Any, distances: ByDistance) -> None:
         second.semilogy(layer, curve, dash, color=colour, label=text)
     third.plot(layer[1:], distances.score_std, color=PURPLE)
     first.set(xlabel=axis("distance"), ylabel=axis("gap_ratio"))
+    lengths(first)
     second.set(ylabel=axis("gap_ratio"))
     third.set(ylabel=axis("score_std"), ylim=(0, None))
     for axes in (first, second):
