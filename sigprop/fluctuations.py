@@ -130,17 +130,20 @@ class Noise(NamedTuple):
     ----------
     deficit, y2, entropy : tuple of float
         Variance over networks, and shift of the mean at finite width.
+    behind : float
+        Overlap deficit behind the block, at infinite width.
 
     Examples
     --------
     >>> from sigprop.fluctuations import Noise
-    >>> Noise((1e-4, 0.0), (0.0, 0.0), (0.0, 0.0)).deficit[0]
+    >>> Noise((1e-4, 0.0), (0.0, 0.0), (0.0, 0.0), 0.5).deficit[0]
     0.0001
     """
 
     deficit: tuple[float, float]
     y2: tuple[float, float]
     entropy: tuple[float, float]
+    behind: float
 
 
 def block_noise(spec: Transformer, state: State, b: float, variance: float, layer: int) -> Noise:
@@ -200,7 +203,8 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
     own, whole = ({"deficit": r["gap"] / r["q"], "deficit_std": r["rho_std"]} | r for r in rows)
     at = {"deficit": 1, "y2": 0, "entropy": 0}
     return Noise(
-        *((float(own[f"{k}_std"][i]) ** 2, float(whole[k][i] - mean[k])) for k, i in at.items())
+        *((float(own[f"{k}_std"][i]) ** 2, float(whole[k][i] - mean[k])) for k, i in at.items()),
+        behind=float(mean["deficit"]),
     )
 
 

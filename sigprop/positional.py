@@ -226,7 +226,8 @@ def _spread(spec: Transformer, base: Trajectory, slopes: list[_Slopes]) -> Traje
         one = block_noise(plain, state, b, variance[-1] / x[layer] ** 2, layer + 1)
         own = one.y2 if slope.own is None else (slope.own, one.y2[1])
         noise.append(one._replace(y2=own))
-        variance.append(slope.deficit**2 * variance[-1] + one.deficit[0])
+        alike = _moved(x[layer + 1], spec.context) / _moved(one.behind, spec.context)
+        variance.append(slope.deficit**2 * variance[-1] + alike**2 * one.deficit[0])
         shift.append(slope.deficit * shift[-1] + one.deficit[1])
     x = np.minimum(x * np.exp(shift / x), 1 + 1 / (spec.context - 1))
     y2, y2_std = _read("y2", base.y2, slopes, noise, variance, shift)
@@ -243,6 +244,11 @@ def _spread(spec: Transformer, base: Trajectory, slopes: list[_Slopes]) -> Traje
         y2_std=y2_std,
         entropy_std=entropy_std,
     )
+
+
+def _moved(deficit: float, context: float) -> float:
+    """Change of the deficit x by that of the logarithm of P, -x P, up to a factor."""
+    return deficit * max(1 - deficit * (1 - 1 / context), FLAT)
 
 
 def _read(
