@@ -87,12 +87,12 @@ def is_config(values: Mapping[str, Any]) -> bool:
 
 
 @validated
-def from_config(values: Mapping[str, Any]) -> Reading:
+def from_config(config: Mapping[str, Any]) -> Reading:
     """Model at initialisation that a Hugging Face config describes.
 
     Parameters
     ----------
-    values : mapping
+    config : mapping
         The content of a config.json. A key "sigprop" may hold parameters of `Transformer` that
         replace what was read; a new context keeps the weights, so beta follows unless given.
 
@@ -123,12 +123,10 @@ def from_config(values: Mapping[str, Any]) -> Reading:
         ...
     sigprop.errors.DomainError: n_layer = 0 is not admissible: expected an integer in [1, 100000]
     """
-    if not isinstance(values, Mapping):
-        raise DomainError("config", values, "a mapping of config keys to values")
-    config = Config(values, family_of(values))
-    spec = _override(_spec(config), config)
-    _closing_notes(spec, config)
-    return Reading(spec, config.family.name, config.facts, tuple(config.notes))
+    read = Config(config, family_of(config))
+    spec = _override(_spec(read), read)
+    _closing_notes(spec, read)
+    return Reading(spec, read.family.name, read.facts, tuple(read.notes))
 
 
 def examples() -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def test_a_reading_is_its_spec():
 def test_numbers_of_every_kind_are_taken():
     import xarray as xr
 
-    base = sigprop.critical(SPEC, 0.9).alpha_attn
+    base = float(sigprop.critical(SPEC, 0.9).alpha_attn)
     for value in (np.float32(0.9), np.array(0.9), [0.9], range(1, 2), xr.DataArray(0.9)):
         target = np.asarray(value) * (1.0 if not isinstance(value, range) else 0.9)
         assert np.ravel(sigprop.critical(SPEC, target).alpha_attn) == pytest.approx(base, rel=1e-6)

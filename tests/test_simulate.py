@@ -47,7 +47,7 @@ def imported(text):
 
 
 MAY = {"arrays", "distribute", "errors", "simulate", "spec", "store", "validate"}
-MAY |= {"kernel_input", "kernel_rounding"}
+MAY |= {"arguments", "files", "kernel_input", "kernel_rounding", "memory"}
 
 
 def test_the_simulator_shares_no_formula_with_the_theory():
@@ -314,14 +314,23 @@ def cell(x):
     return {"y": np.array(x) * 2.0}
 
 
+def counted(x, log):
+    """A cell that leaves a mark each time it is computed."""
+    with open(log, "a") as file:
+        file.write("x")
+    return {"y": np.array(2.0 * x)}
+
+
 def test_finished_cells_are_read_not_computed(tmp_path):
-    jobs = [Job(cell, {"x": i}) for i in range(3)]
+    log = tmp_path / "log"
+    jobs = [Job(counted, {"x": i, "log": str(log)}) for i in range(3)]
     first = gather(jobs, tmp_path)
-    marked = tmp_path / f"{jobs[1].key}.npz"
-    np.savez(marked, y=np.array(-1.0))
-    assert [float(f["y"]) for f in gather(jobs, tmp_path)] == [0.0, -1.0, 4.0]
-    marked.write_bytes(marked.read_bytes()[:40])  # broken: computed again
+    assert [float(f["y"]) for f in gather(jobs, tmp_path)] == [0.0, 2.0, 4.0]
+    assert log.read_text() == "xxx"
+    kept = tmp_path / f"{jobs[1].key}.npz"
+    kept.write_bytes(kept.read_bytes()[:40])  # broken: computed again, it alone
     assert gather(jobs, tmp_path)[1]["y"] == first[1]["y"] == 2.0
+    assert log.read_text() == "xxxx"
 
 
 def test_a_change_of_anything_changes_the_key():

@@ -249,13 +249,17 @@ class Quick(Joint):
         (lambda: Net(Joint, 1).half(), "float16"),
         (lambda: nn.Sequential(nn.Embedding(40, 4), nn.Linear(4, 4)), "has no attention"),
         (lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True), "several stacks"),
-        (lambda: "bert-base", "needs a torch.nn.Module"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_the_reason(make, reason):
     torch.manual_seed(0)
     with pytest.raises(AssumptionError, match=reason):
         audit(make(), batch())
+
+
+def test_a_name_is_no_model():
+    with pytest.raises(DomainError, match="expected a Module"):
+        audit("bert-base", batch())
 
 
 def test_padding_is_refused(models):

@@ -129,7 +129,7 @@ def cell(
     values = run.judged._asdict() | {"loss": run.loss, "gain": run.gain}
     scalars = {name: values[name] for name in SCALARS}
     for kind, one in run.held.items():
-        scalars |= {f"{kind}_{n}": getattr(one, n) for n in ("count", "gain", "gain_se")}
+        scalars |= {f"{kind}_{n}": getattr(one, n) for n in ("number", "gain", "gain_se")}
     scalars |= {"diverged": run.diverged, "wall": run.wall, "versions": json.dumps(run.versions)}
     log = {f"log_{name}": values for name, values in run.log.items()}
     return {name: np.array(value) for name, value in scalars.items()} | log
