@@ -150,14 +150,16 @@ def through(block: Block, cloud: Cloud, spec: Transformer) -> Cloud:
         if isinstance(layer, Residual):
             cloud = _residual(layer, cloud, spec)
         else:
-            cloud = _cloud(normed(layer, cloud, cloud.points), cloud.crowding)
+            cloud = _cloud(normed(layer, cloud, cloud.points, float(spec.context)), cloud.crowding)
     return cloud
 
 
-def normed(norm: Map | None, cloud: Cloud, points: State) -> State:
+def normed(norm: Map | None, cloud: Cloud, points: State, context: float) -> State:
     """Behind a norm all tokens have the same norm: second order in its variation (E26).
 
-    The change of the gap is taken relative to it, since its parts are of the order of the gap.
+    The change of the gap is taken relative to it, since its parts are of the order of the gap. T
+    vectors have a mean cosine of at least -1/(T-1), which the points of a log-normal law may pass:
+    gap <= q T/(T-1).
 
     Parameters
     ----------
@@ -167,6 +169,8 @@ def normed(norm: Map | None, cloud: Cloud, points: State) -> State:
         Whose tokens vary.
     points : State
         States that it acts on.
+    context : float
+        Number of tokens T.
 
     Returns
     -------
@@ -179,16 +183,16 @@ def normed(norm: Map | None, cloud: Cloud, points: State) -> State:
     >>> from sigprop.maps.norm import Norm
     >>> from sigprop.state import State
     >>> state = State(4.0, 1.0)
-    >>> float(normed(Norm(), around(state, 0.0), state).gap)
+    >>> float(normed(Norm(), around(state, 0.0), state, 8).gap)
     0.25
     """
-    if norm is None:
-        return points
-    x = float(cloud.centre.gap / cloud.centre.q)
-    variance, overlap = cloud.tokens
-    change = np.exp((overlap - 0.75 * variance * (1 - x)) / x)
-    out = norm(points)
-    return State(np.broadcast_to(out.q, np.shape(out.gap)), out.gap * change)
+    out, change = points, np.float64(1.0)
+    if norm is not None:
+        x = float(cloud.centre.gap / cloud.centre.q)
+        variance, overlap = cloud.tokens
+        out, change = norm(points), np.exp((overlap - 0.75 * variance * (1 - x)) / x)
+    gap = np.minimum(out.gap * change, np.asarray(out.q) * (context / (context - 1)))
+    return State(np.broadcast_to(out.q, np.shape(gap)), gap)
 
 
 def _cloud(points: State, crowding: float) -> Cloud:
@@ -216,6 +220,8 @@ class _Injected(NamedTuple):
 def _residual(layer: Residual, cloud: Cloud, spec: Transformer) -> Cloud:
     """Move the points, then add noise."""
     unit, square = State(*map(float, layer(cloud.centre))), float(layer.alpha) ** 2
+    if not min(unit) > 0:
+        return Cloud(np.full(2, np.nan), np.full((2, 2), np.nan))  # refused: the state vanishes
     parts = [_branch(branch, cloud, unit, spec) for branch in layer.branches]
     out = State(square * cloud.points.q, square * cloud.points.gap)
     for b in parts:
@@ -259,7 +265,8 @@ def _branch(branch: Map, cloud: Cloud, unit: State, spec: Transformer) -> _Injec
     assert isinstance(branch, Fold)
     *before, last = branch.maps
     norm = before[0] if before else None
-    read, points = (normed(norm, cloud, v) for v in (cloud.centre, cloud.points))
+    t = float(spec.context)
+    read, points = (normed(norm, cloud, v, t) for v in (cloud.centre, cloud.points))
     if isinstance(last, Mlp):
         return _mlp(last, read, points, cloud, unit, spec)
     assert isinstance(last, Attention)

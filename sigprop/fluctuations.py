@@ -202,10 +202,10 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
         }
     own, whole = ({"deficit": r["gap"] / r["q"], "deficit_std": r["rho_std"]} | r for r in rows)
     at = {"deficit": 1, "y2": 0, "entropy": 0}
-    return Noise(
-        *((float(own[f"{k}_std"][i]) ** 2, float(whole[k][i] - mean[k])) for k, i in at.items()),
-        behind=float(mean["deficit"]),
-    )
+    parts = {
+        k: (float(own[f"{k}_std"][i]) ** 2, float(whole[k][i] - mean[k])) for k, i in at.items()
+    }
+    return Noise(**parts, behind=float(mean["deficit"]))
 
 
 def input_variance(spec: Transformer, state: State) -> float:
@@ -253,15 +253,16 @@ def _described(spec: Transformer, block: Block, clouds: list[Cloud]) -> dict[str
     """Averages over the points, layer by layer; attention adds its own noise to what is read."""
     log_t = float(np.log(spec.context))
     q = np.array([np.mean(c.points.q) for c in clouds])
-    even = [normed(Norm(), c, c.points) for c in clouds]
+    t = float(spec.context)
+    even = [normed(Norm(), c, c.points, t) for c in clouds]
     ratio = np.stack([s.gap / s.q for s in even])
-    reads = [normed(block.norm, c, c.points) for c in clouds[:-1]]
+    reads = [normed(block.norm, c, c.points, t) for c in clouds[:-1]]
     x = np.stack([r.gap / r.q for r in reads])
     b = np.stack([reduced_beta(block.attention.beta, r) for r in reads])
     finite = Finite(spec.context, spec.head_width)
     weights, lost = finite.weights(b, x), finite.entropy_deficit(b)
     y2, overlap = np.asarray(weights.y2), np.asarray(weights.y2 - weights.spread)
-    centres = (normed(block.norm, c, c.centre) for c in clouds[:-1])
+    centres = (normed(block.norm, c, c.centre, t) for c in clouds[:-1])
     seen = [scores(block.attention, read, spec) for read in centres]
     y2_own, entropy_own = np.array([_of_means(one, spec.heads) for one in seen]).T
     return {

@@ -7,7 +7,7 @@ in is the squared norm of the mean of T tokens, :math:`P = 1 - x (1 - 1/T)` of q
 tokens have too; it moves the overlap deficit x of a pair by a multiple of x P. A block maps this
 change of its input into one of the mean deficit of its output; the slope is taken from the resolved
 map itself, by a step that lowers the gaps and is a fixed part of the largest change that P admits,
-and the block adds noise, which is that of one block of exchangeable tokens (`sigprop.fluctuations`)
+and the block adds noise to log P, as one block of exchangeable tokens does (`sigprop.fluctuations`)
 of the same overlap, variance and mean score deviation, entered without any:
 
 .. math:: \mathrm{var}\,\rho_{l+1} = \Big(\frac{dx_{l+1}}{dx_l}\Big)^2 \mathrm{var}\,\rho_l + n_l .
@@ -218,7 +218,7 @@ def bands(spec: Transformer) -> Trajectory:
 
 def _spread(spec: Transformer, base: Trajectory, slopes: list[_Slopes]) -> Trajectory:
     """Carry variance and shift of the mean deficit x through the blocks."""
-    x, plain = base.gap / base.q, unmasked(spec)
+    x, plain, t = base.gap / base.q, unmasked(spec), float(spec.context)
     entering = fluctuations.input_variance(plain, State(1.0, x[0]))
     variance, shift, noise = [entering * x[0] ** 2], [0.0], []
     for layer, slope in enumerate(slopes):
@@ -226,7 +226,7 @@ def _spread(spec: Transformer, base: Trajectory, slopes: list[_Slopes]) -> Traje
         one = block_noise(plain, state, b, variance[-1] / x[layer] ** 2, layer + 1)
         own = one.y2 if slope.own is None else (slope.own, one.y2[1])
         noise.append(one._replace(y2=own))
-        alike = _moved(x[layer + 1], spec.context) / _moved(one.behind, spec.context)
+        alike = _moved(x[layer + 1], t) / _moved(one.behind, t)
         variance.append(slope.deficit**2 * variance[-1] + alike**2 * one.deficit[0])
         shift.append(slope.deficit * shift[-1] + one.deficit[1])
     x = np.minimum(x * np.exp(shift / x), 1 + 1 / (spec.context - 1))

@@ -375,9 +375,8 @@ def _separated(grid: xr.Dataset, model: str, depths: list[int]) -> list[str]:
         f"{one['correlation']}."
         for name, one in found.items()
     ]
-    missing = [PREDICTORS[name][0] for name in PREDICTORS if name not in found]
-    if missing:
-        out.append(f"{model}: no theory by position of {' and '.join(missing)}.")
+    if len(found) < len(PREDICTORS):
+        out.append(f"{model}: gradients have no theory by position; their predictors are left out.")
     parts = [f"L = {d} {_area(part(grid, depth=d))}" for d in depths]
     out.append(f"{model}, AUC of the distance at one depth: {', '.join(parts)}.")
     others = [f"{m:g} nats {_area(grid.assign_attrs(margin=m))}" for m in MARGINS]

@@ -59,8 +59,8 @@ def test_uniform_rotary_attention_follows_the_exact_law(rho0):
     np.testing.assert_allclose(found(spec).rho_std, uniform_law(spec), rtol=0.005)
 
 
-def causal_slope(spec):
-    """Derivative of the mean deficit behind one causal block of uniform attention, by hand."""
+def causal_block(spec):
+    """Mean deficit behind one causal block of uniform attention and its derivative, by hand."""
     t = int(spec.context)
     a = np.tril(np.ones((t, t))) / np.arange(1, t + 1)[:, None]
 
@@ -71,20 +71,24 @@ def causal_slope(spec):
         return (1 - kernel / np.outer(root, root)).sum() / (t * (t - 1))
 
     x, h = 1 - spec.rho0, 1e-5
-    return (mean(x + h) - mean(x - h)) / (2 * h)
+    return mean(x), (mean(x + h) - mean(x - h)) / (2 * h)
 
 
 @pytest.mark.parametrize("rho0", [0.0, 1e-15])
 def test_a_causal_block_passes_the_spread_of_iid_tokens(rho0):
-    """What a block adds is that of exchangeable tokens; what it passes is its own."""
+    """A block adds to log P what it adds among exchangeable tokens; what it passes is its own."""
     spec = FLAT.replace(depth=1, causal=True, rho0=rho0)
     entered, behind = uniform_law(spec)
     square, value, p = spec.alpha_attn**2, spec.sigma_v2, 1 - (1 - rho0) * (1 - 1 / spec.context)
     passed = square * (square + value) / (square + value * p) ** 2
     added = behind**2 - (passed * entered) ** 2
-    law = np.sqrt((causal_slope(spec) * entered) ** 2 + added)
+    even = square * (1 - rho0) / (square + value * p)  # deficit behind, of exchangeable tokens
+    masked, slope = causal_block(spec)
+    moved = [x * (1 - x * (1 - 1 / spec.context)) for x in (masked, even)]  # dx / dlog P
+    law = np.sqrt((slope * entered) ** 2 + added * (moved[0] / moved[1]) ** 2)
     np.testing.assert_allclose(found(spec).rho_std, [entered, law], rtol=0.005)
-    assert abs(law / behind - 1) > 0.02  # the law of exchangeable tokens is another
+    plain = np.sqrt((slope * entered) ** 2 + added)
+    assert abs(law / plain - 1) > 0.02  # noise to rho that no mask knows is another
 
 
 @pytest.mark.parametrize("name", ["causal", "rotary", "window"])
