@@ -89,13 +89,15 @@ def train(
 
 def trainability(
     text: Text = None,
-    depths: Annotated[str, typer.Option(help="Numbers of blocks, with commas.")] = "6,12",
+    depths: Annotated[
+        str, typer.Option(help="Numbers of blocks, with commas; decoders have the first.")
+    ] = "6,12",
     points: Annotated[
         int, typer.Option(help="Points of the encoders' grid along beta and alpha_attn.")
     ] = 7,
     models: Annotated[str, typer.Option(help="What is trained.")] = "encoder,decoder",
     rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 2e-3,
-    seeds: Annotated[int, typer.Option(help="Seeds of one section and of known schemes.")] = 2,
+    seeds: Annotated[int, typer.Option(help="Seeds of one section and of known schemes.")] = 1,
     steps: Annotated[
         int, typer.Option(help="Updates of an encoder; a decoder makes half as many again.")
     ] = 1000,

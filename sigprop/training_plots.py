@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.notation import label
-from sigprop.plot_base import BLACK, BLUE, ORANGE, VERMILLION, panels
+from sigprop.plot_base import BLACK, BLUE, ORANGE, VERMILLION, letter_panels, panels
 from sigprop.plots import boundary_lines
-from sigprop.separation import MODELS, PARTS, part
+from sigprop.separation import MODELS, PARTS, PREDICTORS, part
 from sigprop.training_prediction import boundary_names
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["plot_training"]
 
 GAINS = {"encoder": "gain on hidden tokens (nats)", "decoder": "gain below bigrams (nats)"}
-PANELS, LETTERS = "abcdefgh", "ABCDEFGH"
+XLABELS = {
+    "distance": "predicted distance to the boundary",
+    "product": r"predicted $(1-\rho_L)\,H_{\min}/\log T$",
+}
+LETTERS = "ABCDEFGH"
 TICKS = (0.5, 1.0, 2.0, 4.0)
 LOOKS = (("o", BLUE), ("s", ORANGE), ("^", BLACK))
 NAMES = {
@@ -46,13 +50,13 @@ def plot_training(data: xr.Dataset) -> Figure:
     matplotlib.figure.Figure
         One row for encoders, one for decoders. One map a depth, with the predicted boundaries as
         curves and the marked initialisations as letters, those beyond the axes at the edge, in an
-        orange ring where a seed does not train; and the gain against the distance.
+        orange ring where a seed does not train; and the gain against the distance, and against the
+        product (1 - rho_L) H_min / log T where a row has room.
     """
     rows = {model: part(data, model=model) for model in MODELS}
     rows = {model: one for model, one in rows.items() if one.sizes["run"]}
     depths = {model: sorted({*one["depth"].values.tolist()}) for model, one in rows.items()}
     figure, grid = panels(max(map(len, depths.values())) + 1, len(rows), width=3.9, height=3.5)
-    letters = iter(PANELS)
     for axes, (model, own) in zip(grid, rows.items(), strict=True):
         top = max(float(np.nanmax(own["gain"])), float(data.attrs["margin"]))
         for one, depth in zip(axes, depths[model], strict=False):
@@ -60,11 +64,11 @@ def plot_training(data: xr.Dataset) -> Figure:
             mesh = _map(one, part(there, part="grid"), model, depth, top)
             _letters(one, there)
         figure.colorbar(mesh, ax=axes[len(depths[model]) - 1], label=GAINS[model])
-        _scatter(axes[-1], own, model)
-        for one in axes[len(depths[model]) : -1]:
-            one.remove()
-        for one in (*axes[: len(depths[model])], axes[-1]):
-            one.set_title(f"({next(letters)})", loc="left", fontsize=9, fontweight="bold")
+        spare = axes[len(depths[model]) : -1]
+        for one in spare:
+            _scatter(one, own, model, "product")
+        _scatter(axes[-1], own, model, "distance")
+    letter_panels(grid)
     if grid[0][0].get_legend_handles_labels()[0]:  # a boundary crosses the grid
         grid[0][0].legend(fontsize=7, loc="lower left", frameon=True, framealpha=0.85)
     return figure
@@ -110,22 +114,27 @@ def _letters(axes: Axes, data: xr.Dataset) -> None:
     axes.set_xlabel("\n".join([axes.get_xlabel(), *lines]), fontsize=7.5)
 
 
-def _scatter(axes: Axes, data: xr.Dataset, model: str) -> None:
-    """Gain against the predicted distance."""
+def _scatter(axes: Axes, data: xr.Dataset, model: str, name: str) -> None:
+    """Gain against a predictor: the distance, or the product."""
+    build = PREDICTORS[name][1]
     marks = data.isel(run=np.flatnonzero(~np.isin(data["part"].values, PARTS)))
     for (mark, colour), depth in zip(LOOKS, np.unique(data["depth"]), strict=False):
         one = part(data, part="grid", depth=depth)
         axes.errorbar(
-            one["distance"], one["gain"], one["gain_se"], fmt=mark, ms=3.5, lw=0.6, color=colour,
+            build(one), one["gain"], one["gain_se"], fmt=mark, ms=3.5, lw=0.6, color=colour,
             label=f"grid, $L = {depth}$",
         )  # fmt: skip
         other = part(marks, depth=depth)
         if other.sizes["run"]:
-            axes.plot(other["distance"], other["gain"], mark, ms=7, mfc="none", color=VERMILLION,
+            axes.plot(build(other), other["gain"], mark, ms=7, mfc="none", color=VERMILLION,
                       label=f"marked, $L = {depth}$")  # fmt: skip
-    axes.axvline(0, color=BLACK, lw=0.8)
     axes.axhline(data.attrs["margin"], color="0.5", lw=0.8, ls=":")
-    axes.set_xscale("symlog", linthresh=1.0)
-    axes.set(xlabel="predicted distance to the boundary", ylabel=GAINS[model])
-    axes.set_title("right of the line: predicted trainable", fontsize=8)
+    if name == "distance":
+        axes.axvline(0, color=BLACK, lw=0.8)
+        axes.set_xscale("symlog", linthresh=1.0)
+        axes.set_title("right of the line: predicted trainable", fontsize=8)
+    else:
+        axes.set(xscale="log")
+        axes.set_title("no threshold of its own", fontsize=8)
+    axes.set(xlabel=XLABELS[name], ylabel=GAINS[model])
     axes.legend(fontsize=7, loc="upper left", frameon=False)

@@ -197,7 +197,7 @@ def trials(
     plans: Mapping[str, Plan] = PLANS,
     depths: Sequence[int] = DEPTHS,
     points: int = 7,
-    seeds: int = 2,
+    seeds: int = 1,
 ) -> list[Trial]:
     """List the runs of the experiment.
 
@@ -209,7 +209,7 @@ def trials(
     plans : mapping of str to Plan
         How encoders and decoders are trained; a model that is not named is left out.
     depths : sequence of int
-        Depths.
+        Depths of the encoders; decoders have the first.
     points : int
         Points of the encoders' grid along each axis, evenly spaced in the logarithm over `AXES`;
         that of the decoders takes every other one.
@@ -231,16 +231,17 @@ def trials(
     axes = {name: np.geomspace(*ends, points) for name, ends in AXES.items()}
     found = []
     for model, plan in plans.items():
-        step = 1 if model == "encoder" else 2
+        causal = model == "decoder"
+        step, own = (2, depths[:1]) if causal else (1, depths)
         betas, alphas = (values[::step].tolist() for values in axes.values())
-        stacks = [base.replace(depth=depth, causal=model == "decoder") for depth in depths]
+        stacks = [base.replace(depth=depth, causal=causal) for depth in own]
         found += [
             Trial(model, GRID, stack.replace(beta=b, alpha_attn=a), plan)
             for stack in stacks
             for b in betas
             for a in alphas
         ]
-        if model == "decoder":
+        if causal:
             continue
         others = [replace(plan, seed=plan.seed + i) for i in range(seeds)]
         middle = betas[len(betas) // 2]
