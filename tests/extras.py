@@ -18,6 +18,7 @@ NEEDS = {  # start of the pytest id of modules, tests and doctests: the extra th
     "tests/test_grid_store.py": "distributed",
     "tests/test_torch_": "torch",
     "tests/test_torch_train.py::test_the_experiment_as_a_command": "distributed",
+    "tests/placed_models.py": "torch",
     "tests/torch_models.py": "torch",
 }
 

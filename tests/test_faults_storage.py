@@ -381,8 +381,13 @@ def process(words, *, shell='exec "$@"', **environment):
     whole = ["sh", "-c", shell, "sh", sys.executable, "-m", "sigprop.cli", *words]
     return subprocess.run(
         whole, env=os.environ | {"PYTHONPATH": path} | environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=120, check=False, preexec_fn=interruptible,
     )  # fmt: skip
+
+
+def interruptible():
+    """Background processes may have inherited that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 REM = ["rem", "--sigma", "1", "--context", "8"]

@@ -74,7 +74,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
         "example": {"name": "gpt2"},
         "exponents": {"spec": SPEC},
         "fixed_points": {"spec": SPEC},
-        "from_config": {"values": {"model_type": "gpt2"}},
+        "from_config": {"config": {"model_type": "gpt2"}},
         "gradient_exponent": {"spec": SPEC, "state": State(1.0, 0.5)},
         "gradients": {"spec": SPEC},
         "grow": {"spec": SPEC, "context": [32, 64]},
