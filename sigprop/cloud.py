@@ -191,8 +191,13 @@ def normed(norm: Map | None, cloud: Cloud, points: State, context: float) -> Sta
         x = float(cloud.centre.gap / cloud.centre.q)
         variance, overlap = cloud.tokens
         out, change = norm(points), np.exp((overlap - 0.75 * variance * (1 - x)) / x)
-    gap = np.minimum(out.gap * change, np.asarray(out.q) * (context / (context - 1)))
-    return State(np.broadcast_to(out.q, np.shape(gap)), gap)
+    moved = _admissible(State(out.q, out.gap * change), context)
+    return State(np.broadcast_to(moved.q, np.shape(moved.gap)), moved.gap)
+
+
+def _admissible(state: State, context: float) -> State:
+    """Cap of the gap at q T/(T-1)."""
+    return State(state.q, np.minimum(state.gap, np.asarray(state.q) * (context / (context - 1))))
 
 
 def _cloud(points: State, crowding: float) -> Cloud:
@@ -219,7 +224,8 @@ class _Injected(NamedTuple):
 
 def _residual(layer: Residual, cloud: Cloud, spec: Transformer) -> Cloud:
     """Move the points, then add noise."""
-    unit, square = State(*map(float, layer(cloud.centre))), float(layer.alpha) ** 2
+    centre = _admissible(cloud.centre, float(spec.context))
+    unit, square = State(*map(float, layer(centre))), float(layer.alpha) ** 2
     if not min(unit) > 0:
         return Cloud(np.full(2, np.nan), np.full((2, 2), np.nan))  # refused: the state vanishes
     parts = [_branch(branch, cloud, unit, spec) for branch in layer.branches]
