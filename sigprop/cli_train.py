@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,11 +123,11 @@ def trainability(
     """Train over a grid of (beta, alpha_attn) and judge the predicted boundary: AUC, figure."""
     from sigprop import training_tables
     from sigprop.diagram import load, save
-    from sigprop.separation import findings, judged, provenance
+    from sigprop.separation import judged, provenance
     from sigprop.training_plots import plot_training
     from sigprop.training_prediction import predict
 
-    check_targets([Target("out", out, DATA)])
+    check_targets([Target("out", out, DATA)])  # it names the files beside it
     beside = out.with_name(f"{out.stem}_prediction.nc")
     files = [beside, *(out.with_suffix(ending) for ending in (".json", ".png", ".pdf"))]
     own = [Target("out", out, DATA)] if runs is None else []
@@ -146,12 +147,12 @@ def trainability(
     about = provenance(table)
     write(files[1], json.dumps(about, indent=1, allow_nan=False) + "\n")
     wrote(beside, files[1])
-    with picture(files[2], lambda: plot_training(table)):
-        with picture(files[3], lambda: plot_training(table)):
-            if as_json:
-                return emit(about)
-            written = [str(file) for file in (*([out] if runs is None else []), *files)]
-            return show(lambda: training_tables.training(findings(table), written))
+    drawn = cache(lambda: plot_training(table))
+    with picture(files[2], drawn), picture(files[3], drawn):
+        if as_json:
+            return emit(about)
+        written = [str(file) for file in (*([out] if runs is None else []), *files)]
+        return show(lambda: training_tables.training(about["findings"], written))
 
 
 def _trained(

@@ -404,9 +404,14 @@ def _copying(grid: xr.Dataset) -> str:
     return (
         f"encoder, positions that show their own token: {int((kept[stuck] > 0.5).sum())} of the "
         f"{stuck.sum()} cells that do not train gain over 0.5 nats there, by copying; median over "
-        f"all cells {np.nanmedian(kept):.2f} nats, on replaced positions "
-        f"{np.nanmedian(grid['replaced_gain']):.2f}."
+        f"all cells {_median(kept)}, on replaced positions {_median(grid['replaced_gain'])}."
     )
+
+
+def _median(gains: Any) -> str:
+    """Median over the cells that have such positions."""
+    known = np.asarray(gains)[np.isfinite(gains)]
+    return f"{np.median(known):.2f} nats" if known.size else "unknown"
 
 
 def _scheme(data: xr.Dataset, name: str) -> str:

@@ -1,6 +1,6 @@
 """Every test of a fault must fail on the package that had the fault, and in its assertion.
 
-python tests/under_old_package.py [REVISION] [--tests FOLDER] [words for pytest]
+python tests/under_old_package.py [REVISION [words for pytest]] [--tests FOLDER]
 
 Puts the present tests (or those in FOLDER) into the tree of REVISION, by default that of 0.2.0, and
 runs each `test_faults_*.py`. A test that passes there, is skipped, cannot be imported or ends in
