@@ -11,16 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, Number, finite_or_none
-from sigprop.block import Fold, build_block
+from sigprop.block import Block, build_block, build_blocks, iterate
 from sigprop.capabilities import require_theory
 from sigprop.errors import AssumptionError
 from sigprop.fluctuations import bands
-from sigprop.propagate import blocks_of, exchangeable
-from sigprop.pullback import Pulled, Spread, pull
+from sigprop.maps.interface import BackwardStep, Spread
+from sigprop.points import chunks, part_of
+from sigprop.propagate import exchangeable
 from sigprop.rem import freezing
 from sigprop.spec import Transformer
 from sigprop.state import Gradient, State
-from sigprop.sweep import chunks, part_of
 from sigprop.trajectory import Trajectory
 
 __all__ = [
@@ -196,16 +196,18 @@ def gradients(
     if trajectory is None and beta_by_layer is not None:
         trajectory = exchangeable(spec, beta_by_layer=beta_by_layer)
     found, gap, spread = _typical(spec, trajectory)
-    maps = [Fold(block.maps) for block in blocks_of(spec, beta_by_layer=beta_by_layer)]
-    gradient = Gradient(np.full(spec.shape, np.nan), np.zeros(spec.shape))
-    rows: list[Pulled] = []
+    blocks = build_blocks(spec, beta_by_layer=beta_by_layer)[: len(found.q) - 1]
+
+    def back(step: BackwardStep, layer: tuple[int, Block]) -> BackwardStep:
+        index, block = layer
+        last = found.ended == index + 1
+        q, others = step.gradient
+        gradient = Gradient(np.where(last, 1, q), np.where(last, 0, others))
+        return block.backward(State(found.q[index], gap[index]), gradient, spread[index])
+
+    start = BackwardStep(Gradient(np.full(spec.shape, np.nan), np.zeros(spec.shape)), {})
     with np.errstate(all="ignore"):  # what overflows is masked
-        for layer in range(len(found.q) - 2, -1, -1):
-            last = found.ended == layer + 1
-            gradient = Gradient(np.where(last, 1, gradient.q), np.where(last, 0, gradient.others))
-            state = State(found.q[layer], gap[layer])
-            rows.append(pull(maps[layer], state, gradient, spread[layer]))
-            gradient = rows[-1].gradient
+        rows = list(iterate(start, reversed(list(enumerate(blocks))), back))
     return _collected(spec, found, rows[::-1])
 
 
@@ -224,7 +226,7 @@ def _typical(
     return trajectory, trajectory.gap * np.exp(-variance / 2), spread
 
 
-def _collected(spec: Transformer, found: Trajectory, rows: list[Pulled]) -> Gradients:
+def _collected(spec: Transformer, found: Trajectory, rows: list[BackwardStep]) -> Gradients:
     width = 1.0 if spec.width is None else float(spec.width)
 
     def column(values: Iterable[Number]) -> Floats:
@@ -317,9 +319,9 @@ def gradient_exponent(spec: Transformer, state: State) -> Floats:
     0.0
     """
     require_theory(spec, "gradient_exponent")
-    maps = Fold(build_block(spec).maps)
+    block, units = build_block(spec), (Gradient(1.0, 0.0), Gradient(0.0, 1.0))
     with np.errstate(all="ignore"):
-        columns = [pull(maps, state, Gradient(*unit)).gradient for unit in ((1.0, 0.0), (0.0, 1.0))]
+        columns = [block.backward(state, unit).gradient for unit in units]
     entries = np.broadcast_arrays(*(np.asarray(v) for column in columns for v in column))
     matrix = np.moveaxis(np.stack(entries), 0, -1)
     matrix = matrix.reshape(*matrix.shape[:-1], 2, 2)

@@ -1,122 +1,154 @@
-"""A transformer block as a list of maps, folded in order."""
+"""From a description to its blocks: layers where they act, in a geometry, with statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from sigprop.arrays import Number
+from sigprop.arrays import Floats, Number
 from sigprop.capabilities import require_theory
+from sigprop.errors import DomainError, require
+from sigprop.layout import make_layout
 from sigprop.maps.activations import activation
-from sigprop.maps.attention import Attention
+from sigprop.maps.attention import Attention, Mask
+from sigprop.maps.causal import PositionGeometry
+from sigprop.maps.distances import make_distances, make_field
+from sigprop.maps.exchangeable import Exchangeable
+from sigprop.maps.fluctuation import Fluctuation
+from sigprop.maps.interface import BackwardStep, Layer, Place, Spread, Step
 from sigprop.maps.mlp import Mlp
 from sigprop.maps.norm import Norm
-from sigprop.maps.residual import Residual
-from sigprop.rem import Finite, Limit, Profile, Rem, Sphere, Statistics
-from sigprop.rem.coordinates import MAX_CONTEXT
+from sigprop.maps.picked import Drawn, tabulated_picks
+from sigprop.maps.residual import Residual, Sequence, Sublayer
+from sigprop.maps.rotary import DistanceGeometry
+from sigprop.maps.tabulated import tabulated
+from sigprop.maps.weights import Exact
+from sigprop.rem import Finite, Limit, Statistics
 from sigprop.rem.favoured import Favoured
+from sigprop.rem.profile import along_line
 from sigprop.spec import Transformer
-from sigprop.state import State
+from sigprop.state import Gradient, State
 
-__all__ = ["Block", "Fold", "Map", "build_block", "fold", "ordered", "rem_of"]
+__all__ = [
+    "Block",
+    "build_block",
+    "build_blocks",
+    "distance_place",
+    "exchangeable_place",
+    "first_norm",
+    "initial_state",
+    "iterate",
+    "layer_betas",
+    "ordered",
+    "position_place",
+    "rem_of",
+]
 
-Map = Callable[[State], State]
-SMALLEST = 8  # width from which keys are taken to lie on a sphere
-PROFILE_COST = 256  # states for which one profile pays
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Composition of maps, first to last.
-
-    Parameters
-    ----------
-    maps : tuple of callables State -> State
-        Maps in the order in which they act.
-
-    Examples
-    --------
-    >>> from sigprop.block import Fold
-    >>> from sigprop.state import State
-    >>> Fold(())(State(1.0, 0.5))
-    State(q=1.0, gap=0.5)
-    """
-
-    maps: tuple[Map, ...]
-
-    def __call__(self, state: State) -> State:
-        """Apply the maps in order."""
-        return reduce(lambda s, m: m(s), self.maps, state)
+Value = TypeVar("Value")
+Layers = TypeVar("Layers")
 
 
-def fold(maps: tuple[Map, ...]) -> Fold:
-    """Composition of maps, first to last.
+def iterate(
+    value: Value, layers: Iterable[Layers], step: Callable[[Value, Layers], Value]
+) -> Iterator[Value]:
+    """Carry a value through the layers of a stack: the one loop over depth.
 
     Parameters
     ----------
-    maps : tuple of callables State -> State
-        Maps in the order in which they act.
+    value
+        What enters.
+    layers : iterable
+        The layers, in the order in which they act; reversed on the way back.
+    step : callable
+        From a value and a layer to the next value.
 
-    Returns
-    -------
-    Fold
-        The composed map.
+    Yields
+    ------
+    value
+        What leaves each layer.
 
     Examples
     --------
-    >>> from sigprop.block import fold
-    >>> from sigprop.maps.norm import Norm
-    >>> from sigprop.state import State
-    >>> float(fold((Norm(), Norm()))(State(4.0, 1.0)).gap)
-    0.25
+    >>> from sigprop.block import iterate
+    >>> list(iterate(1.0, [2.0, 3.0], lambda value, layer: value * layer))
+    [2.0, 6.0]
     """
-    return Fold(maps)
+    for layer in layers:
+        value = step(value, layer)
+        yield value
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block: the maps it folds, and where attention reads.
+    """A block where it acts: its layers, a geometry, and the statistics of its attention.
 
     Parameters
     ----------
-    maps : tuple of callables State -> State
-        Maps of the block in order.
-    attention_maps, mlp_maps : tuple of callables
+    layers : tuple of Layer
+        Residual sublayers and norms, in the order in which they act.
+    attention_branch, mlp_branch : Sublayer
         The two branches, norms before them included.
-    attention : Attention
-        The attention map itself.
-    norm : Norm or None
-        The norm before attention (pre-norm), for the state that attention reads.
+    place : Place
+        Geometry and statistics.
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import State, Transformer
     >>> from sigprop.block import build_block
-    >>> from sigprop.state import State
     >>> spec = Transformer(depth=1, context=64, beta=0, sigma_v2=1, sigma_w2=0, rho0=0)
     >>> float(round(build_block(spec)(State(1.0, 1.0)).gap, 6))
     0.984615
     """
 
-    maps: tuple[Map, ...]
-    attention_maps: tuple[Map, ...]
-    mlp_maps: tuple[Map, ...]
-    attention: Attention
-    norm: Norm | None
+    layers: tuple[Layer, ...]
+    attention_branch: Sublayer
+    mlp_branch: Sublayer
+    place: Place
 
-    def __call__(self, state: State) -> State:
+    @property
+    def attention(self) -> Any:
+        """The attention layer."""
+        return self.attention_branch.layer
+
+    @property
+    def mlp(self) -> Any:
+        """The MLP."""
+        return self.mlp_branch.layer
+
+    @property
+    def steady(self) -> bool:
+        """Whether attention reads one variance in every layer: behind a norm."""
+        return self.mlp.q is not None
+
+    def __call__(self, kernel: State) -> State:
+        """Kernel behind the block."""
+        return self.forward(kernel).kernel
+
+    def forward(self, kernel: State) -> Step:
         """Apply the block."""
-        return fold(self.maps)(state)
+        return Sequence(self.layers).forward(kernel, self.place)
 
-    def read(self, state: State) -> State:
+    def backward(
+        self, kernel: State, gradient: Gradient, spread: Spread | None = None
+    ) -> BackwardStep:
+        """Pull a gradient kernel back to the input `kernel`."""
+        spread = Spread() if spread is None else spread
+        return Sequence(self.layers).backward(kernel, gradient, self.place, spread)
+
+    def noise(self, networks: Fluctuation) -> Fluctuation:
+        """Carry the spread over networks through the block."""
+        return Sequence(self.layers).noise(networks, self.place)
+
+    def read(self, kernel: State) -> State:
         """State that attention reads, given the state that enters the block.
 
         Parameters
         ----------
-        state : State
+        kernel : State
             What enters the block.
 
         Returns
@@ -133,7 +165,65 @@ class Block:
         >>> float(build_block(spec).read(State(4.0, 1.0)).gap)
         0.25
         """
-        return state if self.norm is None else self.norm(state)
+        return self.attention_branch.read(kernel, self.place)
+
+    def part(self, *layers: Any) -> Callable[[State], State]:
+        """Map of some layers of the block, in its place.
+
+        Parameters
+        ----------
+        *layers : Layer
+            Layers, in the order in which they act.
+
+        Returns
+        -------
+        callable State -> State
+            Their composition.
+
+        Examples
+        --------
+        >>> from sigprop import State, Transformer
+        >>> from sigprop.block import build_block
+        >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=0, rho0=0)
+        >>> block = build_block(spec)
+        >>> block.part(block.mlp_branch)(State(1.0, 1.0)).q
+        0.0
+        """
+        return lambda kernel: Sequence(layers).forward(kernel, self.place).kernel
+
+
+def initial_state(spec: Transformer, place: Place | None = None) -> State:
+    """Kernel that enters the first block; behind the first norm in a post-norm stack.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    place : Place, optional
+        Where the blocks act; exchangeable tokens by default.
+
+    Returns
+    -------
+    State
+        Tokens of one variance and of overlap rho0.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import initial_state
+    >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
+    >>> float(initial_state(spec).gap)
+    0.75
+    """
+    geometry = Exchangeable() if place is None else place.geometry
+    q = np.square(spec.norm_gain) if spec.norm == "post" else np.asarray(spec.q0)
+    state: State = geometry.initial(q, spec.rho0)
+    return state
+
+
+def first_norm(spec: Transformer) -> Norm | None:
+    """Norm before the first block, of a post-norm stack."""
+    return Norm(spec.norm_gain) if spec.norm == "post" else None
 
 
 def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
@@ -172,8 +262,8 @@ def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
     return Finite(spec.context, spec.head_width)
 
 
-def build_block(spec: Transformer, limit: bool = False, states: int = 1) -> Block:
-    """Block of a spec.
+def exchangeable_place(spec: Transformer, limit: bool = False, states: int = 1) -> Place:
+    """Where blocks of exchangeable tokens act.
 
     Parameters
     ----------
@@ -182,37 +272,181 @@ def build_block(spec: Transformer, limit: bool = False, states: int = 1) -> Bloc
     limit : bool
         Use the limit of infinite context.
     states : int
-        How many states it will be applied to; many make it worth preparing profiles.
+        How many states a block will be applied to; many make it worth preparing profiles.
+
+    Returns
+    -------
+    Place
+        Geometry and statistics.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import exchangeable_place
+    >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> exchangeable_place(spec).geometry.tokens
+    64.0
+    """
+    rem = rem_of(spec, limit)
+    if spec.norm != "none":
+        rem = along_line(rem, spec.beta * np.square(spec.norm_gain), states)
+    return Place(Exchangeable(spec.context), rem)
+
+
+def position_place(
+    spec: Transformer, resolution: int = 96, blocks: int | None = None, top: float | None = None
+) -> Place:
+    """Where blocks act whose tokens are told apart by position.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A description of one context.
+    resolution : int
+        About how many blocks of positions carry the kernel.
+    blocks : int, optional
+        Number of equal ranges of positions whose ends must be ends of blocks.
+    top : float, optional
+        Largest score deviation of a table that takes the place of quadratures, on coarse blocks.
+
+    Returns
+    -------
+    Place
+        Geometry and statistics.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import position_place
+    >>> spec = Transformer(depth=1, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> position_place(spec).geometry.tokens
+    64
+    """
+    context = int(np.max(spec.context))
+    window = np.inf if spec.window is None else float(spec.window)
+    if top is not None:
+        table = tabulated(context, top, window, spec.prefix, spec.head_width, spec.rotary_base)
+        return Place(PositionGeometry(table.layout), table)
+    cuts = np.empty(0)
+    if blocks is not None:
+        cuts = np.round(np.linspace(0, context, blocks + 1))
+    layout = make_layout(context, resolution, window, spec.prefix, cuts.astype(np.int64))
+    return Place(PositionGeometry(layout), Exact(layout, spec.head_width, spec.rotary_base))
+
+
+def distance_place(spec: Transformer, top: float | None = None) -> Place:
+    """Where blocks act whose tokens are told apart by distance.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A description of one context, with rotary positions.
+    top : float, optional
+        Largest score deviation of a table that takes the place of draws.
+
+    Returns
+    -------
+    Place
+        Geometry and statistics.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import distance_place
+    >>> spec = Transformer(depth=1, context=8, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> distance_place(spec).geometry.distances.edges.tolist()
+    [0, 1, 2, 4, 7]
+    """
+    context, base, width = int(np.max(spec.context)), float(spec.rotary_base or 1), spec.head_width
+    distances = make_distances(context, base, width)
+    geometry = DistanceGeometry(distances, context)
+    if top is not None:
+        return Place(geometry, tabulated_picks(context, base, width, top))
+    return Place(geometry, Drawn(distances, make_field(context, base, width)))
+
+
+def build_block(spec: Transformer, limit: bool = False, place: Place | None = None) -> Block:
+    """Block of a spec.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    limit : bool
+        Use the limit of infinite context.
+    place : Place, optional
+        Where it acts; that of exchangeable tokens by default.
 
     Returns
     -------
     Block
-        The maps, in the order of the norm placement.
+        The layers, in the order of the norm placement.
 
     Examples
     --------
     >>> from sigprop import Transformer
     >>> from sigprop.block import build_block
     >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre")
-    >>> len(build_block(spec).maps)
+    >>> len(build_block(spec).layers)
     2
     """
+    if place is None:
+        place = exchangeable_place(spec, limit)
     norm = None if spec.norm == "none" else Norm(spec.norm_gain)
-    q = None if norm is None else np.square(spec.norm_gain)
-    attention = Attention(
-        _profiled(rem_of(spec, limit), spec, states),
-        _temperature(spec),
-        spec.sigma_v2,
-        spec.sigma_b2,
-        spec.sigma_o2,
-        spec.attention == "centred",
-        _sphere(spec),
-        spec.causal,
-        spec.value_identity,
+    return assembled(spec, norm, _attention(spec), _mlp(spec), place)
+
+
+def assembled(
+    spec: Transformer, norm: Norm | None, attention: Any, mlp: Any, place: Place
+) -> Block:
+    """Block of given layers."""
+    before = norm if spec.norm == "pre" else None
+    first, second = Sublayer(before, attention), Sublayer(before, mlp)
+    return Block(ordered(spec, norm, first, second), first, second, place)
+
+
+def ordered(
+    spec: Transformer, norm: Layer | None, attention: Sublayer, mlp: Sublayer
+) -> tuple[Layer, ...]:
+    """Order of layers: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, no norm."""
+    after = (norm,) if norm is not None and spec.norm == "post" else ()
+    width = np.inf if spec.width is None else float(spec.width)
+    if spec.parallel:
+        return (Residual(spec.alpha_attn, (attention, mlp), width),)
+    first = Residual(spec.alpha_attn, (attention,), width)
+    return (first, *after, Residual(spec.alpha_mlp, (mlp,), width), *after)
+
+
+def _attention(spec: Transformer) -> Attention:
+    window = np.inf if spec.window is None else float(spec.window)
+    return Attention(
+        beta=_temperature(spec),
+        sigma_v2=spec.sigma_v2,
+        sigma_b2=spec.sigma_b2,
+        sigma_o2=spec.sigma_o2,
+        centred=spec.attention == "centred",
+        value_identity=spec.value_identity,
+        context=spec.context,
+        width=spec.width,
+        heads=spec.heads,
+        heads_per_key=spec.heads_per_key,
+        mask=Mask(window, spec.prefix) if spec.causal else None,
+        rotary_base=spec.rotary_base,
     )
-    dual = activation(spec.activation)
-    mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, q)
-    return assemble(spec, norm, attention, mlp)
+
+
+def _mlp(spec: Transformer) -> Mlp:
+    return Mlp(
+        activation(spec.activation),
+        spec.sigma_w1_2,
+        spec.sigma_w2_2,
+        spec.sigma_b2,
+        spec.gated,
+        None if spec.norm == "none" else np.square(spec.norm_gain),
+        np.inf if spec.width is None else float(spec.width),
+        spec.mlp_ratio,
+    )
 
 
 def _temperature(spec: Transformer) -> Number:
@@ -227,58 +461,49 @@ def _temperature(spec: Transformer) -> Number:
     return np.asarray(np.sqrt(np.square(spec.beta) + share))
 
 
-def _sphere(spec: Transformer) -> Sphere | None:
-    if spec.width is None or spec.width < SMALLEST:
-        return None
-    return Sphere(spec.width, spec.width / spec.heads)
+def build_blocks(
+    spec: Transformer,
+    limit: bool = False,
+    beta_by_layer: ArrayLike | None = None,
+    place: Place | None = None,
+) -> list[Block]:
+    """Block of each layer.
 
+    Parameters
+    ----------
+    spec, limit, place
+        As in `build_block`.
+    beta_by_layer : array_like, shape (L, ...), optional
+        Inverse temperature of each block, in place of `spec.beta`.
 
-def assemble(spec: Transformer, norm: Norm | None, attention: Attention, mlp: Map) -> Block:
-    """Block of the maps, which knows where attention reads."""
-    before = (norm,) if norm is not None and spec.norm == "pre" else ()
-    maps = ordered(spec, norm, attention, mlp)
-    return Block(maps, (*before, attention), (*before, mlp), attention, norm if before else None)
+    Returns
+    -------
+    list of Block
+        In order of depth.
 
+    Raises
+    ------
+    DomainError
+        If `beta_by_layer` has the wrong length.
 
-def ordered(spec: Transformer, norm: Map | None, attention: Map, mlp: Map) -> tuple[Map, ...]:
-    """Order of maps: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, or no norm."""
-    before = (norm,) if norm is not None and spec.norm == "pre" else ()
-    after = (norm,) if norm is not None and spec.norm == "post" else ()
-    read, think = fold((*before, attention)), fold((*before, mlp))
-    along = _along(before, attention) if np.any(spec.value_identity) else None
-    if spec.parallel:
-        return (Residual(spec.alpha_attn, (read, think), along),)
-    first = Residual(spec.alpha_attn, (read,), along)
-    return (first, *after, Residual(spec.alpha_mlp, (think,)), *after)
-
-
-def _along(before: tuple[Map, ...], attention: Map) -> Map:
-    """Covariance of the stream with attention's output, of which one end is behind the norm."""
-
-    def along(state: State) -> State:
-        assert isinstance(attention, Attention)  # others are refused: sigprop.capabilities
-        read = fold(before)(state)
-        cross, scale = attention.along(read), np.sqrt(state.q / read.q)
-        return State(cross.q * scale, cross.gap * scale)
-
-    return along
-
-
-def _profiled(rem: Statistics, spec: Transformer, states: int) -> Rem:
-    """Follow the line of constant q behind a norm when that is cheaper than the full table.
-
-    Beyond the table the states of one line share its quadratures.
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.block import build_blocks
+    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> [float(block.attention.beta) for block in build_blocks(spec, beta_by_layer=[1, 2])]
+    [1.0, 2.0]
     """
-    if spec.norm == "none" or not isinstance(rem, Finite):
-        return rem
-    top = spec.beta * np.square(spec.norm_gain)
-    lines = np.broadcast(top, spec.context).size
-    if lines == 1 and np.all(rem.context > MAX_CONTEXT):
-        return _line(float(rem.context.item()), spec.head_width, float(np.asarray(top).item()))
-    return Profile(rem, top) if states > PROFILE_COST * lines else rem
+    if beta_by_layer is None:
+        return [build_block(spec, limit, place)] * spec.depth
+    betas = layer_betas(spec, beta_by_layer)
+    return [build_block(spec.replace(beta=beta), limit, place) for beta in betas]
 
 
-@lru_cache(64)
-def _line(context: float, head_width: float | None, top: float) -> Profile:
-    """Profile of one line, kept: it takes seconds to fit beyond the table."""
-    return Profile(Finite(context, head_width), top)
+def layer_betas(spec: Transformer, beta_by_layer: ArrayLike) -> Floats:
+    """Inverse temperatures with one entry of the first axis for each block."""
+    betas = np.asarray(beta_by_layer, dtype=np.float64)
+    if betas.shape[:1] != (spec.depth,):
+        raise DomainError("beta_by_layer", betas.shape, f"a first axis of length {spec.depth}")
+    require(np.isfinite(betas), "beta_by_layer", betas, "numbers in [0, 1000]")
+    return betas

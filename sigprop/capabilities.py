@@ -15,7 +15,16 @@ import numpy as np
 from sigprop.errors import AssumptionError
 from sigprop.spec import Transformer
 
-__all__ = ["MAX_POSITIONS", "TABLE", "Row", "TheoryError", "covers", "refusal", "require_theory"]
+__all__ = [
+    "MAX_POSITIONS",
+    "TABLE",
+    "Row",
+    "TheoryError",
+    "covers",
+    "geometry_of",
+    "refusal",
+    "require_theory",
+]
 
 MAX_POSITIONS = 2**17  # tokens whose positions are told apart
 MAX_SAMPLED = 2048  # tokens up to which T^3 operations a layer and draw are affordable
@@ -247,6 +256,39 @@ def covers(spec: Transformer, command: str, limit: bool = False) -> bool:
 def _first(spec: Transformer, command: str, limit: bool) -> Row | None:
     rows = (row for row in TABLE if row.holds is not None and command in row.commands)
     return next((row for row in rows if row.holds and row.holds(spec, limit)), None)
+
+
+def geometry_of(spec: Transformer, limit: bool = False) -> str:
+    """Which pairs of tokens a spec needs told apart.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; arrays broadcast.
+    limit : bool
+        Whether the limit of infinite context is asked for, where positions do not matter.
+
+    Returns
+    -------
+    {"exchangeable", "position", "distance"}
+        By position under a causal mask, by distance with rotary positions alone; without norms
+        under a mask, with identity parts, and beyond the contexts that are resolved the theory of
+        exchangeable tokens describes late tokens.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.capabilities import geometry_of
+    >>> geometry_of(Transformer(depth=1, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=1,
+    ...                         rho0=0))
+    'position'
+    """
+    far = bool(np.any(np.asarray(spec.context) > MAX_POSITIONS))
+    if not _has_positions(spec, limit) or far or spec.has_identity:
+        return "exchangeable"
+    if spec.causal:
+        return "exchangeable" if spec.norm == "none" else "position"
+    return "distance"
 
 
 def refusal(structure: str, command: str, **words: str) -> TheoryError:

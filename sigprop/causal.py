@@ -30,7 +30,6 @@ Approximations, with their sizes, against kernels drawn at infinite width (`sigp
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -38,20 +37,19 @@ from numpy.typing import ArrayLike
 
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints, finite_or_none
-from sigprop.block import Map, ordered
-from sigprop.capabilities import MAX_POSITIONS, refusal
+from sigprop.block import build_blocks, first_norm, initial_state, position_place
+from sigprop.capabilities import MAX_POSITIONS, geometry_of, refusal
 from sigprop.errors import require
 from sigprop.kernel_input import TokenKernel, admit
-from sigprop.layout import Layout, make_layout
-from sigprop.maps.activations import activation
-from sigprop.maps.causal import CausalAttention, Seen, TokenNorm
-from sigprop.maps.mlp import Mlp
+from sigprop.layout import Layout
+from sigprop.maps.causal import PositionGeometry
 from sigprop.memory import allow
+from sigprop.solve import Run, solve
 from sigprop.spec import Transformer
 from sigprop.state import State
 from sigprop.validate import count as checked_count
 
-__all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "coarse", "resolves"]
+__all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "positions_of"]
 
 MAX_RESOLUTION = 4096  # blocks of positions; time grows with their square
 MAX_BLOCKS = 256
@@ -166,31 +164,6 @@ class Positions:
 
 
 @validated
-def resolves(spec: Transformer) -> bool:
-    """Whether a spec can be solved position by position.
-
-    Parameters
-    ----------
-    spec : Transformer
-        The description.
-
-    Returns
-    -------
-    bool
-        True for a single causal spec of finite context up to 131 072, with norms.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.causal import resolves
-    >>> resolves(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
-    False
-    """
-    single = spec.shape == () and bool(np.asarray(spec.context) <= MAX_POSITIONS)
-    return spec.causal and single and spec.norm != "none" and not spec.has_identity
-
-
-@validated
 def causal(
     spec: Transformer,
     kernel: ArrayLike | TokenKernel | None = None,
@@ -242,155 +215,88 @@ def causal(
     >>> bool(late.rho_late[-1] > late.rho_late[1] > 0.1)
     True
     """
-    if not resolves(spec):
+    if geometry_of(spec) != "position" or spec.shape:
         raise refusal("no causal mask that is resolved", "causal")
     checked_count("resolution", resolution, 24, MAX_RESOLUTION)
-    layout = _layout(spec, blocks, resolution)
-    given = None if kernel is None else admit(kernel, int(layout.edges[-1]))
+    if blocks is not None:
+        checked_count("blocks", blocks, 1, min(MAX_BLOCKS, int(np.asarray(spec.context))))
+    place = position_place(spec, resolution, blocks)
+    layout = place.geometry.layout
+    given = None if kernel is None else admit(kernel, place.geometry.tokens)
     squares = 4 * len(layout.size) ** 2 + 2 * (blocks or 0) ** 2
     allow(8 * (spec.depth + 1) * squares, "depth", spec.depth, "fewer layers or blocks")
-    seen: list[Seen] = []
-    states = [_input(spec, layout, None if given is None else given.values)]
-    for maps in _layers(spec, layout, seen, beta_by_layer):
-        with np.errstate(all="ignore"):  # what overflows or vanishes ends the loop
-            state = reduce(lambda s, m: m(s), maps, states[-1])
-        if not _valid(state):
-            break
-        states.append(state)
-    if len(states) == 1:
-        raise refusal("a state that vanishes or overflows", "propagate", where="block 1")
-    found = _described(layout, states, seen[: len(states) - 1], blocks)
+    start = initial_state(spec, place)
+    if given is not None:
+        start = _given(given.values, layout, spec)
+    run = solve(build_blocks(spec, False, _betas(spec, beta_by_layer), place), start)
+    found = positions_of(place.geometry, run, blocks)
     return found if given is None else replace(found, kernel_moved=given.moved)
 
 
-def coarse(
-    spec: Transformer, seen: list[Seen], resolution: int = 24
-) -> tuple[Layout, State, list[tuple[Map, ...]]]:
-    """List the maps of a causal spec on coarse blocks, to be applied one by one.
-
-    Parameters
-    ----------
-    spec : Transformer
-        As in `causal`.
-    seen : list
-        Receives the statistics of every attention.
-    resolution : int
-        About how many blocks.
-
-    Returns
-    -------
-    layout : Layout
-        Blocks and mask.
-    state : State
-        What enters the first block.
-    layers : list of tuples of maps
-        The blocks.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.causal import coarse
-    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
-    ...                    rho0=0)
-    >>> len(coarse(spec, [])[2])
-    2
-    """
-    layout = _layout(spec, None, resolution)
-    return layout, _input(spec, layout, None), _layers(spec, layout, seen, None)
-
-
-def _layout(spec: Transformer, blocks: int | None, resolution: int) -> Layout:
-    context = int(np.asarray(spec.context))
-    cuts = np.empty(0)
-    if blocks is not None:
-        checked_count("blocks", blocks, 1, min(MAX_BLOCKS, context))
-        cuts = np.round(np.linspace(0, context, blocks + 1))
-    window = np.inf if spec.window is None else spec.window
-    return make_layout(context, resolution, window, spec.prefix, cuts.astype(np.int64))
-
-
-def _layers(
-    spec: Transformer, layout: Layout, seen: list[Seen], beta_by_layer: ArrayLike | None
-) -> list[tuple[Map, ...]]:
-    """List the maps of every block; each attention appends what it saw to `seen`."""
-    square = float(np.square(spec.norm_gain))
-    dual, norm = activation(spec.activation), TokenNorm(float(spec.norm_gain))
-    mlp = Mlp(dual, spec.sigma_w1_2, spec.sigma_w2_2, spec.sigma_b2, spec.gated, square)
-    betas = np.asarray(spec.beta if beta_by_layer is None else beta_by_layer, dtype=np.float64)
+def _betas(spec: Transformer, beta_by_layer: ArrayLike | None) -> Floats | None:
+    if beta_by_layer is None:
+        return None
+    betas = np.asarray(beta_by_layer, dtype=np.float64)
     fits = betas.shape in ((), (spec.depth,))
     require(fits, "beta_by_layer", betas.shape, f"one number, or {spec.depth}")
     require((betas >= 0) & (betas <= 1e3), "beta_by_layer", betas, "numbers in [0, 1000]")
-    return [
-        ordered(
-            spec,
-            norm,
-            CausalAttention(
-                layout,
-                int(np.asarray(spec.context)),
-                float(beta),
-                float(spec.sigma_v2),
-                float(spec.sigma_b2),
-                float(spec.sigma_o2),
-                spec.attention == "centred",
-                spec.head_width,
-                spec.rotary_base,
-                seen.append,
-            ),
-            mlp,
-        )
-        for beta in np.broadcast_to(betas, (spec.depth,))
-    ]
+    return np.broadcast_to(betas, (spec.depth,))
 
 
-def _input(spec: Transformer, layout: Layout, kernel: Floats | None) -> State:
-    """State that enters the first block; behind the first norm in a post-norm stack."""
-    if kernel is None:
-        level = float(np.square(spec.norm_gain) if spec.norm == "post" else spec.q0)
-        return State(level, np.where(layout.pairs > 0, level * (1 - float(spec.rho0)), 0.0))
+def _given(kernel: Floats, layout: Layout, spec: Transformer) -> State:
+    """Means over blocks of a given kernel; behind the first norm in a post-norm stack."""
     variance = np.diagonal(kernel)
     gap = (variance[:, None] + variance) / 2 - kernel
     least = np.square(np.sqrt(variance)[:, None] - np.sqrt(variance)) / 2  # of parallel tokens
     state = State(variance[:, None], np.maximum(gap, least))
-    if spec.norm == "post":
-        state = TokenNorm(float(spec.norm_gain))(state)
+    first = first_norm(spec)
+    if first is not None:
+        state = first.at(variance[:, None], variance, state.gap)
     start, size = layout.edges[:-1], layout.size
     sums = np.add.reduceat(np.add.reduceat(state.gap, start, axis=0), start, axis=1)
     q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size[:, None]
     return State(q, sums / np.maximum(layout.pairs, 1))
 
 
-def _valid(state: State) -> bool:
-    q, gap = np.asarray(state.q), np.asarray(state.gap)
-    return bool(np.all((q > 0) & (q < 1e150)) and np.all(np.isfinite(gap)))
+def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None) -> Positions:
+    """Kernel and attention by position, from the steps of a solution.
 
+    Parameters
+    ----------
+    geometry : PositionGeometry
+        Its geometry.
+    run : Run
+        The solution; leading axes of its kernels are many stacks.
+    blocks : int, optional
+        Number of equal ranges of positions for `kernel_blocks`.
 
-def _described(
-    layout: Layout, states: list[State], seen: list[Seen], blocks: int | None
-) -> Positions:
-    cosines = np.stack([np.asarray(TokenNorm()(state).gap) for state in states])
+    Returns
+    -------
+    Positions
+        Everything, layer by layer.
+    """
+    layout, columns = geometry.layout, run.columns
+    cosines = np.stack([geometry.deficits(kernel) for kernel in run.kernels])
     visible = layout.visible(layout.centres) * layout.pairs / layout.size[:, None]
-    columns: dict[str, Any] = {
-        name: np.stack([getattr(s, name) for s in seen])
-        for name in ("score_std", "y2", "entropy", "first_weight")
-    }
-    overlaps = np.stack([s.overlap for s in seen])
     with np.errstate(divide="ignore", invalid="ignore"):  # tokens that see one key
         ratio = columns["entropy"] / np.log(layout.centres.count)
     half = layout.merged(2)[1]
     late = layout.pairs * np.outer(half, half) / np.outer(layout.size, layout.size)
-    count = len(layout.size)
     return Positions(
         position=layout.centres.position,
         size=layout.size,
-        q=np.stack([np.broadcast_to(state.q, (count, 1))[:, 0] for state in states]),
+        q=np.stack([geometry.variances(kernel) for kernel in run.kernels]),
         gap_ratio=cosines,
         rho=1 - _weighted(cosines, visible, -1),
         rho_late=1 - _weighted(cosines, late, (-2, -1)),
         entropy_ratio=ratio,
-        overlap=_weighted(overlaps, visible, -1),
-        overlap_mean=_weighted(overlaps, layout.pairs, (-2, -1)),
+        overlap=_weighted(columns["overlap"], visible, -1),
+        overlap_mean=_weighted(columns["overlap"], layout.pairs, (-2, -1)),
         kernel_blocks=None if blocks is None else _merged(layout, cosines, blocks),
-        **columns,
+        score_std=columns["score_std"],
+        y2=columns["y2"],
+        entropy=columns["entropy"],
+        first_weight=columns["first_weight"],
     )
 
 

@@ -31,7 +31,7 @@ def _typed(found: Recipe, spec: Transformer) -> Typed:
 
 def _mlp(name: str, first: float, second: float) -> float:
     """Variance after a two-layer MLP of unit input (E15)."""
-    return float(Mlp(activation(name), first, second)(State(1.0, 1.0)).q)
+    return float(Mlp(activation(name), first, second).at(State(1.0, 1.0)).q)
 
 
 def _glorot(b: Bench) -> list[Point]:

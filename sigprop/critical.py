@@ -286,9 +286,10 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
             return np.broadcast_to(1 / np.asarray(spec.alpha_mlp), spec.shape)
         block = build_block(spec, limit)
         q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
-        value, _ = linear_response(block.attention_maps, q)
-        along = block.attention.along(State(q, q * TINY)).q / q
-        out, gain = linear_response(block.maps[2:], q)
+        value, _ = linear_response(block.part(block.attention_branch), q)
+        covariance = block.attention.forward(State(q, q * TINY), block.place).covariance
+        along = 0.0 if covariance is None else covariance.q / q
+        out, gain = linear_response(block.part(*block.layers[2:]), q)
         chi_mlp = gain * q / out
         chaotic = chi_mlp > 1 + ROUNDING
         root = np.sqrt(along**2 + (chi_mlp - 1) * value / q)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sigprop.arrays import Floats, Ints, Number
-from sigprop.block import Block, rem_of
-from sigprop.causal import Positions
-from sigprop.rem import Statistics, Weights, freezing, reduced_beta
-from sigprop.rem.favoured import Favoured
+from sigprop.block import rem_of
+from sigprop.causal import positions_of
+from sigprop.maps.interface import Place
+from sigprop.rem import Statistics, Weights, freezing
 from sigprop.rem.fields import SEED
-from sigprop.rotary import ByDistance
+from sigprop.rotary import distances_of
+from sigprop.solve import Run
 from sigprop.spec import Transformer
-from sigprop.state import State
 from sigprop.trajectory import Trajectory
 
-__all__ = ["from_distances", "from_positions", "from_states"]
+__all__ = ["from_distances", "from_positions", "from_states", "reason_of"]
 
 ROOM = 2**16  # states whose statistics are computed together
 
 
-def from_states(
-    spec: Transformer, limit: bool, blocks: list[Block], q: Floats, gap: Floats, ended: Ints
-) -> Trajectory:
-    """Trajectory of recorded states, with the statistics of attention.
+def from_states(spec: Transformer, limit: bool, run: Run, place: Place) -> Trajectory:
+    """Trajectory of exchangeable tokens, with the statistics of attention.
 
     Parameters
     ----------
@@ -31,47 +31,35 @@ def from_states(
         The description.
     limit : bool
         Whether the statistics are those of infinite context.
-    blocks : list of Block
-        Block of each layer.
-    q, gap : arrays, shape (L+1, ...)
-        States; NaN behind the end.
-    ended : array of int
-        Last layer that was computed.
+    run : Run
+        The solution.
+    place : Place
+        Where its blocks act.
 
     Returns
     -------
     Trajectory
         Layer by layer.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sigprop import Transformer
-    >>> from sigprop.block import build_block
-    >>> from sigprop.described import from_states
-    >>> spec = Transformer(depth=1, context=8, beta=0, sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> q, gap = np.ones(2), np.array([1.0, 0.5])
-    >>> from_states(spec, False, [build_block(spec)], q, gap, np.array(1)).y2
-    array([0.125])
     """
-    rem = rem_of(spec, limit)
-    end = len(q) - 1
-    seen, heat = [], []
-    for block, own_q, own_gap in zip(blocks, q[:end], gap[:end], strict=False):
-        read = block.read(State(own_q, own_gap))
-        seen.append(read.gap / read.q)
-        heat.append(reduced_beta(block.attention.beta, read))
-    b, x = np.stack(heat), np.stack(seen)
+    ended = run.ended
+    q, gap = (
+        np.stack([np.broadcast_to(kernel[i], spec.shape) for kernel in run.kernels]) for i in (0, 1)
+    )
+    q, gap = (_masked(v, ended, 0) for v in (q, gap))
+    b, x = (
+        np.stack([np.broadcast_to(row[name], spec.shape) for row in run.rows])
+        for name in ("reduced_beta", "decorrelation")
+    )
     known = np.isfinite(x) & np.isfinite(q[1:])
     b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
-    weights, ratio = _attention(rem, b, x)
+    weights, ratio = _attention(rem_of(spec, limit), b, x)
     entropy, std = _in_nats(spec, b, ratio)
 
     def masked(column: Number) -> Floats:
         return np.where(known, np.broadcast_to(column, b.shape), np.nan)
 
     return Trajectory(
-        layer=np.arange(end + 1),
+        layer=np.arange(len(q)),
         q=q,
         gap=gap,
         rho=1 - gap / q,
@@ -82,9 +70,17 @@ def from_states(
         score_std=masked(std),
         reduced_beta=masked(b),
         ended=ended,
-        reason=_reason(spec, ended, int(np.sum(ended < spec.depth))),
+        reason=reason_of(spec, ended),
         notes=_notes(spec, limit),
     )
+
+
+def _masked(column: Floats, ended: Ints, first: int) -> Floats:
+    """NaN behind the end of each of many stacks; `first` is the layer of the first row."""
+    if not ended.ndim:
+        return column
+    layer = np.arange(len(column)).reshape((-1,) + (1,) * ended.ndim) + first
+    return np.where(layer <= ended, column, np.nan)
 
 
 def _attention(rem: Statistics, b: Floats, x: Floats) -> tuple[Weights, Floats]:
@@ -92,8 +88,7 @@ def _attention(rem: Statistics, b: Floats, x: Floats) -> tuple[Weights, Floats]:
     layers = max(1, ROOM // max(1, b[0].size))
 
     def one(b: Floats, x: Floats) -> tuple[Number, ...]:
-        ratio = rem.entropy_ratio(b, x) if isinstance(rem, Favoured) else rem.entropy_ratio(b)
-        return *rem.weights(b, x), ratio
+        return *rem.weights(b, x), rem.entropy_ratio(b, x)
 
     parts = [one(b[i : i + layers], x[i : i + layers]) for i in range(0, len(b), layers)]
     *weights, ratio = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -115,94 +110,83 @@ def _in_nats(spec: Transformer, b: Floats, ratio: Floats) -> tuple[Floats, Float
     return frozen, np.where(b > 0, np.inf, 0.0)
 
 
-def from_distances(spec: Transformer, found: ByDistance) -> Trajectory:
-    """Means over pairs of positions, as one trajectory.
+def from_distances(spec: Transformer, limit: bool, run: Run, place: Place) -> Trajectory:
+    """Means over pairs of positions, as one trajectory; `distances` has each of a single spec.
 
     Parameters
     ----------
-    spec : Transformer
-        The description.
-    found : ByDistance
-        Its kernel by distance.
+    spec, limit, run, place
+        As in `from_states`.
 
     Returns
     -------
     Trajectory
-        Layer by layer; `distances` has each.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.described import from_distances
-    >>> from sigprop.rotary import by_distance
-    >>> spec = Transformer(depth=2, context=8, rotary_base=100, beta=1, sigma_v2=1, sigma_w2=1,
-    ...                    rho0=0)
-    >>> from_distances(spec, by_distance(spec)).reason
-    'all 2 layers were computed'
+        Layer by layer.
     """
-    ended, log_t = len(found.q) - 1, np.log(spec.context)
-    return Trajectory(
-        layer=np.arange(ended + 1),
-        q=found.q,
-        gap=found.q * found.gap_ratio_mean,
-        rho=1 - found.gap_ratio_mean,
-        y2=found.y2,
-        overlap=found.overlap,
-        entropy=found.entropy,
-        entropy_ratio=found.entropy / log_t,
-        score_std=found.score_std,
-        reduced_beta=found.score_std / np.sqrt(log_t),
-        ended=np.asarray(ended),
-        reason=_reason(spec, np.asarray(ended), int(ended < spec.depth)),
-        notes=_notes(spec, False, True),
-        distances=found,
-    )
+    found = distances_of(place.geometry, run)
+    single = not spec.shape
+    means: dict[str, Any] = {
+        "deficit": found.gap_ratio_mean,
+        "q": found.q,
+        "y2": found.y2,
+        "overlap": found.overlap,
+        "entropy": found.entropy,
+        "entropy_ratio": found.entropy / np.log(place.geometry.tokens),
+        "score_std": found.score_std,
+    }
+    return _of_means(spec, run, place, means, distances=found if single else None)
 
 
-def from_positions(spec: Transformer, found: Positions) -> Trajectory:
-    """Means over positions, as one trajectory.
+def from_positions(
+    spec: Transformer, limit: bool, run: Run, place: Place, blocks: int | None = None
+) -> Trajectory:
+    """Means over positions, as one trajectory; `positions` has each of a single spec.
 
     Parameters
     ----------
-    spec : Transformer
-        The description.
-    found : Positions
-        Its kernel by position.
+    spec, limit, run, place
+        As in `from_states`.
+    blocks : int, optional
+        Number of equal ranges of positions for `kernel_blocks`.
 
     Returns
     -------
     Trajectory
-        Layer by layer; `positions` has each.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.causal import causal
-    >>> from sigprop.described import from_positions
-    >>> spec = Transformer(depth=2, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> from_positions(spec, causal(spec)).rho.shape
-    (3,)
+        Layer by layer.
     """
-    pairs = np.outer(found.size, found.size) - np.diag(found.size)
-    deficit = np.sum(found.gap_ratio * pairs, axis=(1, 2)) / np.sum(pairs)
-    q, ended = found.mean(found.q), len(found.q) - 1
-    std = found.mean(found.score_std)
+    found = positions_of(place.geometry, run, blocks)
+    pairs = place.geometry.layout.pairs
+    single = not spec.shape
+    means: dict[str, Any] = {
+        "deficit": np.sum(found.gap_ratio * pairs, axis=(-2, -1)) / np.sum(pairs),
+        "overlap": found.overlap_mean,
+        **{n: found.mean(getattr(found, n)) for n in ("q", "y2", "entropy", "entropy_ratio")},
+        "score_std": found.mean(found.score_std),
+    }
+    return _of_means(
+        spec, run, place, means, positions=found if single else None,
+        kernel_blocks=found.kernel_blocks,
+    )  # fmt: skip
+
+
+def _of_means(
+    spec: Transformer, run: Run, place: Place, means: dict[str, Any], **more: Any
+) -> Trajectory:
+    """Trajectory of means over tokens and pairs, NaN behind the end of one of many stacks."""
+    ended = run.ended
+    q, deficit = (_masked(means.pop(name), ended, 0) for name in ("q", "deficit"))
+    means = {name: _masked(column, ended, 1) for name, column in means.items()}
     return Trajectory(
-        layer=np.arange(ended + 1),
+        layer=np.arange(len(q)),
         q=q,
         gap=q * deficit,
         rho=1 - deficit,
-        y2=found.mean(found.y2),
-        overlap=found.overlap_mean,
-        entropy=found.mean(found.entropy),
-        entropy_ratio=found.mean(found.entropy_ratio),
-        score_std=std,
-        reduced_beta=std / np.sqrt(np.log(spec.context)),
-        ended=np.asarray(ended),
-        reason=_reason(spec, np.asarray(ended), int(ended < spec.depth)),
+        reduced_beta=means["score_std"] / np.sqrt(np.log(place.geometry.tokens)),
+        ended=ended,
+        reason=reason_of(spec, ended),
         notes=_notes(spec, False, True),
-        positions=found,
-        kernel_blocks=found.kernel_blocks,
+        **means,
+        **more,
     )
 
 
@@ -230,7 +214,9 @@ def _notes(spec: Transformer, limit: bool, by_position: bool = False) -> tuple[s
     return tuple(notes)
 
 
-def _reason(spec: Transformer, ended: Ints, short: int) -> str:
+def reason_of(spec: Transformer, ended: Ints) -> str:
+    """How trajectories ended, as a sentence."""
+    short = int(np.sum(ended < spec.depth))
     if not short:
         return f"all {spec.depth} layers were computed"
     which = "the trajectory" if ended.ndim == 0 else f"{short} of {ended.size} trajectories"

@@ -20,7 +20,7 @@ from sigprop.plan import BOUNDARIES, REGIMES, UNDEFINED, Plan, attributes, bound
 from sigprop.rem import Finite, Limit, Statistics
 from sigprop.spec import Transformer
 from sigprop.state import State
-from sigprop.sweep import Final
+from sigprop.sweep import FinalStates
 from sigprop.validate import variables
 from sigprop.version import __version__
 
@@ -188,7 +188,8 @@ def _stored_fields(data: xr.Dataset) -> dict[str, Floats]:
     """Compute the boundary fields again, from what a diagram stores."""
     ratio = np.asarray(data["entropy_ratio"])
     gap = np.asarray(data["gap_ratio"])
-    final = Final(State(np.ones_like(gap), gap), np.asarray(data["reduced_beta"]), ~np.isnan(gap))
+    heat = np.asarray(data["reduced_beta"])
+    final = FinalStates(State(np.ones_like(gap), gap), heat, ~np.isnan(gap))
     floor = data.attrs["entropy_min"]
     entropy_min = None if isinstance(floor, str) else float(floor)
     return boundary_fields(

@@ -8,10 +8,11 @@ import numpy as np
 
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, Ints
-from sigprop.block import build_block, rem_of
+from sigprop.block import build_block, initial_state, rem_of
 from sigprop.capabilities import refusal, require_theory
 from sigprop.errors import NotConvergedError, require
-from sigprop.propagate import exchangeable, initial_state, valid
+from sigprop.maps.exchangeable import valid
+from sigprop.propagate import exchangeable
 from sigprop.rem import Limit, Rem, reduced_beta
 from sigprop.spec import RANGES, Transformer
 from sigprop.state import State

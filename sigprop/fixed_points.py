@@ -7,13 +7,14 @@ activations, 1e-20 for ReLU, whose leading correction is (gap/q)^{1/2}).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from sigprop.arguments import validated
 from sigprop.arrays import Floats
-from sigprop.block import Block, Map, build_block, fold
+from sigprop.block import Block, build_block
 from sigprop.capabilities import refusal, require_theory
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -87,13 +88,13 @@ class FixedPoint:
     stable: bool
 
 
-def linear_response(maps: tuple[Map, ...], q: Floats) -> tuple[Floats, Floats]:
-    """Output variance and gap gain gap'/gap of a fold of maps at rho = 1.
+def linear_response(step: Callable[[State], State], q: Floats) -> tuple[Floats, Floats]:
+    """Output variance and gap gain gap'/gap of a map of the kernel at rho = 1.
 
     Parameters
     ----------
-    maps : tuple of callables State -> State
-        The maps.
+    step : callable State -> State
+        The map.
     q : array
         Input variance.
 
@@ -105,12 +106,13 @@ def linear_response(maps: tuple[Map, ...], q: Floats) -> tuple[Floats, Floats]:
     Examples
     --------
     >>> import numpy as np
+    >>> from sigprop import State
     >>> from sigprop.fixed_points import linear_response
-    >>> from sigprop.maps.norm import Norm
-    >>> [float(v) for v in linear_response((Norm(),), np.array(4.0))]
-    [1.0, 0.25]
+    >>> found = linear_response(lambda kernel: State(kernel.q, kernel.gap / 4), np.array(4.0))
+    >>> [float(v) for v in found]
+    [4.0, 0.25]
     """
-    out = fold(maps)(State(q, q * TINY))
+    out = step(State(q, q * TINY))
     return np.asarray(out.q), np.asarray(out.gap / (q * TINY))
 
 
@@ -148,7 +150,7 @@ def exponents(spec: Transformer, limit: bool = False) -> Exponents:
     with np.errstate(all="ignore"):  # vanished branches are masked below
         if spec.norm == "post":
             q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
-            out, gain = linear_response(block.maps, q)
+            out, gain = linear_response(block, q)
             chi, power = gain * q / out, np.full(spec.shape, np.nan)
         else:
             chi, power = _pre_norm(spec, block)
@@ -164,13 +166,13 @@ def _pre_norm(spec: Transformer, block: Block) -> tuple[Floats, Floats]:
     At rho = 1 the block acts on q as q -> a q + c; without branches, c = 0, all overlaps stay.
     """
     one = np.ones(spec.shape)
-    read, _ = linear_response(block.attention_maps, one)
-    thought, kappa = linear_response(block.mlp_maps, one)
+    read, _ = linear_response(block.part(block.attention_branch), one)
+    thought, kappa = linear_response(block.part(block.mlp_branch), one)
     skip = np.square(spec.alpha_mlp)
     a = np.square(spec.alpha_attn) * skip * one
     c = read * skip + thought
     q = np.where(a < 1, c / (1 - a), one)
-    _, settled = linear_response(block.maps, np.where(c > 0, q, one))
+    _, settled = linear_response(block, np.where(c > 0, q, one))
     settled = np.where(c > 0, settled, np.where(a > 0, 1.0, np.nan))
     power = np.where((a == 1) & (c > 0), kappa / c - 1, np.nan)
     still = np.where((a > 1) | (c == 0), 1.0, np.nan)

@@ -11,7 +11,7 @@ sublayer then injects noise, with p the common part of its kernel, f its branche
   values that a group of query heads shares count :math:`2 p_f^2/d` once for each of them;
 * *hidden units*: an MLP averages over d_ff units; given its common preactivation c a unit
   contributes the squared mean of T tokens, about :math:`m(c)^2 + v(c)/T`, to p, and :math:`v(c)` to
-  the gap, m and v its mean and variance over tokens (`sigprop.hidden`);
+  the gap, m and v its mean and variance over tokens (`sigprop.maps.mlp_units`);
 * *temperature*: the common part of the queries gives all scores of a head one variance factor, of
   variance :math:`2\rho^2(1/d_h + 1/d)`;
 * *keys*: the participation ratio averaged over tokens keeps the part of its variance that queries
@@ -30,8 +30,8 @@ tokens of one network,
 (E26, which keeps the first term). Attention adds :math:`(\sigma_v^2 gap)^2 [\mathrm{var} Y +
 \ldots]/h` to var u, dots for heads of finite width (E12); a matrix of d outputs adds :math:`2
 [p_f gap_f + \alpha^2 (p\,gap_f + gap\,p_f)]/d` to cov(u, w), and to var u twice that and
-:math:`[2 gap_f^2 + 4\alpha^2 gap\,gap_f]/d`; hidden units add theirs (`sigprop.hidden`). Behind a
-post-norm all starts afresh; a pre-norm stream keeps what it gathered.
+:math:`[2 gap_f^2 + 4\alpha^2 gap\,gap_f]/d`; hidden units add theirs (`sigprop.maps.mlp_units`).
+Behind a post-norm all starts afresh; a pre-norm stream keeps what it gathered.
 
 Keys of finite width (`sigprop.rem.sphere`) are pulled along the query: the gap of attention's
 output becomes :math:`\sigma_v^2 gap [(Y_2 - O) Y_2'/Y_2 + (1 - \rho) drift]`, Y_2' the
@@ -59,10 +59,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sigprop.arguments import validated
-from sigprop.attention_noise import Scores, scores
-from sigprop.block import Block, assemble, build_block
+from sigprop.block import Block, build_block, iterate
 from sigprop.capabilities import refusal, require_theory
-from sigprop.cloud import Cloud, around, normed, through, width_of
+from sigprop.maps.fluctuation import Fluctuation, around, normed
+from sigprop.maps.head_noise import head_noise
 from sigprop.maps.norm import Norm
 from sigprop.propagate import exchangeable
 from sigprop.rem import Finite, reduced_beta
@@ -116,11 +116,15 @@ def bands(spec: Transformer) -> Trajectory:
         raise refusal("tokens that merge", "bands", where="the last block")
     block = build_block(spec)
     with np.errstate(all="ignore"):  # what overflows is refused
-        clouds = [_input(spec, State(base.q[0], base.gap[0]))]
-        for layer in range(1, len(base.q)):
-            clouds.append(through(block, clouds[-1], spec))
-            _require_small(clouds[-1], layer)
-        return replace(base, **_described(spec, block, clouds))
+        first = _input(spec, State(base.q[0], base.gap[0]))
+        laws = [first, *iterate(first, [block] * (len(base.q) - 1), _through)]
+        for layer, law in enumerate(laws[1:], 1):
+            _require_small(law, layer)
+        return replace(base, **_described(spec, block, laws))
+
+
+def _through(networks: Fluctuation, block: Block) -> Fluctuation:
+    return block.noise(networks)
 
 
 class Noise(NamedTuple):
@@ -184,16 +188,15 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
     """
     plain = build_block(spec)
     read = plain.read(state)
-    attention = replace(plain.attention, beta=b / float(np.sqrt(read.q * read.gap)))
-    norm = None if spec.norm == "none" else Norm(spec.norm_gain)
-    block = assemble(spec, norm, attention, plain.mlp_maps[-1])
+    cold = spec.replace(beta=b / float(np.sqrt(read.q * read.gap)))
+    block = build_block(cold, False, plain.place)
     with np.errstate(all="ignore"):  # what overflows is refused
         rows = []
         for entering in (0.0, variance):
-            clouds = [around(state, entering)]
-            clouds.append(through(block, clouds[0], spec))
-            _require_small(clouds[1], layer)
-            rows.append(_described(spec, block, clouds))
+            first = around(state, entering)
+            laws = [first, block.noise(first)]
+            _require_small(laws[1], layer)
+            rows.append(_described(spec, block, laws))
         out, rem = block(state), Finite(spec.context, spec.head_width)
         mean = {
             "deficit": out.gap / out.q,
@@ -235,36 +238,37 @@ def input_variance(spec: Transformer, state: State) -> float:
     0.001
     """
     common = 1 - state.gap / state.q * (1 - 1 / spec.context)
-    return float(2 * common**2 / width_of(spec))
+    assert spec.width is not None
+    return float(2 * common**2 / spec.width)
 
 
-def _require_small(cloud: Cloud, layer: int) -> None:
-    known = np.isfinite(cloud.mean).all() and np.isfinite(cloud.cov).all()
-    if not known or not np.isfinite(cloud.crowding) or np.trace(cloud.cov) > LARGEST:
+def _require_small(law: Fluctuation, layer: int) -> None:
+    known = np.isfinite(law.mean).all() and np.isfinite(law.cov).all()
+    if not known or not np.isfinite(law.crowding) or np.trace(law.cov) > LARGEST:
         raise refusal("networks that differ too much", "bands", where=f"block {layer}")
 
 
-def _input(spec: Transformer, state: State) -> Cloud:
+def _input(spec: Transformer, state: State) -> Fluctuation:
     cov = np.diag([0.0, input_variance(spec, state)])
-    return Cloud(np.log(np.array([state.q, state.gap], dtype=np.float64)), cov)
+    return Fluctuation(np.log(np.array([state.q, state.gap], dtype=np.float64)), cov)
 
 
-def _described(spec: Transformer, block: Block, clouds: list[Cloud]) -> dict[str, Any]:
+def _described(spec: Transformer, block: Block, laws: list[Fluctuation]) -> dict[str, Any]:
     """Averages over the points, layer by layer; attention adds its own noise to what is read."""
-    log_t = float(np.log(spec.context))
-    q = np.array([np.mean(c.points.q) for c in clouds])
-    t = float(spec.context)
-    even = [normed(Norm(), c, c.points, t) for c in clouds]
+    log_t, place = float(np.log(spec.context)), block.place
+    norm, attention = block.attention_branch.norm, block.attention
+    q = np.array([np.mean(c.points.q) for c in laws])
+    even = [normed(Norm(), c, c.points, place) for c in laws]
     ratio = np.stack([s.gap / s.q for s in even])
-    reads = [normed(block.norm, c, c.points, t) for c in clouds[:-1]]
+    reads = [normed(norm, c, c.points, place) for c in laws[:-1]]
     x = np.stack([r.gap / r.q for r in reads])
-    b = np.stack([reduced_beta(block.attention.beta, r) for r in reads])
+    b = np.stack([reduced_beta(attention.beta, r) for r in reads])
     finite = Finite(spec.context, spec.head_width)
     weights, lost = finite.weights(b, x), finite.entropy_deficit(b)
     y2, overlap = np.asarray(weights.y2), np.asarray(weights.y2 - weights.spread)
-    centres = (normed(block.norm, c, c.centre, t) for c in clouds[:-1])
-    seen = [scores(block.attention, read, spec) for read in centres]
-    y2_own, entropy_own = np.array([_of_means(one, spec.heads) for one in seen]).T
+    centres = (normed(norm, c, c.centre, place) for c in laws[:-1])
+    own = [head_noise(attention, read).of_means(attention.heads) for read in centres]
+    y2_own, entropy_own = np.array(own).T
     return {
         "q": q,
         "gap": q * ratio.mean(axis=1),
@@ -275,15 +279,8 @@ def _described(spec: Transformer, block: Block, clouds: list[Cloud]) -> dict[str
         "entropy_ratio": 1 - lost.mean(axis=1) / log_t,
         "reduced_beta": b.mean(axis=1),
         "score_std": b.mean(axis=1) * np.sqrt(log_t),
-        "crowding": np.array([c.crowding for c in clouds]),
+        "crowding": np.array([c.crowding for c in laws]),
         "rho_std": ratio.std(axis=1),
         "y2_std": np.sqrt(np.var(weights.excess, axis=1) + y2_own),
         "entropy_std": np.sqrt(lost.var(axis=1) + entropy_own),
     }
-
-
-def _of_means(one: Scores, heads: int) -> tuple[float, float]:
-    """Variances that attention itself adds to the averages of Y_2 and entropy."""
-    y2 = one.temperature * one.y2**2 + one.shared * one.tokens
-    entropy = one.temperature * one.entropy**2 + one.shared * one.entropy_tokens
-    return y2 / heads, entropy / heads

@@ -20,8 +20,8 @@ from sigprop.errors import DomainError, UnfinishedError, need
 from sigprop.files import clear, note, tell
 from sigprop.grid_files import MARK, UNKNOWN, Box, Files, encoded, verify
 from sigprop.plan import Plan
+from sigprop.points import chunks
 from sigprop.spec import Transformer
-from sigprop.sweep import chunks
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -18,12 +18,12 @@ from numpy.typing import ArrayLike
 
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, finite_or_none
-from sigprop.block import build_block, rem_of
+from sigprop.block import build_block, initial_state, rem_of
 from sigprop.capabilities import require_theory
 from sigprop.critical import critical
 from sigprop.entropy import entropy_beta
 from sigprop.errors import require
-from sigprop.propagate import initial_state, unmasked
+from sigprop.propagate import unmasked
 from sigprop.rem import reduced_beta
 from sigprop.rem.coordinates import MAX_CONTEXT
 from sigprop.spec import RANGES, Transformer

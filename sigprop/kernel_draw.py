@@ -255,7 +255,7 @@ class _Draw:
         if self.spec.norm == "none":
             return self._homogeneous(kernel)
         q = float(self.spec.norm_gain) ** 2
-        out = self._perceptron(State(q, np.maximum(q - kernel, 0.0)))
+        out = self._perceptron.at(State(q, np.maximum(q - kernel, 0.0)))
         branch = np.asarray(out.q - out.gap)
         np.fill_diagonal(branch, out.q)
         return branch

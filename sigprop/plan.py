@@ -17,9 +17,10 @@ from sigprop.block import rem_of
 from sigprop.capabilities import require_theory
 from sigprop.errors import DomainError, require
 from sigprop.notation import NOTATION
+from sigprop.points import part_of
 from sigprop.propagate import whose
 from sigprop.spec import Transformer
-from sigprop.sweep import Final, part_of, sweep
+from sigprop.sweep import FinalStates, sweep
 from sigprop.version import __version__
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _axis(name: str, values: ArrayLike) -> Floats:
     return out
 
 
-def _entropy(spec: Transformer, limit: bool, final: Final) -> Floats:
+def _entropy(spec: Transformer, limit: bool, final: FinalStates) -> Floats:
     """Smallest entropy over the layers: unless known, that at the largest reduced beta."""
     if final.entropy_ratio is not None:
         return final.entropy_ratio
@@ -221,13 +222,13 @@ def _entropy(spec: Transformer, limit: bool, final: Final) -> Floats:
 
 
 def boundary_fields(
-    final: Final, ratio: Floats, rho_max: float, entropy_min: float | None
+    final: FinalStates, ratio: Floats, rho_max: float, entropy_min: float | None
 ) -> dict[str, Floats]:
     """Functions that are positive on the healthy side of each boundary and zero on it.
 
     Parameters
     ----------
-    final : Final
+    final : FinalStates
         Final states.
     ratio : array
         Smallest entropy over the layers, H / log T.
@@ -246,7 +247,7 @@ def boundary_fields(
     return {"rank_collapse": rank, "entropy_collapse": entropy}
 
 
-def _regimes(final: Final, fields: dict[str, Floats]) -> NDArray[np.int8]:
+def _regimes(final: FinalStates, fields: dict[str, Floats]) -> NDArray[np.int8]:
     code = sum((1 << i) * (fields[name] < 0) for i, name in enumerate(BOUNDARIES))
     return np.where(final.defined, code, UNDEFINED).astype(np.int8)
 

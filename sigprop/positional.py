@@ -31,7 +31,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,16 +40,13 @@ from sigprop import backward, fluctuations
 from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.backward import Gradients
-from sigprop.block import Map
-from sigprop.capabilities import MAX_SAMPLED, refusal, require_theory
-from sigprop.causal import coarse, resolves
+from sigprop.block import build_block, distance_place, initial_state, iterate, position_place
+from sigprop.capabilities import MAX_SAMPLED, geometry_of, refusal, require_theory
 from sigprop.fluctuations import Noise, block_noise
 from sigprop.layout import Layout
-from sigprop.maps.causal import Seen, TokenNorm
-from sigprop.maps.rotary import Heard
+from sigprop.maps.interface import Place, Step
 from sigprop.propagate import propagate, unmasked
 from sigprop.rem import Finite, participation_variance
-from sigprop.rotary import start, turns
 from sigprop.sampled import sampled_gradients
 from sigprop.spec import Transformer
 from sigprop.state import State
@@ -60,6 +56,7 @@ from sigprop.validate import count
 __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
 DRAWS = 8
+COARSE = 24  # blocks of positions that the slopes are taken on
 NUDGE = 2e-3  # largest relative step of the gaps
 FLAT = 1e-9  # common part below which it is taken to be the same for all pairs
 
@@ -205,15 +202,16 @@ def bands(spec: Transformer) -> Trajectory:
     (3,)
     """
     require_theory(spec, "bands")
-    if not (resolves(spec) or turns(spec)):
+    kind = geometry_of(spec)
+    if kind == "exchangeable":
         return fluctuations.bands(spec)
     base = propagate(spec)
     if len(base.q) <= spec.depth:
         raise refusal("a state that vanishes or overflows", "bands", where=f"block {len(base.q)}")
     if not np.all(base.gap > 0):
         raise refusal("tokens that merge", "bands", where="the last block")
-    slopes = _by_position(spec, base) if spec.causal else _by_distance(spec)
-    return _spread(spec, base, slopes)
+    by = _by_position if kind == "position" else _by_distance
+    return _spread(spec, base, by(spec, base))
 
 
 def _spread(spec: Transformer, base: Trajectory, slopes: list[_Slopes]) -> Trajectory:
@@ -277,52 +275,48 @@ def _common(deficits: Floats, context: float) -> Floats:
 
 
 def _slopes(
-    context: float,
-    state: State,
-    layers: list[tuple[Map, ...]],
-    deficits: Callable[[State], Floats],
-    read: Callable[[State], Floats],
-) -> list[_Slopes]:
+    spec: Transformer, place: Place, averages: Callable[[dict[str, Floats]], Floats]
+) -> tuple[list[_Slopes], list[dict[str, Floats]]]:
     """Apply every block to its input and to the same with more in common (`_common`).
 
-    `deficits` are those of all pairs; `read` finds their mean and what attention did last.
+    `averages` finds the mean participation and entropy of what attention did. Beside the slopes,
+    what it did at the inputs themselves.
     """
-    out = []
-    for maps in layers:
-        step = NUDGE * _common(deficits(state), context)
-        near = State(state.q, np.asarray(state.gap) * (1 - step))
-        entered = read(near)[0] - read(state)[0]
-        moved = reduce(lambda s, m: m(s), maps, near)
-        other = read(moved)
-        state = reduce(lambda s, m: m(s), maps, state)
-        out.append(_Slopes(*((other - read(state)) / entered)))
-    return out
+    geometry, blocks = place.geometry, [build_block(spec, False, place)] * spec.depth
+    out, seen = [], []
+    before = initial_state(spec, place)
+    for step in iterate(Step(before), blocks, lambda s, b: b.forward(s.kernel)):
+        lower = NUDGE * _common(geometry.deficits(before), float(spec.context))
+        near = State(before.q, np.asarray(before.gap) * (1 - lower))
+        moved = blocks[0].forward(near)
+        entered = geometry.deficit(near) - geometry.deficit(before)
+        rows = [
+            np.array([geometry.deficit(one.kernel), *averages(one.attention.columns())])
+            for one in (step, moved)
+        ]
+        out.append(_Slopes(*((rows[1] - rows[0]) / entered)))
+        seen.append(step.attention.columns())
+        before = step.kernel
+    return out, seen
 
 
 def _by_position(spec: Transformer, base: Trajectory) -> list[_Slopes]:
-    seen: list[Seen] = []
-    layout, state, layers = coarse(spec, seen)
+    place = position_place(spec, COARSE)
+    layout = place.geometry.layout
 
-    def deficits(state: State) -> Floats:
-        return np.asarray(TokenNorm()(state).gap)
+    def averages(columns: dict[str, Floats]) -> Floats:
+        rows = np.stack([columns["excess"], -columns["deficit"]])
+        return np.asarray(rows @ layout.size / layout.edges[-1])
 
-    def read(state: State) -> Floats:
-        deficit = np.sum(deficits(state) * layout.pairs) / np.sum(layout.pairs)
-        last = seen[-1] if seen else None
-        rows = (
-            (layout.size * 0.0, layout.size * 0.0) if last is None else (last.excess, -last.deficit)
-        )
-        return np.array([deficit, *(row @ layout.size / layout.edges[-1] for row in rows)])
-
-    slopes = _slopes(float(spec.context), state, layers, deficits, read)
+    slopes, seen = _slopes(spec, place, averages)
     rho = 1 - base.gap / base.q
     return [
         slope._replace(own=_own_y2(spec, layout, one, max(float(r), 0.0)))
-        for slope, one, r in zip(slopes, seen[1::2], rho[:-1], strict=True)
+        for slope, one, r in zip(slopes, seen, rho[:-1], strict=True)
     ]
 
 
-def _own_y2(spec: Transformer, layout: Layout, seen: Seen, rho: float) -> float:
+def _own_y2(spec: Transformer, layout: Layout, seen: dict[str, Floats], rho: float) -> float:
     """Variance of the mean Y_2 of given tokens: keys that queries share, and heads' temperature.
 
     Y_2 of two queries varies together as far as their scores and their keys are the same; see the
@@ -331,15 +325,15 @@ def _own_y2(spec: Transformer, layout: Layout, seen: Seen, rho: float) -> float:
     assert spec.width is not None
     many, sizes = layout.centres.count >= 2, layout.size.astype(np.float64)
     count = np.where(many, layout.centres.count, 2.0)
-    sigma = np.where(many, seen.score_std, 0.0)
+    sigma = np.where(many, seen["score_std"], 0.0)
     ends = sigma * (1 + NUDGE / 2 * np.array([[-1.0], [1.0]])) / np.sqrt(np.log(count))
     low, high = np.asarray(Finite(count).weights(ends, 1.0).excess)
     slope = np.where(many, (high - low) / (2 * NUDGE), 0.0)  # in log s^2
     heat = 2 * spec.heads / spec.width + 2 / spec.width
     variance = np.where(many, participation_variance(sigma, count), 0.0) + heat * slope**2
-    root = np.sqrt(np.where(many, np.maximum(seen.excess, 0.0), 0.0))
+    root = np.sqrt(np.where(many, np.maximum(seen["excess"], 0.0), 0.0))
     most, common = np.outer(root, root), layout.spread_out(layout.common)
-    alike = np.divide(seen.joint, most, out=np.zeros_like(most), where=most > 0)
+    alike = np.divide(seen["joint"], most, out=np.zeros_like(most), where=most > 0)
     part = np.divide(
         np.sqrt(np.outer(count, count)), common, out=np.zeros_like(most), where=common > 0
     )
@@ -350,16 +344,6 @@ def _own_y2(spec: Transformer, layout: Layout, seen: Seen, rho: float) -> float:
     return float(total / (spec.heads * sizes.sum() ** 2))
 
 
-def _by_distance(spec: Transformer) -> list[_Slopes]:
-    heard: list[Heard] = []
-    distances, state, layers = start(spec, heard)
-
-    def deficits(state: State) -> Floats:
-        return np.asarray(state.gap / state.q)
-
-    def read(state: State) -> Floats:
-        deficit = float(deficits(state) @ distances.even)
-        columns = (heard[-1].y2, heard[-1].entropy) if heard else (0.0, 0.0)
-        return np.array([deficit, *columns])
-
-    return _slopes(float(spec.context), state, layers, deficits, read)
+def _by_distance(spec: Transformer, base: Trajectory) -> list[_Slopes]:
+    place = distance_place(spec)
+    return _slopes(spec, place, lambda columns: np.stack([columns["y2"], columns["entropy"]]))[0]

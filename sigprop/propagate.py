@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.arguments import validated
-from sigprop.arrays import Bools, Floats, Ints, Number
-from sigprop.block import Block, build_block
-from sigprop.capabilities import refusal, require_theory
-from sigprop.causal import MAX_BLOCKS, causal, resolves
-from sigprop.described import from_distances, from_positions, from_states
-from sigprop.errors import DomainError, require
+from sigprop.arrays import Floats
+from sigprop.block import (
+    build_blocks,
+    distance_place,
+    initial_state,
+    layer_betas,
+    position_place,
+)
+from sigprop.capabilities import geometry_of, require_theory
+from sigprop.causal import MAX_BLOCKS
+from sigprop.described import from_distances, from_positions, from_states, reason_of
+from sigprop.maps.interface import Place
 from sigprop.memory import allow
-from sigprop.rotary import by_distance, turns
+from sigprop.points import parts_of_one_context
+from sigprop.solve import Run, solve
 from sigprop.spec import Transformer
-from sigprop.state import State
 from sigprop.trajectory import Trajectory
-from sigprop.validate import count
+from sigprop.validate import choice, count
 
-__all__ = [
-    "blocks_of",
-    "exchangeable",
-    "initial_state",
-    "propagate",
-    "unmasked",
-    "valid",
-    "whose",
-]
+__all__ = ["GEOMETRIES", "exchangeable", "propagate", "unmasked", "whose"]
 
-LARGEST = 1e150  # of q: its square must not overflow
+GEOMETRIES = ("auto", "exchangeable")
 STATE, RECORD = 1500, 200  # bytes of a state while a block acts on it, and of a layer recorded
-
-
-@validated
-def initial_state(spec: Transformer) -> State:
-    """State that enters the first block.
-
-    Parameters
-    ----------
-    spec : Transformer
-        The description. A post-norm stack is preceded by its norm, so its input has q = gain^2.
-
-    Returns
-    -------
-    State
-        Arrays that broadcast to the spec's shape.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagate import initial_state
-    >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
-    >>> float(initial_state(spec).gap)
-    0.75
-    """
-    q = np.square(spec.norm_gain) if spec.norm == "post" else np.asarray(spec.q0)
-    return State(q, q * (1 - np.asarray(spec.rho0)))
+TRAILING = {"position": 2, "distance": 1}  # axes of the kernel
+TOGETHER = 16  # stacks whose tokens are told apart that are solved together
 
 
 @validated
@@ -68,12 +44,14 @@ def propagate(
     limit: bool = False,
     beta_by_layer: ArrayLike | None = None,
     blocks: int | None = None,
+    geometry: str = "auto",
+    progress: Callable[[int], None] | None = None,
 ) -> Trajectory:
     """Iterate the block map of a spec over its depth.
 
-    A single causal spec of finite context with norms is solved position by position
-    (`sigprop.causal`), a single bidirectional one with rotary positions distance by distance
-    (`sigprop.rotary`); every other spec as an exchangeable kernel.
+    Causal specs of finite context with norms are solved position by position (`sigprop.causal`),
+    bidirectional ones with rotary positions distance by distance (`sigprop.rotary`); every other
+    spec as an exchangeable kernel. The shape of the spec does not change the theory.
 
     Parameters
     ----------
@@ -85,6 +63,11 @@ def propagate(
         Inverse temperature of each block, in place of `spec.beta`.
     blocks : int, optional
         Number of equal ranges of positions over which the kernel is averaged.
+    geometry : {"auto", "exchangeable"}
+        Which pairs of tokens are told apart; "exchangeable" describes late tokens of a causal spec,
+        and leaves rotations out.
+    progress : callable, optional
+        Called with the number of finished stacks of an array whose tokens are told apart.
 
     Returns
     -------
@@ -114,22 +97,19 @@ def propagate(
     ((51,), (50,), 'all 50 layers were computed')
     """
     require_theory(spec, "propagate", limit)
+    choice("geometry", geometry, GEOMETRIES)
     if blocks is not None:
         size = 24 * (spec.depth + 1) * min(abs(blocks), MAX_BLOCKS) ** 2
         allow(size, "blocks", blocks, "fewer blocks or layers")
-    if resolves(spec) and not limit:
-        betas = np.asarray(
-            [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
-        )
-        return from_positions(spec, causal(spec, blocks=blocks, beta_by_layer=betas))
-    if turns(spec) and not limit:
-        betas = np.asarray(
-            [layer.attention.beta for layer in blocks_of(spec, limit, beta_by_layer)]
-        )
-        found = from_distances(spec, by_distance(spec, betas))
-    else:
+    kind = geometry_of(spec, limit) if geometry == "auto" else geometry
+    if kind == "exchangeable":
         found = exchangeable(spec, limit, beta_by_layer)
-    return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
+        return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
+    if blocks is not None:
+        _checked(spec, blocks)
+    if not spec.shape:
+        return _resolved(spec, kind, beta_by_layer, blocks)
+    return _together(spec, kind, beta_by_layer, progress)
 
 
 @validated
@@ -159,17 +139,57 @@ def exchangeable(
     """
     size = prod(spec.shape)
     allow(size * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
-    layers = blocks_of(spec, limit, beta_by_layer)
-    state = initial_state(spec)
-    states = [state]
-    with np.errstate(all="ignore"):  # what overflows or vanishes is masked in _ended
-        for layer in layers:
-            state = layer(state)
-            states.append(state)
-    q, gap = (np.stack([np.broadcast_to(s[i], spec.shape) for s in states]) for i in (0, 1))
-    ended = _ended(q, gap)
-    q, gap = _cut(ended, spec.depth, q, gap)
-    return from_states(spec, limit, layers, q, gap, ended)
+    layers = build_blocks(spec, limit, beta_by_layer)
+    run = solve(layers, initial_state(spec), spec.shape)
+    return from_states(spec, limit, run, layers[0].place)
+
+
+def _resolved(
+    spec: Transformer, kind: str, beta_by_layer: ArrayLike | None, blocks: int | None
+) -> Trajectory:
+    """Trajectory of stacks of one context, their parameters shaped for the geometry."""
+    if kind == "distance":
+        place = distance_place(spec)
+        run = _run(spec, place, beta_by_layer)
+        found = from_distances(spec, False, run, place)
+        return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
+    place = position_place(spec, blocks=blocks)
+    size = len(place.geometry.layout.size)
+    allow(8 * (spec.depth + 1) * 4 * size**2, "depth", spec.depth, "fewer layers or blocks")
+    run = _run(spec, place, beta_by_layer)
+    return from_positions(spec, False, run, place, blocks)
+
+
+def _run(spec: Transformer, place: Place, beta_by_layer: ArrayLike | None) -> Run:
+    blocks = build_blocks(spec, False, beta_by_layer, place)
+    return solve(blocks, initial_state(spec, place), spec.shape[:1])
+
+
+def _together(
+    spec: Transformer,
+    kind: str,
+    beta_by_layer: ArrayLike | None,
+    progress: Callable[[int], None] | None,
+) -> Trajectory:
+    """Trajectory of an array of stacks, those of one context together."""
+    total, tail = prod(spec.shape), (1,) * TRAILING[kind]
+    allow(total * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
+    betas = None
+    if beta_by_layer is not None:
+        wide = [np.broadcast_to(beta, spec.shape) for beta in layer_betas(spec, beta_by_layer)]
+        betas = np.reshape(wide, (spec.depth, total))
+    columns: dict[str, Any] = {}
+    for index, part in parts_of_one_context(spec, tail, TOGETHER):
+        own = None if betas is None else betas[:, index].reshape(spec.depth, -1, *tail)
+        found = _resolved(part, kind, own, None)
+        for name, value in vars(found).items():
+            if isinstance(value, np.ndarray) and name != "layer":
+                empty = np.empty((*value.shape[:-1], total), value.dtype)
+                columns.setdefault(name, empty)[..., index] = value
+        if progress is not None:
+            progress(len(index))
+    columns = {name: v.reshape(*v.shape[:-1], *spec.shape) for name, v in columns.items()}
+    return replace(found, **columns, reason=reason_of(spec, columns["ended"]))
 
 
 @validated
@@ -224,84 +244,14 @@ def whose(spec: Transformer) -> str:
 
 def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
     """Block means of an exchangeable kernel: every block of n tokens has n of n^2 pairs alike."""
-    require_theory(spec, "blocks")
-    context = int(np.asarray(spec.context))
-    count("blocks", blocks, 1, min(MAX_BLOCKS, context))
-    size = context / blocks
+    size = _checked(spec, blocks) / blocks
     gap = (found.gap / found.q)[:, None, None]
     return np.asarray(1 - gap * (1 - np.eye(blocks) / size))
 
 
-@validated
-def blocks_of(
-    spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
-) -> list[Block]:
-    """Block of each layer.
-
-    Parameters
-    ----------
-    spec, limit, beta_by_layer
-        As in `propagate`.
-
-    Returns
-    -------
-    list of Block
-        In order of depth.
-
-    Raises
-    ------
-    DomainError
-        If `beta_by_layer` has the wrong length.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagate import blocks_of
-    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> [float(block.attention.beta) for block in blocks_of(spec, beta_by_layer=[1, 2])]
-    [1.0, 2.0]
-    """
-    if beta_by_layer is None:
-        return [build_block(spec, limit)] * spec.depth
-    betas = np.asarray(beta_by_layer, dtype=np.float64)
-    if betas.shape[:1] != (spec.depth,):
-        raise DomainError("beta_by_layer", betas.shape, f"a first axis of length {spec.depth}")
-    require(np.isfinite(betas), "beta_by_layer", betas, "numbers in [0, 1000]")
-    return [build_block(spec.replace(beta=beta), limit) for beta in betas]
-
-
-def valid(q: Number, gap: Number) -> Bools:
-    """Whether a state is finite and has not vanished.
-
-    Parameters
-    ----------
-    q, gap : float or array
-        Variance and gap.
-
-    Returns
-    -------
-    array of bool
-        False where either is NaN, overflows, or q vanishes.
-
-    Examples
-    --------
-    >>> from sigprop.propagate import valid
-    >>> valid(float("nan"), 1.0).tolist()
-    False
-    """
-    return np.asarray((q > 0) & (q < LARGEST) & (gap >= 0) & (gap < LARGEST))
-
-
-def _ended(q: Floats, gap: Floats) -> Ints:
-    """Last layer up to which the state is valid."""
-    return np.asarray(np.cumprod(valid(q, gap), axis=0).sum(axis=0) - 1)
-
-
-def _cut(ended: Ints, depth: int, q: Floats, gap: Floats) -> tuple[Floats, Floats]:
-    """Drop (single) or mask (array) the layers after the end."""
-    if ended.ndim == 0:
-        if ended < 1:
-            raise refusal("a state that vanishes or overflows", "propagate", where="block 1")
-        return q[: ended + 1], gap[: ended + 1]
-    layer = np.arange(depth + 1).reshape((-1,) + (1,) * ended.ndim)
-    return np.where(layer <= ended, q, np.nan), np.where(layer <= ended, gap, np.nan)
+def _checked(spec: Transformer, blocks: int) -> int:
+    """Context length, of a single spec of which `blocks` equal ranges can be formed."""
+    require_theory(spec, "blocks")
+    context = int(np.asarray(spec.context))
+    count("blocks", blocks, 1, min(MAX_BLOCKS, context))
+    return context

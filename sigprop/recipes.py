@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigprop.arrays import Floats
-from sigprop.block import Fold, build_block, ordered
+from sigprop.block import assembled, build_block, iterate
+from sigprop.maps.interface import Place, Step
 from sigprop.maps.norm import Norm
+from sigprop.maps.residual import Sequence
 from sigprop.propagate import unmasked
 from sigprop.recipe import MATRICES, Recipe, fan_in, fan_out, spec_of
 from sigprop.spec import Transformer
@@ -92,14 +94,14 @@ def normed(spec: Transformer, mlp: bool = True) -> Normed:
     """
     outer, inner = _Meter(float(spec.sigma_o2)), _Meter(float(spec.sigma_w2_2))
     block = build_block(spec.replace(sigma_o2=1.0, sigma_w2_2=1.0 if mlp else spec.sigma_w2_2))
-    think = block.mlp_maps[-1]
+    attention, think = block.attention, block.mlp
     norm = None if spec.norm == "none" else Norm(spec.norm_gain)
-    tail = (think, inner) if mlp else (think,)
-    whole = Fold(ordered(spec, norm, Fold((block.attention, outer)), Fold(tail)))
+    layers: list[Any] = [(attention, outer), (think, inner) if mlp else (think,)]
+    first, second = (Sequence(both) for both in layers)
+    whole = assembled(spec, norm, first, second, block.place)
     q0 = 1.0 if spec.norm == "post" else float(spec.q0)
-    states = [State(q0, q0 * (1 - float(spec.rho0)))]
-    for _ in range(spec.depth):
-        states.append(whole(states[-1]))
+    start = State(q0, q0 * (1 - float(spec.rho0)))
+    states = [start, *iterate(start, [whole] * spec.depth, lambda state, block: block(state))]
     rho = np.array([float(state.rho) for state in states])
     return Normed(outer.inverse, inner.inverse if mlp else 1.0, rho)
 
@@ -111,9 +113,9 @@ class _Meter:
     variance: float
     seen: list[float] = field(default_factory=list)
 
-    def __call__(self, state: State) -> State:
-        self.seen.append(float(state.q))
-        return Norm(math.sqrt(self.variance))(state)
+    def forward(self, kernel: State, place: Place) -> Step:
+        self.seen.append(float(kernel.q))
+        return Norm(math.sqrt(self.variance)).forward(kernel, place)
 
     @property
     def inverse(self) -> float:
@@ -192,7 +194,8 @@ def _u_mup(spec: Transformer) -> Recipe:
     weight = 1 / (1 + 4 * d_h)
     attention = (math.log(context) / context) ** ((1 - weight) / 2)
     plain = Recipe(_fan(spec, 1.0), score=d_h**-0.5, norm="pre", q0=1.0)
-    mlp = Fold(build_block(spec_of(plain, spec)).mlp_maps)(State(1.0, 1.0)).q
+    block = build_block(spec_of(plain, spec))
+    mlp = block.part(block.mlp_branch)(State(1.0, 1.0)).q
     share = spec.depth**-0.5
     return replace(plain, attn_branch=share / attention, mlp_branch=share / math.sqrt(float(mlp)))
 

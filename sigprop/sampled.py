@@ -32,11 +32,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.arrays import Bools, Floats
+from sigprop.block import initial_state
 from sigprop.capabilities import refusal, require_theory
 from sigprop.errors import DomainError, require
-from sigprop.maps.activations import activation, pointwise
+from sigprop.maps.activations import activation
 from sigprop.memory import LIMIT, allow
-from sigprop.propagate import initial_state
 from sigprop.sampled_heads import angles, drawn, head, root_of
 from sigprop.spec import Transformer
 
@@ -363,7 +363,7 @@ def _thought(spec: Transformer, rng: np.random.Generator, root: Floats) -> Float
             units
         )
 
-    hidden = pointwise(spec.activation)(inside()) * (inside() if spec.gated else 1.0)
+    hidden = activation(spec.activation).function(inside()) * (inside() if spec.gated else 1.0)
     out = drawn(rng, np.sqrt(spec.sigma_w2_2 / units) * hidden, spec.width)
     return np.asarray(out + bias * rng.standard_normal(spec.width))
 

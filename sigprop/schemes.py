@@ -13,7 +13,7 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, finite_or_none
 from sigprop.backward import gradients
-from sigprop.block import build_block
+from sigprop.block import build_block, iterate
 from sigprop.errors import DomainError
 from sigprop.propagate import exchangeable, unmasked
 from sigprop.recipe import Recipe, check, spec_of
@@ -261,12 +261,10 @@ def admin_skips(spec: Transformer) -> list[float]:
     (24, 1.0)
     """
     block = build_block(unmasked(spec))
-    state, out = State(spec.q0, spec.q0 * (1 - spec.rho0)), []
-    for _ in range(spec.depth):
-        for part in block.maps:
-            out.append(math.sqrt(float(state.q)))
-            state = part(state)
-    return out
+    start = State(spec.q0, spec.q0 * (1 - spec.rho0))
+    sublayers = [block.part(layer) for layer in block.layers] * spec.depth
+    states = [start, *iterate(start, sublayers, lambda state, layer: layer(state))]
+    return [math.sqrt(float(state.q)) for state in states[:-1]]
 
 
 @validated

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sigprop.arrays import Bools, Floats
-from sigprop.block import build_block
-from sigprop.propagate import initial_state, unmasked
+from sigprop.block import build_block, initial_state
+from sigprop.propagate import unmasked
 from sigprop.rem import reduced_beta
 from sigprop.spec import RANGES, Transformer
 from sigprop.targets import Correction, Measures, Targets, measure

@@ -10,10 +10,11 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.arrays import Floats
 from sigprop.backward import WEIGHTS, gradients
+from sigprop.capabilities import geometry_of
 from sigprop.errors import require
 from sigprop.propagate import exchangeable, propagate
-from sigprop.resolved import is_resolved, reach
 from sigprop.spec import Transformer
+from sigprop.sweep import sweep
 from sigprop.validate import scalar
 
 __all__ = ["CONSTRAINTS", "Correction", "Measures", "Targets", "measure"]
@@ -241,9 +242,9 @@ def measure(
     norms = np.stack([getattr(back, name) for name in WEIGHTS])
     if len(flat.q) <= spec.depth:
         return Measures(*np.full((4, *spec.shape), np.nan))
-    if single and is_resolved(spec):
-        found = reach(spec)
-        rho, entropy = 1 - found.gap_ratio, found.entropy_ratio
+    if single and geometry_of(spec) != "exchangeable":
+        found = sweep(spec)
+        rho, entropy = np.asarray(found.state.rho), np.asarray(found.entropy_ratio)
     else:
         seen = propagate(spec, beta_by_layer=beta_by_layer) if resolved else flat
         rho, entropy = seen.rho[-1], seen.entropy_ratio.min(axis=0)

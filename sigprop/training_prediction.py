@@ -17,7 +17,7 @@ from sigprop.diagram import diagram
 from sigprop.plan import Plan, boundary_fields
 from sigprop.spec import Transformer
 from sigprop.state import State
-from sigprop.sweep import Final
+from sigprop.sweep import FinalStates
 from sigprop.version import __version__
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _predicted(spec: Transformer) -> dict[str, Floats]:
     """Fields of the diagram at an array of specs, and the distance to its nearer boundary."""
     data = Plan(spec, {}, RHO_MAX, None, limit=False, gradients=not spec.causal).values()
     gap, heat = data["gap_ratio"], data["reduced_beta"]
-    final = Final(State(np.ones_like(gap), gap), heat, np.isfinite(gap))
+    final = FinalStates(State(np.ones_like(gap), gap), heat, np.isfinite(gap))
     fields = boundary_fields(final, data["entropy_ratio"], RHO_MAX, None)
     return data | {"distance": np.minimum(*fields.values())}
 

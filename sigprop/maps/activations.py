@@ -19,7 +19,7 @@ from sigprop.errors import DomainError
 from sigprop.maps.smooth import SILU, TANH, silu
 from sigprop.state import multiplied
 
-__all__ = ["Activation", "Dual", "activation", "pointwise"]
+__all__ = ["Activation", "Dual", "activation"]
 
 SMALL_ANGLE = 2e-3  # below it sin t - t cos t is a series; above, it errs by 1e-13 of the drop
 
@@ -80,9 +80,6 @@ class Dual(Protocol):
             The average; `slope` at x = 0.
         """
         ...
-
-
-Activation = Callable[[Floats], Dual]
 
 
 @dataclass(frozen=True)
@@ -238,18 +235,69 @@ class Gelu:
         return np.asarray(b + p * a * (1 + (q**2 + p**2 * k) / d + 2 * k))
 
 
-_KINDS: dict[str, Activation] = {
-    "relu": Relu,
-    "gelu": Gelu,
-    "erf": Erf,
-    "linear": Linear,
-    "tanh": TANH,
-    "silu": SILU,
+@dataclass(frozen=True)
+class Activation:
+    """An activation: the function, and its averages over Gaussian preactivations.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    dual : callable
+        From a preactivation variance (array) to a `Dual`.
+    function : callable
+        From preactivations to activations.
+    homogeneous : bool
+        Whether phi(a x) = a phi(x) for a > 0.
+
+    Examples
+    --------
+    >>> from sigprop.maps.activations import activation
+    >>> activation("relu").homogeneous
+    True
+    """
+
+    name: str
+    dual: Callable[[Floats], Dual]
+    function: Callable[[Floats], Floats]
+    homogeneous: bool = False
+
+    def __call__(self, q: Number) -> Dual:
+        """Averages at a preactivation variance."""
+        return self.dual(np.asarray(q, dtype=np.float64))
+
+
+def _gelu(x: Floats) -> Floats:
+    from scipy.special import ndtr
+
+    return np.asarray(x * ndtr(x))
+
+
+def _erf(x: Floats) -> Floats:
+    from scipy.special import erf
+
+    return np.asarray(erf(x))
+
+
+def _relu(x: Floats) -> Floats:
+    return np.maximum(x, 0.0)
+
+
+_KNOWN = {
+    known.name: known
+    for known in (
+        Activation("relu", Relu, _relu, homogeneous=True),
+        Activation("gelu", Gelu, _gelu),
+        Activation("erf", Erf, _erf),
+        Activation("linear", Linear, lambda x: x, homogeneous=True),
+        Activation("tanh", TANH, np.tanh),
+        Activation("silu", SILU, silu),
+    )
 }
 
 
 def activation(name: str) -> Activation:
-    """Dual activation by name.
+    """Activation by name.
 
     Parameters
     ----------
@@ -258,8 +306,8 @@ def activation(name: str) -> Activation:
 
     Returns
     -------
-    callable
-        From a preactivation variance (array) to a `Dual`.
+    Activation
+        Function and averages.
 
     Raises
     ------
@@ -272,41 +320,9 @@ def activation(name: str) -> Activation:
     >>> from sigprop.maps.activations import activation
     >>> float(activation("erf")(np.array(0.5)).drop(np.array(0.0)))
     0.0
-    """
-    if name not in _KINDS:
-        raise DomainError("activation", name, "one of " + ", ".join(_KINDS))
-    kind = _KINDS[name]
-    return lambda q: kind(np.asarray(q, dtype=np.float64))
-
-
-def pointwise(name: str) -> Callable[[Floats], Floats]:
-    """Activation itself, by name.
-
-    Parameters
-    ----------
-    name : {"relu", "gelu", "tanh", "erf", "silu", "linear"}
-        The activation.
-
-    Returns
-    -------
-    callable
-        From preactivations to activations.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sigprop.maps.activations import pointwise
-    >>> pointwise("relu")(np.array([-1.0, 2.0])).tolist()
+    >>> activation("relu").function(np.array([-1.0, 2.0])).tolist()
     [0.0, 2.0]
     """
-    from scipy.special import erf, ndtr
-
-    functions: dict[str, Callable[[Floats], Floats]] = {
-        "relu": lambda x: np.maximum(x, 0.0),
-        "gelu": lambda x: x * ndtr(x),
-        "erf": erf,
-        "linear": lambda x: x,
-        "tanh": np.tanh,
-        "silu": silu,
-    }
-    return functions[name]
+    if name not in _KNOWN:
+        raise DomainError("activation", name, "one of " + ", ".join(_KNOWN))
+    return _KNOWN[name]

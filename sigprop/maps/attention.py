@@ -3,110 +3,143 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from sigprop.arrays import Number
-from sigprop.rem.favoured import Favoured
+from sigprop.maps import attention_backward, head_noise
+from sigprop.maps.fluctuation import BranchNoise, Fluctuation
+from sigprop.maps.interface import BackwardStep, Place, Spread, Step
 from sigprop.rem.sphere import Sphere
-from sigprop.rem.statistics import Rem, reduced_beta
-from sigprop.state import State, added, multiplied, subtracted
+from sigprop.state import Gradient, State
 
-__all__ = ["Attention"]
+__all__ = ["Attention", "Mask"]
 
-ROUNDING = 4 * np.finfo(float).eps  # of q - gap (1 - 1/T), relative to q
+SMALLEST = 8  # width from which keys are taken to lie on a sphere
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Keys that a query sees: those up to its own, in a window, or in a prefix.
+
+    Parameters
+    ----------
+    window : float
+        Number of latest keys that a token sees, itself included.
+    prefix : int
+        Number of leading tokens that see each other in both directions.
+
+    Examples
+    --------
+    >>> from sigprop.maps.attention import Mask
+    >>> Mask().window
+    inf
+    """
+
+    window: float = np.inf
+    prefix: int = 0
 
 
 @dataclass(frozen=True)
 class Attention:
     r"""Softmax or centred attention with value and output projections.
 
-    Softmax (E10): :math:`q' = \sigma_v^2 (\bar q + gap\,(Y_2 - 1/T)) + \sigma_b^2`,
-    :math:`gap' = \sigma_v^2\, gap\, (Y_2 - O)`, with the variance of the mean of all tokens
-    :math:`\bar q = q - gap\,(1 - 1/T)`, which is :math:`\ge 0`. Centred (E11):
-    :math:`q' = \sigma_v^2\, gap\, (Y_2 - 1/T)` and the same gap; the value bias drops out.
-    The output projection multiplies both by :math:`\sigma_o^2`.
+    With A the weights, the kernel of the tokens is mixed as
+    :math:`K'_{tt'} = \sigma_o^2 (\sigma_v^2 \langle A K A^T\rangle_{tt'} + \sigma_b^2)`: how is a
+    matter of the geometry, what A does one of the statistics. Centred attention subtracts equal
+    weights from A; the value bias then drops out.
 
     Parameters
     ----------
-    rem : Rem
-        Source of the attention statistics: limit, finite context, or a profile.
     beta, sigma_v2, sigma_b2, sigma_o2 : float or array
         Inverse temperature and weight variances.
     centred : bool
-        Whether 1/T is subtracted from every weight.
-    sphere : Sphere, optional
-        Keys of finite width, for the gradients; None is infinite width.
-    causal : bool
-        Whether queries see the keys up to their own, for the gradients; the state is that of late
-        ones.
-
+        Whether equal weights are subtracted.
     value_identity : float or array
         Multiple c of the identity in the product of value and output matrices; adds c^2 to
-        sigma_v2 sigma_o2, and to the residual what `along` finds.
+        sigma_v2 sigma_o2, and a covariance with the stream.
+    context : float or array
+        Context length T, whose logarithm scales the scores.
+    width : int, optional
+        Width d of the stream; None is infinite.
+    heads, heads_per_key : int
+        Number of heads, and how many of them share one key and value.
+    mask : Mask, optional
+        None is bidirectional.
+    rotary_base : float, optional
+        Base of rotary positions.
 
     Notes
     -----
-    theory.md E10, E11. Giorlandino & Goldt, arXiv 2505.24333, in the limit. Scores of two
-    queries are taken to have correlation rho (E9).
+    theory.md E10, E11. Giorlandino & Goldt, arXiv 2505.24333, in the limit.
 
     Examples
     --------
     >>> from sigprop.maps.attention import Attention
+    >>> from sigprop.maps.exchangeable import Exchangeable
+    >>> from sigprop.maps.interface import Place
     >>> from sigprop.rem import Limit
     >>> from sigprop.state import State
-    >>> float(Attention(Limit(), beta=0.0, sigma_v2=2.0)(State(1.0, 0.25)).q)
+    >>> place = Place(Exchangeable(), Limit())
+    >>> float(Attention(beta=0.0, sigma_v2=2.0).forward(State(1.0, 0.25), place).kernel.q)
     1.5
     """
 
-    rem: Rem
     beta: Number
     sigma_v2: Number
     sigma_b2: Number = 0.0
     sigma_o2: Number = 1.0
     centred: bool = False
-    sphere: Sphere | None = None
-    causal: bool = False
     value_identity: Number = 0.0
+    context: Number = np.inf
+    width: int | None = None
+    heads: int = 1
+    heads_per_key: int = 1
+    mask: Mask | None = None
+    rotary_base: float | None = None
 
-    def __call__(self, state: State) -> State:
-        """Apply the map."""
-        kept, spread = self.rem.passed(self.beta, state)
-        value = self.sigma_o2 * self.sigma_v2 + self.value_identity * self.value_identity
-        gap = multiplied(spread, value)
-        kept = gap if kept is spread else multiplied(kept, value)
-        if self.centred:
-            return State(+kept, gap)
-        q = multiplied(self._mean(state), value)
-        return State(added(added(q, self.sigma_o2 * self.sigma_b2), kept), gap)
+    @property
+    def head_width(self) -> float | None:
+        """Width of a head; None is infinite."""
+        return None if self.width is None else self.width / self.heads
 
-    def _mean(self, state: State) -> Number:
-        """Variance of the mean of all tokens; within rounding of zero it is zero."""
-        mean = subtracted(state.gap * (1 - self.rem.even), state.q)
-        lost = mean <= ROUNDING * state.q
-        return np.where(lost, 0.0, mean) if np.any(lost) else mean
+    @property
+    def sphere(self) -> Sphere | None:
+        """Keys of finite width (`sigprop.rem.sphere`); None is infinite."""
+        if self.width is None or self.width < SMALLEST:
+            return None
+        return Sphere(self.width, self.width / self.heads)
 
-    def along(self, state: State) -> State:
-        r"""Covariance of what attention reads with what it writes, by the identity of its values.
+    @cached_property
+    def value(self) -> Number:
+        """Variance of the product of value and output matrices, times d."""
+        return self.sigma_o2 * self.sigma_v2 + self.value_identity * self.value_identity
 
-        The tokens :math:`c \sum_s A_{ts} x_s` have with :math:`x_t` the mean product
-        :math:`c\,(p + gap\,E A_{tt})`, and with another token c (p + gap E A_ts) (new here).
+    @cached_property
+    def _keeps(self) -> bool:
+        return bool(np.any(self.value_identity))
 
-        Parameters
-        ----------
-        state : State
-            What attention reads.
-
-        Returns
-        -------
-        State
-            Covariance at one token, and its excess over that of two.
-        """
-        own: Number = 0.0  # random scores favour no key
-        if isinstance(self.rem, Favoured):
-            own = self.rem.own(reduced_beta(self.beta, state), state.gap / state.q)
-        mean = self.rem.even
-        first = mean + (1 - mean) * own - (mean if self.centred else 0.0)
-        common = 0.0 if self.centred else state.q - state.gap
+    def forward(self, kernel: State, place: Place) -> Step:
+        """Apply the map; the covariance is that of value identities (E20)."""
+        geometry, statistics = place
+        attention = statistics(geometry.scores(self, kernel))
+        bias = self.sigma_o2 * self.sigma_b2
+        out = geometry.mix(kernel, attention, self.value, bias, self.centred)
+        if not self._keeps:
+            return Step(out, attention)
+        q, gap = geometry.covariance(kernel, attention, self.centred)
         c = self.value_identity
-        return State(c * (common + state.gap * first), c * state.gap * own)
+        return Step(out, attention, State(c * q, c * gap))
+
+    def backward(
+        self, kernel: State, gradient: Gradient, place: Place, spread: Spread
+    ) -> BackwardStep:
+        """E23 and E24, and the gradients of the query, key and value weights (E22)."""
+        return attention_backward.pull(self, kernel, gradient, place.statistics, spread)
+
+    def branch(
+        self, read: State, points: State, networks: Fluctuation, unit: State, place: Place
+    ) -> BranchNoise:
+        """E26: heads that differ, shared values and keys of finite width."""
+        return head_noise.branch(self, read, points, networks, unit, place)

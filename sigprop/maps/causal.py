@@ -1,99 +1,33 @@
-"""Attention and norm on the full token kernel, kept in blocks of positions (E14, E25).
+"""Tokens told apart by position: the full token kernel, kept in blocks of positions (E14, E25).
 
 The state is `State(q, gap)` with one variance a block, as a column of shape (..., B, 1), and, for
 each pair of blocks, the mean of :math:`(q_t + q_{t'})/2 - K_{tt'}` over pairs of different tokens,
-shape (..., B, B); on the diagonal, pairs within the block. Residual and MLP act on it unchanged.
-Leading axes are many stacks at once; their parameters have the shape (..., 1, 1).
+shape (..., B, B); on the diagonal, pairs within the block. Leading axes are many stacks at once;
+their parameters have the shape (..., 1, 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from sigprop.arrays import Floats, Number
+from sigprop.arrays import Bools, Floats, Number
 from sigprop.layout import Layout
+from sigprop.maps.attention import Attention
 from sigprop.maps.distances import frequencies
-from sigprop.maps.preferred import Preferred, prefer
-from sigprop.maps.together import Turned, turned_width
-from sigprop.maps.weights import Exact, Single, Statistics
+from sigprop.maps.exchangeable import LARGEST
+from sigprop.maps.norm import Norm
+from sigprop.maps.together import turned_width
+from sigprop.maps.weights import PositionScores, PositionStats
 from sigprop.state import State
 
-__all__ = ["CausalAttention", "Seen", "TokenNorm"]
+__all__ = ["PositionGeometry"]
 
 
 @dataclass(frozen=True)
-class TokenNorm:
-    r"""Norm of tokens whose variances differ (E14).
-
-    :math:`K_{tt'} \to \gamma^2 K_{tt'}/\sqrt{q_t q_{t'}}`.
-
-    In gaps, without cancellation (E14):
-    :math:`gap' = \gamma^2\,[gap - (\sqrt{q_t} - \sqrt{q_{t'}})^2/2] / \sqrt{q_t q_{t'}}`.
-
-    Parameters
-    ----------
-    gain : float or array
-        Gain gamma, > 0.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sigprop.maps.causal import TokenNorm
-    >>> from sigprop.state import State
-    >>> TokenNorm()(State(np.array([[1.0], [4.0]]), np.array([[0.0, 2.5], [2.5, 0.0]]))).gap[0, 1]
-    np.float64(1.0)
-    """
-
-    gain: Number = 1.0
-
-    def __call__(self, state: State) -> State:
-        """Apply the map."""
-        column = np.broadcast_to(np.sqrt(state.q), (*np.shape(state.gap)[:-1], 1))
-        row = np.swapaxes(column, -1, -2)
-        square = self.gain * self.gain
-        return State(square, square * (state.gap - (column - row) ** 2 / 2) / (column * row))
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Statistics of one attention layer, position by position.
-
-    Attributes
-    ----------
-    score_std, y2, entropy, first_weight : arrays, shape (..., B)
-        Score standard deviation, participation ratio, entropy in nats and weight on the first
-        token of the query at each block's centre.
-    overlap : array, shape (..., B, B)
-        Attention overlap of two queries; pairs within the block on the diagonal.
-    excess, deficit : arrays, shape (..., B)
-        Participation ratio above 1/n, and entropy below log n: they keep their digits where
-        attention is almost uniform, as does
-    joint : array, shape (..., B, B)
-        Overlap above that of uniform attention.
-
-    Examples
-    --------
-    >>> from sigprop.maps.causal import Seen
-    >>> Seen.__dataclass_fields__["overlap"].name
-    'overlap'
-    """
-
-    score_std: Floats
-    y2: Floats
-    entropy: Floats
-    first_weight: Floats
-    overlap: Floats
-    excess: Floats
-    deficit: Floats
-    joint: Floats
-
-
-@dataclass(frozen=True)
-class CausalAttention:
-    r"""Attention in which every query sees its own keys (E25).
+class PositionGeometry:
+    r"""Geometry in which every query sees its own keys (E25).
 
     Query t sees :math:`n_t` keys. With :math:`M_t` the mean gap of two different ones and
     :math:`M_{ts}` that of key s to the others, its scores have the standard deviation
@@ -129,120 +63,128 @@ class CausalAttention:
     ----------
     layout : Layout
         Blocks and mask.
-    context : int
-        Context length T, whose logarithm scales the scores.
-    beta, sigma_v2, sigma_b2, sigma_o2 : float or array, shape (..., 1, 1)
-        Inverse temperature and weight variances.
-    centred : bool
-        Whether attention is centred.
-    head_width : float, optional
-        Width of a head. Y_2 and entropy are averaged over it exactly (E12); the excess of O over
-        its value without correlation is scaled by the geometric mean of what E12 does to the
-        excess of both queries, exact for small s and at r = 1.
-    rotary_base : float, optional
-        Base of rotary positions: gaps that make scores differ are those of turned keys,
-        :math:`q - K_{ss'} \kappa(s - s')`, and r sums over frequencies as in `sigprop.maps.rotary`.
-    record : callable, optional
-        Receives the `Seen` of every call.
-    statistics : Statistics, optional
-        Source of the statistics; by default quadrature, which takes one stack.
 
     Notes
     -----
-    theory.md E25 (new there), and beyond it. Every state must be behind a norm, so q is one number.
-    With windows, what both queries see is taken to vary as all that the earlier one sees.
+    theory.md E25 (new there), and beyond it. What attention reads must be behind a norm, so that
+    its q is one number. With windows, what both queries see is taken to vary as all that the
+    earlier one sees. Heads of finite width: Y_2 and entropy are averaged over it exactly (E12); the
+    excess of O over its value without correlation is scaled by the geometric mean of what E12 does
+    to the excess of both queries, exact for small s and at r = 1. Rotary positions: gaps that make
+    scores differ are those of turned keys, :math:`q - K_{ss'} \kappa(s - s')`, and r sums over
+    frequencies as in `sigprop.maps.rotary`.
 
     Examples
     --------
     >>> import numpy as np
     >>> from sigprop.layout import make_layout
-    >>> from sigprop.maps.causal import CausalAttention
+    >>> from sigprop.maps.attention import Attention, Mask
+    >>> from sigprop.maps.causal import PositionGeometry
+    >>> from sigprop.maps.interface import Place
+    >>> from sigprop.maps.weights import Exact
     >>> from sigprop.state import State
-    >>> attention = CausalAttention(make_layout(3), 3, beta=0.0, sigma_v2=1.0)
-    >>> attention(State(1.0, np.full((3, 3), 0.5))).q[:, 0].round(6).tolist()
+    >>> layout = make_layout(3)
+    >>> attention = Attention(beta=0.0, sigma_v2=1.0, context=3, mask=Mask())
+    >>> place = Place(PositionGeometry(layout), Exact(layout))
+    >>> attention.forward(State(1.0, np.full((3, 3), 0.5)), place).kernel.q[:, 0].round(6).tolist()
     [1.0, 0.75, 0.666667]
     """
 
     layout: Layout
-    context: int
-    beta: Number
-    sigma_v2: Number
-    sigma_b2: Number = 0.0
-    sigma_o2: Number = 1.0
-    centred: bool = False
-    head_width: float | None = None
-    rotary_base: float | None = None
-    record: Callable[[Seen], None] | None = None
-    statistics: Statistics | None = None
-
-    def __call__(self, state: State) -> State:
-        """Apply the map."""
-        gap, (i, j), count = np.asarray(state.gap), self.layout.couples, self.layout.queries.count
-        sigma, r, keys, turned = self._scores(state.q, gap)
-        own_sigma, near = turned.shrink * sigma, np.broadcast_to(turned.near, sigma.shape)
-        single = self._weights.single(own_sigma)
-        excess = self._weights.shared(own_sigma, r) * single.heads[..., i] * single.heads[..., j]
-        most = np.sqrt(np.maximum(single.excess[..., i] * single.excess[..., j], 0.0))
-        alike = np.clip(np.divide(excess, most, out=np.zeros_like(most), where=most > 0), 0.0, 1.0)
-        y2, even = 1 / count + single.excess, self.layout.common / (count[i] * count[j])
-        joint = excess + keys.products * (1 - alike)
-        overlap = even + joint
-        if self.record is not None:
-            self.record(self._seen(sigma, single, joint, keys))
-        own, mixed = keys.means(gap)
-        both = alike * np.expm1((np.log1p(near[..., i]) + np.log1p(near[..., j])) / 2)
-        alone, kept = (y2 - 1) * near * own, (overlap - 1) * both * mixed
-        if self.centred:
-            apart, across = keys.excess(gap)
-            alone += (single.excess - keys.squares) * own - apart
-            kept += (excess - keys.products * alike) * mixed - across
-        else:
-            alone, kept = alone + (y2 - 1) * own, kept + (overlap - 1) * mixed
-        return self._projected(state.q, alone, kept)
 
     @property
-    def _weights(self) -> Statistics:
-        known = self.statistics
-        return known or Exact(self.layout, self.head_width, self.rotary_base)
+    def tokens(self) -> int:
+        """Context length T."""
+        return int(self.layout.edges[-1])
 
-    def _scores(self, q: Number, gap: Floats) -> tuple[Floats, Floats, Preferred, Turned]:
-        """Score deviations, correlations of couples, mean weights of keys, and `Turned`."""
-        layout, level = self.layout, _row(q)
+    def initial(self, q: Number, rho: Number) -> State:
+        """Kernel of tokens of one variance and one overlap."""
+        return State(q, np.where(self.layout.pairs > 0, q * (1 - np.asarray(rho)), 0.0))
+
+    def pairs(self, kernel: State) -> tuple[Floats, Floats, Number]:
+        """Variances of the two tokens of each pair of blocks, and gaps."""
+        column = np.broadcast_to(kernel.q, (*np.shape(kernel.gap)[:-1], 1))
+        return column, np.swapaxes(column, -1, -2), kernel.gap
+
+    def scores(self, layer: Attention, kernel: State) -> PositionScores:
+        """Deviations of the scores, correlations of two queries' and variances of the keys'."""
+        layout, level, gap = self.layout, _row(kernel.q), np.asarray(kernel.gap)
         (i, j), cells, position = layout.couples, layout.cells, layout.queries.position
-        omega = frequencies(self.rotary_base, turned_width(self.head_width))
-        waves, whole = layout.waves(omega), np.asarray(q)[..., None]
+        omega = frequencies(layer.rotary_base, turned_width(layer.head_width))
+        waves, whole = layout.waves(omega), np.asarray(kernel.q)[..., None]
         values = gap[..., None, :, :] * waves + whole * (1 - waves)
         parts = layout.own(values)  # variances of differences of scores, by frequency
         own, cosines = parts.mean(axis=-2), np.cos(omega[:, None] * (position[j] - position[i]))
         root = np.sqrt(own[..., i] * own[..., j])
         r = (1 - gap[..., cells[0], cells[1]] / level) * (parts[..., i] * cosines).mean(axis=-2)
         r = np.divide(r, root, out=np.zeros_like(root), where=root > 0)
-        scale = _row(self.beta) ** 2 * np.log(self.context) * level
-        sigma, wide = np.sqrt(scale * own), own[..., None] > 0
+        scale = _row(layer.beta) ** 2 * np.log(layer.context) * level
+        wide = own[..., None] > 0
         beside = layout.beside(values.mean(axis=-3)) / np.where(wide, own[..., None], 1.0)
-        ratio = np.where(wide, np.maximum(2 * beside - 1, 0.0), 1.0)
-        keys = prefer(layout, self._weights.favour(sigma, ratio))
-        turned = self._weights.turned(scale * level, gap / np.asarray(q), sigma, keys.weight)
-        keys = Preferred(layout, keys.more * np.asarray(turned.part)[..., None])
-        return sigma, np.clip(r, -1.0, 1.0), keys, turned
+        return PositionScores(
+            std=np.sqrt(scale * own),
+            correlation=np.clip(r, -1.0, 1.0),
+            key_variance=np.where(wide, np.maximum(2 * beside - 1, 0.0), 1.0),
+            whole=scale * level,
+            deficit=gap / np.asarray(kernel.q),
+            context=layer.context,
+        )
 
-    def _projected(self, q: Number, alone: Floats, kept: Floats) -> State:
-        """Kernel after values and output projection, from each query's and each pair's part."""
-        value, (i, j) = self.sigma_o2 * self.sigma_v2, self.layout.cells
+    def mix(
+        self, kernel: State, attention: PositionStats, value: Number, bias: Number, centred: bool
+    ) -> State:
+        """Kernel of the means of values over keys, from each query's and each couple's part."""
+        gap, (i, j), near = np.asarray(kernel.gap), self.layout.couples, attention.near
+        keys, single, alike = attention.keys, attention.single, attention.alike
+        own, mixed = keys.means(gap)
+        both = alike * np.expm1((np.log1p(near[..., i]) + np.log1p(near[..., j])) / 2)
+        alone = (attention.y2 - 1) * near * own
+        kept = (attention.overlap - 1) * both * mixed
+        if centred:
+            apart, across = keys.excess(gap)
+            alone += (single.excess - keys.squares) * own - apart
+            kept += (attention.shared - keys.products * alike) * mixed - across
+        else:
+            alone = alone + (attention.y2 - 1) * own
+            kept = kept + (attention.overlap - 1) * mixed
+        return self._state(kernel.q, alone, kept, value, 0.0 if centred else bias, centred)
+
+    def _state(
+        self, q: Number, alone: Floats, kept: Floats, value: Number, bias: Number, centred: bool
+    ) -> State:
+        i, j = self.layout.cells
         gap = (alone[..., i] + alone[..., j]) / 2 - kept
-        start = 0.0 if self.centred else value * q + self.sigma_o2 * self.sigma_b2
+        start = 0.0 if centred else value * q + bias
         column = alone[..., : len(self.layout.size), None]
         return State(start + value * column, value * self.layout.spread_out(gap))
 
-    def _seen(self, sigma: Floats, single: Single, joint: Floats, keys: Preferred) -> Seen:
-        rows, (i, j) = self.layout.centres, self.layout.couples
-        size, columns = len(rows.count), (sigma, single.entropy, single.excess, single.deficit)
-        std, entropy, excess, deficit = (c[..., :size] for c in columns)
-        first = np.where(rows.low < 1, keys.weight[..., :size, 0] / rows.count, 0.0)
-        count = self.layout.queries.count
-        even = self.layout.common / (count[i] * count[j])
-        overlap, above = (self.layout.spread_out(v) for v in (even + joint, joint))
-        return Seen(std, 1 / rows.count + excess, entropy, first, overlap, excess, deficit, above)
+    def deficits(self, kernel: State) -> Floats:
+        """Overlap deficits 1 - rho of all pairs of blocks."""
+        return np.asarray(Norm().at(*self.pairs(kernel)).gap)
+
+    def deficit(self, kernel: State) -> Floats:
+        """Mean overlap deficit over all pairs of different tokens."""
+        pairs = self.layout.pairs
+        return np.asarray(np.sum(self.deficits(kernel) * pairs, axis=(-2, -1)) / np.sum(pairs))
+
+    def variances(self, kernel: State) -> Floats:
+        """Variance of the tokens of each block."""
+        return np.broadcast_to(kernel.q, (*np.shape(kernel.gap)[:-1], 1))[..., 0]
+
+    def variance(self, kernel: State) -> Floats:
+        """Mean variance of the tokens."""
+        return np.asarray(self.variances(kernel) @ self.layout.size / self.layout.edges[-1])
+
+    def is_valid(self, kernel: State) -> Bools:
+        """Whether the kernel is finite and no token has vanished, for each stack."""
+        q = self.variances(kernel)
+        alive = np.all((q > 0) & (q < LARGEST), axis=-1)
+        return np.asarray(alive & np.all(np.isfinite(kernel.gap), axis=(-2, -1)))
+
+    def select(self, known: Bools, kernel: State, other: State) -> State:
+        """Kernel of the stacks that are known, another one of the rest."""
+        wide = known[..., None, None]
+        return State(np.where(wide, kernel.q, other.q), np.where(wide, kernel.gap, other.gap))
 
 
 def _row(value: Number) -> Number:

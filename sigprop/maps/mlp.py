@@ -9,7 +9,10 @@ import numpy as np
 
 from sigprop.arrays import Floats, Number
 from sigprop.maps.activations import Activation, Dual
-from sigprop.state import State, multiplied
+from sigprop.maps.fluctuation import BranchNoise, Fluctuation, common_part
+from sigprop.maps.interface import BackwardStep, Place, Spread, Step
+from sigprop.maps.mlp_units import unit_noise
+from sigprop.state import Gradient, State, multiplied
 
 __all__ = ["Mlp", "Moments"]
 
@@ -88,6 +91,9 @@ class Mlp:
     q : array, optional
         Variance of every input that will come, when it is known (behind a norm): the dual
         activation is then prepared once.
+    width, ratio : float
+        Width d of the stream, infinite by default, and number of hidden units over d: for the
+        spread over networks.
 
     Notes
     -----
@@ -98,7 +104,7 @@ class Mlp:
     >>> from sigprop.maps.activations import activation
     >>> from sigprop.maps.mlp import Mlp
     >>> from sigprop.state import State
-    >>> float(Mlp(activation("relu"), 1.0, 2.0)(State(1.0, 0.0)).q)
+    >>> float(Mlp(activation("relu"), 1.0, 2.0).at(State(1.0, 0.0)).q)
     1.0
     """
 
@@ -108,6 +114,8 @@ class Mlp:
     sigma_b2: Number = 0.0
     gated: bool = False
     q: Number | None = None
+    width: float = np.inf
+    ratio: float = 1.0
 
     def __post_init__(self) -> None:
         constants = None if self.q is None else self._constants(self.q)
@@ -124,8 +132,31 @@ class Mlp:
             _number(self.sigma_w2_2 * variance + self.sigma_b2),
         )
 
-    def __call__(self, state: State) -> State:
+    def forward(self, kernel: State, place: Place) -> Step:
         """Apply the map."""
+        return Step(self.at(kernel))
+
+    def at(self, state: State) -> State:
+        """Kernel behind the MLP: tokens meet in no other layer than attention.
+
+        Parameters
+        ----------
+        state : State
+            Kernel that it reads, of any pairs of tokens of one variance.
+
+        Returns
+        -------
+        State
+            The kernel.
+
+        Examples
+        --------
+        >>> from sigprop.maps.activations import activation
+        >>> from sigprop.maps.mlp import Mlp
+        >>> from sigprop.state import State
+        >>> float(Mlp(activation("linear"), 1.0, 2.0).at(State(1.0, 0.25)).gap)
+        0.5
+        """
         known: _Constants = getattr(self, "_prepared", None) or self._constants(state.q)
         x = state.gap * known.inner
         drop = known.dual.drop(1.0 * x if self.gated else x)  # which may overwrite x
@@ -194,3 +225,39 @@ class Mlp:
         if self.gated:
             rate = rate * dual.q + dual.variance
         return np.asarray(self.sigma_w1_2 * self.sigma_w2_2 * rate)
+
+    def backward(
+        self, kernel: State, gradient: Gradient, place: Place, spread: Spread
+    ) -> BackwardStep:
+        """E23: the slopes' kernel times that of the gradient; gradients of w1 and w2."""
+        hidden, slopes = self.second_moments(kernel)
+        own, cross = slopes.own * gradient.q, slopes.cross * gradient.others
+        inner = self.sigma_w1_2 * self.sigma_w2_2
+        p = kernel.q - kernel.gap
+        weights = {
+            "w1": self.sigma_w2_2 * (kernel.q * own + p * cross),
+            "w2": hidden.own * gradient.q + hidden.cross * gradient.others,
+        }
+        return BackwardStep(Gradient(inner * own, inner * cross), weights)
+
+    def branch(
+        self, read: State, points: State, networks: Fluctuation, unit: State, place: Place
+    ) -> BranchNoise:
+        """E26: sums over hidden units, and the pairs of tokens that stay what they were."""
+        own, out, t = self.at(read), self.at(points), float(place.geometry.tokens)
+        p, gap = common_part(own, t) / float(unit.q), float(own.gap) / float(unit.gap)
+        d = self.width
+        noise, tokens = (v / (self.ratio * d) for v in unit_noise(self, read, unit, t))
+        out = State(out.q, out.gap + self._bend(read, networks.crowding / d))
+        crowding = d * float(noise[1, 1]) + gap**2 / self.ratio
+        return BranchNoise(p, gap, out, noise, crowding, gap, tokens)
+
+    def _bend(self, state: State, crowding: float) -> Floats:
+        r"""Change of the mean gap by the variance of overlaps over pairs, to second order.
+
+        Overlaps vary by :math:`gap^2 \kappa (1 + \rho(2 - \rho))/d`, `crowding` being kappa/d.
+        """
+        rho = max(float(1 - state.gap / state.q), 0.0)
+        step = np.sqrt(min(crowding * (1 + rho * (2 - rho)), 1.0))
+        gap = np.asarray(self.at(State(state.q, state.gap * (1 + step * np.array([-1, 0, 1])))).gap)
+        return np.asarray((gap[0] + gap[2]) / 2 - gap[1])

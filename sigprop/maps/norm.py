@@ -7,17 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from sigprop.arrays import Number
-from sigprop.state import State, scaled
+from sigprop.maps.fluctuation import Fluctuation, moments, normed
+from sigprop.maps.interface import BackwardStep, Place, Spread, Step
+from sigprop.state import Gradient, State, scaled
 
 __all__ = ["Norm"]
 
 
 @dataclass(frozen=True)
 class Norm:
-    r"""LayerNorm or RMSNorm with gain: :math:`q' = \gamma^2`, :math:`gap' = \gamma^2 gap/q` (E14).
+    r"""LayerNorm or RMSNorm: :math:`K_{tt'} \to \gamma^2 K_{tt'}/\sqrt{q_t q_{t'}}` (E14).
 
-    In wide networks of zero-mean features the two norms act alike; their epsilon is neglected
-    (relative size epsilon/q).
+    In gaps, without cancellation:
+    :math:`gap' = \gamma^2\,[gap - (\sqrt{q_t} - \sqrt{q_{t'}})^2/2] / \sqrt{q_t q_{t'}}`, which is
+    :math:`\gamma^2 gap/q` where tokens have one variance. In wide networks of zero-mean features
+    the two norms act alike; their epsilon is neglected (relative size epsilon/q).
 
     Parameters
     ----------
@@ -30,17 +34,56 @@ class Norm:
 
     Examples
     --------
+    >>> from sigprop.maps.exchangeable import Exchangeable
+    >>> from sigprop.maps.interface import Place
     >>> from sigprop.maps.norm import Norm
     >>> from sigprop.state import State
-    >>> Norm(1.0)(State(4.0, 1.0)).gap
+    >>> Norm(1.0).forward(State(4.0, 1.0), Place(Exchangeable(), None)).kernel.gap
     0.25
     """
 
     gain: Number = 1.0
 
-    def __call__(self, state: State) -> State:
+    def forward(self, kernel: State, place: Place) -> Step:
         """Apply the map."""
+        return Step(self.at(*place.geometry.pairs(kernel)))
+
+    def at(self, own: Number, other: Number | None, gap: Number) -> State:
+        """Kernel behind the norm.
+
+        Parameters
+        ----------
+        own, other : float or array
+            Variances of the two tokens of each pair; None where they are equal.
+        gap : float or array
+            Gap of the pair.
+
+        Returns
+        -------
+        State
+            The kernel.
+
+        Examples
+        --------
+        >>> from sigprop.maps.norm import Norm
+        >>> float(Norm().at(1.0, 4.0, 2.5).gap)
+        1.0
+        """
         square = self.gain * self.gain
-        if np.ndim(state.q) == 0:
-            return State(square, state.gap * float(np.divide(square, state.q)))
-        return State(square, scaled(state.gap / state.q, square))
+        if other is not None:
+            first, second = np.sqrt(own), np.sqrt(other)
+            return State(square, square * (gap - (first - second) ** 2 / 2) / (first * second))
+        if np.ndim(own) == 0:
+            return State(square, gap * float(np.divide(square, own)))
+        return State(square, scaled(gap / own, square))
+
+    def backward(
+        self, kernel: State, gradient: Gradient, place: Place, spread: Spread
+    ) -> BackwardStep:
+        """E23: division by the variance before the norm, without the radial direction, 1/d."""
+        scale = self.gain * self.gain / kernel.q
+        return BackwardStep(Gradient(scale * gradient.q, scale * gradient.others), {})
+
+    def noise(self, networks: Fluctuation, place: Place) -> Fluctuation:
+        """Behind a norm tokens vary no more."""
+        return moments(normed(self, networks, networks.points, place), networks.crowding)

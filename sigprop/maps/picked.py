@@ -12,19 +12,28 @@ What comes of it after 6 to 12 layers is given in `sigprop.resolved.reach`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.arrays import Floats
+from sigprop.arrays import Floats, Number
 from sigprop.chebyshev import basis, fitted, nodes
 from sigprop.maps.distances import Distances, make_distances, make_field
 from sigprop.rem import coordinates as co
 from sigprop.rem.fields import Field
 
-__all__ = ["Drawn", "Picked", "Picking", "Tabulated", "tabulated_picks"]
+__all__ = [
+    "DistanceScores",
+    "DistanceStats",
+    "Drawn",
+    "PairProbabilities",
+    "Picked",
+    "Tabulated",
+    "tabulated_picks",
+]
 
 SHAPE = (10, 7, 4)  # nodes in the score deviation, the gap and its slope
 LOWEST = 0.2  # score deviation below which the quotients are constant
@@ -41,7 +50,7 @@ class Picked(NamedTuple):
         value for uniform attention.
     entropy : array, shape (...)
         In nats.
-    error : float
+    error : float or array
         Standard error of the first excess; zero where it was not drawn.
 
     Examples
@@ -53,14 +62,97 @@ class Picked(NamedTuple):
 
     excess: Floats
     entropy: Floats
-    error: float
+    error: Number
 
 
-Picking = Callable[[Floats, Floats], Picked]
+class DistanceScores(NamedTuple):
+    """Scores under rotary positions (`sigprop.maps.rotary`).
+
+    Attributes
+    ----------
+    std : array, shape (...)
+        Standard deviation of the scores about their mean over the context.
+    whole : array, shape (..., 1)
+        Score variance of two keys of gap q.
+    deficit : array, shape (..., J)
+        Gap over q of each group of distances.
+    common : array, shape (..., J)
+        Share of the way from 1/T to Y_2 that the overlap of two queries goes, by distance.
+    """
+
+    std: Floats
+    whole: Floats
+    deficit: Floats
+    common: Floats
 
 
-class Drawn:
-    """Draws of the scores of one stack.
+@dataclass(frozen=True)
+class DistanceStats:
+    """Statistics of one attention layer under rotary positions.
+
+    Parameters
+    ----------
+    distances : Distances
+        Groups of distances.
+    scores : DistanceScores
+        The scores.
+    excess : array, shape (..., J+1)
+        Probability that two picked keys are the same, or in each group of distances, less its value
+        for uniform attention.
+    entropy : array, shape (...)
+        In nats.
+    error : float
+        Standard error of the first excess; zero where it was not drawn.
+    """
+
+    distances: Distances
+    scores: DistanceScores
+    excess: Floats
+    entropy: Floats
+    error: Number
+
+    @property
+    def even(self) -> float:
+        """Weight of uniform attention, 1/T."""
+        return 1 / float(self.distances.sizes[-1])
+
+    @property
+    def reduced_beta(self) -> Floats:
+        """Score deviation over sqrt(log T)."""
+        return np.asarray(self.scores.std / np.sqrt(-np.log(self.even)))
+
+    @property
+    def entropy_ratio(self) -> Floats:
+        """Entropy over log T."""
+        return np.asarray(-self.entropy / np.log(self.even))
+
+    def columns(self) -> dict[str, Floats]:
+        """Score deviation, Y_2, mean overlap of two queries, entropy and error of Y_2."""
+        same = self.excess[..., 0]
+        overlap = self.even + same * (self.scores.common @ self.distances.even)
+        found = {"y2": self.even + same, "overlap": overlap, "entropy": self.entropy}
+        error = np.broadcast_to(self.error, np.shape(same))
+        columns = {"score_std": self.scores.std, "y2_error": error, **found}
+        return {name: np.asarray(value) for name, value in columns.items()}
+
+
+class PairProbabilities(ABC):
+    """Source of the probabilities that two picked keys are at a distance."""
+
+    distances: Distances
+
+    def __call__(self, scores: DistanceScores) -> DistanceStats:
+        """Statistics of the scores."""
+        found = self.picked(scores.whole, scores.deficit)
+        return DistanceStats(self.distances, scores, *found)
+
+    @abstractmethod
+    def picked(self, scale: Floats, deficit: Floats) -> Picked:
+        """Which keys a query picks."""
+
+
+class Drawn(PairProbabilities):
+    """Draws of the scores; leading axes are taken one by one.
 
     Parameters
     ----------
@@ -75,7 +167,7 @@ class Drawn:
     >>> from sigprop.maps.distances import make_distances, make_field
     >>> from sigprop.maps.picked import Drawn
     >>> drawn = Drawn(make_distances(8, 1e4, None), make_field(8, 1e4, None))
-    >>> drawn(np.zeros(1), np.ones(4)).excess.tolist()
+    >>> drawn.picked(np.zeros(1), np.ones(4)).excess.tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0]
     """
 
@@ -84,28 +176,39 @@ class Drawn:
         self._starts = np.concatenate([[0], distances.edges[:-1] + 1])
         self._place = np.log(np.arange(1, field.context))
 
-    def __call__(self, scale: Floats, deficit: Floats) -> Picked:
+    def picked(self, scale: Floats, deficit: Floats) -> Picked:
         """Average over the draws.
 
         Parameters
         ----------
-        scale : array, shape (1,)
+        scale : array, shape (..., 1)
             Score variance of two keys of gap q.
-        deficit : array, shape (J,)
+        deficit : array, shape (..., J)
             Gap over q of each group of distances, taken at its middle.
 
         Returns
         -------
         Picked
-            Its entropy has the shape ().
+            For each stack.
         """
+        if deficit.ndim > 1:
+            return self._each(scale, deficit)
         near = np.interp(self._place, np.log(self.distances.middles), deficit)
         found = self.field.picks(scale.item(), 1 - np.concatenate([[0.0], near]))
         pairs = np.add.reduceat(found.pairs, self._starts)
         return Picked(pairs - self.distances.uniform, np.asarray(found.entropy), found.error)
 
+    def _each(self, scale: Floats, deficit: Floats) -> Picked:
+        """Stacks of the leading axes, one by one."""
+        shape = deficit.shape[:-1]
+        scale = np.broadcast_to(scale, (*shape, 1))
+        rows = [self.picked(scale[k], deficit[k]) for k in np.ndindex(shape)]
+        excess, entropy, error = (np.array(column) for column in zip(*rows, strict=True))
+        wide = (excess.reshape(*shape, -1), entropy.reshape(shape), error.reshape(shape))
+        return Picked(*wide)
 
-class Tabulated:
+
+class Tabulated(PairProbabilities):
     """Interpolated draws, for many stacks of one context at once.
 
     Parameters
@@ -119,12 +222,12 @@ class Tabulated:
     --------
     >>> import numpy as np
     >>> from sigprop.maps.picked import tabulated_picks
-    >>> tabulated_picks(8, 1e4, None, 2.0)(np.ones((5, 1)), np.ones((5, 4))).excess.shape
+    >>> tabulated_picks(8, 1e4, None, 2.0).picked(np.ones((5, 1)), np.ones((5, 4))).excess.shape
     (5, 5)
     """
 
     def __init__(self, drawn: Drawn, top: float) -> None:
-        self._top, even = top, drawn.distances.even
+        self.distances, self._top, even = drawn.distances, top, drawn.distances.even
         self._log = np.log(drawn.field.context)
         line = np.log(drawn.distances.middles)
         line = line - even @ line
@@ -132,7 +235,7 @@ class Tabulated:
         self._mean, self._slope = even, even * self._line / max(even @ self._line**2, SHORTEST**4)
         self._rows = self._nodes(drawn)
 
-    def __call__(self, scale: Floats, deficit: Floats) -> Picked:
+    def picked(self, scale: Floats, deficit: Floats) -> Picked:
         """Interpolate.
 
         Parameters
@@ -171,7 +274,7 @@ class Tabulated:
         slope = (nodes(SHAPE[2]) + 1) / 2
         rows = np.empty((*SHAPE, len(self._line) + 2))
         for a, b, c in np.ndindex(*SHAPE):
-            found = drawn(s[[a]] ** 2, own[b] * (1 + slope[c] * self._line))
+            found = drawn.picked(s[[a]] ** 2, own[b] * (1 + slope[c] * self._line))
             first = found.excess[0]
             rows[a, b, c, 0] = first * (1 + s[a] ** 2) / s[a] ** 2
             rows[a, b, c, 1:-1] = found.excess[1:] / first

@@ -32,52 +32,27 @@ twelve blocks (beta = 2, sigma_v2 = 2, four heads; 0.018 without rotation).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from sigprop.arrays import Floats, Number
+from sigprop.arrays import Bools, Floats, Number
+from sigprop.maps.attention import Attention
 from sigprop.maps.distances import Distances
-from sigprop.maps.picked import Picking
+from sigprop.maps.exchangeable import LARGEST
+from sigprop.maps.picked import DistanceScores, DistanceStats
 from sigprop.rem.table import Finite
 from sigprop.state import State
 
-__all__ = ["Heard", "RotaryAttention"]
+__all__ = ["DistanceGeometry"]
 
 FLAT = 1e-4  # reduced inverse temperature below which f is r to 1e-8
 
 
 @dataclass(frozen=True)
-class Heard:
-    """Statistics of one attention layer under rotary positions.
-
-    Attributes
-    ----------
-    score_std, y2, overlap, entropy : arrays
-        Standard deviation of scores about their mean over the context, participation ratio,
-        overlap averaged over pairs of queries, entropy in nats; one for each stack.
-    y2_error : float
-        Standard error of Y_2 from the drawn fields.
-
-    Examples
-    --------
-    >>> from sigprop.maps.rotary import Heard
-    >>> Heard(1.0, 0.5, 0.1, 2.0, 0.0).entropy
-    2.0
-    """
-
-    score_std: Number
-    y2: Number
-    overlap: Number
-    entropy: Number
-    y2_error: float
-
-
-@dataclass(frozen=True)
-class RotaryAttention:
-    """Attention with rotary positions; the state has one gap for each group of distances.
+class DistanceGeometry:
+    """Geometry of pairs told apart by distance; the state has one gap for each group of distances.
 
     Leading axes are many stacks at once; their variances and parameters have the shape (..., 1).
 
@@ -85,17 +60,8 @@ class RotaryAttention:
     ----------
     distances : Distances
         Groups of distances.
-    context : int
+    tokens : int
         Context length T.
-    picking : callable
-        Source of the pair probabilities: `sigprop.maps.picked.Drawn`, for one stack, or
-        `sigprop.maps.picked.Tabulated`.
-    beta, sigma_v2, sigma_b2, sigma_o2 : float or array
-        Inverse temperature and weight variances.
-    centred : bool
-        Whether attention is centred.
-    record : callable, optional
-        Receives the `Heard` of every call.
 
     Notes
     -----
@@ -104,45 +70,77 @@ class RotaryAttention:
     Examples
     --------
     >>> import numpy as np
+    >>> from sigprop.maps.attention import Attention
     >>> from sigprop.maps.distances import make_distances, make_field
+    >>> from sigprop.maps.interface import Place
     >>> from sigprop.maps.picked import Drawn
-    >>> from sigprop.maps.rotary import RotaryAttention
+    >>> from sigprop.maps.rotary import DistanceGeometry
     >>> from sigprop.state import State
     >>> d = make_distances(8, 1e4, None)
-    >>> picking = Drawn(d, make_field(8, 1e4, None))
-    >>> attention = RotaryAttention(d, 8, picking, beta=0.0, sigma_v2=1.0)
-    >>> attention(State(1.0, np.full(4, 0.5))).q.round(6).tolist()
+    >>> place = Place(DistanceGeometry(d, 8), Drawn(d, make_field(8, 1e4, None)))
+    >>> attention = Attention(beta=0.0, sigma_v2=1.0, context=8, rotary_base=1e4)
+    >>> attention.forward(State(1.0, np.full(4, 0.5)), place).kernel.q.round(6).tolist()
     [0.5625]
     """
 
     distances: Distances
-    context: int
-    picking: Picking
-    beta: Number
-    sigma_v2: Number
-    sigma_b2: Number = 0.0
-    sigma_o2: Number = 1.0
-    centred: bool = False
-    record: Callable[[Heard], None] | None = None
+    tokens: int
 
-    def __call__(self, state: State) -> State:
-        """Apply the map."""
-        gap = np.asarray(state.gap)
-        q = np.broadcast_to(state.q, (*gap.shape[:-1], 1))
-        scale = np.square(self.beta) * np.log(self.context) * q  # variance of scores over q
-        found = self.picking(scale * q, gap / q)
+    def initial(self, q: Number, rho: Number) -> State:
+        """Kernel of tokens of one variance and one overlap."""
+        return State(q, q * (1 - np.asarray(rho)) * np.ones(len(self.distances.edges) - 1))
+
+    def pairs(self, kernel: State) -> tuple[Number, None, Number]:
+        """All tokens have one variance."""
+        return kernel.q, None, kernel.gap
+
+    def scores(self, layer: Attention, kernel: State) -> DistanceScores:
+        """Variances of the scores, and the shares of two queries' attention that are common."""
+        gap = np.asarray(kernel.gap)
+        q = np.broadcast_to(kernel.q, (*gap.shape[:-1], 1))
+        scale = np.square(layer.beta) * np.log(self.tokens) * q  # variance of scores over q
         variance = self._variance(q, gap)
-        common = self._common(q, gap, variance)
-        spread = -np.sum(found.excess[..., 1:] * gap, axis=-1, keepdims=True)
-        if self.record is not None:
-            std = np.sqrt(scale * np.mean(variance, axis=-1, keepdims=True))[..., 0]
-            y2, even = found.excess[..., 0], 1 / self.context
-            overlap = even + y2 * (common @ self.distances.even)
-            self.record(Heard(std, even + y2, overlap, found.entropy, found.error))
-        value = self.sigma_o2 * self.sigma_v2
+        return DistanceScores(
+            std=np.sqrt(scale * np.mean(variance, axis=-1, keepdims=True))[..., 0],
+            whole=scale * q,
+            deficit=gap / q,
+            common=self._common(layer.beta, q, gap, variance),
+        )
+
+    def mix(
+        self, kernel: State, attention: DistanceStats, value: Number, bias: Number, centred: bool
+    ) -> State:
+        """Kernel of the means of values over keys, by the distances of picked keys."""
+        gap = np.asarray(kernel.gap)
+        q = np.broadcast_to(kernel.q, (*gap.shape[:-1], 1))
+        spread = -np.sum(attention.excess[..., 1:] * gap, axis=-1, keepdims=True)
         seen = np.sum(self.distances.uniform[1:] * gap, axis=-1, keepdims=True)
-        whole = value * (q - seen + spread) + self.sigma_o2 * self.sigma_b2
-        return State(value * spread if self.centred else whole, value * spread * (1 - common))
+        whole = value * spread if centred else value * (q - seen + spread) + bias
+        return State(whole, value * spread * (1 - attention.scores.common))
+
+    def is_valid(self, kernel: State) -> Bools:
+        """Whether the kernel is finite and has not vanished, for each stack."""
+        gap = np.asarray(kernel.gap)
+        q = np.broadcast_to(kernel.q, (*gap.shape[:-1], 1))[..., 0]
+        return np.asarray((q > 0) & (q < LARGEST) & np.all(np.isfinite(gap) & (gap >= 0), axis=-1))
+
+    def select(self, known: Bools, kernel: State, other: State) -> State:
+        """Kernel of the stacks that are known, another one of the rest."""
+        wide = known[..., None]
+        return State(np.where(wide, kernel.q, other.q), np.where(wide, kernel.gap, other.gap))
+
+    def deficits(self, kernel: State) -> Floats:
+        """Overlap deficits 1 - rho by distance."""
+        return np.asarray(kernel.gap / kernel.q)
+
+    def deficit(self, kernel: State) -> Floats:
+        """Mean overlap deficit over all pairs of different tokens."""
+        return np.asarray(self.deficits(kernel) @ self.distances.even)
+
+    def variance(self, kernel: State) -> Floats:
+        """Mean variance of the tokens."""
+        gap = np.asarray(kernel.gap)
+        return np.broadcast_to(kernel.q, (*gap.shape[:-1], 1))[..., 0]
 
     def _variance(self, q: Floats, gap: Floats) -> Floats:
         """Variance of scores about their mean over the context, at each frequency, over q."""
@@ -150,12 +148,12 @@ class RotaryAttention:
 
     @cached_property
     def _rem(self) -> Finite:
-        return Finite(self.context)
+        return Finite(self.tokens)
 
-    def _common(self, q: Floats, gap: Floats, variance: Floats) -> Floats:
+    def _common(self, beta: Number, q: Floats, gap: Floats, variance: Floats) -> Floats:
         """Share f of the way from 1/T to Y_2 that the overlap goes, for each group of distances."""
         waves = variance @ self.distances.waves[1:].T / np.sum(variance, axis=-1, keepdims=True)
         mean = np.mean(variance, axis=-1, keepdims=True)
-        b = np.maximum(self.beta * np.sqrt(q * mean), FLAT)
+        b = np.maximum(beta * np.sqrt(q * mean), FLAT)
         weights = self._rem.weights(b, 1 - (1 - gap / q) * waves)
         return np.asarray(1 - weights.spread / weights.excess)

@@ -28,7 +28,7 @@ from sigprop.arrays import Floats, Ints, Number
 from sigprop.chebyshev import basis, fitted, nodes
 from sigprop.layout import make_layout, pairs_between
 from sigprop.maps.together import RATIOS, Together, Turned, between, resolved
-from sigprop.maps.weights import Exact, Single, from_ratio, to_ratio
+from sigprop.maps.weights import Exact, QueryStatistics, Single, from_ratio, to_ratio
 from sigprop.rem import coordinates as co
 from sigprop.rem.table import head_nodes
 from sigprop.rem.unequal import mean_weights, queries, shared_excess
@@ -46,7 +46,7 @@ SMALL = 1e-9
 LOWEST = 0.2  # score deviation below which the third quotient is constant
 
 
-class Tabulated:
+class Tabulated(QueryStatistics):
     """Statistics of the queries of a layout by interpolation; any leading axes.
 
     Parameters

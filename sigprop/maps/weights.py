@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from sigprop.arrays import Floats, Number
 from sigprop.chebyshev import basis, nodes, transform
 from sigprop.layout import Layout
+from sigprop.maps.preferred import Preferred, prefer
 from sigprop.maps.together import Together, Turned, between, resolved
 from sigprop.rem.table import Finite
 from sigprop.rem.unequal import mean_weights, queries, shared_excess
 
-__all__ = ["Exact", "Single", "Statistics", "from_ratio", "to_ratio"]
+__all__ = [
+    "Exact",
+    "PositionScores",
+    "PositionStats",
+    "QueryStatistics",
+    "Single",
+    "from_ratio",
+    "to_ratio",
+]
 
 LEVELS = 10  # variances of a key between which the logarithm of its weight is interpolated
 SMALLEST = 1e-9  # score deviation
@@ -92,25 +104,184 @@ class Single(NamedTuple):
     deficit: Floats
 
 
-class Statistics(Protocol):
+class PositionScores(NamedTuple):
+    r"""Scores of queries that see their own keys (`sigprop.maps.causal`).
+
+    Attributes
+    ----------
+    std : array, shape (..., P)
+        Standard deviation over the keys that a query sees.
+    correlation : array, shape (..., N)
+        Correlation of the scores of the two queries of each couple, about their means.
+    key_variance : array, shape (..., P, B)
+        Variance of the score of a key of each block, over the mean one.
+    whole : float or array, shape (..., 1)
+        Score variance of two keys of gap q.
+    deficit : array, shape (..., B, B)
+        Gap over q of two keys, by block.
+    context : float
+        Context length T, whose logarithm scales the scores.
+    """
+
+    std: Floats
+    correlation: Floats
+    key_variance: Floats
+    whole: Number
+    deficit: Floats
+    context: Number
+
+
+@dataclass(frozen=True)
+class PositionStats:
+    """Statistics of one attention layer, query by query and couple by couple.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+    scores : PositionScores
+        The scores.
+    keys : Preferred
+        Mean weights of the keys.
+    near : array, shape (..., P)
+        What correlations of scores do to the mean gap of two keys that one query picks.
+    single : Single
+        Statistics of one query.
+    shared : array, shape (..., N)
+        Overlap of a couple above its value for equal weights, from the correlation of its scores.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layout import make_layout
+    >>> from sigprop.maps.attention import Attention, Mask
+    >>> from sigprop.maps.causal import PositionGeometry
+    >>> from sigprop.maps.weights import Exact
+    >>> from sigprop.state import State
+    >>> layout = make_layout(3)
+    >>> layer = Attention(beta=0.0, sigma_v2=1.0, context=3, mask=Mask())
+    >>> scores = PositionGeometry(layout).scores(layer, State(1.0, np.full((3, 3), 0.5)))
+    >>> Exact(layout)(scores).y2.round(3).tolist()
+    [1.0, 0.5, 0.333]
+    """
+
+    layout: Layout
+    scores: PositionScores
+    keys: Preferred
+    near: Floats
+    single: Single
+    shared: Floats
+
+    @cached_property
+    def alike(self) -> Floats:
+        """Share of the way from equal weights to Y_2 that the overlap of a couple goes."""
+        i, j = self.layout.couples
+        excess = self.single.excess
+        most = np.sqrt(np.maximum(excess[..., i] * excess[..., j], 0.0))
+        share = np.divide(self.shared, most, out=np.zeros_like(most), where=most > 0)
+        return np.clip(share, 0.0, 1.0)
+
+    @cached_property
+    def y2(self) -> Floats:
+        """Participation ratio of each query."""
+        return np.asarray(1 / self.layout.queries.count + self.single.excess)
+
+    @cached_property
+    def joint(self) -> Floats:
+        """Overlap of each couple above that of equal weights."""
+        return np.asarray(self.shared + self.keys.products * (1 - self.alike))
+
+    @cached_property
+    def overlap(self) -> Floats:
+        """Overlap of each couple."""
+        return np.asarray(self._even + self.joint)
+
+    @property
+    def _even(self) -> Floats:
+        (i, j), count = self.layout.couples, self.layout.queries.count
+        return np.asarray(self.layout.common / (count[i] * count[j]))
+
+    @property
+    def reduced_beta(self) -> Floats:
+        """Mean over positions of the score deviation, over sqrt(log T)."""
+        size = self.layout.size
+        mean = self.scores.std[..., : len(size)] @ size / size.sum()
+        return np.asarray(mean / np.sqrt(np.log(self.scores.context)))
+
+    @property
+    def entropy_ratio(self) -> Floats:
+        """Mean over positions of the entropy over log n, where a query sees n > 1 keys."""
+        size, count = self.layout.size, self.layout.centres.count
+        known = np.where(count > 1, size, 0)
+        ratio = self.single.entropy[..., : len(size)] / np.log(np.maximum(count, 2.0))
+        return np.asarray(ratio @ known / max(known.sum(), 1))
+
+    def columns(self) -> dict[str, Floats]:
+        """By block of positions: score_std, y2, excess, entropy, deficit, first_weight; of two
+        blocks: overlap, and joint, its excess over that of equal weights.
+        """  # noqa: D205
+        rows, keep = self.layout.centres, len(self.layout.size)
+        one = {
+            "score_std": self.scores.std,
+            "excess": self.single.excess,
+            "entropy": self.single.entropy,
+            "deficit": self.single.deficit,
+        }
+        out = {name: value[..., :keep] for name, value in one.items()}
+        first = np.where(rows.low < 1, self.keys.weight[..., :keep, 0] / rows.count, 0.0)
+        out |= {"y2": 1 / rows.count + out["excess"], "first_weight": first}
+        two = {"overlap": self.overlap, "joint": self.joint}
+        return out | {name: self.layout.spread_out(value) for name, value in two.items()}
+
+
+class QueryStatistics(ABC):
     """Source of the statistics of attention in a layout."""
 
+    layout: Layout
+
+    def __call__(self, scores: PositionScores) -> PositionStats:
+        """Statistics of the queries of the layout.
+
+        Parameters
+        ----------
+        scores : PositionScores
+            The scores.
+
+        Returns
+        -------
+        PositionStats
+            Mean weights of the keys first; then what their correlations do; then one query and two.
+        """
+        keys = prefer(self.layout, self.favour(scores.std, scores.key_variance))
+        turned = self.turned(scores.whole, scores.deficit, scores.std, keys.weight)
+        keys = Preferred(self.layout, keys.more * np.asarray(turned.part)[..., None])
+        std = turned.shrink * scores.std
+        single, (i, j) = self.single(std), self.layout.couples
+        shared = self.shared(std, scores.correlation)
+        shared = shared * single.heads[..., i] * single.heads[..., j]
+        near = np.broadcast_to(turned.near, std.shape)
+        return PositionStats(self.layout, scores, keys, near, single, shared)
+
+    @abstractmethod
     def single(self, sigma: Floats) -> Single:
         """Statistics of each of `Layout.queries`."""
 
+    @abstractmethod
     def shared(self, sigma: Floats, r: Floats) -> Floats:
         """Excess overlap of each of `Layout.couples`, whose scores have correlation r."""
 
+    @abstractmethod
     def favour(self, sigma: Floats, ratio: Floats) -> Floats:
         """Weight of each key, whose score has `ratio` times the mean variance."""
 
+    @abstractmethod
     def turned(self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats) -> Turned:
         """Find what correlations of the keys' scores do to each of `Layout.queries`."""
 
 
 @dataclass(frozen=True)
-class Exact:
-    """Statistics by quadrature, for one stack.
+class Exact(QueryStatistics):
+    """Statistics by quadrature; leading axes are taken one by one.
 
     Parameters
     ----------
@@ -173,14 +344,14 @@ class Exact:
 
         Parameters
         ----------
-        sigma : array, shape (P,)
+        sigma : array, shape (..., P)
             Standard deviations of the scores.
-        r : array, shape (N,)
+        r : array, shape (..., N)
             Correlation of the scores of each couple.
 
         Returns
         -------
-        array, shape (N,)
+        array, shape (..., N)
             The excess.
 
         Examples
@@ -191,6 +362,8 @@ class Exact:
         >>> Exact(make_layout(2)).shared(np.ones(2), np.ones(1)).tolist()
         [0.0]
         """
+        if sigma.ndim > 1:
+            return _each(self.shared, sigma.shape[:-1], sigma, r)
         warm = np.maximum(sigma, COLD)  # below it the excess is linear in both deviations
         own, part = queries(warm, self.layout.queries.count), sigma / warm
         i, j = self.layout.couples
@@ -201,14 +374,14 @@ class Exact:
 
         Parameters
         ----------
-        sigma : array, shape (P,)
+        sigma : array, shape (..., P)
             Standard deviations of the scores.
-        ratio : array, shape (P, B)
+        ratio : array, shape (..., P, B)
             Variance of the score of a key of each block over the mean one.
 
         Returns
         -------
-        array, shape (P, B)
+        array, shape (..., P, B)
             The weights, up to a factor for each query: log weights by interpolation in the ratio.
 
         Examples
@@ -220,6 +393,8 @@ class Exact:
         >>> (found[2] / found[2, 0]).round(2).tolist()
         [1.0, 1.05, 1.0]
         """
+        if sigma.ndim > 1:
+            return _each(self.favour, sigma.shape[:-1], sigma, ratio)
         block, size = self.layout.blocks, len(self.layout.size)
         top = np.ones(size)
         np.maximum.at(top, block, ratio.max(axis=1))
@@ -235,19 +410,19 @@ class Exact:
 
         Parameters
         ----------
-        scale : float
+        scale : float or array, shape (..., 1)
             Score variance of two keys of gap q.
-        deficit : array, shape (B, B)
+        deficit : array, shape (..., B, B)
             Gap over q of two keys, by block.
-        sigma : array, shape (P,)
+        sigma : array, shape (..., P)
             Standard deviations of the scores.
-        weight : array, shape (P, B)
+        weight : array, shape (..., P, B)
             Mean weight of a key of each block.
 
         Returns
         -------
         Turned
-            Of shape (P,); scalar ones without scores.
+            Of shape (..., P); scalar ones without scores.
 
         Examples
         --------
@@ -259,9 +434,22 @@ class Exact:
         1.0
         """
         index = resolved(self.layout)
-        if not index.size or not scale:
+        if not index.size or not np.any(scale):
             return Turned(1.0, 0.0, 1.0)
+        if sigma.ndim > 1:
+            wide = np.broadcast_to(scale, (*sigma.shape[:-1], 1))
+            parts = (self.turned(wide[k].item(), deficit[k], sigma[k], weight[k])
+                     for k in np.ndindex(sigma.shape[:-1]))  # fmt: skip
+            rows = [np.broadcast_arrays(sigma[0], *part)[1:] for part in parts]
+            return Turned(*np.moveaxis(np.reshape(rows, (*sigma.shape[:-1], 3, -1)), -2, 0))
         cells = zip(self.layout.parts[index], sigma[index], weight[index], strict=True)
         together = Together(self.rotary_base, self.head_width)
         found = np.array([together(float(scale), deficit, *cell) for cell in cells])
         return Turned(*between(self.layout, found.T))
+
+
+def _each(function: Callable[..., Floats], shape: tuple[int, ...], *values: Floats) -> Floats:
+    """Apply a function to each entry of the leading axes, and put the results together."""
+    wide = [np.broadcast_to(v, (*shape, *np.shape(v)[len(shape) :])) for v in values]
+    rows = [function(*(v[k] for v in wide)) for k in np.ndindex(*shape)]
+    return np.reshape(rows, (*shape, *np.shape(rows[0])))

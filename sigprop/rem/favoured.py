@@ -11,7 +11,7 @@ from sigprop.arrays import Floats, Number
 from sigprop.errors import AssumptionError
 from sigprop.rem.biased import biased, biased_overlap
 from sigprop.rem.overlap import overlap, spread_at_gap
-from sigprop.rem.statistics import Passed, Weights, reduced_beta
+from sigprop.rem.statistics import Passed, Response, Source, Weights, reduced_beta
 from sigprop.rem.table import MAX_SIGMA
 from sigprop.state import State
 
@@ -22,7 +22,7 @@ NATS, CERTAIN = 40.0, 17.0  # e^-40 and normals beyond 12 sqrt 2 are below round
 Function = Callable[[Floats, Floats, Floats, Floats], Floats]
 
 
-class Favoured:
+class Favoured(Source):
     r"""Attention statistics of queries that favour their own key, behind a norm.
 
     Behind a norm the variance q is one number, so that the advantage
@@ -104,6 +104,10 @@ class Favoured:
         """
         own = self._known(lambda s, mu, t, x: biased(s, mu, t).own, b, x)
         return np.asarray(own - (1 - own) / (self.context - 1))
+
+    def response(self, b: Number, x: Number, tilt: int = 0) -> Response:
+        """Refused: a bias has no backward theory."""
+        raise AssumptionError("identity parts have no backward theory")
 
     def passed(self, beta: Number, state: State) -> Passed:
         """Parts of the gap that attention passes, as `sigprop.rem.Finite.passed`.

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from sigprop.arguments import validated
 from sigprop.arrays import Floats, Number
 from sigprop.errors import require
-from sigprop.rem.statistics import Passed, Weights
+from sigprop.rem.statistics import Passed, Source, Weights
 from sigprop.state import State, multiplied, subtracted
 
 __all__ = ["Limit", "critical_beta", "freezing"]
@@ -84,7 +84,7 @@ def freezing(b: ArrayLike) -> Floats:
 
 
 @validated
-class Limit:
+class Limit(Source):
     """Attention statistics at infinite context (E5); overlap vanishes and 1/T is dropped.
 
     The size of the approximation at T = 512 is 0.25 in Y_2 at beta = sqrt(2) and 0.07 at
@@ -160,7 +160,7 @@ class Limit:
         np.maximum(kept, 0.0, out=kept)
         return Passed(kept, kept)
 
-    def entropy_ratio(self, b: Number) -> Floats:
+    def entropy_ratio(self, b: Number, x: Number | None = None) -> Floats:
         """H / log T = max(0, 1 - b^2/2).
 
         Parameters

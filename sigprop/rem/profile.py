@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -9,17 +12,18 @@ from sigprop.arrays import Floats, Number
 from sigprop.cells import Cells
 from sigprop.chebyshev import Series, fit
 from sigprop.rem import coordinates as co
-from sigprop.rem.statistics import Passed, Weights, opposed
+from sigprop.rem.statistics import Passed, Source, Weights, opposed
 from sigprop.rem.table import Finite
 from sigprop.state import State, multiplied
 
-__all__ = ["Profile"]
+__all__ = ["Profile", "along_line"]
 
+PROFILE_COST = 256  # states for which one profile pays
 PROFILE_ERROR = 1e-7  # absolute, of excess and spread
 FLAT = 1e-5  # score standard deviation below which attention is uniform to 1e-10
 
 
-class Profile:
+class Profile(Source):
     r"""Statistics along the line b = B sqrt(x) that attention follows behind a norm.
 
     There q is constant, so at each inverse temperature everything depends on x = gap/q alone. Each
@@ -46,6 +50,7 @@ class Profile:
 
     def __init__(self, rem: Finite, top: ArrayLike) -> None:
         self.rem, self.even, context = rem, rem.even, rem.context
+        self.context, self.head_width = context, rem.head_width
         self._root = np.sqrt(np.log(context))
         self._top = np.asarray(top, dtype=np.float64) * self._root
         self._line = np.maximum(self._top, FLAT)
@@ -126,7 +131,7 @@ class Profile:
         unit *= self._rest(y)
         return unit, opposed(unit, fall, x)
 
-    def entropy_ratio(self, b: Number) -> Floats:
+    def entropy_ratio(self, b: Number, x: Number | None = None) -> Floats:
         """Attention entropy over log T.
 
         Parameters
@@ -146,3 +151,42 @@ class Profile:
         1.0
         """
         return self.rem.entropy_ratio(b)
+
+
+def along_line(rem: Any, top: Number, states: int) -> Any:
+    """Statistics behind a norm: a profile where that is cheaper than the full table.
+
+    Parameters
+    ----------
+    rem : Statistics
+        The statistics; others than `Finite` have no profile.
+    top : float or array
+        B = beta q, one for each line.
+    states : int
+        How many states will be looked up; beyond the table the states of one line share its
+        quadratures.
+
+    Returns
+    -------
+    Statistics or Profile
+        The cheaper of the two.
+
+    Examples
+    --------
+    >>> from sigprop.rem.profile import along_line
+    >>> from sigprop.rem import Finite
+    >>> type(along_line(Finite(512), 1.0, 10)).__name__
+    'Finite'
+    """
+    if not isinstance(rem, Finite):
+        return rem
+    lines = np.broadcast(top, rem.context).size
+    if lines == 1 and np.all(rem.context > co.MAX_CONTEXT):
+        return _line(float(rem.context.item()), rem.head_width, float(np.asarray(top).item()))
+    return Profile(rem, top) if states > PROFILE_COST * lines else rem
+
+
+@lru_cache(64)
+def _line(context: float, head_width: float | None, top: float) -> Profile:
+    """Profile of one line, kept: it takes seconds to fit beyond the table."""
+    return Profile(Finite(context, head_width), top)

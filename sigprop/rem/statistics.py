@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sigprop.arrays import Floats, Number
+from sigprop.errors import AssumptionError
 from sigprop.state import State, multiplied
 
-__all__ = ["Passed", "Rem", "Response", "Statistics", "Weights", "opposed", "reduced_beta"]
+__all__ = [
+    "ExchangeableStats",
+    "Passed",
+    "Rem",
+    "Response",
+    "Scores",
+    "Source",
+    "Statistics",
+    "Weights",
+    "opposed",
+    "reduced_beta",
+]
 
 
 class Passed(NamedTuple):
@@ -159,6 +172,110 @@ def reduced_beta(beta: Number, state: State) -> Floats:
     return np.asarray(beta * np.sqrt(state.q * state.gap))
 
 
+class Scores(NamedTuple):
+    """Scores of exchangeable tokens, by what attention reads.
+
+    Attributes
+    ----------
+    beta : float or array
+        Inverse temperature.
+    kernel : State
+        The tokens that attention reads.
+
+    Examples
+    --------
+    >>> from sigprop.rem.statistics import Scores
+    >>> from sigprop.state import State
+    >>> float(Scores(3.0, State(1.0, 0.25)).reduced_beta)
+    1.5
+    """
+
+    beta: Number
+    kernel: State
+
+    @property
+    def reduced_beta(self) -> Floats:
+        """Standard deviation over sqrt(log T)."""
+        return reduced_beta(self.beta, self.kernel)
+
+    @property
+    def decorrelation(self) -> Number:
+        """One less the correlation of the scores of two queries, gap/q (E9)."""
+        return self.kernel.gap / self.kernel.q
+
+
+@dataclass(frozen=True)
+class ExchangeableStats:
+    """Statistics of attention over exchangeable tokens, each computed when it is read.
+
+    Parameters
+    ----------
+    source : Rem
+        Where they come from.
+    scores : Scores
+        The scores.
+
+    Examples
+    --------
+    >>> from sigprop.rem import Limit
+    >>> from sigprop.rem.statistics import Scores
+    >>> from sigprop.state import State
+    >>> float(Limit()(Scores(4.0, State(1.0, 0.5))).passed.kept.round(12))
+    0.25
+    """
+
+    source: Any
+    scores: Scores
+
+    @property
+    def reduced_beta(self) -> Floats:
+        """Standard deviation of the scores over sqrt(log T)."""
+        return self.scores.reduced_beta
+
+    @property
+    def entropy_ratio(self) -> Floats:
+        """Entropy over log T."""
+        ratio = self.source.entropy_ratio(self.scores.reduced_beta, self.scores.decorrelation)
+        return np.asarray(ratio)
+
+    @property
+    def even(self) -> Number:
+        """Weight of uniform attention."""
+        return self.source.even  # type: ignore[no-any-return]
+
+    @property
+    def passed(self) -> Passed:
+        """Parts of the gap that attention passes."""
+        return self.source.passed(*self.scores)  # type: ignore[no-any-return]
+
+    @property
+    def own(self) -> Number:
+        """Mean weight on the own key less that on another."""
+        found = self.source.own(self.scores.reduced_beta, self.scores.decorrelation)
+        return found  # type: ignore[no-any-return]
+
+    def columns(self) -> dict[str, Floats]:
+        """Columns that all statistics follow from."""
+        x = np.asarray(self.scores.decorrelation)
+        return {"reduced_beta": self.scores.reduced_beta, "decorrelation": x}
+
+
+class Source:
+    """A random energy model as a source of attention statistics."""
+
+    def __call__(self, scores: Scores) -> ExchangeableStats:
+        """Statistics of exchangeable tokens."""
+        return ExchangeableStats(self, scores)
+
+    def own(self, b: Number, x: Number) -> Number:
+        """Mean weight on the own key less that on another: random scores favour no key."""
+        return 0.0
+
+    def response(self, b: Number, x: Number, tilt: int = 0) -> Response:
+        """Response of weights to scores; refused where it has no theory."""
+        raise AssumptionError("the gradient of scores grows as log T: it needs a finite context")
+
+
 class Rem(Protocol):
     """A random energy model as attention's map sees it.
 
@@ -190,13 +307,15 @@ class Rem(Protocol):
         """
         ...
 
-    def entropy_ratio(self, b: Number) -> Floats:
+    def entropy_ratio(self, b: Number, x: Number | None = None) -> Floats:
         """Attention entropy over log T, in [0, 1], at b = beta sqrt(q gap).
 
         Parameters
         ----------
         b : float or array
             Reduced inverse temperature beta sqrt(q gap), >= 0.
+        x : float or array, optional
+            gap/q, where the source depends on it.
 
         Returns
         -------

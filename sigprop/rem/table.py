@@ -32,7 +32,7 @@ from sigprop.errors import require
 from sigprop.rem import coordinates as co
 from sigprop.rem.finite import entropy_deficit
 from sigprop.rem.overlap import excess, response_at_gap, spread_at_gap
-from sigprop.rem.statistics import Passed, Response, Weights, opposed, reduced_beta
+from sigprop.rem.statistics import Passed, Response, Source, Weights, opposed, reduced_beta
 from sigprop.state import State
 
 __all__ = ["ERROR_BOUND", "Finite", "head_nodes"]
@@ -88,7 +88,7 @@ def head_nodes(head_width: float) -> tuple[Floats, Floats]:
 
 
 @validated
-class Finite:
+class Finite(Source):
     """Attention statistics at finite context length (E6-E9, E12).
 
     Parameters
@@ -208,7 +208,7 @@ class Finite:
         """
         return Response(*self._averaged(self._slopes, b, x, tilt=tilt))
 
-    def entropy_ratio(self, b: Number) -> Floats:
+    def entropy_ratio(self, b: Number, x: Number | None = None) -> Floats:
         """Attention entropy over log T.
 
         Parameters

@@ -1,4 +1,4 @@
-r"""Gradient kernel pulled back through each map, at finite context length (E22-E24).
+r"""Gradient kernel pulled back through attention, at finite context length (E22-E24).
 
 Each map pulls back the exchangeable gradient kernel :math:`q^g = g_t\cdot g_t/d`,
 :math:`p^g = g_t\cdot g_s/d`. Weights are taken as independent forward and backward (as in
@@ -49,175 +49,66 @@ the same holds for keys, values and the two matrices of the MLP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from sigprop.arrays import Floats, Number
-from sigprop.block import Fold
-from sigprop.crowding import keys
 from sigprop.errors import AssumptionError
-from sigprop.maps.attention import Attention
-from sigprop.maps.mlp import Mlp
-from sigprop.maps.norm import Norm
-from sigprop.maps.residual import Residual
+from sigprop.maps.interface import BackwardStep, Spread
+from sigprop.maps.key_directions import keys
 from sigprop.rem import Finite, Response, Traces, reduced_beta
-from sigprop.rem.favoured import Favoured
 from sigprop.state import Gradient, State
 
-__all__ = ["Pulled", "Spread", "pull"]
+if TYPE_CHECKING:
+    from sigprop.maps.attention import Attention
+
+__all__ = ["pull"]
 
 MAX_SIGMA = 40.0  # score standard deviation up to which the quadrature is used
 EXACT, NODES = 4, 7  # numbers of keys taken one by one, and nodes for the larger ones
 
 
-class Pulled(NamedTuple):
-    """Gradient kernel at the input of a map, and what its weights receive.
-
-    Attributes
-    ----------
-    gradient : Gradient
-        Kernel at the input.
-    weights : dict
-        Squared Frobenius norms by name, over T d (so for a gradient of total squared norm one) and
-        over the matrix's fan-in.
-    """
-
-    gradient: Gradient
-    weights: dict[str, Number]
-
-
-class Spread(NamedTuple):
-    """Variation around the state of a trajectory.
-
-    Attributes
-    ----------
-    seeds : float or None
-        Variance of log gap over networks; None for that of random tokens.
-    crowding : float
-        Width over the number of directions that tokens share.
-
-    Examples
-    --------
-    >>> from sigprop.pullback import Spread
-    >>> Spread().crowding
-    1.0
-    """
-
-    seeds: float | None = None
-    crowding: float = 1.0
-
-
-@singledispatch
-def pull(layer: Any, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
-    """Pull a gradient kernel back through a map.
+def pull(
+    layer: Attention, state: State, gradient: Gradient, rem: Finite, spread: Spread
+) -> BackwardStep:
+    """Pull a gradient kernel back through attention.
 
     Parameters
     ----------
-    layer : map
-        A map of `sigprop.maps`, or a fold of them.
+    layer : Attention
+        The layer.
     state : State
         Its input on the forward pass.
     gradient : Gradient
         Gradient kernel at its output.
-    spread : Spread, optional
+    rem : Finite
+        Statistics of its weights.
+    spread : Spread
         How networks and keys vary around the state, which is the typical one; matters to score
-        gradients at finite width. That of random tokens by default.
+        gradients at finite width.
 
     Returns
     -------
-    Pulled
+    BackwardStep
         Gradient kernel at its input, and the gradients of its weights.
 
     Raises
     ------
     AssumptionError
-        If the map has no backward theory.
-
-    Examples
-    --------
-    >>> from sigprop.pullback import pull
-    >>> from sigprop.maps.norm import Norm
-    >>> from sigprop.state import Gradient, State
-    >>> float(pull(Norm(), State(4.0, 1.0), Gradient(1.0, 0.0)).gradient.q)
-    0.25
+        If the statistics have no response, or values an identity part.
     """
-    raise AssumptionError(f"{type(layer).__name__} has no backward theory")
-
-
-@pull.register
-def _(layer: Norm, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
-    """E23: division by the variance before the norm; the radial direction, 1/d, is neglected."""
-    scale = layer.gain * layer.gain / state.q
-    return Pulled(Gradient(scale * gradient.q, scale * gradient.others), {})
-
-
-@pull.register
-def _(layer: Residual, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
-    square = layer.alpha * layer.alpha
-    skip = Pulled(Gradient(square * gradient.q, square * gradient.others), {})
-    return _sum([skip, *(pull(branch, state, gradient, spread) for branch in layer.branches)])
-
-
-def _sum(parts: Iterable[Pulled]) -> Pulled:
-    q: Number = 0.0
-    others: Number = 0.0
-    weights: dict[str, Number] = {}
-    for part in parts:
-        q, others = q + part.gradient.q, others + part.gradient.others
-        weights |= part.weights
-    return Pulled(Gradient(q, others), weights)
-
-
-@pull.register
-def _(layer: Fold, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
-    states = [state]
-    for part in layer.maps[:-1]:
-        states.append(part(states[-1]))
-    weights: dict[str, Number] = {}
-    for part, seen in zip(reversed(layer.maps), reversed(states), strict=True):
-        gradient, found = pull(part, seen, gradient, spread)
-        weights |= found
-    return Pulled(gradient, weights)
-
-
-@pull.register
-def _(layer: Mlp, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
-    hidden, slopes = layer.second_moments(state)
-    own, cross = slopes.own * gradient.q, slopes.cross * gradient.others
-    inner = layer.sigma_w1_2 * layer.sigma_w2_2
-    p = state.q - state.gap
-    return Pulled(
-        Gradient(inner * own, inner * cross),
-        {
-            "w1": layer.sigma_w2_2 * (state.q * own + p * cross),
-            "w2": hidden.own * gradient.q + hidden.cross * gradient.others,
-        },
-    )
-
-
-@pull.register
-def _(layer: Attention, state: State, gradient: Gradient, spread: Spread | None = None) -> Pulled:
-    """E23 and E24, and the gradients of the query, key and value weights (E22)."""
+    if np.any(layer.value_identity):
+        raise AssumptionError("identity parts have no backward theory")
     value = layer.sigma_v2 * layer.sigma_o2
-    spread = Spread() if spread is None else spread
-    view = _view(layer, state, spread)
+    view = _view(layer, state, rem, spread)
+    responses = _responses(layer, view)
     passed, wv = _values(layer, state, gradient, view)
-    queries, keys, wq, wk = _scores(layer, state, gradient, view)
+    queries, keys, wq, wk = _scores(layer, state, gradient, view, responses)
     q = value * (passed.q + queries.q + keys)
     others = value * (passed.others + queries.others - keys)
     weights = {"wq": value * wq, "wk": value * wk, "wv": layer.sigma_o2 * wv}
-    return Pulled(Gradient(q, others), weights)
-
-
-def _finite(layer: Attention) -> Finite:
-    if isinstance(layer.rem, Favoured) or np.any(layer.value_identity):
-        raise AssumptionError("identity parts have no backward theory")
-    if not isinstance(layer.rem, Finite):
-        raise AssumptionError("the gradient of scores grows as log T: it needs a finite context")
-    return layer.rem
+    return BackwardStep(Gradient(q, others), weights)
 
 
 class _View(NamedTuple):
@@ -242,13 +133,13 @@ class _View(NamedTuple):
         return values if self.pairs is None else np.asarray(self.pairs @ values)
 
 
-def _view(layer: Attention, state: State, spread: Spread) -> _View:
+def _view(layer: Attention, state: State, rem: Finite, spread: Spread) -> _View:
     """Numbers of keys that queries see, and the traces at finite width of single states."""
-    rem, b, x = _finite(layer), reduced_beta(layer.beta, state), state.gap / state.q
+    b, x = reduced_beta(layer.beta, state), state.gap / state.q
     s = b * np.sqrt(np.log(rem.context))
     if s.ndim or not s <= MAX_SIGMA:
         return _View(rem, b, x, None)
-    if not layer.causal:
+    if layer.mask is None:
         return _View(rem, b, x, _traces(layer, state, spread, s, rem.context))
     t, singles, pairs = _lengths(int(rem.context))
     traces = _traces(layer, state, spread, s, t)
@@ -308,13 +199,18 @@ class _Scores(NamedTuple):
     wk: Number
 
 
-def _scores(layer: Attention, state: State, gradient: Gradient, view: _View) -> _Scores:
+def _scores(
+    layer: Attention,
+    state: State,
+    gradient: Gradient,
+    view: _View,
+    responses: tuple[Response, Response, Response],
+) -> _Scores:
     """E24 at sigma_v2 = 1: queries, the sum S over keys, and the weights of both (E22)."""
-    root = layer.beta * np.sqrt(np.log(_finite(layer).context))  # sigma^2
+    root = layer.beta * np.sqrt(np.log(layer.context))  # sigma^2
     p, square = state.q - state.gap, state.gap**2
     query, key, weight = (
-        (view.mean(r.own) * gradient.q, view.pair(r.cross) * gradient.others)
-        for r in _responses(layer, view)
+        (view.mean(r.own) * gradient.q, view.pair(r.cross) * gradient.others) for r in responses
     )
     return _Scores(
         Gradient(root**2 * square * query[0], root**2 * square * query[1]),

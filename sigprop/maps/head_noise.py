@@ -7,22 +7,26 @@ attention, so that it keeps its digits where tokens merge.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.maps.attention import Attention
+from sigprop.maps.fluctuation import BranchNoise, Fluctuation, common_part
+from sigprop.maps.interface import Place
+from sigprop.maps.key_directions import keys, pull
 from sigprop.rem import Finite, entropy_variance, participation_variance, reduced_beta
-from sigprop.spec import Transformer
 from sigprop.state import State
 
-__all__ = ["Scores", "scores"]
+if TYPE_CHECKING:
+    from sigprop.maps.attention import Attention
+
+__all__ = ["HeadNoise", "branch", "head_noise"]
 
 STEP = 1e-3  # of log s^2, for derivatives of tabulated statistics
 
 
-class Scores(NamedTuple):
+class HeadNoise(NamedTuple):
     """Attention of one head: slopes in log s^2, and variances over tokens and networks.
 
     Attributes
@@ -38,8 +42,8 @@ class Scores(NamedTuple):
 
     Examples
     --------
-    >>> from sigprop.attention_noise import Scores
-    >>> Scores(0.1, 0.05, -0.1, 0.01, 0.02, 0.5, 0.0).temperature
+    >>> from sigprop.maps.head_noise import HeadNoise
+    >>> HeadNoise(0.1, 0.05, -0.1, 0.01, 0.02, 0.5, 0.0).temperature
     0.0
     """
 
@@ -50,6 +54,12 @@ class Scores(NamedTuple):
     entropy_tokens: float
     shared: float
     temperature: float
+
+    def of_means(self, heads: int) -> tuple[float, float]:
+        """Variances of the averages of participation and entropy over tokens and heads."""
+        y2 = self.temperature * self.y2**2 + self.shared * self.tokens
+        entropy = self.temperature * self.entropy**2 + self.shared * self.entropy_tokens
+        return y2 / heads, entropy / heads
 
     def of_kernel(self, p: float, gap: float, heads: int) -> Floats:
         """Covariance of attention's common part and gap, from temperature and shared keys.
@@ -68,8 +78,8 @@ class Scores(NamedTuple):
 
         Examples
         --------
-        >>> from sigprop.attention_noise import Scores
-        >>> Scores(0.1, 0.05, -0.1, 0.01, 0.02, 0.5, 0.0).of_kernel(1.0, 1.0, 1).tolist()
+        >>> from sigprop.maps.head_noise import HeadNoise
+        >>> HeadNoise(0.1, 0.05, -0.1, 0.01, 0.02, 0.5, 0.0).of_kernel(1.0, 1.0, 1).tolist()
         [[0.0, 0.0], [0.0, 0.005]]
         """
         rates = np.array([self.overlap * p, (self.y2 - self.overlap) * gap])
@@ -78,41 +88,38 @@ class Scores(NamedTuple):
         return noise / heads
 
 
-def scores(layer: Attention, read: State, spec: Transformer) -> Scores:
+def head_noise(layer: Attention, read: State) -> HeadNoise:
     """Slopes and variances of one head at the state that attention reads.
 
     Parameters
     ----------
     layer : Attention
-        The attention map.
+        The layer, with a width.
     read : State
         What it reads, numbers.
-    spec : Transformer
-        The description, with a width.
 
     Returns
     -------
-    Scores
+    HeadNoise
         Slopes and variances.
 
     Examples
     --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.attention_noise import scores
-    >>> from sigprop.block import build_block
+    >>> from sigprop.maps.attention import Attention
+    >>> from sigprop.maps.head_noise import head_noise
     >>> from sigprop.state import State
-    >>> spec = Transformer(depth=1, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> found = scores(build_block(spec).attention, State(1.0, 1e-12), spec)
+    >>> layer = Attention(beta=1.0, sigma_v2=1.0, context=64, width=64)
+    >>> found = head_noise(layer, State(1.0, 1e-12))
     >>> round(found.shared, 6), bool(found.y2 > 0)
     (1.0, True)
     """
-    assert spec.width is not None
-    rem, t = Finite(spec.context), float(np.asarray(spec.context))
+    assert layer.width is not None
+    rem, t = Finite(layer.context), float(np.asarray(layer.context))
     b, x = float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
     (y2, spread, deficit), known = _slopes(rem, b, x), rem.weights(b, x)
     share = 1 - float(np.divide(known.spread, known.excess)) if known.excess > 0 else 1 - x
-    s, factor = b * np.sqrt(np.log(t)), 2 * spec.heads / spec.width + 2 / spec.width
-    return Scores(
+    s, factor = b * np.sqrt(np.log(t)), 2 * layer.heads / layer.width + 2 / layer.width
+    return HeadNoise(
         y2=y2,
         overlap=y2 - spread,
         entropy=-deficit,
@@ -130,3 +137,31 @@ def _slopes(rem: Finite, b: float, x: float) -> tuple[float, float, float]:
     values = (found.excess, found.spread, rem.entropy_deficit(ends))
     excess, spread, deficit = (float(np.diff(v)[0]) / (2 * STEP) for v in values)
     return excess, spread, deficit
+
+
+def branch(
+    layer: Attention,
+    read: State,
+    points: State,
+    networks: Fluctuation,
+    unit: State,
+    place: Place,
+) -> BranchNoise:
+    """Find what attention adds to the spread over networks (`sigprop.fluctuations`)."""
+    assert layer.width is not None
+    own, out = (layer.forward(v, place).kernel for v in (read, points))
+    found, t = head_noise(layer, read), float(place.geometry.tokens)
+    level, apart = float(unit.q), float(unit.gap)
+    p, gap = common_part(own, t) / level, float(own.gap) / apart
+    value = float(layer.sigma_v2 * layer.sigma_o2)
+    scale = value * float(read.gap)
+    repeated = np.diag([2 * p**2 * (layer.heads_per_key - 1) / layer.width, 0.0])
+    rem = Finite(layer.context, layer.head_width)
+    shift = pull(layer, keys(layer, networks.crowding), points, rem)
+    return BranchNoise(
+        p,
+        gap,
+        State(out.q + value * shift.q, out.gap + value * shift.gap),
+        found.of_kernel(scale / level, scale / apart, layer.heads) + repeated,
+        tokens=np.array([(scale / level) ** 2 * found.tokens / layer.heads, 0.0]),
+    )

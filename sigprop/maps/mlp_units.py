@@ -6,14 +6,18 @@ sum over d_ff units then fluctuates over networks, as a mean kernel (p, gap) and
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.maps.activations import pointwise
-from sigprop.maps.mlp import Mlp
 from sigprop.state import State
 
-__all__ = ["bend", "hidden_noise"]
+if TYPE_CHECKING:
+    from sigprop.maps.activations import Activation
+    from sigprop.maps.mlp import Mlp
+
+__all__ = ["unit_noise"]
 
 COMMON = np.linspace(-7.0, 7.0, 141)  # common preactivation, in standard deviations
 TOKEN = np.polynomial.hermite_e.hermegauss(31)
@@ -21,17 +25,13 @@ NEAR = 1e-8  # gap over common part below which a unit is linear over tokens
 TINY = 1e-307
 
 
-def hidden_noise(
-    mlp: Mlp, name: str, state: State, unit: State, context: float
-) -> tuple[Floats, Floats]:
+def unit_noise(mlp: Mlp, state: State, unit: State, context: float) -> tuple[Floats, Floats]:
     r"""Noise of one hidden unit, over networks and over tokens.
 
     Parameters
     ----------
     mlp : Mlp
         The MLP.
-    name : str
-        Its activation.
     state : State
         What it reads.
     unit : State
@@ -57,12 +57,12 @@ def hidden_noise(
 
     Examples
     --------
-    >>> from sigprop.hidden import hidden_noise
+    >>> from sigprop.maps.mlp_units import unit_noise
     >>> from sigprop.maps.activations import activation
     >>> from sigprop.maps.mlp import Mlp
     >>> from sigprop.state import State
     >>> mlp, one = Mlp(activation("linear"), 1.0, 1.0), State(1.0, 1.0)
-    >>> covariance, tokens = hidden_noise(mlp, "linear", State(1.0, 0.5), one, 10)
+    >>> covariance, tokens = unit_noise(mlp, State(1.0, 0.5), one, 10)
     >>> covariance[0, 0].round(6).tolist(), tokens.round(6).tolist()  # 2 p^2, p = 1/2 + 1/20
     (0.605, [1.5, 0.5])
     """
@@ -71,7 +71,7 @@ def hidden_noise(
     scale = np.sqrt(float(mlp.sigma_w2_2)) / np.sqrt(float(unit.q))
     size = np.sqrt(p + gap) if mlp.gated else 1.0
     weight = np.exp(-(COMMON**2) / 2)
-    first, *central = _central(name, p, gap, float(scale * size))
+    first, *central = _central(mlp.activation, p, gap, float(scale * size))
     joint, moments = weight[:, None] / weight.sum(), (first, *central)
     if mlp.gated:
         c, share = np.polynomial.hermite_e.hermegauss(3)
@@ -91,14 +91,14 @@ def hidden_noise(
     return scales[:, None] * covariance * scales, tokens
 
 
-def _central(name: str, p: float, gap: float, scale: float) -> tuple[Floats, ...]:
+def _central(phi: Activation, p: float, gap: float, scale: float) -> tuple[Floats, ...]:
     """Mean, and moments about it of order 2 to 4, of scale phi over tokens at each common part.
 
     Below NEAR p of the gap they are those at NEAR p, times the powers of the gap that they follow.
     """
     near = max(gap, NEAR * p)
     z, weight = TOKEN
-    value = scale * pointwise(name)(np.sqrt(p) * COMMON[:, None] + np.sqrt(near) * z)
+    value = scale * phi.function(np.sqrt(p) * COMMON[:, None] + np.sqrt(near) * z)
     weight, part = weight / weight.sum(), gap / max(near, TINY)
     mean = value @ weight
     powers = ((value - mean[:, None]) ** k @ weight for k in (2, 3, 4))
@@ -119,35 +119,3 @@ def _product(own: tuple[Floats, ...], c: Floats, gap: float) -> tuple[Floats, ..
         + 12 * m * three * gap * square
         + four * (c**4 + 6 * c**2 * gap + 3 * gap**2),
     )
-
-
-def bend(mlp: Mlp, state: State, crowding: float) -> Floats:
-    r"""Change of an MLP's mean gap by the variance of overlaps over pairs of tokens.
-
-    Parameters
-    ----------
-    mlp : Mlp
-        The MLP.
-    state : State
-        What it reads.
-    crowding : float
-        kappa/d: overlaps vary by :math:`gap^2 \kappa (1 + \rho(2 - \rho))/d`.
-
-    Returns
-    -------
-    array
-        The change, to second order.
-
-    Examples
-    --------
-    >>> from sigprop.hidden import bend
-    >>> from sigprop.maps.activations import activation
-    >>> from sigprop.maps.mlp import Mlp
-    >>> from sigprop.state import State
-    >>> bool(bend(Mlp(activation("relu"), 1.0, 1.0), State(1.0, 0.5), 0.01) < 0)
-    True
-    """
-    rho = max(float(1 - state.gap / state.q), 0.0)
-    step = np.sqrt(min(crowding * (1 + rho * (2 - rho)), 1.0))
-    gap = np.asarray(mlp(State(state.q, state.gap * (1 + step * np.array([-1, 0, 1])))).gap)
-    return np.asarray((gap[0] + gap[2]) / 2 - gap[1])

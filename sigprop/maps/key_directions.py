@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sigprop.arrays import Floats
-from sigprop.block import SMALLEST, rem_of
-from sigprop.maps.attention import Attention
 from sigprop.rem import Sphere, reduced_beta
-from sigprop.spec import Transformer
+from sigprop.rem.statistics import Statistics
 from sigprop.state import State
 
+if TYPE_CHECKING:
+    from sigprop.maps.attention import Attention
+
+SMALLEST = 8.0  # least number of directions
 __all__ = ["keys", "pull"]
 
 
@@ -33,11 +36,9 @@ def keys(layer: Attention, crowding: float) -> Sphere | None:
 
     Examples
     --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.block import build_block
-    >>> from sigprop.crowding import keys
-    >>> spec = Transformer(depth=1, context=8, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> keys(build_block(spec).attention, 2.0).width
+    >>> from sigprop.maps.attention import Attention
+    >>> from sigprop.maps.key_directions import keys
+    >>> keys(Attention(beta=1.0, sigma_v2=1.0, width=64), 2.0).width
     32.0
     """
     if layer.sphere is None:
@@ -45,7 +46,7 @@ def keys(layer: Attention, crowding: float) -> Sphere | None:
     return replace(layer.sphere, width=max(layer.sphere.width / crowding, SMALLEST))
 
 
-def pull(layer: Attention, sphere: Sphere | None, points: State, spec: Transformer) -> State:
+def pull(layer: Attention, sphere: Sphere | None, points: State, rem: Statistics) -> State:
     """Find what keys of finite width add to the output of attention, at sigma_v2 = 1.
 
     Parameters
@@ -56,8 +57,8 @@ def pull(layer: Attention, sphere: Sphere | None, points: State, spec: Transform
         Of the keys, from `keys`; None adds nothing.
     points : State
         States that attention reads, of shape (N,).
-    spec : Transformer
-        The description.
+    rem : Statistics
+        Statistics of its weights.
 
     Returns
     -------
@@ -68,30 +69,30 @@ def pull(layer: Attention, sphere: Sphere | None, points: State, spec: Transform
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
-    >>> from sigprop.block import build_block
-    >>> from sigprop.crowding import keys, pull
+    >>> from sigprop.maps.attention import Attention
+    >>> from sigprop.maps.key_directions import keys, pull
+    >>> from sigprop.rem import Finite
     >>> from sigprop.state import State
-    >>> spec = Transformer(depth=1, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> layer = build_block(spec).attention
-    >>> pull(layer, keys(layer, 1.0), State(np.ones(2), np.array([0.5, 1.0])), spec).gap.round(4)
+    >>> layer = Attention(beta=1.0, sigma_v2=1.0, context=64, width=64)
+    >>> read = State(np.ones(2), np.array([0.5, 1.0]))
+    >>> pull(layer, keys(layer, 1.0), read, Finite(64, 64)).gap.round(4)
     array([0.0065, 0.0224])
     """
     if sphere is None:
         return State(0.0, 0.0)
     q, gap = np.broadcast_arrays(points.q, points.gap)
     ends = [State(float(q[i]), float(gap[i])) for i in (gap.argmin(), gap.argmax())]
-    low, high = (_pulled(layer, sphere, end, spec) for end in ends)
+    low, high = (_pulled(layer, sphere, end, rem) for end in ends)
     width = float(np.log(ends[1].gap / ends[0].gap))
     share = np.log(gap / ends[0].gap) / width if width > 0 else np.zeros(gap.shape)
     rates = low[:, None] + np.outer(high - low, share)
     return State(gap * rates[0], gap * rates[1])
 
 
-def _pulled(layer: Attention, sphere: Sphere, read: State, spec: Transformer) -> Floats:
+def _pulled(layer: Attention, sphere: Sphere, read: State, rem: Statistics) -> Floats:
     """Change of (q, gap) at one state, over its gap."""
-    t, b, x = float(spec.context), float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
-    one = rem_of(spec).weights(b, x)
+    t, b, x = float(layer.context), float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
+    one = rem.weights(b, x)
     y2, spread = float(one.y2), float(one.spread)
     traces = sphere.traces(b * np.sqrt(np.log(t)), t, 1 - x, 0.0)
     q = traces.mean - y2 - (traces.common if layer.centred else 0.0)
