@@ -30,7 +30,7 @@ def drawn(folder: Path) -> bytes:
     import sigprop.sweep  # noqa: F401
     from sigprop.grid_store import diagram_store
 
-    sys.modules["sigprop.sweep"].CHUNK = 10
+    sys.modules["sigprop.points"].CHUNK = 10
     spec = Transformer(depth=12, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
     data = diagram_store(spec, folder / "d.zarr", limit=True, **AXES).load()
     return b"".join(data[name].values.tobytes() for name in sorted(map(str, data.variables)))

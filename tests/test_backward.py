@@ -11,9 +11,9 @@ from sigprop import AssumptionError, DomainError, State, Transformer, propagate
 from sigprop.backward import gradient_exponent, gradients
 from sigprop.block import build_block
 from sigprop.fluctuations import bands
-from sigprop.maps.activations import activation, pointwise
+from sigprop.maps.activations import activation
+from sigprop.maps.interface import Spread
 from sigprop.maps.mlp import Mlp
-from sigprop.pullback import pull
 from sigprop.rem import Finite, Sphere, moments
 from sigprop.rem.overlap import response_at_gap
 from sigprop.sampled import sampled_gradients
@@ -73,7 +73,7 @@ def test_slopes_are_the_derivative_of_the_dual(name, q):
 @pytest.mark.parametrize("name", ["relu", "gelu", "tanh", "erf", "silu", "linear"])
 def test_pointwise_activation_has_the_dual_s_variance(name):
     z, weight = np.polynomial.hermite_e.hermegauss(80)
-    second = pointwise(name)(1.3 * z) ** 2 @ weight / weight.sum()
+    second = activation(name).function(1.3 * z) ** 2 @ weight / weight.sum()
     assert np.isclose(second, activation(name)(np.array(1.69)).variance, rtol=1e-5)
 
 
@@ -132,7 +132,8 @@ def test_uniform_attention_on_the_sphere():
 def test_value_path_keeps_the_total():
     attention_only = simple(beta=0.0, alpha_attn=0.0, sigma_w2=0.0, norm="none", sigma_v2=0.7)
     block = build_block(attention_only)
-    out = pull(block.attention, State(1.0, 0.4), Gradient(1.0, 5.0)).gradient
+    place, gradient = block.place, Gradient(1.0, 5.0)
+    out = block.attention.backward(State(1.0, 0.4), gradient, place, Spread()).gradient
     assert np.isclose(out.q + out.others, 0.7 * 6.0)
     assert np.isclose(out.q, 0.7 * 6.0 / 64)
 
@@ -186,10 +187,10 @@ def test_closed_form_against_autograd(causal_gradients, name):
 
 
 def test_without_the_score_path_the_reference_is_missed(causal_gradients, monkeypatch):
-    from sigprop import pullback
+    from sigprop.maps import attention_backward
 
-    nothing = pullback._Scores(Gradient(0.0, 0.0), 0.0, 0.0, 0.0)
-    monkeypatch.setattr(pullback, "_scores", lambda *_: nothing)
+    nothing = attention_backward._Scores(Gradient(0.0, 0.0), 0.0, 0.0, 0.0)
+    monkeypatch.setattr(attention_backward, "_scores", lambda *_: nothing)
     missed = [
         misses(gradients(spec_of(causal_gradients[n]["case"])), causal_gradients[n]) for n in CASES
     ]

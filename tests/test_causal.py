@@ -12,7 +12,9 @@ from sigprop.cli import main
 from sigprop.errors import AssumptionError, DomainError
 from sigprop.kernel import exchangeable_kernel, solve, text_kernel
 from sigprop.layout import make_layout
-from sigprop.maps.causal import CausalAttention
+from sigprop.maps.attention import Attention, Mask
+from sigprop.maps.causal import PositionGeometry
+from sigprop.maps.interface import Place
 from sigprop.maps.together import Turned
 from sigprop.maps.weights import Exact
 from sigprop.propagate import exchangeable
@@ -428,10 +430,11 @@ def test_cold_centred_attention_keeps_its_digits(rotary_base):
     state = State(1.0, np.where(layout.pairs > 0, 0.7 * (1 - x @ x.T), 0.0))
 
     def response(beta):
-        attention = CausalAttention(
-            layout, 24, beta, 1.0, centred=True, rotary_base=rotary_base, head_width=None
+        attention = Attention(
+            beta, 1.0, centred=True, context=24, mask=Mask(), rotary_base=rotary_base
         )
-        return attention(state).gap / beta**2
+        place = Place(PositionGeometry(layout), Exact(layout, None, rotary_base))
+        return attention.forward(state, place).kernel.gap / beta**2
 
     warm, cold = response(1e-2), response(1e-6)
     assert (cold[np.triu_indices(24, 1)] > 0).all()

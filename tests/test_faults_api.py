@@ -145,7 +145,7 @@ def _stop(monkeypatch):
     def started(*_, **__):
         raise Started
 
-    steps = (("simulate.run", "gather"), ("propagate", "blocks_of"), ("causal", "_layers"))
+    steps = (("simulate.run", "gather"), ("propagate", "build_blocks"), ("causal", "build_blocks"))
     for module, name in steps:
         monkeypatch.setattr(import_module(f"sigprop.{module}"), name, started)
 

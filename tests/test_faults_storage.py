@@ -305,7 +305,7 @@ def stores(tmp_path, monkeypatch):
     pytest.importorskip("dask", reason="the extra distributed")
     from sigprop.grid_store import diagram_store
 
-    monkeypatch.setattr(sys.modules["sigprop.sweep"], "CHUNK", 10)
+    monkeypatch.setattr(sys.modules["sigprop.points"], "CHUNK", 10)
     made = [tmp_path / "d.zarr", tmp_path / "other.zarr"]
     for path, rho0 in zip(made, (0.1, 0.3), strict=True):
         diagram_store(SPEC.replace(rho0=rho0), path, limit=True, **AXES)

@@ -17,7 +17,7 @@ from sigprop.errors import DomainError, UnfinishedError
 from sigprop.grid_store import UNKNOWN, diagram_store, open_store
 from sigprop.plan import Plan
 
-SWEEP = sys.modules["sigprop.sweep"]  # the package has a function of that name
+SWEEP = sys.modules["sigprop.points"]  # the package has a function of that name
 AXES = {"beta": np.linspace(0, 4, 23), "alpha_attn": np.linspace(0.3, 4, 29)}
 
 

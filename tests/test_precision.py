@@ -3,6 +3,7 @@
 import mpmath as mp
 import numpy as np
 import pytest
+from places import at
 
 from sigprop.maps.activations import activation
 from sigprop.maps.attention import Attention
@@ -84,7 +85,7 @@ def test_mlp(name, gated):
                 variance = _variance(name, q1) if variance is None else variance
                 drop = drop * q1 + (variance - drop) * gap1
             mlp = Mlp(activation(name), sigma, 1.5, 0.0, gated)
-            found = mlp(State(np.array(q), np.array(gap))).gap
+            found = mlp.at(State(np.array(q), np.array(gap))).gap
             assert relative(found, mp.mpf(1.5) * drop) < TOLERANCE, (q, ratio)
 
 
@@ -105,8 +106,8 @@ def test_simple_maps(ratio):
     q = 1.7
     state = State(np.array(q), np.array(q * ratio))
     gap = mp.mpf(float(state.gap))
-    assert relative(Norm(1.3)(state).gap, gap * mp.mpf(1.3) ** 2 / mp.mpf(q)) < TOLERANCE
-    out = Residual(0.8, (Norm(1.0),))(state)
+    assert relative(at(Norm(1.3), state).gap, gap * mp.mpf(1.3) ** 2 / mp.mpf(q)) < TOLERANCE
+    out = at(Residual(0.8, (Norm(1.0),)), state)
     assert relative(out.gap, gap * mp.mpf(0.8) ** 2 + gap / mp.mpf(q)) < TOLERANCE
 
 
@@ -114,7 +115,8 @@ def test_simple_maps(ratio):
 @pytest.mark.parametrize("ratio", GAPS[:-1])
 def test_attention_limit(ratio, centred):
     q, beta = 1.2, 3.0 / np.sqrt(ratio)
-    out = Attention(Limit(), beta, 0.9, 0.1, 1.1, centred)(State(np.array(q), np.array(q * ratio)))
+    state = State(np.array(q), np.array(q * ratio))
+    out = at(Attention(beta, 0.9, 0.1, 1.1, centred), state, Limit())
     gap = mp.mpf(q * ratio)
     m = min(mp.mpf(1), mp.sqrt(2 / (mp.mpf(q) * gap)) / mp.mpf(beta))
     assert relative(out.gap, mp.mpf(1.1) * mp.mpf(0.9) * gap * (1 - m)) < TOLERANCE
@@ -158,8 +160,8 @@ def test_attention_finite(ratio):
     sigma = mp.mpf(beta) * mp.sqrt(mp.log(2) * mp.mpf(ratio))
     exact = mp.mpf(ratio) * two_level_spread(sigma, mp.mpf(ratio))
     state = State(np.array(1.0), np.array(ratio))
-    assert relative(Attention(Finite(2, exact=True), beta, 1.0)(state).gap, exact) < TOLERANCE
-    table = relative(Attention(Finite(2), beta, 1.0)(state).gap, exact)
+    assert relative(at(Attention(beta, 1.0), state, Finite(2, exact=True)).gap, exact) < TOLERANCE
+    table = relative(at(Attention(beta, 1.0), state, Finite(2)).gap, exact)
     assert table < (TOLERANCE if ratio <= 1e-4 else 1e-6)
 
 

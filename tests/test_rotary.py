@@ -5,15 +5,17 @@ import pytest
 
 from sigprop import AssumptionError, Transformer, propagate
 from sigprop.kernel import exchangeable_kernel, solve
+from sigprop.maps.attention import Attention
 from sigprop.maps.distances import frequencies, make_distances, make_field
+from sigprop.maps.interface import Place
 from sigprop.maps.picked import Drawn, tabulated_picks
-from sigprop.maps.rotary import RotaryAttention
+from sigprop.maps.rotary import DistanceGeometry
 from sigprop.maps.weights import Exact
 from sigprop.propagate import exchangeable
 from sigprop.rem import Finite, moments
 from sigprop.rem.fields import LINEAR, SEED, Field
-from sigprop.resolved import reach
 from sigprop.state import State
+from sigprop.sweep import sweep
 
 CASES = ["rotary_encoder_mid_beta", "rotary_encoder_high_beta"]
 SPEC = Transformer(
@@ -232,7 +234,7 @@ def test_interpolated_picks_beyond_their_scores():
     drawn, table = Drawn(distances, make_field(40, 1e4, 32)), tabulated_picks(40, 1e4, 32, 8.0)
     deficit = np.full(len(distances.middles), 0.4)
     for s in (12.0, 40.0):
-        one, other = (f(np.array([s**2]), deficit) for f in (drawn, table))
+        one, other = (f.picked(np.array([s**2]), deficit) for f in (drawn, table))
         assert 0 < other.entropy < 1.3 * one.entropy
         assert 1 - other.excess[0] == pytest.approx(1 - one.excess[0], rel=0.2)
 
@@ -252,7 +254,8 @@ def test_slow_rotation_is_none():
     assert d.waves[1, 0] == pytest.approx(np.cos(1.0))
     slow = d._replace(waves=np.ones_like(d.waves))
     picking = Drawn(slow, Field(64, np.zeros(1)))
-    out = RotaryAttention(slow, 64, picking, beta=1.5, sigma_v2=1.0)(State(1.0, np.full(7, 0.6)))
+    place = Place(DistanceGeometry(slow, 64), picking)
+    out = Attention(beta=1.5, sigma_v2=1.0).forward(State(1.0, np.full(7, 0.6)), place).kernel
     passed = Finite(64).passed(1.5, State(1.0, 0.6))
     # drawn scores: 0.01 is four standard errors of Y_2
     np.testing.assert_allclose(out.q, 0.4 + 0.6 / 64 + passed.kept, atol=0.01)
@@ -270,7 +273,7 @@ def test_interpolated_picks_are_the_drawn_ones():
         (30.0, 0.02, 0.5),
     ):
         deficit = own * (1 + slope * table._line)
-        one, fast = (f(np.array([scale]), deficit) for f in (drawn, table))
+        one, fast = (f.picked(np.array([scale]), deficit) for f in (drawn, table))
         assert np.abs(fast.excess - one.excess).max() < 0.004
         assert abs(fast.entropy - one.entropy) < 0.02
 
@@ -278,12 +281,12 @@ def test_interpolated_picks_are_the_drawn_ones():
 @pytest.mark.parametrize("norm", ["post", "pre", "none"])
 def test_grids_are_those_of_single_stacks(norm):
     spec = SPEC.replace(depth=6, context=96, norm=norm)
-    final = reach(spec.replace(beta=[0.0, 1.0, 2.0], alpha_attn=[[0.5], [1.0]]))
+    final = sweep(spec.replace(beta=[0.0, 1.0, 2.0], alpha_attn=[[0.5], [1.0]]))
     for i, j, beta, alpha in ((0, 1, 1.0, 0.5), (1, 2, 2.0, 1.0), (1, 0, 0.0, 1.0)):
         found = propagate(spec.replace(beta=beta, alpha_attn=alpha))
-        assert abs(1 - final.gap_ratio[i, j] - found.rho[-1]) < 0.002
+        assert abs(final.state.rho[i, j] - found.rho[-1]) < 0.002
         assert abs(final.entropy_ratio[i, j] - found.entropy_ratio.min()) < 0.004
-        assert final.q[i, j] == pytest.approx(found.q[-1], rel=0.005)
+        assert final.state.q[i, j] == pytest.approx(found.q[-1], rel=0.005)
 
 
 def test_the_seed_is_stored():

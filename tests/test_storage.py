@@ -61,7 +61,7 @@ def small_chunks(monkeypatch):
 
     pytest.importorskip("zarr", reason="the extra distributed")
     pytest.importorskip("dask", reason="the extra distributed")
-    monkeypatch.setattr(sys.modules["sigprop.sweep"], "CHUNK", 10)
+    monkeypatch.setattr(sys.modules["sigprop.points"], "CHUNK", 10)
 
 
 @pytest.fixture(autouse=True)

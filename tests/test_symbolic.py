@@ -13,18 +13,19 @@ import pytest
 import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import at, back
 
 from sigprop import Transformer, exponents
 from sigprop.backward import gradients
-from sigprop.block import build_block, ordered
+from sigprop.block import assembled, build_block
 from sigprop.critical import asymptotic_alpha, critical
 from sigprop.errors import DomainError
 from sigprop.maps.activations import activation
 from sigprop.maps.attention import Attention as NumericAttention
+from sigprop.maps.interface import Step
 from sigprop.maps.mlp import Mlp as NumericMlp
 from sigprop.maps.norm import Norm as NumericNorm
 from sigprop.maps.residual import Residual as NumericResidual
-from sigprop.pullback import pull
 from sigprop.rem import Finite, Limit, critical_beta, freezing, head_nodes, moments, reduced_beta
 from sigprop.state import Gradient
 from sigprop.state import State as NumericState
@@ -138,7 +139,7 @@ def test_attention(q, x, beta, context, v, o, b, centred, limit):
     beta /= q  # keeps the score deviation within the table
     source = Limit(context) if limit else Finite(context)
     state = NumericState(q, q * x)
-    found = NumericAttention(source, beta, v, b, o, centred)(state)
+    found = at(NumericAttention(beta, v, b, o, centred), state, source)
     weights = source.weights(reduced_beta(beta, state), state.gap / state.q)
     y2, excess, spread, t = symbol("y2"), symbol("excess"), symbol("spread"), symbol("context")
     if centred:
@@ -159,8 +160,9 @@ def test_norm_and_residual(q, x, gain, alpha):
     values |= {"norm_gain": gain, "alpha_attn": alpha}
     norm = Norm(symbol("norm_gain"))
     around = Residual(symbol("alpha_attn"), (norm, norm))(FREE)
-    numeric = NumericResidual(alpha, (NumericNorm(gain), NumericNorm(gain)))(state)
-    for found, exact in ((NumericNorm(gain)(state), norm(FREE)), (numeric, around)):
+    branch = NumericNorm(gain)
+    numeric = at(NumericResidual(alpha, (branch, branch)), state)
+    for found, exact in ((at(branch, state), norm(FREE)), (numeric, around)):
         agree(found.q, exact.q, **values)
         agree(found.gap, exact.gap, **values)
 
@@ -169,7 +171,7 @@ def test_norm_and_residual(q, x, gain, alpha):
 @given(q=WIDE, x=ANY_GAP, w1=WIDE, w2=WIDE, b=st.one_of(st.just(0.0), WIDE),
        name=st.sampled_from(("relu", "linear")))  # fmt: skip
 def test_mlp(q, x, w1, w2, b, name):
-    found = NumericMlp(activation(name), w1, w2, b)(NumericState(q, q * x))
+    found = NumericMlp(activation(name), w1, w2, b).at(NumericState(q, q * x))
     exact = Mlp(KERNELS[name])(FREE)
     values = {"q": q, "gap": q * x, "sigma_w1_2": w1, "sigma_w2_2": w2, "sigma_b2": b}
     agree(found.q, exact.q, **values)
@@ -220,9 +222,19 @@ def test_head_average(width):
 LAYOUT = st.sampled_from(("post", "pre", "none", "parallel"))
 
 
+class Symbolic:
+    """A symbolic component as a layer."""
+
+    def __init__(self, component):
+        self.component = component
+
+    def forward(self, kernel, place):
+        return Step(self.component(kernel))
+
+
 def specified(layout):
     return SimpleNamespace(norm="pre" if layout == "parallel" else layout,
-                           parallel=layout == "parallel", value_identity=0,
+                           parallel=layout == "parallel", width=None,
                            alpha_attn=symbol("alpha_attn"),
                            alpha_mlp=symbol("alpha_mlp"))  # fmt: skip
 
@@ -237,8 +249,8 @@ def in_the_limit(layout):
 def test_both_blocks_fold_the_same_components(layout):
     """The numerical block's own assembly, given symbolic components, is the symbolic block."""
     spec = specified(layout)
-    norm = None if spec.norm == "none" else Norm()
-    numeric = fold(ordered(spec, norm, Attention(), Mlp()), FREE)
+    norm = None if spec.norm == "none" else Symbolic(Norm())
+    numeric = assembled(spec, norm, Symbolic(Attention()), Symbolic(Mlp()), None)(FREE)
     assert tuple(numeric) == tuple(fold(block(layout), FREE))
     other = "pre" if layout == "post" else "post"
     assert tuple(numeric) != tuple(fold(block(other), FREE))
@@ -322,11 +334,11 @@ PAIR = st.floats(-0.9, 0.9).map(lambda p: p if abs(p) > 1e-200 else 0.0)  # quot
 def test_backward_attention(q, x, beta, p, v, context):
     """E23 and E24 together, with the weights' statistics of the engine."""
     beta, state = beta / q, NumericState(q, q * x)
-    layer = NumericAttention(Finite(context), beta, v)
-    found = pull(layer, state, Gradient(1.0, p)).gradient
+    rem = Finite(context)
+    found = back(NumericAttention(beta, v, context=context), state, Gradient(1.0, p), rem)
     b = reduced_beta(beta, state)
-    weights = layer.rem.weights(b, x)
-    one, hot = layer.rem.response(b, x), layer.rem.response(b, x, tilt=1)
+    weights = rem.weights(b, x)
+    one, hot = rem.response(b, x), rem.response(b, x, tilt=1)
     values = {"q": q, "gap": q * x, "beta": beta, "sigma_v2": v, "context": float(context)}
     values |= {"y2": weights.y2, "overlap": weights.y2 - weights.spread, "q_grad": 1.0}
     values |= {"p_grad": p / (context - 1), "P": one.own, "P_r": one.cross}
@@ -348,7 +360,7 @@ def test_backward_other_maps(q, x, p, w1, w2, gain, alpha):
         (NumericNorm(gain), "norm_backward", symbol("norm_gain") ** 2),
         (NumericResidual(alpha, ()), "residual_backward", 1),
     ):
-        found = pull(layer, state, gradient).gradient
+        found = back(layer, state, gradient)
         for side, number in (("q", found.q), ("p", found.others)):
             right = EQUATIONS[f"{name}_{side}"].right * gained
             right = right.subs(symbol("theta"), EQUATIONS["theta"].right)

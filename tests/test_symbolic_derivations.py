@@ -6,13 +6,14 @@ from time import process_time
 import numpy as np
 import pytest
 import sympy as sp
+from places import at
 
 from sigprop import Transformer, propagate
-from sigprop.block import fold as numeric_fold
 from sigprop.errors import DomainError
 from sigprop.maps.attention import Attention as NumericAttention
 from sigprop.maps.norm import Norm as NumericNorm
 from sigprop.maps.residual import Residual as NumericResidual
+from sigprop.maps.residual import Sequence
 from sigprop.rem import Finite, Limit, moments
 from sigprop.state import State as NumericState
 from sigprop.symbolic import (
@@ -152,7 +153,7 @@ def test_attention_near_collapse():
     leading = result("attention-nonlinear")
     exact = compiled(leading, "beta", "sigma_v2", "gap", "q", "context")
     for q, gap in ((1.0, 1e-5), (0.5, 1e-8)):
-        found = NumericAttention(Finite(512), 2.0, 1.5)(NumericState(q, gap)).gap
+        found = at(NumericAttention(2.0, 1.5), NumericState(q, gap), Finite(512)).gap
         assert found == pytest.approx(exact(2.0, 1.5, gap, q, 512.0), rel=1e-3)
     assert same(derive("attention-nonlinear", **HALF_STD).result.rhs, leading / 4)
 
@@ -167,11 +168,10 @@ def test_critical_strength_at_depth(bias, attention):
     v, rho0, top, depth = 0.7, 0.2, 0.9, 12
     alpha = np.sqrt(compiled(squared, *names)(v, bias, rho0, top, depth))
     strong = v if attention is UNIFORM else 2 * v
-    layer = NumericAttention(Limit(), 0.0, strong, bias)
-    maps = (NumericResidual(alpha, (layer,)), NumericNorm()) * depth
-    assert float(numeric_fold(maps)(NumericState(1.0, 1 - rho0)).rho) == pytest.approx(
-        top, rel=1e-13
-    )
+    layer = NumericAttention(0.0, strong, bias)
+    layers = (NumericResidual(alpha, (layer,)), NumericNorm()) * depth
+    found = at(Sequence(layers), NumericState(1.0, 1 - rho0), Limit())
+    assert float(found.rho) == pytest.approx(top, rel=1e-13)
     if not bias:  # E21 as theory.md has it
         stated = compiled(EQUATIONS["alpha_depth"].right, *names)
         derived = compiled(result(name), *names)

@@ -84,7 +84,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
         "recommend": {"spec": SPEC, "targets": Targets()},
         "sweep": {"spec": SPEC},
     },
-    "sigprop.causal": {"causal": {"spec": CAUSAL}, "resolves": {"spec": SPEC}},
+    "sigprop.causal": {"causal": {"spec": CAUSAL}},
     "sigprop.critical": {
         "odds_law_alpha": {"sigma_v2": 1.0, "rho0": 0.5, "rho_max": 0.9, "depth": 24},
     },
@@ -103,7 +103,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
         "plot_trajectory": {"trajectory": Later(lambda: propagate(SPEC))},
     },
     "sigprop.prescription": {"prescribe": {"spec": SPEC}},
-    "sigprop.propagate": {"exchangeable": {"spec": SPEC}, "initial_state": {"spec": SPEC}},
+    "sigprop.propagate": {"exchangeable": {"spec": SPEC}},
     "sigprop.rem": {
         "Finite": {"context": 16},
         "Limit": {},
