@@ -13,7 +13,10 @@ __all__ = ["Head", "angles", "drawn", "head", "root_of"]
 
 
 def root_of(kernel: Floats) -> Floats:
-    """Matrix R with R R^T the given kernel, negative rounding removed.
+    """Symmetric root R, R R^T the given kernel, negative rounding removed.
+
+    Unlike eigenvectors times roots of eigenvalues, it does not depend on the signs or, in a space
+    of equal eigenvalues, on the basis that a solver returns, which differ between processors.
 
     Parameters
     ----------
@@ -33,7 +36,7 @@ def root_of(kernel: Floats) -> Floats:
     [[2.0]]
     """
     values, vectors = np.linalg.eigh(kernel)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
 
 def drawn(rng: np.random.Generator, root: Floats, columns: int) -> Floats:

@@ -14,6 +14,8 @@ from sigprop import Transformer
 from sigprop.causal import causal
 from sigprop.errors import MissingExtraError
 from sigprop.rem.fields import Field
+from sigprop.sampled import sampled_gradients
+from sigprop.simulate import Given
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKDOWN = """
@@ -131,6 +133,31 @@ def test_signs_of_eigenvectors_are_no_other_draws(monkeypatch):
 
     monkeypatch.setattr(np.linalg, "eigh", other)
     np.testing.assert_allclose(found(), before, rtol=1e-9)
+
+
+@pytest.mark.parametrize("width", [None, 32])
+def test_another_basis_of_equal_eigenvalues_is_no_other_draw(monkeypatch, width):
+    """All tokens but one direction are alike: any basis of the rest solves the problem."""
+    spec = Transformer(
+        depth=2, context=12, width=width, causal=True, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.3
+    )
+    kernel = 0.3 + 0.7 * np.eye(12)
+
+    def found():
+        gradients = sampled_gradients(spec, np.random.default_rng(1), draws=2)
+        one = spec.replace(width=32, beta=[1.0])
+        tokens = Given(kernel).draw(one, np.random.default_rng(2))
+        return gradients.q, gradients.weights["wq"], tokens
+
+    before, solver = found(), np.linalg.eigh
+
+    def other(matrix):
+        values, vectors = solver(matrix[::-1, ::-1])
+        return values, vectors[::-1]
+
+    monkeypatch.setattr(np.linalg, "eigh", other)
+    for now, then in zip(found(), before, strict=True):
+        np.testing.assert_allclose(now, then, rtol=1e-5, atol=1e-5 * np.abs(then).max())
 
 
 def test_an_error_says_what_can_be_typed():

@@ -234,8 +234,8 @@ class Given:
         assert spec.width is not None
         scale = np.sqrt(np.diagonal(self.kernel))
         values, vectors = np.linalg.eigh(self.kernel / np.outer(scale, scale))
-        root = (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
-        x = root @ _normal(rng, len(scale), spec.width)
+        root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # of any solver's vectors
+        x = root.astype(np.float32) @ _normal(rng, len(scale), spec.width)
         if spec.norm == "post":
             x = layer_norm(x) * _scale(spec)
         else:
