@@ -61,8 +61,9 @@ def recommend(
         except design.Interrupted as stop:
             found, stopped = stop.found, True
     if stopped:
-        code = png = None
-        say("interrupted; what follows is the best design so far")
+        unseen = "" if png is None else ", without the trade-off that --png shows"
+        say(f"interrupted; what follows is the best design so far{unseen}")
+        png = None
     if code is not None:
         write(code, found.prescription.pytorch(), "code")
         wrote(code)

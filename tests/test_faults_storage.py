@@ -367,6 +367,25 @@ def test_an_interrupt_says_what_is_kept_where_something_is(command, monkeypatch,
     assert ended.err.strip() == f"sigprop: interrupted{words}"
 
 
+def test_an_interrupted_design_is_in_the_file_that_was_asked_for(command, monkeypatch):
+    whole, done = design.recommend, []
+
+    def press(number):
+        done.append(number)
+        if len(done) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(design, "recommend", lambda *words: whole(*words[:4], press))
+    words = ["--rho-max", "0.01", "--per-layer", "--bound", "beta=0.1:1", "--json"]
+    ended = command("recommend", "s.json", *words, "--code", "c.py", "--png", "c.png")
+    assert ended.code == 130
+    found = json.loads(ended.out)
+    assert found["reason"].startswith("interrupted")
+    assert Path("c.py").read_text() == found["pytorch"]
+    assert names() == {"s.json", "c.py"}
+    assert "without the trade-off that --png shows" in ended.err
+
+
 def test_names_that_are_no_text(command):
     name = os.fsdecode(b"\xff.json")
     Path("s.json").rename(name)
