@@ -214,13 +214,13 @@ class Search:
 def _steady(spec: Transformer, heat: Floats) -> Floats:
     """Temperatures that hold beta sqrt(q gap), and with it the entropy, in every block.
 
-    They end at the largest admissible one, where tokens have merged and the overlap has no hope.
-    Those of late tokens, without mask and rotation.
+    They end at the largest admissible one, where tokens have merged and the overlap has no hope, or
+    where the state overflows. Those of late tokens, without mask and rotation.
     """
     spec = unmasked(spec)
     state, betas = initial_state(spec), []
     for _ in range(spec.depth):
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             scale = reduced_beta(1.0, build_block(spec.replace(beta=0.0)).read(state))
             betas.append(np.nan_to_num(np.minimum(heat / scale, MAX_BETA), nan=MAX_BETA))
             state = build_block(spec.replace(beta=betas[-1]))(state)

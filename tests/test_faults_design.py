@@ -16,6 +16,7 @@ from sigprop.design import Design
 from sigprop.folklore import bench, judge_claims
 from sigprop.propagate import exchangeable
 from sigprop.rem import moments
+from sigprop.search import Search
 from sigprop.targets import measure
 
 BENCH = bench(load("bert-base").spec, seed=100, draws=6)
@@ -184,6 +185,18 @@ def test_an_interrupted_search_keeps_what_it_found(per_layer):
     assert kept.reason.startswith("interrupted")
     assert not kept.feasible
     assert kept.predicted.rho > 0.05
+
+
+def test_a_stream_that_overflows_on_the_way_has_the_largest_temperatures():
+    """Depth 300 reaches it within the ranges by default; one entropy holds until then."""
+    spec = ENCODER.replace(norm="pre", depth=20)
+    ranges = {"beta": (0.1, 2.0), "alpha_attn": (0.1, 1e6), "alpha_mlp": (0.1, 1e6)}
+    search = Search(spec, Targets(), ranges, True, None)
+    design, betas = search.design(search.high)
+    found = exchangeable(design, beta_by_layer=betas)
+    assert found.ended == 6  # 10^24 a block, up to 10^150
+    np.testing.assert_allclose(betas[:6] * np.sqrt(found.gap[:6] / found.q[:6]), 2.0)
+    assert np.all(betas[14:] == 1000)
 
 
 def test_progress_ends_where_it_was_expected_to():
