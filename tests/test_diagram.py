@@ -5,8 +5,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from sigprop import DomainError, Transformer, critical, diagram, propagate, sweep
+from sigprop import DomainError, Transformer, critical, diagram, exponents, propagate, sweep
 from sigprop.diagram import REGIMES, boundaries, load, rem_curves, save
 from sigprop.plots import plot_diagram, plot_rem, plot_trajectory, save_figure
 
@@ -105,6 +106,69 @@ def test_memory_is_flat(spec):
         peaks.append(tracemalloc.get_traced_memory()[1] - 6 * 8 * size**2)
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] + 2e5
+
+
+def share_seen(axes, x, y, values):
+    """Share of points of a drawn panel whose pixel has the colour of the value there."""
+    pixels = np.asarray(axes.figure.canvas.buffer_rgba())[..., :3] / 255
+    column, row = axes.transData.transform(np.stack([x.ravel(), y.ravel()], axis=1)).T
+    seen = pixels[(len(pixels) - 1 - row).astype(int), column.astype(int)]
+    field = next(a for a in (*axes.collections, *axes.images) if a.get_array() is not None)
+    return np.mean(np.abs(field.to_rgba(values.ravel())[:, :3] - seen).max(axis=1) < 0.02)
+
+
+@pytest.mark.parametrize("names", [("beta", "alpha_attn"), ("alpha_attn", "beta")])
+def test_a_diagram_is_drawn_the_right_way_up(spec, data, names):
+    """Pixels at (beta, alpha_attn) have the colour of the statistic there; axes grow up and right.
+
+    Lines, names of regimes and the legend cover some of the pixels: three quarters must agree.
+    """
+    ticks = {"beta": BETA, "alpha_attn": ALPHA}
+    figure = plot_diagram(diagram(spec, rho_max=0.98, **{name: ticks[name] for name in names}))
+    FigureCanvasAgg(figure).draw()
+    x, y = np.meshgrid(*(ticks[name][1:-1] for name in names), indexing="ij")
+    inner = data[["gap_ratio", "entropy_ratio"]].transpose(*names)
+    inner = inner.isel({name: slice(1, -1) for name in names})
+    for axes, statistic in zip(figure.axes, ("gap_ratio", "entropy_ratio"), strict=False):
+        for name, text in zip(names, (axes.get_xlabel(), axes.get_ylabel()), strict=True):
+            assert (r"\beta" if name == "beta" else r"\alpha") in text
+        assert (axes.transData.transform((1, 1)) > axes.transData.transform((0.5, 0.5))).all()
+        values = inner[statistic].values
+        assert share_seen(axes, x, y, values) > 0.75
+        assert share_seen(axes, x, y, values[::-1, ::-1]) < 0.25  # negative control
+
+
+def test_the_boundary_is_drawn_on_the_critical_strength(spec, data):
+    """Every point of the full line of either panel is a root of rho_L = rho_max."""
+    for axes in plot_diagram(data).axes[:2]:
+        (line,) = (one for one in axes.lines if one.get_label() == "rank collapse")
+        exact = critical(spec.replace(beta=line.get_xdata()), 0.98).alpha_attn
+        assert np.abs(line.get_ydata() - exact).max() < 0.05 * (ALPHA[1] - ALPHA[0])
+
+
+def test_a_trajectory_is_drawn_as_the_statistic_that_labels_its_panel(spec):
+    """rho falls short of one by what the second panel shows, also where it is 1e-9 of it."""
+    t = propagate(spec.replace(activation="erf", depth=90, alpha_attn=0.8))
+    assert t.gap[-1] < 1e-8
+    first, second, third = plot_trajectory(t).axes
+    assert [r"\rho" in axes.get_ylabel() for axes in (first, second)] == [True, True]
+    assert ("1 -" in first.get_ylabel(), "1 -" in second.get_ylabel()) == (False, True)
+    assert second.get_yscale() == "log"
+    (rho,), (deficit,) = first.lines, second.lines
+    np.testing.assert_array_equal(rho.get_xdata(), np.arange(91))
+    np.testing.assert_array_equal(deficit.get_xdata(), np.arange(91))
+    np.testing.assert_allclose(rho.get_ydata(), t.rho, rtol=1e-12)
+    np.testing.assert_allclose(rho.get_ydata() + deficit.get_ydata(), 1, atol=1e-12)
+    rate = deficit.get_ydata()[-1] / deficit.get_ydata()[-2]
+    assert rate == pytest.approx(float(exponents(spec.replace(activation="erf", alpha_attn=0.8)).chi))
+    lines = {line.get_label(): line for line in third.lines}
+    (y2,) = (line for text, line in lines.items() if "Y_2" in text)
+    (entropy,) = (line for text, line in lines.items() if "H" in text)
+    np.testing.assert_array_equal(y2.get_xdata(), np.arange(1, 91))
+    np.testing.assert_allclose(y2.get_ydata()[-1], 1 / 512, rtol=1e-6)  # merged: uniform
+    np.testing.assert_allclose(entropy.get_ydata()[-1], 1, rtol=1e-6)
+    np.testing.assert_allclose(y2.get_ydata(), t.y2)
+    np.testing.assert_allclose(entropy.get_ydata(), t.entropy_ratio)
 
 
 def test_figures(spec, data, tmp_path):
