@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from sigprop import load, propagate
 from sigprop.cli import main
@@ -114,6 +115,132 @@ def test_show_examples(run, name):
     found = json.loads(run("show", name, "--json"))
     assert found["verdict"]
     assert found["spec"]["depth"] > 0
+
+
+WIDE = SPEC | {"context": 64, "width": 32, "heads": 2, "beta": 2.0, "rho0": 0.0, "depth": 3}
+STATISTICS = {"l": "layer", "rho": "rho", "q": "q", "Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
+LAYERS = {"l": "layer", "rho": "rho", "1 - rho": "gap", "q": "q", "Y_2": "y2", "O": "overlap"}
+LAYERS |= {"H/nats": "entropy", "H/logT": "entropy_ratio", "s": "score_std"}  # q = 1: gap is 1 - rho
+WEIGHTS = {f"W_{name.upper()}": f"grad_w{name}" for name in "qkv12"}
+TABLES = {  # command: title of a table of it, and what --json calls what stands under each head
+    "propagate": ("Layer by layer", LAYERS),
+    "propagate --bands": (
+        "Spread over networks",
+        {"l": "layer"} | {name: name for name in ("rho_std", "y2_std", "entropy_std")},
+    ),
+    "propagate --gradients": (
+        "squared norms for weights",
+        {"l": None, "q^g": "grad_q", "p^g": "grad_p"} | WEIGHTS,
+    ),
+    "simulate --seeds 2 --workers 1": ("2 random networks", STATISTICS),
+    "kernel --draws 2 --workers 1": ("Token kernel at infinite width", STATISTICS),
+}
+DIGITS = 6e-3  # half of the last of three, relative
+
+
+def table(text, title, heads):
+    """Columns of a printed table, by head; None where a dash stands, standard errors left out."""
+    lines = text.splitlines()
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith(title)) :]
+    wanted = "".join(heads).replace(" ", "")
+    top = next(i for i, line in enumerate(lines) if "".join(line.split()) == wanted)
+    rows = [re.sub(r" ± \S+", "", line).split() for line in lines[top + 2 :]]
+    rows = rows[: rows.index([])]
+    numbers = [[None if cell == "-" else float(cell) for cell in row] for row in rows]
+    return dict(zip(heads, zip(*numbers, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_each_column_shows_the_statistic_of_its_head(run, command):
+    """A statistic of blocks starts in the second row; spreads are printed with two digits."""
+    Path("wide.json").write_text(json.dumps(WIDE))
+    name, *options = command.split()
+    title, meaning = TABLES[command]
+    shown = table(run(name, "wide.json", *options), title, meaning)
+    found = json.loads(run(name, "wide.json", *options, "--json"))
+    for head, key in ((head, key) for head, key in meaning.items() if key is not None):
+        known = [value for value in shown[head] if value is not None]
+        assert shown[head].index(known[0]) == len(shown[head]) - len(found[key]), head
+        digits = 0.06 if head.endswith("_std") else DIGITS
+        assert known == pytest.approx(found[key], rel=digits, abs=1e-9), head
+
+
+def test_columns_by_position_show_the_statistic_of_their_head(run):
+    Path("causal.json").write_text(json.dumps(WIDE | {"context": 24, "causal": True}))
+    meaning = {"rho": "rho", "Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
+    meaning |= {"H/log t": "entropy_ratio", "s": "score_std", "A_1": "first_weight"}
+    shown = table(run("propagate", "causal.json"), "By position", ("t", "l", *meaning))
+    found = json.loads(run("propagate", "causal.json", "--json"))["positions"]
+    assert set(shown["l"]) == {1, 2, 3}
+    assert {1, 24} < set(shown["t"])
+    for row, (position, layer) in enumerate(zip(shown["t"], shown["l"], strict=True)):
+        for head, key in meaning.items():
+            value = found[key][int(layer) - (key != "rho")][int(position) - 1]
+            near = value if value is None else pytest.approx(value, rel=DIGITS, abs=1e-9)
+            assert shown[head][row] == near, head
+        if layer == 1 and position > 1:  # tokens are uncorrelated: queries agree by chance
+            assert shown["O"][row] == pytest.approx(1 / position, rel=DIGITS)
+            assert shown["Y_2"][row] > 1.5 * shown["O"][row]
+
+
+def test_uncorrelated_queries_overlap_by_chance_and_participation_is_that_of_the_scores(run):
+    """At rho = 0: O = 1/T exactly, and Y_2 of one row of independent Gaussian scores (E6)."""
+    Path("wide.json").write_text(json.dumps(WIDE | {"width": None, "heads": 1}))
+    shown = table(run("propagate", "wide.json"), *TABLES["propagate"])
+    found = json.loads(run("propagate", "wide.json", "--json"))
+    assert found["score_std"][0] == pytest.approx(2 * np.sqrt(np.log(64)))
+    scores = np.random.default_rng(5).standard_normal((20_000, 64)) * found["score_std"][0]
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    each = np.square(weights).sum(axis=1)
+    assert abs(found["y2"][0] - each.mean()) < 4 * each.std() / np.sqrt(len(each))
+    assert found["overlap"][0] == pytest.approx(1 / 64, rel=1e-4)
+    assert shown["Y_2"][1] == pytest.approx(each.mean(), rel=0.03)
+    assert shown["O"][1] == pytest.approx(1 / 64, rel=DIGITS)
+
+
+RULES = ("weights", "sqrt_log", "log", "entropy")
+GROWTH = {"T": None, "beta": "beta", "s": "score_std", "H/log T, first": "entropy_ratio"}
+GROWTH |= {"rho, last": "rho", "alpha_attn": "alpha_critical"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_context_table_names_the_strength_that_keeps_tokens_apart(run, rule):
+    """With the alpha_attn of a row, propagating at its T and beta gives rho_max."""
+    spec = WIDE | {"rho0": 0.2, "beta": 0.5, "sigma_v2": 1.0, "sigma_w2": 0.1, "depth": 6}
+    Path("deep.json").write_text(json.dumps(spec | {"width": None, "heads": 1}))
+    words = ("scale", "deep.json", "--context", "64:1k:2", "--rho-max", "0.8")
+    found = json.loads(run(*words, "--json"))["rules"][rule]
+    shown = table(run(*words), f"{rule}: ", GROWTH)
+    assert shown["T"] == (64, 1024)
+    for head, key in ((head, key) for head, key in GROWTH.items() if key is not None):
+        assert shown[head] == pytest.approx(found[key], rel=1e-3), head
+    read = load("deep.json").spec
+    for context, beta, alpha in zip(shown["T"], found["beta"], found["alpha_critical"], strict=True):
+        at = [propagate(read.replace(context=context, beta=beta, alpha_attn=a)).rho[-1]
+              for a in (0.99 * alpha, alpha, 1.01 * alpha)]  # fmt: skip
+        assert at[1] == pytest.approx(0.8, abs=1e-5)
+        assert at[0] > 0.8005 > 0.7995 > at[2]
+
+
+def values_of(run, *words):
+    run("diagram", "spec.json", *words, "--out", "d.nc")
+    return xr.load_dataset("d.nc", engine="scipy")
+
+
+def test_axes_are_evenly_spaced_in_the_value_or_in_its_logarithm(run):
+    """LO:HI:N has equal differences, LO:HI:N:log equal ratios; both end at LO and HI."""
+    data = values_of(run, "--x", "beta=0.1:1.6:5:log", "--y", "alpha_attn=0.5:2.5:5")
+    np.testing.assert_allclose(data.beta, [0.1, 0.2, 0.4, 0.8, 1.6], rtol=1e-12)
+    np.testing.assert_allclose(data.alpha_attn, [0.5, 1, 1.5, 2, 2.5], rtol=1e-12)
+    spec = load("spec.json").spec.replace(beta=0.4, alpha_attn=2.0)
+    assert float(data.rho[2, 3]) == pytest.approx(float(propagate(spec).rho[-1]), abs=1e-7)
+    data = values_of(run, "--x", "context=16:256:3:log", "--y", "alpha_attn=0.1:10:3:log")
+    np.testing.assert_array_equal(data.context, [16, 64, 256])
+    np.testing.assert_allclose(data.alpha_attn, [0.1, 1, 10], rtol=1e-12)
+    run("curves", "--contexts", "16", "--beta", "0.5:4:4:log", "--png", "c.png", "--out", "c.nc")
+    curves = xr.load_dataset("c.nc", engine="scipy")
+    np.testing.assert_allclose(curves.beta, [0.5, 1, 2, 4], rtol=1e-12)
 
 
 def test_profile_and_curves(run):
