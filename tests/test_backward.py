@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_fluctuations import spec_of
 
+import sigprop
 from sigprop import AssumptionError, DomainError, State, Transformer, propagate
 from sigprop.backward import gradient_exponent, gradients
 from sigprop.block import build_block
@@ -243,6 +244,59 @@ def test_weight_gradients_over_the_range(ratio, rho, beta):
     for name in WEIGHTS:
         mean, error = measured[name][0][0], measured[name][1][0]
         assert abs(mean / getattr(found, name)[0] - 1) < 0.03 + 3 * error / mean, name
+
+
+UNITS = {"relu": 0.5, "linear": 1.0}  # E phi(z)^2, and E phi'(z)^2, of a Gaussian z
+
+
+@pytest.mark.parametrize("act", UNITS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 4.0])
+def test_mlp_gradients_of_the_last_block_are_known(ratio, gated, act):
+    """dW_2 is a sum of h_t g_t: for independent g_t its squared norm is the mean one of h_t.
+
+    That is d_ff E phi^2, times the variance of the linear branch of a gated unit. That of dW_1,
+    d sigma_w2^2 E phi'^2, does not know the number of units.
+    """
+    spec = simple(depth=2, norm="pre", width=48, heads=2, activation=act, gated=gated)
+    spec = spec.replace(mlp_ratio=ratio, sigma_w1_2=1.3, sigma_w2_2=0.7)
+    found, half = sigprop.gradients(spec), UNITS[act]
+    linear = 1.3 if gated else 1.0
+    assert found.w2[-1] == pytest.approx(48 * ratio * 1.3 * half * linear, rel=1e-6)
+    assert found.w1[-1] == pytest.approx(48 * 0.7 * half * (2.6 if gated else 1.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("positions", [{"causal": True}, {"rotary_base": 1e3}])
+def test_mlp_gradients_of_the_last_block_are_known_by_position(positions, parallel):
+    """The same where gradients are sampled, to four standard errors."""
+    spec = simple(depth=2, context=24, norm="pre", width=96, heads=2, mlp_ratio=3, **positions)
+    spec = spec.replace(parallel=parallel, sigma_w1_2=1.3, sigma_w2_2=0.7)
+    found = sigprop.gradients(spec, draws=12, seed=4)
+    for name, exact in (("w2", 96 * 3 * 1.3 / 2), ("w1", 96 * 0.7 / 2)):
+        value, error = getattr(found, name)[-1], found.errors[name][-1]
+        assert abs(value - exact) < 4 * error + 0.01 * exact, name
+        assert error < 0.1 * exact  # three times fewer units would be seen
+
+
+def test_second_matrices_grow_with_their_units_in_every_block():
+    """At infinite width nothing else in the stack knows how many there are."""
+    one, five = (gradients(simple(depth=5, mlp_ratio=ratio)) for ratio in (1.0, 5.0))
+    np.testing.assert_allclose(five.w2, 5 * one.w2, rtol=1e-12)
+    for name in ("q", "p", "wq", "wk", "wv", "w1"):
+        np.testing.assert_allclose(getattr(five, name), getattr(one, name), rtol=1e-12)
+
+
+def test_mlp_gradients_against_autograd():
+    """Three post-norm blocks with four units a feature, every block; one unit a feature fails."""
+    case = {"T": 32, "d": 64, "H": 2, "L": 3, "vw": 1.2, "vv": 0.7, "aS": 1.0, "aM": 1.0}
+    case |= {"rho0": 0.2, "act": "relu", "norm": "post", "beta": 0.7, "width": 4}
+    found, measured = gradients(spec_of(case)), autograd.average(case, range(80))
+    for name in ("w1", "w2"):
+        mean, error = measured[name]
+        assert (np.abs(getattr(found, name) / mean - 1) < 0.05 + 3 * error / mean).all(), name
+    mean, error = measured["w2"]
+    assert (np.abs(found.w2 / 4 / mean - 1) > 0.5 + 3 * error / mean).all()
 
 
 def test_gradients_of_another_architecture():

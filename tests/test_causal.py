@@ -144,6 +144,79 @@ def test_uniform_attention_is_a_matrix_product(changes):
     np.testing.assert_allclose(found.gap_ratio[-1], 1 - dense(spec), atol=2e-6)
 
 
+def relu_mlp(kernel):
+    """Kernel of a ReLU MLP of unit variances: the arc-cosine kernel of Cho & Saul (2009)."""
+    size = np.sqrt(np.outer(np.diag(kernel), np.diag(kernel)))
+    angle = np.arccos(np.clip(kernel / size, -1, 1))
+    return size * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+
+
+def dense_block(spec, kernel):
+    """One pre-norm block at beta = 0 over a token kernel, its branches written out."""
+    count = np.arange(1, len(kernel) + 1)
+    weights = np.tril(np.ones_like(kernel)) / count[:, None]
+
+    def unit(k):
+        return k / np.sqrt(np.outer(np.diag(k), np.diag(k)))
+
+    def attention(k):
+        return spec.sigma_v2 * weights @ k @ weights.T
+
+    def mlp(k):
+        return spec.sigma_w2_2 * relu_mlp(spec.sigma_w1_2 * k)
+
+    if spec.parallel:
+        return spec.alpha_attn**2 * kernel + attention(unit(kernel)) + mlp(unit(kernel))
+    kernel = spec.alpha_attn**2 * kernel + attention(unit(kernel))
+    return spec.alpha_mlp**2 * kernel + mlp(unit(kernel))
+
+
+PARALLEL = Transformer(
+    depth=3, context=24, norm="pre", causal=True, parallel=True, beta=0, sigma_v2=0.7,
+    sigma_w1_2=1.3, sigma_w2_2=1.6, rho0=0.2, alpha_attn=0.8,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_both_branches_of_a_causal_block_at_uniform_attention(parallel):
+    """Exact token by token; without its MLP the same block is far off."""
+    spec = PARALLEL.replace(parallel=parallel)
+    kernel = 0.2 + 0.8 * np.eye(24)
+    for _ in range(spec.depth):
+        kernel = dense_block(spec, kernel)
+    size = np.sqrt(np.diag(kernel))
+    exact = 1 - kernel / np.outer(size, size)
+    found = propagate(spec).positions
+    np.testing.assert_allclose(found.gap_ratio[-1], exact, atol=1e-5)
+    np.testing.assert_allclose(found.q[-1], np.diag(kernel), rtol=1e-6)
+    drawn = solve(spec, exchangeable_kernel(spec), draws=1, blocks=24)
+    np.testing.assert_allclose(drawn.mean("samples")[-1], 1 - exact, atol=1e-5)
+    attention_alone = propagate(spec.replace(sigma_w2_2=1e-9)).positions
+    assert np.abs(attention_alone.gap_ratio[-1] - exact).max() > 0.02
+    assert found.q[-1, 0] > 1.5 * attention_alone.q[-1, 0]
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_late_tokens_of_a_long_causal_stack_are_exchangeable(parallel):
+    """Every query of a full prefix sees every key: the theory without positions."""
+    spec = PARALLEL.replace(parallel=parallel, beta=1.2, prefix=24)
+    late = propagate(spec.replace(causal=False, prefix=0))
+    found = propagate(spec)
+    np.testing.assert_allclose(found.rho, late.rho, atol=1e-5)
+    np.testing.assert_allclose(found.q, late.q, rtol=1e-5)
+
+
+def test_the_late_overlap_is_that_of_pairs_in_the_second_half():
+    """Exact at beta = 0: a mean of the matrix product over pairs of different late tokens."""
+    spec = SPEC.replace(beta=0, sigma_w2=0, sigma_b2=0)
+    found, off = propagate(spec).positions, ~np.eye(16, dtype=bool)
+    for depth in range(spec.depth + 1):
+        kernel = dense(spec.replace(depth=depth)) if depth else 0.2 + 0.8 * np.eye(32)
+        early, late = kernel[:16, :16][off].mean(), kernel[16:, 16:][off].mean()
+        assert found.rho_late[depth] == pytest.approx(late, abs=2e-6)
+        assert depth != 1 or early > late + 0.005  # early tokens average few keys: they merge first
+
+
 def test_full_prefix_is_the_exchangeable_theory():
     spec = SPEC.replace(prefix=32)
     found, late = causal(spec), exchangeable(spec)

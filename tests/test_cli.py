@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sigprop import load, propagate
+from sigprop import load, propagate, sweep
 from sigprop.cli import main
 from sigprop.huggingface import examples
 
@@ -221,6 +221,41 @@ def test_context_table_names_the_strength_that_keeps_tokens_apart(run, rule):
               for a in (0.99 * alpha, alpha, 1.01 * alpha)]  # fmt: skip
         assert at[1] == pytest.approx(0.8, abs=1e-5)
         assert at[0] > 0.8005 > 0.7995 > at[2]
+
+
+def named(text, row):
+    """Value of a row of a printed table of names and values."""
+    line = next(line for line in text.splitlines() if row in line)
+    return line.strip("│ ").split("│")[-1].strip()
+
+
+def test_show_names_the_block_of_collapse_and_the_beta_of_freezing(run):
+    """By the odds law (E21) and by beta_c = sqrt(2/gap) (E3), as the JSON of the same command."""
+    keys = {"depth": 40, "context": "inf", "beta": 1e-6, "sigma_v2": 0.8, "sigma_w2": 0}
+    Path("law.json").write_text(json.dumps(keys | {"rho0": 0.2, "alpha_attn": 2}))
+    odds = np.log(0.98 / 0.02) - np.log(0.2 / 0.8)
+    block, beta = int(np.ceil(odds / np.log1p(0.8 / 4))), np.sqrt(2 / 0.8)
+    found, text = json.loads(run("show", "law.json", "--json")), run("show", "law.json")
+    assert (found["collapse_layer"], found["beta_freezing"]) == (block, pytest.approx(beta))
+    assert int(named(text, "first block above the accepted overlap")) == block
+    assert float(named(text, "beta at which block 1 freezes")) == pytest.approx(beta, rel=1e-5)
+    apart = load("law.json").spec.replace(depth=block - 1).to_dict()
+    Path("apart.json").write_text(json.dumps(apart))
+    assert named(run("show", "apart.json"), "first block above the accepted overlap") == "-"
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_critical_table_says_whether_the_overlap_falls(run, norm):
+    """A chaotic pre-norm stack whose overlap rises back to that of the input, and post-norm."""
+    keys = {"depth": 6, "context": 512, "norm": norm, "beta": 0.5, "sigma_v2": 0.2, "sigma_w2": 9}
+    keys |= {"sigma_b2": 0.1, "activation": "tanh", "rho0": 0.9}
+    Path("back.json").write_text(json.dumps(keys))
+    text = run("critical", "back.json", "--rho-max", "0.8")
+    skips = np.geomspace(0.01, 100, 30)
+    rho = sweep(load("back.json").spec.replace(alpha_attn=skips)).state.rho
+    assert named(text, "overlap decreases with alpha_attn") == str(np.diff(rho).max() < 1e-9)
+    root = float(named(text, "alpha_attn "))
+    assert np.interp(root, skips, rho) == pytest.approx(0.8, abs=0.02)
 
 
 def values_of(run, *words):

@@ -17,6 +17,7 @@ from sigprop import (
     entropy_boundary,
     exponents,
     fixed_points,
+    judge,
     propagate,
     sweep,
 )
@@ -139,6 +140,83 @@ def test_monotone():
     assert (np.diff(deeper) > 0).all()
     spec = spec.replace(alpha_attn=np.geomspace(0.01, 100, 60))
     assert (np.diff(sweep(spec).state.rho) <= 0).all()  # equal where all is merged to rounding
+
+
+SCAN = np.geomspace(1e-6, 1e6, 25)  # strengths that the documentation promises
+BACK = Transformer(  # the overlap falls with the skip branch, then rises back to that of the input
+    depth=6, context=512, norm="pre", beta=0.5, sigma_v2=0.2, sigma_w2=9, sigma_b2=0.1, rho0=0.9,
+    activation="tanh",
+)  # fmt: skip
+TARGETS = np.array([0.5, 0.8, 0.85, 0.95])
+
+
+def test_a_search_says_whether_the_overlap_falls_all_along():
+    """Against the overlap itself, strength by strength; where it rises again, the lower root."""
+    rising = np.diff(sweep(BACK.replace(alpha_attn=SCAN)).state.rho).max()
+    falling = np.diff(sweep(BACK.replace(norm="post", alpha_attn=SCAN)).state.rho).max()
+    assert rising > 0.01 > 1e-9 > falling
+    back, fall = critical(BACK, TARGETS), critical(BACK.replace(norm="post"), TARGETS)
+    assert (back.monotone.tolist(), fall.monotone.tolist()) == ([False] * 4, [True] * 4)
+    assert back.converged.tolist() == [False, True, True, True]
+    assert (back.alpha_attn[1:] < 0.5).all()
+    rises = sweep(BACK.replace(alpha_attn=np.geomspace(0.5, 20, 40))).state.rho
+    assert rises.min() < 0.8 < 0.85 < rises.max()  # a second root, which is not the answer
+
+
+def test_a_search_ends_in_a_bracket_of_the_root():
+    """Neighbours of the scan: the overlap is above rho_max at the lower end, below at the upper."""
+    found = critical(BACK, TARGETS)
+    low, high = (end[found.converged] for end in found.bracket)
+    root, target = found.alpha_attn[found.converged], TARGETS[found.converged]
+    assert ((low < root) & (root < high)).all()
+    np.testing.assert_allclose(high / low, np.sqrt(10), rtol=1e-9)
+    ends = [sweep(BACK.replace(alpha_attn=end)).state.rho for end in (low, high)]
+    assert ((ends[0] > target) & (target > ends[1])).all()
+    assert np.isnan(found.bracket)[:, ~found.converged].all()
+    np.testing.assert_allclose(found.residual[found.converged], 0, atol=1e-9)
+
+
+def test_a_search_counts_its_evaluations():
+    """The scan alone where nothing is refined; Chandrupatla's method is far below bisection."""
+    found = critical(BACK, TARGETS)
+    assert found.iterations[0] == len(SCAN)
+    refined = found.iterations[1:] - len(SCAN)
+    assert (refined >= 3).all()  # both ends of the bracket and at least one point inside
+    assert (refined < np.log2(np.log(np.sqrt(10)) / 1e-13)).all()
+    alone = [int(critical(BACK, target).iterations) for target in TARGETS[:2]]
+    assert alone == found.iterations[:2].tolist()
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_the_first_block_freezes_at_the_beta_that_is_named(norm):
+    """beta_c = sqrt(2/gap) at unit variance (E3, E8), on both sides of it."""
+    spec = Transformer(
+        depth=1, context=512, norm=norm, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.28, norm_gain=1
+    )
+    edge = judge(spec).beta_freezing
+    assert edge == pytest.approx(np.sqrt(2 / 0.72), rel=1e-9)
+    assert judge(spec.replace(beta=2.5)).beta_freezing == pytest.approx(edge, rel=1e-9)
+    frozen = [judge(spec.replace(beta=b)).verdict for b in (0.999 * edge, 1.001 * edge)]
+    assert frozen == ["trainable", "entropy collapse"]
+    gain = judge(spec.replace(norm="pre", norm_gain=1.5)).beta_freezing  # q = 2.25 is read
+    assert gain == pytest.approx(np.sqrt(2 / 0.72) / 1.5**2, rel=1e-9)
+
+
+@pytest.mark.parametrize("rho_max", [0.9, 0.95, 0.99])
+def test_the_block_of_collapse_follows_from_the_odds_law(rho_max):
+    """E21: the odds of the overlap grow by 1 + sigma_v2/alpha^2 in each block."""
+    spec = Transformer(
+        depth=40, context="inf", beta=0, sigma_v2=0.8, sigma_w2=0, rho0=0.2, alpha_attn=2
+    )
+    growth = np.log1p(0.8 / 4)
+    exact = int(np.ceil((logit(rho_max) - logit(0.2)) / growth))
+    found = judge(spec, rho_max)
+    assert found.collapse_layer == exact
+    assert found.verdict == "rank collapse"
+    rho = found.trajectory.rho
+    assert rho[exact - 1] <= rho_max < rho[exact]
+    assert judge(spec.replace(depth=exact - 1), rho_max).collapse_layer is None
+    assert judge(spec.replace(depth=exact), rho_max).collapse_layer == exact
 
 
 def test_reasons():

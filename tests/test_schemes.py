@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sigprop import AssumptionError, DomainError, Transformer, load
+from sigprop import AssumptionError, DomainError, Transformer, load, propagate
 from sigprop.backward import gradients
 from sigprop.cli import main
 from sigprop.propagate import exchangeable
@@ -275,6 +275,14 @@ def test_verdicts_follow_the_numbers():
         assert ("rank" in one.verdict) == merged
         assert ("entropy" in one.verdict) == frozen
     assert Recipe(dict.fromkeys(MATRICES, 1.0)).multipliers["skip"] == 1
+
+
+def test_the_block_that_is_named_is_the_first_that_merges_tokens():
+    """Of the description of the scheme: one block less leaves the overlap below what is accepted."""
+    one = survey(SMALL.replace(depth=24), ["glorot-normal"])[0]
+    block = int(one.reason.split("merged in block ")[1].split(",")[0])
+    before, after = (propagate(one.spec.replace(depth=n)).rho[-1] for n in (block - 1, block))
+    assert before <= 0.98 < after
 
 
 @pytest.fixture
