@@ -279,6 +279,20 @@ def test_mlp_gradients_of_the_last_block_are_known_by_position(positions, parall
         assert error < 0.1 * exact  # three times fewer units would be seen
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_without_values_a_mask_changes_no_gradient(parallel):
+    """Attention that writes nothing leaves the MLP alone: by position as in closed form."""
+    spec = simple(depth=3, context=16, norm="pre", sigma_v2=0, rho0=0, parallel=parallel)
+    exact = gradients(spec.replace(alpha_attn=0.8))
+    found = sigprop.gradients(spec.replace(alpha_attn=0.8, causal=True), draws=2)
+    for name in ("q", "w1", "w2"):
+        np.testing.assert_allclose(getattr(found, name), getattr(exact, name), rtol=1e-6)
+    stream = 1.0  # its variance: a block scales it and adds 1/2, backward 1/2 over what is read
+    for q, behind in zip(exact.q, [*exact.q[1:], 1.0], strict=True):
+        assert q / behind == pytest.approx(0.64 + 0.5 / stream)
+        stream = 0.64 * stream + 0.5
+
+
 def test_second_matrices_grow_with_their_units_in_every_block():
     """At infinite width nothing else in the stack knows how many there are."""
     one, five = (gradients(simple(depth=5, mlp_ratio=ratio)) for ratio in (1.0, 5.0))

@@ -9,11 +9,21 @@ import autograd
 import numpy as np
 import pytest
 
-from sigprop import AssumptionError, DomainError, Transformer, example, from_config, propagate
+from sigprop import (
+    AssumptionError,
+    DomainError,
+    Transformer,
+    critical,
+    example,
+    from_config,
+    gradients,
+    propagate,
+)
 from sigprop.backward import WEIGHTS
 from sigprop.block import build_block
 from sigprop.cli import main
 from sigprop.design import BOUNDS, FREE, recommend
+from sigprop.design_plots import plot_design, plot_growth
 from sigprop.growth import RULES, grow
 from sigprop.huggingface import examples
 from sigprop.prescription import prescribe
@@ -108,6 +118,80 @@ def test_nearest_is_near():
     good = np.all(targets.slack(measure(spec)) >= 1, axis=0)
     assert good.any()
     assert spread[good].min() > 0.93 * octaves
+
+
+WIDE = TOY.replace(depth=3, width=None)  # without widths the theory of the curve is exact
+BAND = {"beta": (0.05, 2.0)}
+
+
+def test_a_trade_off_is_what_each_beta_gives():
+    """At every beta of the curve the design with that beta, propagated and pulled back anew."""
+    found = recommend(WIDE, Targets(query_min=2e-2, rho_max=0.9), BAND)
+    curve, beta = found.curve, found.curve["beta"]
+    np.testing.assert_allclose(beta[[0, -1]], BAND["beta"], rtol=1e-12)
+    assert beta[curve["recommended"]] == pytest.approx([found.spec.beta], rel=1e-12)
+    spec = found.spec.replace(beta=beta)
+    t, back = propagate(spec), gradients(spec)
+    norms = np.stack([getattr(back, name) for name in WEIGHTS])
+    largest = norms[:, -1].max(axis=0)
+    np.testing.assert_allclose(curve["rho"], t.rho[-1], rtol=1e-9)
+    np.testing.assert_allclose(curve["entropy"], t.entropy_ratio.min(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(curve["query"], norms[:2].min(axis=(0, 1)) / largest, rtol=1e-9)
+    np.testing.assert_allclose(curve["gradient"], norms.max(axis=(0, 1)) / largest, rtol=1e-9)
+    slope = curve["query"][:5] / beta[:5]  # keys of variance beta: linear where attention is even
+    np.testing.assert_allclose(slope, slope[0], rtol=0.02)
+
+
+def test_a_trade_off_is_drawn_at_its_own_betas():
+    found = recommend(WIDE, Targets(query_min=2e-2, rho_max=0.9), BAND)
+    left, right = plot_design(found, "toy").axes
+    words = {"overlap": (left, "rho"), "lowest $H/\\log T$": (left, "entropy")}
+    words |= {"smallest query gradient": (right, "query"), "largest gradient": (right, "gradient")}
+    for text, (axes, key) in words.items():
+        (line,) = (line for line in axes.lines if line.get_label() == text)
+        np.testing.assert_allclose(line.get_xdata(), found.curve["beta"])
+        np.testing.assert_allclose(line.get_ydata(), found.curve[key])
+    for axes in (left, right):
+        (dot, *_) = (line for line in axes.lines if line.get_marker() == "o")
+        assert list(dot.get_xdata()) == pytest.approx([found.spec.beta])
+
+
+def test_a_trade_off_is_printed_at_its_own_betas(run):
+    """Each row is what its beta gives; twice that beta gives something else."""
+    Path("spec.json").write_text(json.dumps(WIDE.to_dict()))
+    words = ("recommend", "spec.json", "--query-min", "2e-2", "--bound", "beta=0.05:2")
+    found, shown = json.loads(run(*words, "--json")), run(*words)
+    rows = [line.replace("> ", "").split() for line in shown.splitlines()]
+    top = next(i for i, row in enumerate(rows) if row[:3] == ["beta", "overlap", "H/log"])
+    rows = rows[top + 2 :]
+    rows = [[float(cell) for cell in row[:3]] for row in rows[: rows.index([])]]
+    spec = Transformer(**found["spec"])
+    assert any(row[0] == pytest.approx(spec.beta, rel=1e-3) for row in rows)
+    assert (rows[0][0], rows[-1][0]) == pytest.approx(BAND["beta"], rel=1e-3)
+    for beta, *statistics in rows:
+        t, other = (propagate(spec.replace(beta=k * beta)) for k in (1, 2))
+        assert statistics == pytest.approx([t.rho[-1], t.entropy_ratio.min()], rel=2e-3)
+        assert other.entropy_ratio.min() < 0.998 * statistics[1]
+
+
+GROWN = {"beta": "beta", "H/": "entropy_ratio", "critical": "alpha_critical"}
+
+
+def test_growth_is_drawn_as_it_is_computed():
+    """One line a rule over the contexts; strengths that keep the overlap, from `critical` alone."""
+    spec = TOY.replace(beta=0.5, rho0=0.2, sigma_w2=0.1, width=None)
+    found = grow(spec, [64, 512], rho_max=0.8)
+    for row, betas in zip(found.alpha_critical, found.beta, strict=True):
+        exact = [critical(spec.replace(context=t, beta=b), 0.8).alpha_attn
+                 for t, b in zip((64, 512), betas.tolist(), strict=True)]  # fmt: skip
+        np.testing.assert_allclose(row, np.array(exact), rtol=1e-6)
+        assert (row > 0.5).all()
+    for axes, (text, key) in zip(plot_growth(found, "toy").axes, GROWN.items(), strict=True):
+        assert text in axes.get_ylabel()
+        assert [line.get_label() for line in axes.lines] == list(RULES)
+        for line, values in zip(axes.lines, getattr(found, key), strict=True):
+            np.testing.assert_allclose(line.get_xdata(), [64, 512])
+            np.testing.assert_allclose(line.get_ydata(), values)
 
 
 def test_infeasible_targets_are_named():
