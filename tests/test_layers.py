@@ -1,6 +1,7 @@
 """Imports run one way: a module imports only from those above it, also inside functions."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.util import resolve_name
@@ -235,6 +236,89 @@ def test_the_symbolic_witness_imports_no_numerics():
         outside = {n for n in imported(MODULES[module].read_text(encoding="utf-8"))
                    if n.split(".")[0] != "symbolic"}  # fmt: skip
         assert outside <= {"notation", "errors", "arguments", "validate"}, module
+
+
+SIMULATOR = "simulate"
+MEASURE = {"claims", "compare", "figures", "laboratory", "tables"}  # beside a measurement
+
+
+def simulates(text, package="sigprop"):
+    """Whether a source text names the simulator: in an import at any depth, or as a module path."""
+    tree = ast.walk(ast.parse(text))
+    words = {n.value for n in tree if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    named = any(re.fullmatch(rf"sigprop\.{SIMULATOR}(\.\w+)*(:\w+)?", word) for word in words)
+    return named or any(name.split(".")[0] == SIMULATOR for name in imported(text, package))
+
+
+def reached(start):
+    """Modules that a module imports, and those that these import, also inside functions."""
+    known, open_ = set(), {start}
+    while open_:
+        module = open_.pop()
+        known.add(module)
+        package = "sigprop." + module.split(".")[0] if "." in module else "sigprop"
+        open_ |= imported(MODULES[module].read_text(encoding="utf-8"), package) - known
+    return known
+
+
+def test_the_theory_does_not_name_the_simulator():
+    for module, path in MODULES.items():
+        beside = module.split(".")[0] in {SIMULATOR, *MEASURE}
+        assert beside or not simulates(path.read_text(encoding="utf-8")), module
+
+
+def test_no_public_name_of_the_theory_reaches_the_simulator():
+    theory = reached("")
+    assert {"propagate", "critical", "design", "rem.finite", "maps.mlp"} <= theory
+    assert not {name for name in theory if name.split(".")[0] == SIMULATOR}
+    assert SIMULATOR in reached("compare")  # negative control
+
+
+@pytest.mark.parametrize(
+    ("text", "caught"),
+    [
+        ("from sigprop.simulate import simulate", True),
+        ("from sigprop import simulate", True),
+        ("def f():\n    import sigprop.simulate.network as n", True),
+        ("if TYPE_CHECKING:\n    from .simulate import Measured", True),
+        ("import_module('sigprop.simulate.run')", True),
+        ("from sigprop.propagate import propagate\n'sigprop simulates nothing here'", False),
+    ],
+)
+def test_a_name_of_the_simulator_is_caught(text, caught):
+    assert simulates(text) == caught
+
+
+THEORY = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("sigprop.simulate", "sigprop.simulation")):
+            raise ImportError("the simulator is not there")
+
+sys.meta_path.insert(0, Refused())
+import sigprop as s
+spec = s.Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+wide, late = spec.replace(width=16), spec.replace(width=16, causal=True)
+for one in (spec, wide, late, wide.replace(rotary_base=1e3), late.replace(rotary_base=1e3)):
+    s.propagate(one), s.gradients(one, draws=2)
+s.sweep(spec), s.critical(spec, 0.9), s.judge(spec), s.exponents(spec), s.fixed_points(spec)
+s.gradient_exponent(spec, s.State(1.0, 0.5)), s.entropy_boundary(spec, 0.7)
+s.beta_profile(spec, 0.7), s.diagram(spec, beta=[0.5, 1], alpha_attn=[0.5, 1], gradients=True)
+s.grow(spec, [8, 16]), s.recommend(wide, bounds={"beta": (0.5, 2)}), s.example("bert-base")
+from sigprop.plots import plot_trajectory
+plot_trajectory(s.bands(wide))
+try:
+    import sigprop.simulate
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_the_theory_runs_where_there_is_no_simulator():
+    run = subprocess.run([sys.executable, "-c", THEORY], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "the simulator is not there\n"), run.stderr
 
 
 @pytest.mark.parametrize(
