@@ -118,9 +118,10 @@ def test_show_examples(run, name):
 
 
 WIDE = SPEC | {"context": 64, "width": 32, "heads": 2, "beta": 2.0, "rho0": 0.0, "depth": 3}
-STATISTICS = {"l": "layer", "rho": "rho", "q": "q", "Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
-LAYERS = {"l": "layer", "rho": "rho", "1 - rho": "gap", "q": "q", "Y_2": "y2", "O": "overlap"}
-LAYERS |= {"H/nats": "entropy", "H/logT": "entropy_ratio", "s": "score_std"}  # q = 1: gap is 1 - rho
+ATTENTION = {"Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
+STATISTICS = {"l": "layer", "rho": "rho", "q": "q"} | ATTENTION
+LAYERS = {"l": "layer", "rho": "rho", "1 - rho": "gap", "q": "q"} | ATTENTION  # q = 1 here
+LAYERS |= {"H/logT": "entropy_ratio", "s": "score_std"}
 WEIGHTS = {f"W_{name.upper()}": f"grad_w{name}" for name in "qkv12"}
 TABLES = {  # command: title of a table of it, and what --json calls what stands under each head
     "propagate": ("Layer by layer", LAYERS),
@@ -167,7 +168,7 @@ def test_each_column_shows_the_statistic_of_its_head(run, command):
 
 def test_columns_by_position_show_the_statistic_of_their_head(run):
     Path("causal.json").write_text(json.dumps(WIDE | {"context": 24, "causal": True}))
-    meaning = {"rho": "rho", "Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
+    meaning = {"rho": "rho"} | ATTENTION
     meaning |= {"H/log t": "entropy_ratio", "s": "score_std", "A_1": "first_weight"}
     shown = table(run("propagate", "causal.json"), "By position", ("t", "l", *meaning))
     found = json.loads(run("propagate", "causal.json", "--json"))["positions"]
@@ -216,7 +217,8 @@ def test_context_table_names_the_strength_that_keeps_tokens_apart(run, rule):
     for head, key in ((head, key) for head, key in GROWTH.items() if key is not None):
         assert shown[head] == pytest.approx(found[key], rel=1e-3), head
     read = load("deep.json").spec
-    for context, beta, alpha in zip(shown["T"], found["beta"], found["alpha_critical"], strict=True):
+    rows = zip(shown["T"], found["beta"], found["alpha_critical"], strict=True)
+    for context, beta, alpha in rows:
         at = [propagate(read.replace(context=context, beta=beta, alpha_attn=a)).rho[-1]
               for a in (0.99 * alpha, alpha, 1.01 * alpha)]  # fmt: skip
         assert at[1] == pytest.approx(0.8, abs=1e-5)

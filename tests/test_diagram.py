@@ -148,7 +148,8 @@ def test_the_boundary_is_drawn_on_the_critical_strength(spec, data):
 
 def test_a_trajectory_is_drawn_as_the_statistic_that_labels_its_panel(spec):
     """rho falls short of one by what the second panel shows, also where it is 1e-9 of it."""
-    t = propagate(spec.replace(activation="erf", depth=90, alpha_attn=0.8))
+    spec = spec.replace(activation="erf", depth=90, alpha_attn=0.8)
+    t = propagate(spec)
     assert t.gap[-1] < 1e-8
     first, second, third = plot_trajectory(t).axes
     assert [r"\rho" in axes.get_ylabel() for axes in (first, second)] == [True, True]
@@ -160,7 +161,7 @@ def test_a_trajectory_is_drawn_as_the_statistic_that_labels_its_panel(spec):
     np.testing.assert_allclose(rho.get_ydata(), t.rho, rtol=1e-12)
     np.testing.assert_allclose(rho.get_ydata() + deficit.get_ydata(), 1, atol=1e-12)
     rate = deficit.get_ydata()[-1] / deficit.get_ydata()[-2]
-    assert rate == pytest.approx(float(exponents(spec.replace(activation="erf", alpha_attn=0.8)).chi))
+    assert rate == pytest.approx(float(exponents(spec).chi))
     lines = {line.get_label(): line for line in third.lines}
     (y2,) = (line for text, line in lines.items() if "Y_2" in text)
     (entropy,) = (line for text, line in lines.items() if "H" in text)

@@ -344,12 +344,19 @@ def test_bad_kernel_values(run):
     assert "positions" in run("kernel", "spec.json", "--positions", "up", code=2)
 
 
-def test_real_text():
-    path = Path(__file__).parents[2] / "shared" / "data" / "tinystories_sample.txt"
-    if not path.exists():
-        pytest.skip(f"text is absent: {path}")
+def test_a_text_of_known_frequencies(tmp_path):
+    """Words by Zipf's law: ids give them back, and tokens repeat as the frequencies say."""
+    share = 1 / np.arange(1, 2001)
+    share /= share.sum()
+    drawn = np.random.default_rng(8).choice(2000, 400_000, p=share)
+    path = tmp_path / "zipf.txt"
+    path.write_text(" ".join(f"w{word}" for word in drawn.tolist()))
     ids = token_ids(path)
-    assert len(ids) > 400_000
-    assert windows(path, 512).shape[1] == 512
-    kernel = text_kernel(windows(path, 128)[0], "none")
-    assert 0.005 < (kernel.sum() - 128) / (128 * 127) < 0.05  # README of the text: 0.016
+    word_of = drawn[np.sort(np.unique(drawn, return_index=True)[1])]  # in order of appearance
+    np.testing.assert_array_equal(word_of[ids], drawn)
+    np.testing.assert_array_equal(windows(path, 512), ids[: 781 * 512].reshape(781, 512))
+    kernels = [text_kernel(row, "none") for row in windows(path, 128)[:500]]
+    np.testing.assert_array_equal(kernels[3], ids[384:512, None] == ids[384:512])
+    equal = [(kernel.sum() - 128) / (128 * 127) for kernel in kernels]
+    error = np.std(equal) / np.sqrt(len(equal))
+    assert abs(np.mean(equal) - np.square(share).sum()) < 4 * error < 0.1 * np.mean(equal)

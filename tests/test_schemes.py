@@ -278,7 +278,7 @@ def test_verdicts_follow_the_numbers():
 
 
 def test_the_block_that_is_named_is_the_first_that_merges_tokens():
-    """Of the description of the scheme: one block less leaves the overlap below what is accepted."""
+    """One block less of the description of the scheme leaves the overlap below 0.98."""
     one = survey(SMALL.replace(depth=24), ["glorot-normal"])[0]
     block = int(one.reason.split("merged in block ")[1].split(",")[0])
     before, after = (propagate(one.spec.replace(depth=n)).rho[-1] for n in (block - 1, block))
