@@ -42,3 +42,8 @@ def causal_kernels(causal_gradients):
 @pytest.fixture(scope="session")
 def rotary():
     return _load("rotary.json")
+
+
+@pytest.fixture(scope="session")
+def decoders():
+    return _load("decoders.json")

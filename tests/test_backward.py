@@ -5,6 +5,7 @@ import json
 import autograd
 import numpy as np
 import pytest
+from test_causal import DECODERS, decoder_of
 from test_fluctuations import spec_of
 
 import sigprop
@@ -196,6 +197,28 @@ def test_without_the_score_path_the_reference_is_missed(causal_gradients, monkey
         misses(gradients(spec_of(causal_gradients[n]["case"])), causal_gradients[n]) for n in CASES
     ]
     assert max(missed) >= 4
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_gradients_of_decoders(decoders, name):
+    """Variance of the gradient and norms for weights in every block; query and key more loosely."""
+    measured, spec = decoders[name], decoder_of(decoders[name]["case"])
+    found = sigprop.gradients(spec, draws=8, seed=1)
+
+    def far(value, key, other=None):
+        mean, se = np.array(measured[key]), np.array(measured[f"{key}_se"])
+        if other is not None:  # the gate and the matrix beside it are one
+            mean, se = mean + measured[other], se + measured[f"{other}_se"]
+        return np.abs(value / mean - 1) - 3 * se / mean
+
+    gate = "g_wg" if spec.gated else None
+    assert far(found.q, "gq").max() < 0.05
+    assert far(found.wv, "g_wv").max() < 0.05
+    assert far(found.w1, "g_w1", gate).max() < 0.05
+    assert far(found.w2, "g_w2").max() < 0.05
+    assert far(found.wq, "g_wq").max() < 0.1
+    assert far(found.wk, "g_wk").max() < 0.1
+    assert far(found.w2 / spec.mlp_ratio, "g_w2").min() > 0.2  # negative control: d units
 
 
 @pytest.mark.slow

@@ -57,6 +57,59 @@ def test_block_means_against_measurement(causal_kernels, name):
     assert excess_error(measured, found.kernel_blocks) <= 0.004
 
 
+DECODERS = ("decoder_plain", "decoder_rotary_gqa", "decoder_window_post")
+
+
+def decoder_of(case):
+    """Description of a case of decoders.json."""
+    return Transformer(
+        depth=case["L"],
+        context=case["T"],
+        width=case["d"],
+        heads=case["H"],
+        kv_heads=case["kv"],
+        mlp_ratio=case["ff"],
+        norm=case["norm"],
+        activation=case["act"],
+        gated=case["gated"],
+        beta=case["beta"],
+        sigma_v2=case["vv"],
+        sigma_o2=case["vo"],
+        sigma_w1_2=case["w1"],
+        sigma_w2_2=case["w2"],
+        causal=case["causal"],
+        window=case["window"],
+        rotary_base=case["rope"],
+        rho0=case["rho0"],
+    )
+
+
+def outside(error, se, slack):
+    """Share of values beyond three standard errors and the slack; the farthest, in five."""
+    return np.mean(np.abs(error) > 3 * se + slack), np.max(np.abs(error) / (5 * se + slack))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DECODERS)
+def test_kernels_of_decoders(decoders, name):
+    """Means of cosines over blocks of positions, without the diagonal."""
+    measured = decoders[name]
+    spec = decoder_of(measured["case"])
+    mean, se = (np.array(measured[key]) for key in ("blocks", "blocks_se"))
+
+    def error(spec):
+        kernel = np.array(propagate(spec, blocks=8).kernel_blocks)
+        own = np.eye(8, dtype=bool)
+        kernel[:, own] = (kernel[:, own] * 16 - 1) / 15
+        return outside(kernel - mean, se, 0.008)
+
+    share, farthest = error(spec)
+    assert share <= 0.005
+    assert farthest <= 1
+    for changes in ({"sigma_w2_2": 0.5}, {"beta": 1.5 * spec.beta}):  # negative controls
+        assert error(spec.replace(**changes))[0] > 0.1
+
+
 @pytest.mark.parametrize(("name", "other"), [(CASES[0], 1.5), (CASES[1], 1.0)])
 def test_another_temperature_fails(causal_kernels, name, other):
     """Negative control: the same data reject a wrong beta."""
