@@ -137,7 +137,7 @@ def test_a_refusal_survives_a_process():
 def test_refusals_of_specs_are_made_nowhere_else():
     """Modules of the theory raise no assumption of their own."""
     modules = (
-        "propagate", "causal", "rotary", "resolved", "sweep", "critical", "fixed_points", "entropy",
+        "propagate", "causal", "rotary", "solve", "points", "sweep", "critical", "fixed_points", "entropy",
         "plan", "verdict", "growth", "design", "block", "sampled", "recipe", "folklore",
     )  # fmt: skip
     for module in modules:

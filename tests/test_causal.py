@@ -341,10 +341,35 @@ def test_means_over_positions():
     assert found.y2[0] == pytest.approx(found.positions.y2[0].mean())
 
 
-def test_arrays_and_the_limit_describe_late_tokens():
-    assert propagate(SPEC.replace(beta=[0.5, 1.0])).positions is None
+MEANS = ("q", "gap", "rho", "y2", "overlap", "entropy", "entropy_ratio", "score_std")
+
+
+@pytest.mark.parametrize("changes", [{}, {"rotary_base": 1e4}, {"norm": "pre", "window": 9}])
+def test_an_array_is_its_single_stacks(changes):
+    """The shape of the input does not change the theory."""
+    spec = SPEC.replace(depth=3, **changes)
+    wide = {"beta": [0.5, 1.0, 2.0], "sigma_v2": [[1.0], [0.3]], "context": [12, 32, 12]}
+    many, late = propagate(spec.replace(**wide)), exchangeable(spec.replace(**wide))
+    for i, j in np.ndindex(2, 3):
+        own = {"beta": wide["beta"][j], "context": wide["context"][j], "prefix": 0}
+        one = propagate(spec.replace(sigma_v2=wide["sigma_v2"][i][0], **own))
+        for name in MEANS:
+            np.testing.assert_allclose(getattr(many, name)[:, i, j], getattr(one, name), rtol=1e-12)
+        assert abs(late.rho[-1, i, j] - one.rho[-1]) > 1e-3  # control: another theory
+
+
+def test_a_stack_that_ends_leaves_the_others_alone():
+    spec = SPEC.replace(depth=3, norm="pre", alpha_attn=[0.0, 1.0], alpha_mlp=[0.0, 1.0],
+                        sigma_v2=[1e-300, 1.0], sigma_w2=[1e-300, 1.0])  # fmt: skip
+    found = propagate(spec.replace(sigma_o2=[1e-300, 1.0], sigma_b2=0.0))
+    assert found.ended.tolist() == [0, 3]
+    assert np.isnan(found.rho[1:, 0]).all() and np.isfinite(found.rho[:, 1]).all()
+    assert "1 of 2 trajectories ended" in found.reason
+
+
+def test_the_limit_describes_late_tokens():
     assert propagate(SPEC, limit=True).positions is None
-    assert "late tokens" in propagate(SPEC.replace(beta=[0.5, 1.0])).notes[0]
+    assert "late tokens" in propagate(SPEC, geometry="exchangeable").notes[0]
 
 
 @pytest.mark.parametrize(
