@@ -61,9 +61,9 @@ import numpy as np
 from sigprop.arguments import validated
 from sigprop.block import Block, build_block, iterate
 from sigprop.capabilities import refusal, require_theory
-from sigprop.maps.fluctuation import Fluctuation, around, normed
+from sigprop.maps.fluctuation import Fluctuation, around
 from sigprop.maps.head_noise import head_noise
-from sigprop.maps.norm import Norm
+from sigprop.maps.norm import Norm, normed
 from sigprop.propagate import exchangeable
 from sigprop.rem import Finite, reduced_beta
 from sigprop.spec import Transformer

@@ -7,42 +7,17 @@ from functools import cached_property
 
 import numpy as np
 
-from sigprop.arrays import Number
 from sigprop.maps import attention_backward, head_noise
+from sigprop.maps.attention_numbers import AttentionNumbers, Mask
 from sigprop.maps.fluctuation import BranchNoise, Fluctuation
 from sigprop.maps.interface import BackwardStep, Place, Spread, Step
-from sigprop.rem.sphere import Sphere
 from sigprop.state import Gradient, State
 
 __all__ = ["Attention", "Mask"]
 
-SMALLEST = 8  # width from which keys are taken to lie on a sphere
-
 
 @dataclass(frozen=True)
-class Mask:
-    """Keys that a query sees: those up to its own, in a window, or in a prefix.
-
-    Parameters
-    ----------
-    window : float
-        Number of latest keys that a token sees, itself included.
-    prefix : int
-        Number of leading tokens that see each other in both directions.
-
-    Examples
-    --------
-    >>> from sigprop.maps.attention import Mask
-    >>> Mask().window
-    inf
-    """
-
-    window: float = np.inf
-    prefix: int = 0
-
-
-@dataclass(frozen=True)
-class Attention:
+class Attention(AttentionNumbers):
     r"""Softmax or centred attention with value and output projections.
 
     With A the weights, the kernel of the tokens is mixed as
@@ -50,25 +25,7 @@ class Attention:
     matter of the geometry, what A does one of the statistics. Centred attention subtracts equal
     weights from A; the value bias then drops out.
 
-    Parameters
-    ----------
-    beta, sigma_v2, sigma_b2, sigma_o2 : float or array
-        Inverse temperature and weight variances.
-    centred : bool
-        Whether equal weights are subtracted.
-    value_identity : float or array
-        Multiple c of the identity in the product of value and output matrices; adds c^2 to
-        sigma_v2 sigma_o2, and a covariance with the stream.
-    context : float or array
-        Context length T, whose logarithm scales the scores.
-    width : int, optional
-        Width d of the stream; None is infinite.
-    heads, heads_per_key : int
-        Number of heads, and how many of them share one key and value.
-    mask : Mask, optional
-        None is bidirectional.
-    rotary_base : float, optional
-        Base of rotary positions.
+    The numbers are those of `AttentionNumbers`.
 
     Notes
     -----
@@ -85,36 +42,6 @@ class Attention:
     >>> float(Attention(beta=0.0, sigma_v2=2.0).forward(State(1.0, 0.25), place).kernel.q)
     1.5
     """
-
-    beta: Number
-    sigma_v2: Number
-    sigma_b2: Number = 0.0
-    sigma_o2: Number = 1.0
-    centred: bool = False
-    value_identity: Number = 0.0
-    context: Number = np.inf
-    width: int | None = None
-    heads: int = 1
-    heads_per_key: int = 1
-    mask: Mask | None = None
-    rotary_base: float | None = None
-
-    @property
-    def head_width(self) -> float | None:
-        """Width of a head; None is infinite."""
-        return None if self.width is None else self.width / self.heads
-
-    @property
-    def sphere(self) -> Sphere | None:
-        """Keys of finite width (`sigprop.rem.sphere`); None is infinite."""
-        if self.width is None or self.width < SMALLEST:
-            return None
-        return Sphere(self.width, self.width / self.heads)
-
-    @cached_property
-    def value(self) -> Number:
-        """Variance of the product of value and output matrices, times d."""
-        return self.sigma_o2 * self.sigma_v2 + self.value_identity * self.value_identity
 
     @cached_property
     def _keeps(self) -> bool:
@@ -142,4 +69,5 @@ class Attention:
         self, read: State, points: State, networks: Fluctuation, unit: State, place: Place
     ) -> BranchNoise:
         """E26: heads that differ, shared values and keys of finite width."""
-        return head_noise.branch(self, read, points, networks, unit, place)
+        out = self.forward(read, place).kernel, self.forward(points, place).kernel
+        return head_noise.branch(self, read, points, out, networks, unit)

@@ -49,19 +49,17 @@ the same holds for keys, values and the two matrices of the MLP.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sigprop.arrays import Floats, Number
 from sigprop.errors import AssumptionError
+from sigprop.maps.attention_numbers import AttentionNumbers
 from sigprop.maps.interface import BackwardStep, Spread
 from sigprop.maps.key_directions import keys
 from sigprop.rem import Finite, Response, Traces, reduced_beta
 from sigprop.state import Gradient, State
-
-if TYPE_CHECKING:
-    from sigprop.maps.attention import Attention
 
 __all__ = ["pull"]
 
@@ -70,13 +68,13 @@ EXACT, NODES = 4, 7  # numbers of keys taken one by one, and nodes for the large
 
 
 def pull(
-    layer: Attention, state: State, gradient: Gradient, rem: Finite, spread: Spread
+    layer: AttentionNumbers, state: State, gradient: Gradient, rem: Finite, spread: Spread
 ) -> BackwardStep:
     """Pull a gradient kernel back through attention.
 
     Parameters
     ----------
-    layer : Attention
+    layer : AttentionNumbers
         The layer.
     state : State
         Its input on the forward pass.
@@ -133,7 +131,7 @@ class _View(NamedTuple):
         return values if self.pairs is None else np.asarray(self.pairs @ values)
 
 
-def _view(layer: Attention, state: State, rem: Finite, spread: Spread) -> _View:
+def _view(layer: AttentionNumbers, state: State, rem: Finite, spread: Spread) -> _View:
     """Numbers of keys that queries see, and the traces at finite width of single states."""
     b, x = reduced_beta(layer.beta, state), state.gap / state.q
     s = b * np.sqrt(np.log(rem.context))
@@ -163,7 +161,7 @@ def _lengths(context: int) -> tuple[Floats, Floats, Floats]:
 
 
 def _traces(
-    layer: Attention, state: State, spread: Spread, s: Floats, context: Floats
+    layer: AttentionNumbers, state: State, spread: Spread, s: Floats, context: Floats
 ) -> Traces | None:
     """Exact traces at finite width, for each number of keys."""
     sphere = keys(layer, spread.crowding)
@@ -175,7 +173,7 @@ def _traces(
 
 
 def _values(
-    layer: Attention, state: State, gradient: Gradient, view: _View
+    layer: AttentionNumbers, state: State, gradient: Gradient, view: _View
 ) -> tuple[Gradient, Number]:
     """E23 at sigma_v2 = 1, and the squared gradient of the value weights."""
     weights, traces = view.rem.weights(view.b, view.x), view.traces
@@ -200,7 +198,7 @@ class _Scores(NamedTuple):
 
 
 def _scores(
-    layer: Attention,
+    layer: AttentionNumbers,
     state: State,
     gradient: Gradient,
     view: _View,
@@ -220,7 +218,7 @@ def _scores(
     )
 
 
-def _responses(layer: Attention, view: _View) -> tuple[Response, Response, Response]:
+def _responses(layer: AttentionNumbers, view: _View) -> tuple[Response, Response, Response]:
     """P of the query path, the key path and the key weights, at finite width."""
     one, hot = (view.rem.response(view.b, view.x, tilt=tilt) for tilt in (0, 1))
     if layer.sphere is None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from sigprop.arrays import Bools, Floats, Number
 from sigprop.layout import Layout
-from sigprop.maps.attention import Attention
+from sigprop.maps.attention_numbers import AttentionNumbers
 from sigprop.maps.distances import frequencies
 from sigprop.maps.exchangeable import LARGEST
 from sigprop.maps.norm import Norm
@@ -106,7 +106,7 @@ class PositionGeometry:
         column = np.broadcast_to(kernel.q, (*np.shape(kernel.gap)[:-1], 1))
         return column, np.swapaxes(column, -1, -2), kernel.gap
 
-    def scores(self, layer: Attention, kernel: State) -> PositionScores:
+    def scores(self, layer: AttentionNumbers, kernel: State) -> PositionScores:
         """Deviations of the scores, correlations of two queries' and variances of the keys'."""
         layout, level, gap = self.layout, _row(kernel.q), np.asarray(kernel.gap)
         (i, j), cells, position = layout.couples, layout.cells, layout.queries.position

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sigprop.arrays import Bools, Number
-from sigprop.maps.attention import Attention
+from sigprop.maps.attention_numbers import AttentionNumbers
 from sigprop.rem.statistics import ExchangeableStats, Scores
 from sigprop.state import State, added, multiplied, subtracted
 
@@ -53,7 +53,7 @@ class Exchangeable:
         """All tokens have one variance."""
         return kernel.q, None, kernel.gap
 
-    def scores(self, layer: Attention, kernel: State) -> Scores:
+    def scores(self, layer: AttentionNumbers, kernel: State) -> Scores:
         """Scores by what attention reads."""
         return Scores(layer.beta, kernel)
 

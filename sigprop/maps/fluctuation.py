@@ -5,17 +5,14 @@ The moments and the noise are those of `sigprop.fluctuations`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sigprop.arrays import Floats, Number
 from sigprop.state import State
 
-if TYPE_CHECKING:
-    from sigprop.maps.interface import Layer, Place
-
-__all__ = ["BranchNoise", "Fluctuation", "admissible", "around", "common_part", "moments", "normed"]
+__all__ = ["BranchNoise", "Fluctuation", "admissible", "around", "common_part", "moments"]
 
 
 class Fluctuation(NamedTuple):
@@ -125,50 +122,6 @@ def moments(points: State, crowding: float) -> Fluctuation:
     y = np.log(np.stack([np.asarray(v, dtype=np.float64) for v in points]))
     mean = y.mean(axis=1)
     return Fluctuation(mean, (y - mean[:, None]) @ (y - mean[:, None]).T / y.shape[1], crowding)
-
-
-def normed(norm: Layer | None, networks: Fluctuation, points: State, place: Place) -> State:
-    """Behind a norm all tokens have the same norm: second order in its variation (E26).
-
-    The change of the gap is taken relative to it, since its parts are of the order of the gap. T
-    vectors have a mean cosine of at least -1/(T-1), which the points of a log-normal law may pass:
-    gap <= q T/(T-1).
-
-    Parameters
-    ----------
-    norm : Layer, optional
-        The norm; None changes nothing.
-    networks : Fluctuation
-        Whose tokens vary.
-    points : State
-        States that it acts on.
-    place : Place
-        Where it acts.
-
-    Returns
-    -------
-    State
-        Behind the norm.
-
-    Examples
-    --------
-    >>> from sigprop.maps.exchangeable import Exchangeable
-    >>> from sigprop.maps.fluctuation import around, normed
-    >>> from sigprop.maps.interface import Place
-    >>> from sigprop.maps.norm import Norm
-    >>> from sigprop.state import State
-    >>> state = State(4.0, 1.0)
-    >>> float(normed(Norm(), around(state, 0.0), state, Place(Exchangeable(8), None)).gap)
-    0.25
-    """
-    out, change = points, np.float64(1.0)
-    if norm is not None:
-        x = float(networks.centre.gap / networks.centre.q)
-        variance, overlap = networks.tokens
-        out = norm.forward(points, place).kernel
-        change = np.exp((overlap - 0.75 * variance * (1 - x)) / x)
-    moved = admissible(State(out.q, out.gap * change), place.geometry.tokens)
-    return State(np.broadcast_to(moved.q, np.shape(moved.gap)), moved.gap)
 
 
 def admissible(state: State, tokens: Number) -> State:

@@ -7,19 +7,16 @@ attention, so that it keeps its digits where tokens merge.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sigprop.arrays import Floats
+from sigprop.maps.attention_numbers import AttentionNumbers
 from sigprop.maps.fluctuation import BranchNoise, Fluctuation, common_part
-from sigprop.maps.interface import Place
 from sigprop.maps.key_directions import keys, pull
 from sigprop.rem import Finite, entropy_variance, participation_variance, reduced_beta
 from sigprop.state import State
-
-if TYPE_CHECKING:
-    from sigprop.maps.attention import Attention
 
 __all__ = ["HeadNoise", "branch", "head_noise"]
 
@@ -88,12 +85,12 @@ class HeadNoise(NamedTuple):
         return noise / heads
 
 
-def head_noise(layer: Attention, read: State) -> HeadNoise:
+def head_noise(layer: AttentionNumbers, read: State) -> HeadNoise:
     """Slopes and variances of one head at the state that attention reads.
 
     Parameters
     ----------
-    layer : Attention
+    layer : AttentionNumbers
         The layer, with a width.
     read : State
         What it reads, numbers.
@@ -140,17 +137,17 @@ def _slopes(rem: Finite, b: float, x: float) -> tuple[float, float, float]:
 
 
 def branch(
-    layer: Attention,
+    layer: AttentionNumbers,
     read: State,
     points: State,
+    out: tuple[State, State],
     networks: Fluctuation,
     unit: State,
-    place: Place,
 ) -> BranchNoise:
-    """Find what attention adds to the spread over networks (`sigprop.fluctuations`)."""
+    """Find what attention adds to the spread over networks; `out` is what it makes of both."""
     assert layer.width is not None
-    own, out = (layer.forward(v, place).kernel for v in (read, points))
-    found, t = head_noise(layer, read), float(place.geometry.tokens)
+    (own, moved), found = out, head_noise(layer, read)
+    t = float(layer.context)
     level, apart = float(unit.q), float(unit.gap)
     p, gap = common_part(own, t) / level, float(own.gap) / apart
     value = float(layer.sigma_v2 * layer.sigma_o2)
@@ -161,7 +158,7 @@ def branch(
     return BranchNoise(
         p,
         gap,
-        State(out.q + value * shift.q, out.gap + value * shift.gap),
+        State(moved.q + value * shift.q, moved.gap + value * shift.gap),
         found.of_kernel(scale / level, scale / apart, layer.heads) + repeated,
         tokens=np.array([(scale / level) ** 2 * found.tokens / layer.heads, 0.0]),
     )

@@ -8,13 +8,14 @@ every geometry that its components know.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sigprop.arrays import Floats, Number
+from sigprop.maps.attention_numbers import AttentionNumbers
+from sigprop.maps.fluctuation import BranchNoise, Fluctuation
 from sigprop.state import Gradient, State
 
 if TYPE_CHECKING:
-    from sigprop.maps.attention import Attention
     from sigprop.maps.fluctuation import BranchNoise, Fluctuation
 
 __all__ = [
@@ -67,7 +68,7 @@ class Geometry(Protocol):
         """Variances of the two tokens of each pair, the second None where they are equal; gap."""
         ...
 
-    def scores(self, layer: Attention, kernel: State) -> Any:
+    def scores(self, layer: AttentionNumbers, kernel: State) -> Any:
         """Everything about the scores of a layer that the statistics may depend on."""
         ...
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sigprop.arrays import Floats
+from sigprop.maps.attention_numbers import AttentionNumbers
 from sigprop.rem import Sphere, reduced_beta
 from sigprop.rem.statistics import Statistics
 from sigprop.state import State
-
-if TYPE_CHECKING:
-    from sigprop.maps.attention import Attention
 
 SMALLEST = 8.0  # least number of directions
 __all__ = ["keys", "pull"]
 
 
-def keys(layer: Attention, crowding: float) -> Sphere | None:
+def keys(layer: AttentionNumbers, crowding: float) -> Sphere | None:
     """Sphere of the keys when tokens crowd on d / crowding directions.
 
     Parameters
     ----------
-    layer : Attention
+    layer : AttentionNumbers
         The attention map.
     crowding : float
         kappa, >= 1.
@@ -46,12 +43,12 @@ def keys(layer: Attention, crowding: float) -> Sphere | None:
     return replace(layer.sphere, width=max(layer.sphere.width / crowding, SMALLEST))
 
 
-def pull(layer: Attention, sphere: Sphere | None, points: State, rem: Statistics) -> State:
+def pull(layer: AttentionNumbers, sphere: Sphere | None, points: State, rem: Statistics) -> State:
     """Find what keys of finite width add to the output of attention, at sigma_v2 = 1.
 
     Parameters
     ----------
-    layer : Attention
+    layer : AttentionNumbers
         The attention map.
     sphere : Sphere, optional
         Of the keys, from `keys`; None adds nothing.
@@ -89,7 +86,7 @@ def pull(layer: Attention, sphere: Sphere | None, points: State, rem: Statistics
     return State(gap * rates[0], gap * rates[1])
 
 
-def _pulled(layer: Attention, sphere: Sphere, read: State, rem: Statistics) -> Floats:
+def _pulled(layer: AttentionNumbers, sphere: Sphere, read: State, rem: Statistics) -> Floats:
     """Change of (q, gap) at one state, over its gap."""
     t, b, x = float(layer.context), float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
     one = rem.weights(b, x)

@@ -11,7 +11,7 @@ from sigprop.arrays import Floats, Number
 from sigprop.maps.activations import Activation, Dual
 from sigprop.maps.fluctuation import BranchNoise, Fluctuation, common_part
 from sigprop.maps.interface import BackwardStep, Place, Spread, Step
-from sigprop.maps.mlp_units import unit_noise
+from sigprop.maps.mlp_units import HiddenUnits, unit_noise
 from sigprop.state import Gradient, State, multiplied
 
 __all__ = ["Mlp", "Moments"]
@@ -246,8 +246,11 @@ class Mlp:
         """E26: sums over hidden units, and the pairs of tokens that stay what they were."""
         own, out, t = self.at(read), self.at(points), float(place.geometry.tokens)
         p, gap = common_part(own, t) / float(unit.q), float(own.gap) / float(unit.gap)
+        units = HiddenUnits(
+            self.activation, self.sigma_w1_2, self.sigma_w2_2, self.sigma_b2, self.gated
+        )
         d = self.width
-        noise, tokens = (v / (self.ratio * d) for v in unit_noise(self, read, unit, t))
+        noise, tokens = (v / (self.ratio * d) for v in unit_noise(units, read, unit, t))
         out = State(out.q, out.gap + self._bend(read, networks.crowding / d))
         crowding = d * float(noise[1, 1]) + gap**2 / self.ratio
         return BranchNoise(p, gap, out, noise, crowding, gap, tokens)

@@ -6,18 +6,15 @@ sum over d_ff units then fluctuates over networks, as a mean kernel (p, gap) and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.arrays import Floats
+from sigprop.arrays import Floats, Number
+from sigprop.maps.activations import Activation
 from sigprop.state import State
 
-if TYPE_CHECKING:
-    from sigprop.maps.activations import Activation
-    from sigprop.maps.mlp import Mlp
-
-__all__ = ["unit_noise"]
+__all__ = ["HiddenUnits", "unit_noise"]
 
 COMMON = np.linspace(-7.0, 7.0, 141)  # common preactivation, in standard deviations
 TOKEN = np.polynomial.hermite_e.hermegauss(31)
@@ -25,13 +22,35 @@ NEAR = 1e-8  # gap over common part below which a unit is linear over tokens
 TINY = 1e-307
 
 
-def unit_noise(mlp: Mlp, state: State, unit: State, context: float) -> tuple[Floats, Floats]:
+class HiddenUnits(NamedTuple):
+    """Hidden units of an MLP.
+
+    Attributes
+    ----------
+    activation : Activation
+        Their activation.
+    sigma_w1_2, sigma_w2_2, sigma_b2 : float
+        Weight and bias variances.
+    gated : bool
+        Whether each has an independent linear factor.
+    """
+
+    activation: Activation
+    sigma_w1_2: Number
+    sigma_w2_2: Number
+    sigma_b2: Number
+    gated: bool
+
+
+def unit_noise(
+    mlp: HiddenUnits, state: State, unit: State, context: float
+) -> tuple[Floats, Floats]:
     r"""Noise of one hidden unit, over networks and over tokens.
 
     Parameters
     ----------
-    mlp : Mlp
-        The MLP.
+    mlp : HiddenUnits
+        The units.
     state : State
         What it reads.
     unit : State
@@ -57,11 +76,10 @@ def unit_noise(mlp: Mlp, state: State, unit: State, context: float) -> tuple[Flo
 
     Examples
     --------
-    >>> from sigprop.maps.mlp_units import unit_noise
     >>> from sigprop.maps.activations import activation
-    >>> from sigprop.maps.mlp import Mlp
+    >>> from sigprop.maps.mlp_units import HiddenUnits, unit_noise
     >>> from sigprop.state import State
-    >>> mlp, one = Mlp(activation("linear"), 1.0, 1.0), State(1.0, 1.0)
+    >>> mlp, one = HiddenUnits(activation("linear"), 1.0, 1.0, 0.0, False), State(1.0, 1.0)
     >>> covariance, tokens = unit_noise(mlp, State(1.0, 0.5), one, 10)
     >>> covariance[0, 0].round(6).tolist(), tokens.round(6).tolist()  # 2 p^2, p = 1/2 + 1/20
     (0.605, [1.5, 0.5])

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sigprop.arrays import Number
-from sigprop.maps.fluctuation import Fluctuation, moments, normed
-from sigprop.maps.interface import BackwardStep, Place, Spread, Step
+from sigprop.maps.fluctuation import Fluctuation, admissible, moments
+from sigprop.maps.interface import BackwardStep, Layer, Place, Spread, Step
 from sigprop.state import Gradient, State, scaled
 
-__all__ = ["Norm"]
+__all__ = ["Norm", "normed"]
 
 
 @dataclass(frozen=True)
@@ -87,3 +87,47 @@ class Norm:
     def noise(self, networks: Fluctuation, place: Place) -> Fluctuation:
         """Behind a norm tokens vary no more."""
         return moments(normed(self, networks, networks.points, place), networks.crowding)
+
+
+def normed(norm: Layer | None, networks: Fluctuation, points: State, place: Place) -> State:
+    """Behind a norm all tokens have the same norm: second order in its variation (E26).
+
+    The change of the gap is taken relative to it, since its parts are of the order of the gap. T
+    vectors have a mean cosine of at least -1/(T-1), which the points of a log-normal law may pass:
+    gap <= q T/(T-1).
+
+    Parameters
+    ----------
+    norm : Layer, optional
+        The norm; None changes nothing.
+    networks : Fluctuation
+        Whose tokens vary.
+    points : State
+        States that it acts on.
+    place : Place
+        Where it acts.
+
+    Returns
+    -------
+    State
+        Behind the norm.
+
+    Examples
+    --------
+    >>> from sigprop.maps.exchangeable import Exchangeable
+    >>> from sigprop.maps.fluctuation import around
+    >>> from sigprop.maps.interface import Place
+    >>> from sigprop.maps.norm import Norm, normed
+    >>> from sigprop.state import State
+    >>> state = State(4.0, 1.0)
+    >>> float(normed(Norm(), around(state, 0.0), state, Place(Exchangeable(8), None)).gap)
+    0.25
+    """
+    out, change = points, np.float64(1.0)
+    if norm is not None:
+        x = float(networks.centre.gap / networks.centre.q)
+        variance, overlap = networks.tokens
+        out = norm.forward(points, place).kernel
+        change = np.exp((overlap - 0.75 * variance * (1 - x)) / x)
+    moved = admissible(State(out.q, out.gap * change), place.geometry.tokens)
+    return State(np.broadcast_to(moved.q, np.shape(moved.gap)), moved.gap)

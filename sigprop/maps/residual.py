@@ -14,9 +14,9 @@ from sigprop.maps.fluctuation import (
     admissible,
     common_part,
     moments,
-    normed,
 )
 from sigprop.maps.interface import BackwardStep, BranchLayer, Layer, Place, Spread, Step
+from sigprop.maps.norm import normed
 from sigprop.state import Gradient, State, added, scaled
 
 __all__ = ["Residual", "Sequence", "Sublayer"]

@@ -38,7 +38,7 @@ from functools import cached_property
 import numpy as np
 
 from sigprop.arrays import Bools, Floats, Number
-from sigprop.maps.attention import Attention
+from sigprop.maps.attention_numbers import AttentionNumbers
 from sigprop.maps.distances import Distances
 from sigprop.maps.exchangeable import LARGEST
 from sigprop.maps.picked import DistanceScores, DistanceStats
@@ -94,7 +94,7 @@ class DistanceGeometry:
         """All tokens have one variance."""
         return kernel.q, None, kernel.gap
 
-    def scores(self, layer: Attention, kernel: State) -> DistanceScores:
+    def scores(self, layer: AttentionNumbers, kernel: State) -> DistanceScores:
         """Variances of the scores, and the shares of two queries' attention that are common."""
         gap = np.asarray(kernel.gap)
         q = np.broadcast_to(kernel.q, (*gap.shape[:-1], 1))
