@@ -138,7 +138,8 @@ def test_refusals_of_specs_are_made_nowhere_else():
     """Modules of the theory raise no assumption of their own."""
     modules = (
         "propagate", "causal", "rotary", "solve", "points", "sweep", "critical",
-        "fixed_points", "entropy",        "plan", "verdict", "growth", "design", "block", "sampled", "recipe", "folklore",
+        "fixed_points", "entropy", "plan", "verdict", "growth", "design", "block", "sampled",
+        "recipe", "folklore",
     )  # fmt: skip
     for module in modules:
         text = (Path(sigprop.__file__).parent / f"{module}.py").read_text(encoding="utf-8")

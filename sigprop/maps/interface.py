@@ -15,9 +15,6 @@ from sigprop.maps.attention_numbers import AttentionNumbers
 from sigprop.maps.fluctuation import BranchNoise, Fluctuation
 from sigprop.state import Gradient, State
 
-if TYPE_CHECKING:
-    from sigprop.maps.fluctuation import BranchNoise, Fluctuation
-
 __all__ = [
     "AttentionStatistics",
     "AttentionStats",
