@@ -3,32 +3,35 @@
 Importing it loads numpy alone; scipy, xarray and matplotlib load where they are used.
 """
 
-from sigprop import first  # noqa: F401  # before all else
-from sigprop.backward import gradient_exponent
-from sigprop.critical import Critical, asymptotic_alpha, critical
-from sigprop.design import recommend
-from sigprop.diagram import boundaries, diagram
-from sigprop.entropy import beta_profile, entropy_boundary
-from sigprop.errors import (
+from sigprop.core import interrupts  # noqa: F401  # before all else
+
+# isort: split
+from sigprop import moved
+from sigprop.analysis.context_growth import grow
+from sigprop.analysis.critical import Critical, asymptotic_alpha, critical
+from sigprop.analysis.design.recommend import recommend
+from sigprop.analysis.design.targets import Targets
+from sigprop.analysis.diagram.grid import boundaries, diagram
+from sigprop.analysis.entropy import beta_profile, entropy_boundary
+from sigprop.analysis.fixed_points import exponents, fixed_points
+from sigprop.analysis.verdict import judge
+from sigprop.core.errors import (
     AssumptionError,
     DomainError,
     NoBracketError,
     NotConvergedError,
     SigpropError,
 )
-from sigprop.fixed_points import exponents, fixed_points
-from sigprop.growth import grow
-from sigprop.huggingface import example, from_config, load
-from sigprop.positional import bands, gradients
-from sigprop.propagate import propagate
-from sigprop.rem.biased import biased
-from sigprop.spec import Transformer
-from sigprop.state import State
-from sigprop.sweep import sweep
-from sigprop.targets import Targets
-from sigprop.trajectory import Trajectory
-from sigprop.verdict import judge
-from sigprop.version import __version__
+from sigprop.core.version import __version__
+from sigprop.layers.attention.statistics.biased import biased
+from sigprop.layers.state import State
+from sigprop.model.huggingface import example, from_config, load
+from sigprop.model.spec import Transformer
+from sigprop.propagation.gradients.closed_form import gradient_exponent
+from sigprop.propagation.grids import sweep
+from sigprop.propagation.positional import bands, gradients
+from sigprop.propagation.result import Trajectory
+from sigprop.propagation.solve import propagate
 
 __all__ = [
     "AssumptionError",
@@ -63,3 +66,5 @@ __all__ = [
     "recommend",
     "sweep",
 ]
+
+moved.install()

@@ -25,8 +25,8 @@ from rich.table import Table
 from scipy.integrate import dblquad
 
 from sigprop import Transformer
-from sigprop.maps.activations import activation
-from sigprop.sweep import sweep
+from sigprop.layers.activations import activation
+from sigprop.propagation.grids import sweep
 
 DEPTH, CONTEXT = 50, 512
 VALUE, WEIGHT, BIAS, RHO0 = 0.2, 0.2, 4e-4, 0.025

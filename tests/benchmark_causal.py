@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sigprop import Transformer
-from sigprop.causal import causal
+from sigprop.propagation.causal import causal
 
 DEPTH, BLOCKS = 24, 16
 CASES = ((4096, 20.0, {}), (131_072, 60.0, {}), (4096, 20.0, {"rotary_base": 1e4}))

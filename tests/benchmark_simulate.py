@@ -10,8 +10,8 @@ import time
 import numpy as np
 
 from sigprop import Transformer
-from sigprop.compare import reference, references
-from sigprop.simulate import simulate
+from sigprop.simulation import simulate
+from sigprop.studies.comparison import reference, references
 
 REPEATS, BLOCKS = 9, 4
 

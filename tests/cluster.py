@@ -34,7 +34,7 @@ def deadly(x):
 
 def refused(x):
     """Job that refuses its argument."""
-    from sigprop.errors import DomainError
+    from sigprop.core.errors import DomainError
 
     raise DomainError("x", x, "a number")
 

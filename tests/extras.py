@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+STORE = "sigprop/analysis/diagram/zarr_store"
 NEEDS = {  # start of the pytest id of modules, tests and doctests: the extra that they need
-    "sigprop/grid_store.py::sigprop.grid_store.diagram_store": "distributed",
-    "sigprop/simulate/torch_network.py": "torch",
+    f"{STORE}.py::{STORE.replace('/', '.')}.diagram_store": "distributed",
+    "sigprop/simulation/network_torch.py": "torch",
     "sigprop/torch/": "torch",
     "tests/cluster.py": "distributed",
     "tests/test_distribute.py": "distributed",

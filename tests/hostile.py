@@ -108,7 +108,7 @@ def run(root, folder, *words):
     """`sigprop audit` as an installed command runs, inside the folder, answered "y" throughout."""
     script = root / "bin" / "sigprop"
     script.parent.mkdir(exist_ok=True)
-    script.write_text("import sys\nfrom sigprop.cli import main\nsys.exit(main())\n")
+    script.write_text("import sys\nfrom sigprop.cli.app import main\nsys.exit(main())\n")
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "HF_HOME": str(root / "hf")}
     command = [sys.executable, script, "audit", "--hf", folder, "--text", root / "text.txt", *words]
     return subprocess.run(

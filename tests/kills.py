@@ -13,9 +13,9 @@ import numpy as np
 import xarray as xr
 
 from sigprop import Transformer
-from sigprop.figures import FIGURES, Figure
-from sigprop.figures.lab import Lab, beside
-from sigprop.simulate import simulate
+from sigprop.simulation import simulate
+from sigprop.studies.figures import FIGURES, Figure
+from sigprop.studies.figures.common import Lab, beside
 
 SMALL = Transformer(depth=2, context=16, width=16, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
 AXES = {"beta": np.linspace(0, 2, 8), "alpha_attn": np.linspace(0.5, 2, 9)}
@@ -27,10 +27,10 @@ def simulated(folder: Path) -> bytes:
 
 
 def drawn(folder: Path) -> bytes:
-    import sigprop.sweep  # noqa: F401
-    from sigprop.grid_store import diagram_store
+    import sigprop.propagation.grids  # noqa: F401
+    from sigprop.analysis.diagram.zarr_store import diagram_store
 
-    sys.modules["sigprop.points"].CHUNK = 10
+    sys.modules["sigprop.propagation.points"].CHUNK = 10
     spec = Transformer(depth=12, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
     data = diagram_store(spec, folder / "d.zarr", limit=True, **AXES).load()
     return b"".join(data[name].values.tobytes() for name in sorted(map(str, data.variables)))
@@ -39,9 +39,9 @@ def drawn(folder: Path) -> bytes:
 def trained(folder: Path) -> bytes:
     import torch
 
-    from sigprop.torch.plan import Plan
-    from sigprop.torch.tokens import Corpus
-    from sigprop.torch.train import train
+    from sigprop.torch.training.config import Plan
+    from sigprop.torch.training.corpus import Corpus
+    from sigprop.torch.training.train import train
 
     torch.set_num_threads(1)
     draws = np.random.default_rng(0).integers(5, 16, (40, 8))
@@ -52,7 +52,7 @@ def trained(folder: Path) -> bytes:
 
 
 def reproduced(folder: Path) -> bytes:
-    from sigprop.reproduce import reproduce
+    from sigprop.studies.reproduce import reproduce
 
     FIGURES["kills"] = Figure("kills", "Kills", "", _data, _draw, lambda data: ["none"])
     reproduce(["kills"], Lab(quick=True), folder)
@@ -66,7 +66,7 @@ def _data(lab: Lab) -> xr.Dataset:
 
 
 def _draw(data: xr.Dataset):
-    from sigprop.plots import panels
+    from sigprop.plotting import panels
 
     figure, ((axes,),) = panels(1)
     axes.plot(data["rho"])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sigprop import Transformer
-from sigprop.spec import ACTIVATIONS, NORMS, RANGES
+from sigprop.model.spec import ACTIVATIONS, NORMS, RANGES
 
 TOTAL = 2000
 WIDTHS = (None, None, 1, 2, 3, 8, 16, 64)  # of one head

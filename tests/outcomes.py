@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MAIN = "import sys; from sigprop.cli import main; sys.exit(main())"  # as the installed command
+MAIN = "import sys; from sigprop.cli.app import main; sys.exit(main())"  # as the installed command
 
 
 def outcome(call: Callable[..., Any], *args: Any, **named: Any) -> Any:

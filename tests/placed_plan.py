@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from sigprop import Transformer
-from sigprop.prescription import prescribe
+from sigprop.model.export import prescribe
 
 SCALES = {"query": 0.5, "key": 0.5, "value": 1.4, "output": 0.3, "gate": 2.2, "w1": 2.2, "w2": 0.8}
 BIASES = {"value": 0.02, "w1": 0.05, "w2": 0.1}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sigprop.maps.exchangeable import Exchangeable
-from sigprop.maps.interface import Place, Spread
+from sigprop.layers.attention.exchangeable import Exchangeable
+from sigprop.layers.interface import Place, Spread
 
 
 def at(layer, kernel, source=None, context=np.inf):

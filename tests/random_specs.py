@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from sigprop import Transformer
-from sigprop.spec import ACTIVATIONS, ATTENTIONS, NORMS
+from sigprop.model.spec import ACTIVATIONS, ATTENTIONS, NORMS
 
 STRUCTURES = list(product(NORMS, ATTENTIONS, ACTIVATIONS, (False, True)))
 

@@ -10,10 +10,10 @@ from wrong_types import HELD, MODULES, SPEC, SURFACE, wrong
 
 import sigprop
 from sigprop import DomainError, example, gradients, propagate, sweep
-from sigprop.arguments import validated
-from sigprop.memory import LIMIT, allow
+from sigprop.core.arguments import validated
+from sigprop.core.memory import LIMIT, allow
 
-README = ("sigprop", "sigprop.simulate", "sigprop.symbolic", "sigprop.torch")  # `from M import f`
+README = ("sigprop", "sigprop.simulation", "sigprop.symbolic", "sigprop.torch")  # `from M import f`
 
 
 @pytest.mark.parametrize("module", README)
@@ -52,7 +52,7 @@ def test_numbers_of_every_kind_are_taken():
     for value in (np.float32(0.9), np.array(0.9), [0.9], range(1, 2), xr.DataArray(0.9)):
         target = np.asarray(value) * (1.0 if not isinstance(value, range) else 0.9)
         assert np.ravel(sigprop.critical(SPEC, target).alpha_attn) == pytest.approx(base, rel=1e-6)
-    assert sigprop.simulate.simulate(SPEC, seeds=1.0).mean("rho").shape == (3,)
+    assert sigprop.simulation.simulate(SPEC, seeds=1.0).mean("rho").shape == (3,)
 
 
 def test_a_checked_function_is_itself():

@@ -10,16 +10,16 @@ from test_fluctuations import spec_of
 
 import sigprop
 from sigprop import AssumptionError, DomainError, State, Transformer, propagate
-from sigprop.backward import gradient_exponent, gradients
-from sigprop.block import build_block
-from sigprop.fluctuations import bands
-from sigprop.maps.activations import activation
-from sigprop.maps.interface import Spread
-from sigprop.maps.mlp import Mlp
-from sigprop.rem import Finite, Sphere, moments
-from sigprop.rem.overlap import response_at_gap
-from sigprop.sampled import sampled_gradients
-from sigprop.state import Gradient
+from sigprop.layers.activations import activation
+from sigprop.layers.attention.statistics import Finite, Sphere, moments
+from sigprop.layers.attention.statistics.pairs import response_at_gap
+from sigprop.layers.interface import Spread
+from sigprop.layers.mlp import Mlp
+from sigprop.layers.state import Gradient
+from sigprop.propagation.finite_width.bands import bands
+from sigprop.propagation.gradients.closed_form import gradient_exponent, gradients
+from sigprop.propagation.gradients.sampled import sampled_gradients
+from sigprop.propagation.stack import build_block
 
 WEIGHTS = ("wq", "wk", "wv")
 CASES = ("gradient_low_beta", "gradient_high_beta")
@@ -189,7 +189,7 @@ def test_closed_form_against_autograd(causal_gradients, name):
 
 
 def test_without_the_score_path_the_reference_is_missed(causal_gradients, monkeypatch):
-    from sigprop.maps import attention_backward
+    from sigprop.layers.attention import backward as attention_backward
 
     nothing = attention_backward._Scores(Gradient(0.0, 0.0), 0.0, 0.0, 0.0)
     monkeypatch.setattr(attention_backward, "_scores", lambda *_: nothing)
@@ -400,7 +400,7 @@ def spec_file(tmp_path):
 def invoke(*arguments):
     from typer.testing import CliRunner
 
-    from sigprop.cli import app
+    from sigprop.cli.app import app
 
     return CliRunner().invoke(app, list(arguments))
 
@@ -428,7 +428,7 @@ def test_command_line_refuses_the_limit(spec_file, option):
 
 def test_diagram_has_gradient_boundaries():
     from sigprop import diagram
-    from sigprop.plots import plot_diagram
+    from sigprop.plotting import plot_diagram
 
     axes = {"beta": np.linspace(0.01, 4, 12), "alpha_attn": np.linspace(0.2, 2, 9)}
     data = diagram(simple(depth=12, context=256), gradients=True, **axes)
@@ -444,7 +444,7 @@ def test_diagram_has_gradient_boundaries():
 
 
 def test_figure_draws_bands():
-    from sigprop.plots import plot_trajectory
+    from sigprop.plotting import plot_trajectory
 
     figure = plot_trajectory(bands(simple(depth=3, width=64)))
     assert [len(axes.collections) for axes in figure.axes] == [1, 1, 2]

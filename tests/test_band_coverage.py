@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sigprop import Transformer, bands
-from sigprop.simulate import simulate
+from sigprop.simulation import simulate
 
 HALF_WIDTH = 1.6449  # standard deviations that hold the central 90 %
 

@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 
-from sigprop.errors import DomainError
-from sigprop.rem import Finite, freezing, moments, overlap
-from sigprop.rem.biased import biased, biased_overlap, critical_gamma, own_bias
-from sigprop.rem.favoured import Favoured
+from sigprop.core.errors import DomainError
+from sigprop.layers.attention.statistics import Finite, freezing, moments, overlap
+from sigprop.layers.attention.statistics.biased import (
+    biased,
+    biased_overlap,
+    critical_gamma,
+    own_bias,
+)
+from sigprop.layers.attention.statistics.self_biased import Favoured
 
 NAMES = ("own", "y2", "entropy", "log_z")
 SIGMAS, BIASES = [0.0, 0.3, 1.0, 3.0, 8.0, 30.0], [-5.0, -0.7, 0.0, 1.3, 6.0, 40.0]

@@ -27,14 +27,14 @@ from sigprop import (
     recommend,
     sweep,
 )
-from sigprop.block import rem_of
-from sigprop.capabilities import TABLE, TheoryError, covers, refusal, require_theory
-from sigprop.causal import causal
-from sigprop.folklore import bench
-from sigprop.prescription import prescribe
-from sigprop.rotary import by_distance
-from sigprop.sampled import sampled_gradients
-from sigprop.schemes import survey
+from sigprop.analysis.schemes.outcome import survey
+from sigprop.model.export import prescribe
+from sigprop.propagation.capabilities import TABLE, TheoryError, covers, refusal, require_theory
+from sigprop.propagation.causal import causal
+from sigprop.propagation.gradients.sampled import sampled_gradients
+from sigprop.propagation.rotary import by_distance
+from sigprop.propagation.stack import rem_of
+from sigprop.studies.folklore.verdicts import bench
 
 SPEC = Transformer(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
 CALLS = {
@@ -137,9 +137,12 @@ def test_a_refusal_survives_a_process():
 def test_refusals_of_specs_are_made_nowhere_else():
     """Modules of the theory raise no assumption of their own."""
     modules = (
-        "propagate", "causal", "rotary", "solve", "points", "sweep", "critical",
-        "fixed_points", "entropy", "plan", "verdict", "growth", "design", "block", "sampled",
-        "recipe", "folklore",
+        "propagation/solve", "propagation/causal", "propagation/rotary", "propagation/stack",
+        "propagation/run", "propagation/points", "propagation/grids",
+        "propagation/gradients/sampled",
+        "analysis/critical", "analysis/fixed_points", "analysis/entropy", "analysis/verdict",
+        "analysis/context_growth", "analysis/diagram/fields", "analysis/design/recommend",
+        "model/weights", "studies/folklore/verdicts",
     )  # fmt: skip
     for module in modules:
         text = (Path(sigprop.__file__).parent / f"{module}.py").read_text(encoding="utf-8")

@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 
 from sigprop import Transformer, propagate, sweep
-from sigprop.causal import causal
-from sigprop.cli import main
-from sigprop.errors import AssumptionError, DomainError
-from sigprop.kernel import exchangeable_kernel, solve, text_kernel
-from sigprop.layout import make_layout
-from sigprop.maps.attention import Attention, Mask
-from sigprop.maps.causal import PositionGeometry
-from sigprop.maps.interface import Place
-from sigprop.maps.together import Turned
-from sigprop.maps.weights import Exact
-from sigprop.propagate import exchangeable
-from sigprop.rem import overlap
-from sigprop.rem.table import Finite
-from sigprop.rem.unequal import mean_weights, queries, shared_excess
-from sigprop.state import State
+from sigprop.cli.app import main
+from sigprop.core.errors import AssumptionError, DomainError
+from sigprop.layers.attention.by_position import PositionGeometry
+from sigprop.layers.attention.key_correlations import Turned
+from sigprop.layers.attention.layer import Attention, Mask
+from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.query_statistics import Exact
+from sigprop.layers.attention.statistics import overlap
+from sigprop.layers.attention.statistics.table import Finite
+from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
+from sigprop.layers.interface import Place
+from sigprop.layers.state import State
+from sigprop.propagation.causal import causal
+from sigprop.propagation.every_pair import exchangeable_kernel, solve, text_kernel
+from sigprop.propagation.solve import exchangeable
 
 CASES = ["causal_low_beta", "causal_high_beta"]
 SPEC = Transformer(

@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 
 from sigprop import load, propagate, sweep
-from sigprop.cli import main
-from sigprop.huggingface import examples
+from sigprop.cli.app import main
+from sigprop.model.huggingface import examples
 
 ROOT = Path(__file__).parents[1]
 SPEC = {"depth": 6, "context": 512, "beta": 1.0, "sigma_v2": 0.5, "sigma_w2": 0.5, "rho0": 0.1}
@@ -297,7 +297,7 @@ def test_standard_output_is_json_alone(run):
     words = [
         sys.executable,
         "-m",
-        "sigprop.cli",
+        "sigprop",
         "diagram",
         "spec.json",
         "--x",

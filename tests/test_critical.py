@@ -21,7 +21,7 @@ from sigprop import (
     propagate,
     sweep,
 )
-from sigprop.critical import REASONS
+from sigprop.analysis.critical import REASONS
 
 
 def logit(p):

@@ -19,18 +19,18 @@ from sigprop import (
     gradients,
     propagate,
 )
-from sigprop.backward import WEIGHTS
-from sigprop.block import build_block
-from sigprop.cli import main
-from sigprop.design import BOUNDS, FREE, recommend
-from sigprop.design_plots import plot_design, plot_growth
-from sigprop.growth import RULES, grow
-from sigprop.huggingface import examples
-from sigprop.prescription import prescribe
-from sigprop.propagate import initial_state
-from sigprop.simulate import simulate
-from sigprop.state import State
-from sigprop.targets import Targets, measure
+from sigprop.analysis.context_growth import RULES, grow
+from sigprop.analysis.design.recommend import BOUNDS, FREE, recommend
+from sigprop.analysis.design.targets import Targets, measure
+from sigprop.cli.app import main
+from sigprop.layers.state import State
+from sigprop.model.export import prescribe
+from sigprop.model.huggingface import examples
+from sigprop.plotting.design import plot_design, plot_growth
+from sigprop.propagation.gradients.closed_form import WEIGHTS
+from sigprop.propagation.solve import initial_state
+from sigprop.propagation.stack import build_block
+from sigprop.simulation import simulate
 
 SMALL = {"context": 128, "width": 256, "heads": 4}
 TOY = Transformer(depth=6, context=64, width=64, beta=0.1, sigma_v2=1, sigma_w2=2, rho0=0)

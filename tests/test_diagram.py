@@ -8,8 +8,8 @@ import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sigprop import DomainError, Transformer, critical, diagram, exponents, propagate, sweep
-from sigprop.diagram import REGIMES, boundaries, load, rem_curves, save
-from sigprop.plots import plot_diagram, plot_rem, plot_trajectory, save_figure
+from sigprop.analysis.diagram.grid import REGIMES, boundaries, load, rem_curves, save
+from sigprop.plotting import plot_diagram, plot_rem, plot_trajectory, save_figure
 
 BETA, ALPHA = np.linspace(0, 4, 33), np.linspace(0.3, 4, 41)
 

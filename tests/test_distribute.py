@@ -9,26 +9,28 @@ import numpy as np
 import pytest
 from cluster import Cluster, counts, deadly, environment, noted, product, refused, wait_for
 
-from sigprop import Transformer, __version__, cli
-from sigprop.distribute import THREADS, _checked, spread
-from sigprop.errors import AssumptionError, DomainError, MissingExtraError, UnfinishedError
-from sigprop.simulate import simulate
-from sigprop.store import Job, gather
+from sigprop import Transformer, __version__
+from sigprop.cli import app
+from sigprop.core.errors import AssumptionError, DomainError, MissingExtraError, UnfinishedError
+from sigprop.core.jobs.cache import Job, gather
+from sigprop.core.jobs.cluster import THREADS, _checked, spread
+from sigprop.simulation import simulate
 
 SERIAL = """
 import json
 from pathlib import Path
 from cluster import product
-from sigprop import Transformer, __version__, cli
-from sigprop.simulate import simulate
-from sigprop.store import Job, gather
+from sigprop import Transformer, __version__
+from sigprop.cli import app
+from sigprop.simulation import simulate
+from sigprop.core.jobs.cache import Job, gather
 gather([Job(product, {{"x": x}}) for x in range(3)], Path({folder!r}))
 simulate(Transformer.from_dict(json.loads({spec!r})), 4, workers=1, folder=Path({folder!r}))
 """
 CLIENT = """
 from pathlib import Path
 from cluster import noted
-from sigprop.store import Job, gather
+from sigprop.core.jobs.cache import Job, gather
 jobs = [Job(noted, {{"x": x, "notes": {notes!r}, "pause": {pause}}}) for x in range({number})]
 gather(jobs, Path({folder!r}), 2, None, {scheduler!r})
 """
@@ -166,7 +168,7 @@ def alive(pid):
 
 def test_a_worker_that_does_not_share_the_folder(tmp_path, notes, cluster, monkeypatch):
     """The client writes what workers cannot: here they are told of a folder they do not see."""
-    from sigprop import store
+    from sigprop.core.jobs import cache as store
 
     monkeypatch.setattr(store, "spread", lambda call, tasks, *rest: spread(
         call, {n: (job, tmp_path / "elsewhere") for n, (job, _) in tasks.items()}, *rest
@@ -203,7 +205,7 @@ def test_workers_with_several_threads_or_another_version_are_refused(monkeypatch
 
 
 def test_a_cluster_without_workers(tmp_path, notes, monkeypatch):
-    monkeypatch.setattr("sigprop.distribute.PATIENCE", 1)
+    monkeypatch.setattr("sigprop.core.jobs.cluster.PATIENCE", 1)
     with Cluster(tmp_path, 0) as own:
         with pytest.raises(UnfinishedError, match="no worker for 1 s; nothing is kept"):
             gather(work(notes, 1, 0), None, 1, None, own.address)
@@ -211,14 +213,14 @@ def test_a_cluster_without_workers(tmp_path, notes, monkeypatch):
 
 @pytest.mark.parametrize("address", ["nonsense", "foo://x:1", "127.0.0.1:x", "127.0.0.1:1", ""])
 def test_an_address_where_nobody_answers(address, notes, monkeypatch):
-    monkeypatch.setattr("sigprop.distribute.ANSWER", 1)
+    monkeypatch.setattr("sigprop.core.jobs.cluster.ANSWER", 1)
     with pytest.raises(DomainError, match=r"scheduler = .* HOST:PORT"):
         gather(work(notes, 1, 0), None, 1, None, address)
     assert counts(notes) == {}
 
 
 def test_without_the_extra(notes, monkeypatch):
-    monkeypatch.setattr("sigprop.errors.find_spec", lambda name: None)
+    monkeypatch.setattr("sigprop.core.errors.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"--scheduler needs dask.*\.\[distributed\]"):
         gather(work(notes, 1, 0), None, 1, None, "local")
     same(gather(work(notes, 1, 0)), gather(work(notes, 1, 0)))
@@ -247,12 +249,12 @@ def test_commands(command, cluster, tmp_path, monkeypatch, capsys):
     for options in (["--scheduler", cluster.address], ["--workers", "1"]):
         monkeypatch.setattr(sys, "argv", ["sigprop", *command, "--json", *options])
         with pytest.raises(SystemExit) as left:
-            cli.main()
+            app.main()
         assert left.value.code == 0
         found.append(capsys.readouterr().out)
     assert found[0] == found[1] != ""
     monkeypatch.setattr(sys, "argv", ["sigprop", *command, "--scheduler", "nonsense"])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        app.main()
     assert left.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("sigprop: error: scheduler = 'non")

@@ -12,11 +12,11 @@ from wrong_types import CAUSAL, HELD, SPEC, SURFACE, wrong
 
 import sigprop
 from sigprop import DomainError, Transformer, critical, load, propagate
-from sigprop.causal import causal
-from sigprop.entropy import entropy_beta
-from sigprop.plots import plot_trajectory
-from sigprop.rem import Finite, moments
-from sigprop.simulate import simulate
+from sigprop.analysis.entropy import entropy_beta
+from sigprop.layers.attention.statistics import Finite, moments
+from sigprop.plotting import plot_trajectory
+from sigprop.propagation.causal import causal
+from sigprop.simulation import simulate
 
 SLOW = ("accurate_to", "causal", "estimated_error")
 LATE = [(module, name) for module, name in SURFACE if module != "sigprop.torch"]
@@ -145,14 +145,18 @@ def _stop(monkeypatch):
     def started(*_, **__):
         raise Started
 
-    steps = (("simulate.run", "gather"), ("propagate", "build_blocks"), ("causal", "build_blocks"))
+    steps = (
+        ("simulation.run", "gather"),
+        ("propagation.solve", "build_blocks"),
+        ("propagation.causal", "build_blocks"),
+    )
     for module, name in steps:
         monkeypatch.setattr(import_module(f"sigprop.{module}"), name, started)
 
 
 def test_sampled_gradients_hold_the_weights_of_one_block(monkeypatch):
     """The same numbers whether a block's weights are kept or drawn again."""
-    from sigprop import sampled
+    from sigprop.propagation.gradients import sampled
 
     assert hasattr(sampled, "LIMIT"), "the weights of all blocks are kept"
     spec = CAUSAL.replace(heads=4, depth=3)

@@ -7,8 +7,8 @@ import sys
 import pytest
 from outcomes import outcome
 
-from sigprop.cli import main
-from sigprop.console import show
+from sigprop.cli.app import main
+from sigprop.cli.console import show
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_initialise_raises_on_what_it_cannot_place():
     from placed_models import NanoGPT
     from placed_plan import plan
 
-    from sigprop.errors import AssumptionError
+    from sigprop.core.errors import AssumptionError
     from sigprop.torch import initialise_
 
     model = NanoGPT()
@@ -155,7 +155,7 @@ def test_help_keeps_its_brackets(command):
 
 def test_titles_are_no_mathematics(tmp_path):
     from sigprop import Transformer, propagate
-    from sigprop.plots import plot_trajectory, save_figure
+    from sigprop.plotting import plot_trajectory, save_figure
 
     spec = Transformer(depth=2, context="inf", beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     figure = plot_trajectory(propagate(spec), r"a $x_$ \frac b")

@@ -5,7 +5,7 @@ import pytest
 from outcomes import outcome
 
 from sigprop import Transformer, bands
-from sigprop.rem import entropy_variance
+from sigprop.layers.attention.statistics import entropy_variance
 
 FLAT = Transformer(  # uniform attention alone
     depth=3, context=16, width=10**6, heads=10**5, norm="post", beta=0, sigma_v2=0.7, sigma_w2=0,

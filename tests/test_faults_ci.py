@@ -11,11 +11,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from sigprop import Transformer
-from sigprop.causal import causal
-from sigprop.errors import MissingExtraError
-from sigprop.rem.fields import Field
-from sigprop.sampled import sampled_gradients
-from sigprop.simulate import Given
+from sigprop.core.errors import MissingExtraError
+from sigprop.layers.attention.statistics.correlated_scores import Field
+from sigprop.propagation.causal import causal
+from sigprop.propagation.gradients.sampled import sampled_gradients
+from sigprop.simulation import Given
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKDOWN = """
@@ -93,7 +93,9 @@ def run_without(packages, folder, *words):
 
 
 def test_a_doctest_of_an_optional_part_is_skipped_by_the_name_of_its_extra(tmp_path):
-    done = run_without(["dask"], tmp_path, "--doctest-modules", "sigprop/grid_store.py")
+    done = run_without(
+        ["dask"], tmp_path, "--doctest-modules", "sigprop/analysis/diagram/zarr_store.py"
+    )
     assert done.returncode == 0, done.stdout
     assert "needs the extra distributed: without dask" in done.stdout
     assert "1 skipped" in done.stdout
@@ -108,7 +110,7 @@ def test_a_module_of_an_optional_part_is_skipped_by_the_name_of_its_extra(tmp_pa
 
 
 def test_where_nothing_may_be_skipped_a_skip_fails(tmp_path):
-    done = run_without(["dask"], tmp_path, "--no-skips", "sigprop/grid_store.py")
+    done = run_without(["dask"], tmp_path, "--no-skips", "sigprop/analysis/diagram/zarr_store.py")
     assert "1 error" in done.stdout, done.stderr
     assert "--no-skips forbids: Skipped: needs the extra distributed" in done.stdout
 

@@ -9,15 +9,16 @@ import pytest
 from outcomes import outcome
 from rich.console import Console
 
-from sigprop import Targets, Transformer, design_tables, load, recommend
-from sigprop.claims import CLAIMS
-from sigprop.cli_design import recommend as command
-from sigprop.design import Design
-from sigprop.folklore import bench, judge_claims
-from sigprop.propagate import exchangeable
-from sigprop.rem import moments
-from sigprop.search import Search
-from sigprop.targets import measure
+from sigprop import Targets, Transformer, load, recommend
+from sigprop.analysis.design.recommend import Design
+from sigprop.analysis.design.search import Search
+from sigprop.analysis.design.targets import measure
+from sigprop.cli import tables_design
+from sigprop.cli.design import recommend as command
+from sigprop.layers.attention.statistics import moments
+from sigprop.propagation.solve import exchangeable
+from sigprop.studies.folklore.rules import CLAIMS
+from sigprop.studies.folklore.verdicts import bench, judge_claims
 
 BENCH = bench(load("bert-base").spec, seed=100, draws=6)
 
@@ -121,7 +122,7 @@ def test_what_is_printed_as_feasible_meets_the_targets(found):
 
 def printed(design):
     page = Console(file=io.StringIO(), width=100)
-    page.print(design_tables.design(design))
+    page.print(tables_design.design(design))
     return page.file.getvalue()
 
 
@@ -134,7 +135,7 @@ def test_the_printed_table_has_the_design_as_a_row(found):
 
 
 def test_the_picture_marks_what_was_predicted(found):
-    from sigprop.design_plots import plot_design
+    from sigprop.plotting.design import plot_design
 
     figure = plot_design(found, "x")
     drawn = [
@@ -209,7 +210,7 @@ def test_progress_ends_where_it_was_expected_to():
 
 def test_no_grid_is_evaluated_twice(monkeypatch):
     """Passes that correct the first one share its grids."""
-    from sigprop import search
+    from sigprop.analysis.design import search
 
     seen = []
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sigprop import DomainError, Transformer
-from sigprop.causal import causal
-from sigprop.kernel import Solved, read_kernel, solve, text_kernel
-from sigprop.simulate import Given, simulate
+from sigprop.propagation.causal import causal
+from sigprop.propagation.every_pair import Solved, read_kernel, solve, text_kernel
+from sigprop.simulation import Given, simulate
 from tests.outcomes import outcome, run_cli
 
 T = 64

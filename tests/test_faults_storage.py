@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from outcomes import outcome
 
-import sigprop.plots
-from sigprop import Transformer, cli, design, store
-from sigprop.errors import DomainError
-from sigprop.store import Job, gather
+import sigprop.plotting
+from sigprop import Transformer
+from sigprop.analysis.design import recommend as design
+from sigprop.cli import app
+from sigprop.core.errors import DomainError
+from sigprop.core.jobs import cache as store
+from sigprop.core.jobs.cache import Job, gather
 
 VALUES = {
     "depth": 2,
@@ -52,7 +55,7 @@ def command(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["sigprop", *map(str, words)])
         code = None
         try:
-            cli.main()
+            app.main()
         except SystemExit as end:
             code = end.code
         except BaseException as error:  # the fault that a test asserts on
@@ -113,7 +116,7 @@ def test_no_input_is_overwritten(command, link):
 
 
 def test_no_text_is_overwritten_by_a_picture_of_a_figure(command, monkeypatch):
-    from sigprop.figures import FIGURES
+    from sigprop.studies.figures import FIGURES
 
     monkeypatch.setitem(FIGURES, "small", small_figure())
     Path("made").mkdir()
@@ -148,13 +151,13 @@ def test_commands_say_what_they_wrote(command):
 def small_figure():
     import xarray as xr
 
-    from sigprop.figures import Figure
+    from sigprop.studies.figures import Figure
 
     def data(lab):
         return xr.Dataset({"y": ("x", [0.0, 1.0])})
 
     def draw(data):
-        figure, ((axes,),) = sigprop.plots.panels(1)
+        figure, ((axes,),) = sigprop.plotting.panels(1)
         axes.plot(data["y"])
         return figure
 
@@ -162,7 +165,7 @@ def small_figure():
 
 
 def test_figures_of_a_clone_are_left_alone(command, monkeypatch):
-    from sigprop.figures import FIGURES
+    from sigprop.studies.figures import FIGURES
 
     monkeypatch.setitem(FIGURES, "small", small_figure())
     Path("figures").mkdir()
@@ -177,7 +180,7 @@ def test_data_are_saved_before_a_picture_fails(command, monkeypatch):
     def fails(*_):
         raise RuntimeError("no such font")
 
-    monkeypatch.setattr("sigprop.plots.plot_diagram", fails)
+    monkeypatch.setattr("sigprop.plotting.plot_diagram", fails)
     ended = command(
         "diagram", "s.json", *GRID, "--limit", "--out", "d.nc", "--png", "d.png", "--json"
     )
@@ -226,7 +229,7 @@ def long(seed):
 
 def test_a_folder_that_takes_no_files_is_refused_before_the_work(command, monkeypatch):
     begun = []
-    monkeypatch.setattr("sigprop.simulate.run.Network", lambda *_, **__: begun.append(1))
+    monkeypatch.setattr("sigprop.simulation.run.Network", lambda *_, **__: begun.append(1))
     ended = command("simulate", "s.json", "--seeds", "1", "--workers", "1", "--keep", "/proc")
     assert (ended.code, begun) == (2, [])
 
@@ -303,9 +306,9 @@ def stores(tmp_path, monkeypatch):
     """Two stores of other inputs, in chunks of ten points."""
     pytest.importorskip("zarr", reason="the extra distributed")
     pytest.importorskip("dask", reason="the extra distributed")
-    from sigprop.grid_store import diagram_store
+    from sigprop.analysis.diagram.zarr_store import diagram_store
 
-    monkeypatch.setattr(sys.modules["sigprop.points"], "CHUNK", 10)
+    monkeypatch.setattr(sys.modules["sigprop.propagation.points"], "CHUNK", 10)
     made = [tmp_path / "d.zarr", tmp_path / "other.zarr"]
     for path, rho0 in zip(made, (0.1, 0.3), strict=True):
         diagram_store(SPEC.replace(rho0=rho0), path, limit=True, **AXES)
@@ -325,7 +328,7 @@ SPOILT = {
 @pytest.mark.parametrize("kind", SPOILT)
 def test_what_is_not_the_chunk_is_computed_again(stores, kind):
     from sigprop import diagram
-    from sigprop.grid_store import diagram_store
+    from sigprop.analysis.diagram.zarr_store import diagram_store
 
     chunk = Path("rho", "c", "1", "0")
     SPOILT[kind](stores[0] / chunk, stores[1] / chunk)
@@ -336,9 +339,9 @@ def test_what_is_not_the_chunk_is_computed_again(stores, kind):
 
 def test_a_damaged_checkpoint_is_put_aside(tmp_path):
     pytest.importorskip("torch", reason="the extra torch")
-    from sigprop.torch.plan import Plan
-    from sigprop.torch.tokens import Corpus
-    from sigprop.torch.train import CHECKPOINT, train
+    from sigprop.torch.training.config import Plan
+    from sigprop.torch.training.corpus import Corpus
+    from sigprop.torch.training.train import CHECKPOINT, train
 
     draws = np.random.default_rng(0).integers(5, 16, (40, 8))
     text = Corpus(draws[:30], draws[30:], 16, "", "draws", "")
@@ -353,7 +356,7 @@ def test_a_damaged_checkpoint_is_put_aside(tmp_path):
 
 @pytest.mark.parametrize("keep", [[], ["--keep", "cells"]])
 def test_an_interrupt_says_what_is_kept_where_something_is(command, monkeypatch, keep):
-    from sigprop.simulate import run
+    from sigprop.simulation import run
 
     def measured(**arguments):
         if arguments["seed"] == 2:
@@ -397,7 +400,7 @@ def test_names_that_are_no_text(command):
 def process(words, *, shell='exec "$@"', **environment):
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join([environment.pop("first", ""), root]).strip(os.pathsep)
-    whole = ["sh", "-c", shell, "sh", sys.executable, "-m", "sigprop.cli", *words]
+    whole = ["sh", "-c", shell, "sh", sys.executable, "-m", "sigprop", *words]
     return subprocess.run(
         whole, env=os.environ | {"PYTHONPATH": path} | environment, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=120, check=False, preexec_fn=interruptible,

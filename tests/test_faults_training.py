@@ -11,10 +11,10 @@ pytest.importorskip("torch", reason="needs the extra torch")
 pytest.importorskip("tokenizers", reason="needs the extra torch")
 
 from sigprop import Transformer
-from sigprop.torch import trainability
-from sigprop.torch.plan import Plan
-from sigprop.torch.tokens import SPECIAL, Corpus
-from sigprop.torch.train import train
+from sigprop.torch.training import experiment as trainability
+from sigprop.torch.training.config import Plan
+from sigprop.torch.training.corpus import SPECIAL, Corpus
+from sigprop.torch.training.train import train
 
 SPEC = Transformer(
     depth=2, context=8, width=32, heads=2, beta=1.0, sigma_v2=1, sigma_w2=1, alpha_attn=3.0,

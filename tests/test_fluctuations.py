@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from sigprop import AssumptionError, Transformer, propagate
-from sigprop.fluctuations import bands
-from sigprop.rem import entropy_variance, moments
-from sigprop.simulate import simulate
+from sigprop.layers.attention.statistics import entropy_variance, moments
+from sigprop.propagation.finite_width.bands import bands
+from sigprop.simulation import simulate
 
 HALF_WIDTH = 1.645  # standard deviations that hold the central 90 %
 

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from sigprop import AssumptionError, DomainError, Transformer, load
-from sigprop.claims import CLAIMS
-from sigprop.cli import main
-from sigprop.folklore import BROKEN, UNDECIDED, Point, bench, decide, judge_claims
+from sigprop.cli.app import main
+from sigprop.studies.folklore.rules import CLAIMS
+from sigprop.studies.folklore.verdicts import BROKEN, UNDECIDED, Point, bench, decide, judge_claims
 
 SPEC = load("bert-base").spec
 

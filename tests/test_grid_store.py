@@ -11,13 +11,14 @@ import pytest
 import xarray as xr
 from cluster import Cluster, wait_for
 
-from sigprop import Transformer, cli, diagram
-from sigprop.diagram import load
-from sigprop.errors import DomainError, UnfinishedError
-from sigprop.grid_store import UNKNOWN, diagram_store, open_store
-from sigprop.plan import Plan
+from sigprop import Transformer, diagram
+from sigprop.analysis.diagram.fields import Plan
+from sigprop.analysis.diagram.grid import load
+from sigprop.analysis.diagram.zarr_store import UNKNOWN, diagram_store, open_store
+from sigprop.cli import app
+from sigprop.core.errors import DomainError, UnfinishedError
 
-SWEEP = sys.modules["sigprop.points"]  # the package has a function of that name
+SWEEP = sys.modules["sigprop.propagation.points"]
 AXES = {"beta": np.linspace(0, 4, 23), "alpha_attn": np.linspace(0.3, 4, 29)}
 
 
@@ -134,7 +135,7 @@ def test_a_killed_scheduler(spec, tmp_path, monkeypatch):
 def test_a_killed_client(tmp_path):
     """Here without a cluster: what is computed in the killed process itself."""
     out, rest = tmp_path / "d.zarr", ["--x", "beta=0:4:2000", "--y", "alpha_attn=0.3:4:2000"]
-    command = [sys.executable, "-m", "sigprop.cli", "diagram", "bert-base", "--limit", "--out"]
+    command = [sys.executable, "-m", "sigprop", "diagram", "bert-base", "--limit", "--out"]
     client = subprocess.Popen([*command, str(out), *rest])
     wait_for(lambda: len(list(out.glob("regime/seal/[0-9]*"))) >= 2)
     client.kill()
@@ -147,7 +148,7 @@ def test_a_killed_client(tmp_path):
 
 def test_a_worker_that_does_not_share_the_store(spec, tmp_path, cluster, monkeypatch):
     """The client writes what workers cannot."""
-    from sigprop import grid_store
+    from sigprop.analysis.diagram import zarr_store as grid_store
 
     def elsewhere(call, tasks, *rest):
         moved = {k: (replace(files, path=tmp_path / "no"), *arguments)
@@ -195,7 +196,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
         axes = ["--x", "beta=0:4:20", "--y", "alpha_attn=0.3:4:30", "--limit", "--json"]
         monkeypatch.setattr(sys, "argv", ["sigprop", "diagram", "bert-base", *axes, *options])
         with pytest.raises(SystemExit) as left:
-            cli.main()
+            app.main()
         return left.value.code, capsys.readouterr()
 
     code, (plain, _) = run("--out", "d.nc")

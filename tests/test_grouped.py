@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sigprop import DomainError, Transformer
-from sigprop.fluctuations import bands
-from sigprop.kernel import exchangeable_kernel, solve
-from sigprop.simulate import simulate
+from sigprop.propagation.every_pair import exchangeable_kernel, solve
+from sigprop.propagation.finite_width.bands import bands
+from sigprop.simulation import simulate
 
 SPEC = Transformer(
     depth=3, context=32, width=64, heads=8, beta=0.5, sigma_v2=0.5, sigma_w2=0, rho0=0.3,

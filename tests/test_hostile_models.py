@@ -29,8 +29,8 @@ def test_no_code_of_a_model_folder_runs(tmp_path, name):
 def test_a_model_is_refused_as_soon_as_it_is_too_large(monkeypatch):
     from torch import nn
 
-    from sigprop.errors import DomainError
-    from sigprop.torch import inputs
+    from sigprop.core.errors import DomainError
+    from sigprop.torch.module_audit import load as inputs
 
     built = []
 
@@ -53,8 +53,8 @@ def test_a_model_is_refused_as_soon_as_it_is_too_large(monkeypatch):
 
 
 def test_what_is_dropped_is_dropped_at_every_depth():
-    from sigprop.errors import DomainError
-    from sigprop.torch.inputs import DROPPED, inert
+    from sigprop.core.errors import DomainError
+    from sigprop.torch.module_audit.load import DROPPED, inert
 
     evil = dict.fromkeys([*DROPPED, "_name_or_path", "_attn_implementation_internal", "__class__"])
     assert inert({"a": [{"b": {"c": 1} | evil}], "rope_theta": 10**9} | evil) == {

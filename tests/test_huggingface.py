@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from sigprop.errors import DomainError, SigpropError
-from sigprop.families import ACTIVATIONS, FAMILIES
-from sigprop.huggingface import Reading, example, examples, from_config, is_config
-from sigprop.spec import Transformer
+from sigprop.core.errors import DomainError, SigpropError
+from sigprop.model.huggingface import Reading, example, examples, from_config, is_config
+from sigprop.model.huggingface_families import ACTIVATIONS, FAMILIES
+from sigprop.model.spec import Transformer
 
 
 def read(family, **values) -> Reading:

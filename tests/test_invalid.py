@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from sigprop import Transformer, cli
+from sigprop import Transformer
+from sigprop.cli import app
 
 BASE = {
     "depth": "2",
@@ -40,7 +41,7 @@ def refuse(tmp_path, monkeypatch, capsys):
         before = contents(tmp_path)
         monkeypatch.setattr(sys, "argv", ["sigprop", *argv])
         with pytest.raises(SystemExit) as left:
-            cli.main()
+            app.main()
         out, err = capsys.readouterr()
         check(left.value.code, out, err, culprit)
         assert contents(tmp_path) == before
@@ -249,7 +250,7 @@ def test_an_unknown_key_gets_the_nearest(tmp_path, monkeypatch, capsys, refuse, 
     (tmp_path / "s.json").write_text(spec_text(**{key: "1"}))
     monkeypatch.setattr(sys, "argv", ["sigprop", "show", "s.json"])
     with pytest.raises(SystemExit):
-        cli.main()
+        app.main()
     assert f"did you mean {near}?" in capsys.readouterr().err
     refuse(["show", "s.json"], key)
 
@@ -594,7 +595,7 @@ def test_hugging_face_configs(refuse, tmp_path, values, culprit):
 def test_the_installed_command(tmp_path, argv, culprit):
     (tmp_path / "s.json").write_text(spec_text(beta="-1"))
     before = contents(tmp_path)
-    code = "from sigprop.cli import main; main()"
+    code = "from sigprop.cli.app import main; main()"
     run = subprocess.run(
         [sys.executable, "-c", code, *argv],
         cwd=tmp_path,
@@ -614,7 +615,7 @@ def test_the_base_of_these_tests_is_admissible(tmp_path, monkeypatch, capsys):
     for argv in (["propagate", "s.json", "--json"], ["diagram", "s.json", *grid]):
         monkeypatch.setattr(sys, "argv", ["sigprop", *argv])
         with pytest.raises(SystemExit) as left:
-            cli.main()
+            app.main()
         assert left.value.code == 0
     assert capsys.readouterr().out.startswith('{"layer"')
     assert {p.name for p in tmp_path.iterdir()} == {"s.json", out, png}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sigprop import AssumptionError, DomainError, Transformer, propagate
-from sigprop.cli import main
-from sigprop.fluctuations import bands
-from sigprop.kernel import exchangeable_kernel, solve, text_kernel
-from sigprop.simulate import Given, Tokens, simulate
-from sigprop.text import token_ids, windows
+from sigprop.cli.app import main
+from sigprop.model.text import token_ids, windows
+from sigprop.propagation.every_pair import exchangeable_kernel, solve, text_kernel
+from sigprop.propagation.finite_width.bands import bands
+from sigprop.simulation import Given, Tokens, simulate
 
 CAUSAL = ("causal_low_beta", "causal_high_beta")
 ROTARY = ("rotary_encoder_mid_beta", "rotary_encoder_high_beta")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sigprop import DomainError, Transformer
-from sigprop.causal import causal
-from sigprop.kernel import Solved, read_kernel, solve, text_kernel
-from sigprop.kernel_input import MAX_TOKENS, TokenKernel, admit
-from sigprop.kernel_rounding import DOUBLE, explained, nearest
-from sigprop.simulate import Given
+from sigprop.core.numerics.kernel_rounding import DOUBLE, explained, nearest
+from sigprop.model.inputs import MAX_TOKENS, TokenKernel, admit
+from sigprop.propagation.causal import causal
+from sigprop.propagation.every_pair import Solved, read_kernel, solve, text_kernel
+from sigprop.simulation import Given
 from tests.outcomes import outcome
 from tests.test_faults_kernels import archive, cosines, header
 

@@ -11,8 +11,8 @@ import pytest
 from legal_specs import TOTAL, legal_spec
 
 from sigprop import bands, beta_profile, critical, exponents, propagate
-from sigprop.capabilities import TABLE, TheoryError
-from sigprop.critical import REASONS
+from sigprop.analysis.critical import REASONS
+from sigprop.propagation.capabilities import TABLE, TheoryError
 
 ROUNDING = 1e-13
 FAST, PARTS = 60, 200

@@ -8,8 +8,8 @@ import pytest
 from random_specs import STRUCTURES
 
 from sigprop import Transformer, propagate
-from sigprop.block import build_block
-from sigprop.state import State
+from sigprop.layers.state import State
+from sigprop.propagation.stack import build_block
 
 SEED = 20240607
 

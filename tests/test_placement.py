@@ -14,7 +14,7 @@ from placed_plan import errors, plan, run_code  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from sigprop.errors import AssumptionError  # noqa: E402
+from sigprop.core.errors import AssumptionError  # noqa: E402
 from sigprop.torch import audit, initialise_  # noqa: E402
 from sigprop.torch.placement import find_blocks  # noqa: E402
 

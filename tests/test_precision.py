@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from places import at
 
-from sigprop.maps.activations import activation
-from sigprop.maps.attention import Attention
-from sigprop.maps.mlp import Mlp
-from sigprop.maps.norm import Norm
-from sigprop.maps.residual import Residual
-from sigprop.rem import Finite, Limit
-from sigprop.state import State
+from sigprop.layers.activations import activation
+from sigprop.layers.attention.layer import Attention
+from sigprop.layers.attention.statistics import Finite, Limit
+from sigprop.layers.mlp import Mlp
+from sigprop.layers.norm import Norm
+from sigprop.layers.residual import Residual
+from sigprop.layers.state import State
 
 GAPS = [1e-14, 3e-11, 1e-8, 1e-5, 1e-3, 0.03, 0.4, 0.9, 1.3]
 TOLERANCE = 1e-10

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigprop.errors import DomainError
-from sigprop.rem import (
+from sigprop.core.errors import DomainError
+from sigprop.layers.attention.statistics import (
     ERROR_BOUND,
     Finite,
     Limit,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sigprop.cli import main
-from sigprop.figures import FIGURES
-from sigprop.reproduce import CELLS
+from sigprop.cli.app import main
+from sigprop.studies.figures import FIGURES
+from sigprop.studies.reproduce import CELLS
 
-COMMAND = [sys.executable, "-m", "sigprop.cli", "reproduce", "--quick", "--workers", "2"]
+COMMAND = [sys.executable, "-m", "sigprop", "reproduce", "--quick", "--workers", "2"]
 
 
 def cells(folder):

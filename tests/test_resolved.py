@@ -14,17 +14,17 @@ from sigprop import (
     bands,
     critical,
     diagram,
-    fluctuations,
     gradients,
     judge,
     propagate,
     sweep,
 )
-from sigprop.layout import make_layout
-from sigprop.maps.tabulated import Tabulated, tabulated
-from sigprop.maps.weights import Exact
-from sigprop.propagate import exchangeable, unmasked
-from sigprop.simulate import simulate
+from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.query_statistics import Exact
+from sigprop.layers.attention.query_tables import Tabulated, tabulated
+from sigprop.propagation.finite_width import bands as fluctuations
+from sigprop.propagation.solve import exchangeable, unmasked
+from sigprop.simulation import simulate
 
 CAUSAL = Transformer(
     depth=4, context=40, causal=True, beta=1.5, sigma_v2=1, sigma_w2=0.5, rho0=0.1, alpha_attn=1.5
@@ -179,7 +179,7 @@ def test_refusals(error, call, words):
 def test_command_line(tmp_path):
     from typer.testing import CliRunner
 
-    from sigprop.cli import app
+    from sigprop.cli.app import app
 
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(CAUSAL.replace(context=24, depth=2, width=32).to_dict()))

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from sigprop import AssumptionError, Transformer, propagate
-from sigprop.kernel import exchangeable_kernel, solve
-from sigprop.maps.attention import Attention
-from sigprop.maps.distances import frequencies, make_distances, make_field
-from sigprop.maps.interface import Place
-from sigprop.maps.picked import Drawn, tabulated_picks
-from sigprop.maps.rotary import DistanceGeometry
-from sigprop.maps.weights import Exact
-from sigprop.propagate import exchangeable
-from sigprop.rem import Finite, moments
-from sigprop.rem.fields import LINEAR, SEED, Field
-from sigprop.state import State
-from sigprop.sweep import sweep
+from sigprop.layers.attention.by_distance import DistanceGeometry
+from sigprop.layers.attention.distance_grid import frequencies, make_distances, make_field
+from sigprop.layers.attention.layer import Attention
+from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_picks
+from sigprop.layers.attention.query_statistics import Exact
+from sigprop.layers.attention.statistics import Finite, moments
+from sigprop.layers.attention.statistics.correlated_scores import LINEAR, SEED, Field
+from sigprop.layers.interface import Place
+from sigprop.layers.state import State
+from sigprop.propagation.every_pair import exchangeable_kernel, solve
+from sigprop.propagation.grids import sweep
+from sigprop.propagation.solve import exchangeable
 
 CASES = ["rotary_encoder_mid_beta", "rotary_encoder_high_beta"]
 SPEC = Transformer(

@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 
 from sigprop import AssumptionError, DomainError, Transformer, load, propagate
-from sigprop.backward import gradients
-from sigprop.cli import main
-from sigprop.propagate import exchangeable
-from sigprop.recipe import MATRICES, Recipe, fan_in, spec_of
-from sigprop.recipes import SCHEMES, _cut
-from sigprop.schemes import admin_skips, described, outcome, overlaps, recipe, survey
-from sigprop.simulate.typed import Typed, overlap
+from sigprop.analysis.schemes.outcome import (
+    admin_skips,
+    described,
+    outcome,
+    overlaps,
+    recipe,
+    survey,
+)
+from sigprop.analysis.schemes.registry import SCHEMES, _cut
+from sigprop.cli.app import main
+from sigprop.model.weights import MATRICES, Recipe, fan_in, spec_of
+from sigprop.propagation.gradients.closed_form import gradients
+from sigprop.propagation.solve import exchangeable
+from sigprop.simulation.typed_weights import Typed, overlap
 
 SMALL = Transformer(
     depth=4, context=64, width=128, heads=2, mlp_ratio=2, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2

@@ -7,8 +7,8 @@ import pytest
 from damage import damage, number
 
 from sigprop import Transformer
-from sigprop.errors import DomainError
-from sigprop.store import Job, gather
+from sigprop.core.errors import DomainError
+from sigprop.core.jobs.cache import Job, gather
 
 SPEC = Transformer(depth=2, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
 AXES = {"beta": np.linspace(0, 2, 4), "alpha_attn": np.linspace(0.5, 2, 5)}
@@ -34,7 +34,7 @@ def tree(folder):
 
 def spoil_chunks(folder, times, seed):
     """Damage or delete any file of a store; the second call must give all files as they were."""
-    from sigprop.grid_store import diagram_store, open_store
+    from sigprop.analysis.diagram.zarr_store import diagram_store, open_store
 
     path, rng = folder / "d.zarr", np.random.default_rng(seed)
     diagram_store(SPEC, path, limit=True, **AXES)
@@ -57,11 +57,11 @@ def spoil_chunks(folder, times, seed):
 def small_chunks(monkeypatch):
     import sys
 
-    import sigprop.sweep  # noqa: F401
+    import sigprop.propagation.grids  # noqa: F401
 
     pytest.importorskip("zarr", reason="the extra distributed")
     pytest.importorskip("dask", reason="the extra distributed")
-    monkeypatch.setattr(sys.modules["sigprop.points"], "CHUNK", 10)
+    monkeypatch.setattr(sys.modules["sigprop.propagation.points"], "CHUNK", 10)
 
 
 @pytest.fixture(autouse=True)

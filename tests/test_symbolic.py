@@ -16,19 +16,27 @@ from hypothesis import strategies as st
 from places import at, back
 
 from sigprop import Transformer, exponents
-from sigprop.backward import gradients
-from sigprop.block import assembled, build_block
-from sigprop.critical import asymptotic_alpha, critical
-from sigprop.errors import DomainError
-from sigprop.maps.activations import activation
-from sigprop.maps.attention import Attention as NumericAttention
-from sigprop.maps.interface import Step
-from sigprop.maps.mlp import Mlp as NumericMlp
-from sigprop.maps.norm import Norm as NumericNorm
-from sigprop.maps.residual import Residual as NumericResidual
-from sigprop.rem import Finite, Limit, critical_beta, freezing, head_nodes, moments, reduced_beta
-from sigprop.state import Gradient
-from sigprop.state import State as NumericState
+from sigprop.analysis.critical import asymptotic_alpha, critical
+from sigprop.core.errors import DomainError
+from sigprop.layers.activations import activation
+from sigprop.layers.attention.layer import Attention as NumericAttention
+from sigprop.layers.attention.statistics import (
+    Finite,
+    Limit,
+    critical_beta,
+    freezing,
+    head_nodes,
+    moments,
+    reduced_beta,
+)
+from sigprop.layers.interface import Step
+from sigprop.layers.mlp import Mlp as NumericMlp
+from sigprop.layers.norm import Norm as NumericNorm
+from sigprop.layers.residual import Residual as NumericResidual
+from sigprop.layers.state import Gradient
+from sigprop.layers.state import State as NumericState
+from sigprop.propagation.gradients.closed_form import gradients
+from sigprop.propagation.stack import assembled, build_block
 from sigprop.symbolic import (
     EQUATIONS,
     KERNELS,

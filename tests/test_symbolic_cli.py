@@ -9,8 +9,8 @@ from resource import RUSAGE_CHILDREN, getrusage
 import pytest
 from matplotlib.mathtext import MathTextParser
 
-from sigprop.cli import main
-from sigprop.notation import NOTATION
+from sigprop.cli.app import main
+from sigprop.core.notation import NOTATION
 from sigprop.symbolic import EQUATIONS, derive, entries
 from sigprop.symbolic.sheet import markdown, sheet
 
@@ -41,7 +41,7 @@ def test_list(run):
 def test_list_is_quick():
     """Processor time, which other work on the machine does not change."""
     before = getrusage(RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "sigprop.cli", "derive"], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "sigprop", "derive"], check=True, capture_output=True)
     after = getrusage(RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 

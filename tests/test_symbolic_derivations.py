@@ -9,13 +9,13 @@ import sympy as sp
 from places import at
 
 from sigprop import Transformer, propagate
-from sigprop.errors import DomainError
-from sigprop.maps.attention import Attention as NumericAttention
-from sigprop.maps.norm import Norm as NumericNorm
-from sigprop.maps.residual import Residual as NumericResidual
-from sigprop.maps.residual import Sequence
-from sigprop.rem import Finite, Limit, moments
-from sigprop.state import State as NumericState
+from sigprop.core.errors import DomainError
+from sigprop.layers.attention.layer import Attention as NumericAttention
+from sigprop.layers.attention.statistics import Finite, Limit, moments
+from sigprop.layers.norm import Norm as NumericNorm
+from sigprop.layers.residual import Residual as NumericResidual
+from sigprop.layers.residual import Sequence
+from sigprop.layers.state import State as NumericState
 from sigprop.symbolic import (
     EQUATIONS,
     KERNELS,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from sigprop.errors import DomainError
-from sigprop.rem import moments, overlap
+from sigprop.core.errors import DomainError
+from sigprop.layers.attention.statistics import moments, overlap
 from sigprop.symbolic import accurate_to, estimated_error, evaluate, expansion, symbol
 
 FEW = [2, 5, 27, 512, 65536, 1e12]

@@ -13,13 +13,13 @@ import transformers
 from torch import nn
 from torch_models import TEXT, Joint, Net, Separate, characters, denoise, windows
 
-from sigprop.cli import main
-from sigprop.errors import AssumptionError, DomainError
-from sigprop.prescription import prescribe
+from sigprop.cli.app import main
+from sigprop.core.errors import AssumptionError, DomainError
+from sigprop.model.export import prescribe
 from sigprop.torch import UnhealthyError, assert_healthy, audit, initialise_
-from sigprop.torch.anatomy import dissect
-from sigprop.torch.reading import layer_specs, whole_spec
-from sigprop.torch.record import record
+from sigprop.torch.module_audit.description import layer_specs, whole_spec
+from sigprop.torch.module_audit.forward_pass import record
+from sigprop.torch.module_audit.structure import dissect
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 IDS = characters(TEXT)
@@ -449,7 +449,7 @@ def test_bad_input_ends_with_code_2_and_one_line(tmp_path, monkeypatch, capsys, 
 
 
 def test_without_the_extra_the_command_names_it(folder, monkeypatch, capsys):
-    from sigprop import errors
+    from sigprop.core import errors
 
     monkeypatch.setattr(errors, "find_spec", lambda name: None)
     assert command(monkeypatch, "--hf", folder, "--text", folder / "text.txt") == 2

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sigprop import DomainError, Transformer
-from sigprop.cli import main
-from sigprop.errors import MissingExtraError
-from sigprop.simulate import Given, simulate
+from sigprop.cli.app import main
+from sigprop.core.errors import MissingExtraError
+from sigprop.simulation import Given, simulate
 
 SMALL = {"depth": 3, "context": 48, "width": 96, "beta": 1.5, "sigma_v2": 1.0, "sigma_w2": 1.0}
 SMALL |= {"rho0": 0.1}
@@ -113,7 +113,7 @@ def test_a_device_that_is_not_there(monkeypatch):
 
 
 def test_without_torch(monkeypatch):
-    monkeypatch.setattr("sigprop.errors.find_spec", lambda package: None)
+    monkeypatch.setattr("sigprop.core.errors.find_spec", lambda package: None)
     with pytest.raises(MissingExtraError, match=r"pip install '\.\[torch\]'"):
         simulate(small(), 1, engine="torch")
 

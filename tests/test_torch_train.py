@@ -14,8 +14,8 @@ import torch
 import xarray as xr
 
 from sigprop import AssumptionError, DomainError, Transformer, propagate
-from sigprop.cli import main
-from sigprop.separation import (
+from sigprop.cli.app import main
+from sigprop.studies.training_judge import (
     PREDICTORS,
     area,
     correlation,
@@ -28,13 +28,13 @@ from sigprop.separation import (
     regimes,
     separation,
 )
-from sigprop.torch import trainability
-from sigprop.torch.model import LanguageModel, check
-from sigprop.torch.plan import Plan
-from sigprop.torch.tokens import MASK, SPECIAL, Corpus, baseline, corpus, guesses, masked
-from sigprop.torch.train import CHECKPOINT, train
-from sigprop.training_plots import plot_training
-from sigprop.training_prediction import predict
+from sigprop.studies.training_plot import plot_training
+from sigprop.studies.training_prediction import predict
+from sigprop.torch.training import experiment as trainability
+from sigprop.torch.training.config import Plan
+from sigprop.torch.training.corpus import MASK, SPECIAL, Corpus, baseline, corpus, guesses, masked
+from sigprop.torch.training.model import LanguageModel, check
+from sigprop.torch.training.train import CHECKPOINT, train
 
 SPEC = Transformer(
     depth=4, context=32, width=64, heads=4, beta=1.0, sigma_v2=1, sigma_w2=1, alpha_attn=1.5,
@@ -274,9 +274,9 @@ def test_an_interrupted_run_continues_bit_for_bit(words, tmp_path):
 KILLED = """
 import sys
 from sigprop import Transformer
-from sigprop.torch.tokens import corpus
-from sigprop.torch.plan import Plan
-from sigprop.torch.train import train
+from sigprop.torch.training.corpus import corpus
+from sigprop.torch.training.config import Plan
+from sigprop.torch.training.train import train
 import json, torch
 torch.set_num_threads(1)
 spec = Transformer.from_dict(json.loads(sys.argv[2]))
@@ -382,7 +382,7 @@ def test_bad_input_exits_with_2(monkeypatch, capsys, words, named):
 
 @pytest.mark.parametrize("command", ["train", "trainability"])
 def test_without_the_extra_the_command_names_it(monkeypatch, capsys, command):
-    monkeypatch.setattr("sigprop.errors.find_spec", lambda name: None)
+    monkeypatch.setattr("sigprop.core.errors.find_spec", lambda name: None)
     code, streams = call(monkeypatch, capsys, command)
     assert code == 2
     assert "pip install '.[torch]'" in streams.err
@@ -415,7 +415,7 @@ def small(monkeypatch):
     marks = {"gpt2": TINY, "recommended-0.5": TINY.replace(beta=0.3)}
     monkeypatch.setattr(trainability, "marked", lambda base: marks)
     monkeypatch.setattr(trainability, "AXES", {"beta": (0.1, 1.0), "alpha_attn": (0.4, 6.0)})
-    monkeypatch.setattr("sigprop.training_prediction.FINE", 5)  # narrow heads are slow
+    monkeypatch.setattr("sigprop.studies.training_prediction.FINE", 5)  # narrow heads are slow
     plans = {"encoder": Plan(steps=2, every=1), "decoder": Plan(steps=3, every=1)}
     return trainability.trials(TINY, plans, depths=(1, 2), points=3, seeds=2)
 
@@ -495,7 +495,7 @@ def test_the_experiment_as_a_command(monkeypatch, capsys, text, tmp_path):
 
 
 def test_the_committed_data_say_what_their_findings_say():
-    from sigprop.diagram import load
+    from sigprop.analysis.diagram.grid import load
 
     folder = Path(__file__).parents[1] / "figures"
     runs, prediction = (load(folder / f"training{end}.nc") for end in ("", "_prediction"))

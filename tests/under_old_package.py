@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,32 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RELEASE = "0e8726a"  # the commit of 0.2.0
 PLUGIN = '''
-import json, os
+import importlib, json, os, sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 import pytest
 
 UNTRUE = ("DID NOT RAISE", "DID NOT WARN")
+
+with open(os.path.join(os.path.dirname(__file__), "moved.json")) as file:
+    OLD = {new: old for old, new in json.load(file).items()}
+
+class Today(MetaPathFinder, Loader):
+    """Finds the modules of an old package under the paths of today."""
+
+    def find_spec(self, name, path=None, target=None):
+        new = name.removeprefix("sigprop.")
+        above = new != name and any(known.startswith(new + ".") for known in OLD)
+        if new in OLD or (above and PathFinder.find_spec(name, path) is None):
+            return ModuleSpec(name, self, is_package=True)
+
+    def exec_module(self, module):
+        old = OLD.get(module.__name__.removeprefix("sigprop."))
+        if old is not None:
+            found = sys.modules[module.__name__] = importlib.import_module("sigprop." + old)
+            found.__path__ = getattr(found, "__path__", [])
+
+sys.meta_path.insert(0, Today())
 
 def note(nodeid, how):
     with open(os.environ["OUTCOMES"], "a") as file:
@@ -61,6 +84,8 @@ def pytest_collectreport(report):
 def pytest_sessionstart():
     import sigprop
     assert sigprop.__file__.startswith(os.getcwd()), sigprop.__file__
+    import sigprop.cli
+    sigprop.cli.__path__ = getattr(sigprop.cli, "__path__", [])
 '''
 
 
@@ -78,6 +103,9 @@ def old_tree(revision, tests, folder):
 def outcomes(folder, files, words):
     """What became of every test, by its id."""
     (folder / "noted.py").write_text(PLUGIN)
+    moved = runpy.run_path(str(ROOT / "sigprop" / "moved.py"))["MOVED"] | {"cli": "cli.app"}
+    flat = (folder / "sigprop" / "errors.py").exists()
+    (folder / "moved.json").write_text(json.dumps(moved if flat else {}))
     noted = folder / "noted.jsonl"
     noted.touch()
     env = os.environ | {"PYTHONPATH": str(folder), "OUTCOMES": str(noted)}

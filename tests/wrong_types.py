@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from sigprop import DomainError, SigpropError, State, Targets, Transformer, diagram, propagate
-from sigprop.diagram import rem_curves
-from sigprop.prescription import prescribe
-from sigprop.rem import Finite
+from sigprop.analysis.diagram.grid import rem_curves
+from sigprop.layers.attention.statistics import Finite
+from sigprop.model.export import prescribe
 
 SCALES = {"beta": 1.0, "sigma_v2": 1.0, "sigma_w2": 1.0, "rho0": 0.1}
 SPEC = Transformer(depth=2, context=16, width=16, **SCALES)
@@ -84,27 +84,27 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
         "recommend": {"spec": SPEC, "targets": Targets()},
         "sweep": {"spec": SPEC},
     },
-    "sigprop.causal": {"causal": {"spec": CAUSAL}},
-    "sigprop.critical": {
+    "sigprop.propagation.causal": {"causal": {"spec": CAUSAL}},
+    "sigprop.analysis.critical": {
         "odds_law_alpha": {"sigma_v2": 1.0, "rho0": 0.5, "rho_max": 0.9, "depth": 24},
     },
-    "sigprop.diagram": {
+    "sigprop.analysis.diagram.grid": {
         "load": {"path": "none.nc"},
         "rem_curves": {"contexts": [16], "beta": [0.5]},
         "save": {"data": DIAGRAM, "path": "nowhere/none.nc"},
         "undefined": {"data": DIAGRAM},
     },
-    "sigprop.entropy": {"entropy_beta": {"rem": Finite(16), "entropy_ratio": 0.5}},
-    "sigprop.kernel": {"exchangeable_kernel": {"spec": SPEC}},
-    "sigprop.notation": {"label": {"name": "rho"}},
-    "sigprop.plots": {
+    "sigprop.analysis.entropy": {"entropy_beta": {"rem": Finite(16), "entropy_ratio": 0.5}},
+    "sigprop.propagation.every_pair": {"exchangeable_kernel": {"spec": SPEC}},
+    "sigprop.core.notation": {"label": {"name": "rho"}},
+    "sigprop.plotting": {
         "plot_diagram": {"data": DIAGRAM},
         "plot_rem": {"data": Later(lambda: rem_curves([16], [0.5, 1.0]))},
         "plot_trajectory": {"trajectory": Later(lambda: propagate(SPEC))},
     },
-    "sigprop.prescription": {"prescribe": {"spec": SPEC}},
-    "sigprop.propagate": {"exchangeable": {"spec": SPEC}},
-    "sigprop.rem": {
+    "sigprop.model.export": {"prescribe": {"spec": SPEC}},
+    "sigprop.propagation.solve": {"exchangeable": {"spec": SPEC}},
+    "sigprop.layers.attention.statistics": {
         "Finite": {"context": 16},
         "Limit": {},
         "critical_beta": {"q": 1.0, "gap": 0.5},
@@ -117,16 +117,16 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
         "overlap": SCORES | {"r": 0.5},
         "spread": SCORES | {"r": 0.5},
     },
-    "sigprop.rem.biased": {
+    "sigprop.layers.attention.statistics.biased": {
         "biased_overlap": SCORES | {"bias": 0.5, "r": 0.5},
         "critical_gamma": {"b": 1.0, "gap": 0.5},
         "own_bias": {"gamma": 0.5, "gap": 0.5, "context": 16},
     },
-    "sigprop.schemes": {
+    "sigprop.analysis.schemes.outcome": {
         "outcome": {"name": "glorot", "architecture": SPEC},
         "survey": {"architecture": SPEC, "names": ["glorot"]},
     },
-    "sigprop.simulate": {
+    "sigprop.simulation": {
         "Given": {"kernel": np.eye(16)},
         "Tokens": {"ids": [[1, 2]]},
         "query_gradient": {"spec": SPEC, "seed": 0},
@@ -145,7 +145,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
         "stable": {"expression": SYMBOL},
         "symbol": {"name": "rho"},
     },
-    "sigprop.targets": {"measure": {"spec": SPEC}},
+    "sigprop.analysis.design.targets": {"measure": {"spec": SPEC}},
     "sigprop.torch": {
         "assert_healthy": {"model": Later(_layer), "batch": Later(_batch)},
         "audit": {"model": Later(_layer), "batch": Later(_batch)},

@@ -9,8 +9,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from sigprop.arguments import validated
-from sigprop.errors import DomainError, require
+from sigprop.core.arguments import validated
+from sigprop.core.errors import DomainError, require
 from sigprop.symbolic.bridge import compiled
 from sigprop.symbolic.expansions import V, Y, expansion
 

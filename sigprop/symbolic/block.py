@@ -7,8 +7,8 @@ from functools import reduce
 
 import sympy as sp
 
-from sigprop.arguments import validated
-from sigprop.errors import DomainError
+from sigprop.core.arguments import validated
+from sigprop.core.errors import DomainError
 from sigprop.symbolic.maps import Attention, Map, Mlp, Norm, Residual, State
 from sigprop.symbolic.symbols import symbol
 

@@ -10,10 +10,10 @@ import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 from sympy.codegen.cfunctions import expm1, log1p
 
-from sigprop.arguments import validated
-from sigprop.errors import DomainError
+from sigprop.core.arguments import validated
+from sigprop.core.checks import count
+from sigprop.core.errors import DomainError
 from sigprop.symbolic.symbols import NormalCdf
-from sigprop.validate import count
 
 __all__ = ["compiled", "stable"]
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import sympy as sp
 
-from sigprop.arguments import validated
-from sigprop.errors import DomainError
+from sigprop.core.arguments import validated
+from sigprop.core.errors import DomainError
 from sigprop.symbolic.equation import Derivation, Step
 
 __all__ = ["Entry", "derivation", "derive", "entries"]

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import sympy as sp
 
-from sigprop.arguments import validated
-from sigprop.errors import DomainError
+from sigprop.core.arguments import validated
+from sigprop.core.errors import DomainError
 from sigprop.symbolic import rem
 from sigprop.symbolic.collapse import Steps
 from sigprop.symbolic.derivation import derivation

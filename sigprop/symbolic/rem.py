@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from sigprop.arguments import validated
+from sigprop.core.arguments import validated
 from sigprop.symbolic.symbols import symbol
 
 __all__ = [

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import sympy as sp
 
-from sigprop.notation import NOTATION
+from sigprop.core.notation import NOTATION
 from sigprop.symbolic.derivation import derive, entries
 from sigprop.symbolic.equation import Derivation, Equation
 from sigprop.symbolic.symbols import latex

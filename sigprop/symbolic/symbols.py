@@ -7,9 +7,9 @@ from typing import Any
 import sympy as sp
 from sympy.printing.latex import LatexPrinter
 
-from sigprop.arguments import validated
-from sigprop.errors import DomainError
-from sigprop.notation import NOTATION
+from sigprop.core.arguments import validated
+from sigprop.core.errors import DomainError
+from sigprop.core.notation import NOTATION
 
 __all__ = ["BivariateCdf", "NormalCdf", "latex", "normal_density", "symbol"]
 
@@ -24,7 +24,7 @@ def symbol(name: str) -> sp.Symbol:
     Parameters
     ----------
     name : str
-        A name of `sigprop.notation.NOTATION`.
+        A name of `sigprop.core.notation.NOTATION`.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def symbol(name: str) -> sp.Symbol:
     True
     """
     if name not in NOTATION:
-        raise DomainError("name", name, "a code name of sigprop.notation")
+        raise DomainError("name", name, "a code name of sigprop.core.notation")
     if name in REAL:
         return sp.Symbol(name, real=True)
     return (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import sympy as sp
 
-from sigprop.notation import NOTATION
+from sigprop.core.notation import NOTATION
 from sigprop.symbolic import rem
 from sigprop.symbolic.backward import query_bracket, relu_backward, score_path, value_path
 from sigprop.symbolic.equation import Equation

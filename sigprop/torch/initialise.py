@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sigprop.arguments import validated
-from sigprop.design import Design
-from sigprop.errors import AssumptionError, require
-from sigprop.prescription import Prescription
+from sigprop.analysis.design.recommend import Design
+from sigprop.core.arguments import validated
+from sigprop.core.checks import count, scalar
+from sigprop.core.errors import AssumptionError, require
+from sigprop.model.export import Prescription
 from sigprop.torch.placement import WRITERS, Change, draw, find_blocks
-from sigprop.validate import count, scalar
 
 __all__ = ["Change", "initialise_"]
 
@@ -34,7 +34,8 @@ def initialise_(
         As for `audit`. What is outside its blocks, embeddings and heads, is left as it is; norms
         in them are, where they have the gain of the recommendation.
     recommendation : Design or Prescription
-        From `sigprop.design.recommend`, `Audit.recommendation` or `sigprop.prescription.prescribe`.
+        From `sigprop.analysis.design.recommend.recommend`, `Audit.recommendation` or
+        `sigprop.model.export.prescribe`.
     seed : int
         Of the draw.
     forward : tuple of float
@@ -60,13 +61,13 @@ def initialise_(
     Notes
     -----
     Residual strengths are folded into the matrices that write to the stream, exactly
-    (`sigprop.prescription`). Nothing is written unless everything can be.
+    (`sigprop.model.export`). Nothing is written unless everything can be.
 
     Examples
     --------
     >>> from torch import nn
     >>> from sigprop import Transformer
-    >>> from sigprop.prescription import prescribe
+    >>> from sigprop.model.export import prescribe
     >>> from sigprop.torch import initialise_
     >>> layer = nn.TransformerEncoderLayer(64, 2, 128, batch_first=True)
     >>> model = nn.TransformerEncoder(layer, 2)

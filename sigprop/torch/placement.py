@@ -6,7 +6,7 @@ separate or side by side. Of the other matrices in a block the first that leads 
 the stream is its output; those left are the MLP, the one that leads back to the stream its second.
 Where projections are side by side, a pass shows which of their outputs are values; no name says so.
 
-This module needs PyTorch alone: `sigprop.prescription` copies it into the code that it writes.
+This module needs PyTorch alone: `sigprop.model.export` copies it into the code that it writes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from sigprop.errors import AssumptionError
+from sigprop.core.errors import AssumptionError
 
 ROLES = ("query", "key", "value", "output", "gate", "w1", "w2")
 BIASED = ("value", "w1", "w2")  # with the variance that a description gives; others are zero

@@ -1,0 +1,1 @@
+"""What follows from propagation: criticality, limits, verdicts."""

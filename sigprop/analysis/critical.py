@@ -1,0 +1,341 @@
+r"""Critical residual strength (E20, E21)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sigprop.analysis.fixed_points import TINY, linear_response
+from sigprop.core.arguments import validated
+from sigprop.core.arrays import Bools, Floats, Ints, finite_or_none
+from sigprop.core.errors import require
+from sigprop.core.memory import allow
+from sigprop.layers.state import State
+from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import covers, require_theory
+from sigprop.propagation.grids import sweep
+from sigprop.propagation.stack import build_block
+
+__all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
+
+Sentences = str | NDArray[np.str_]
+LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
+ROUNDING = 4 * np.finfo(float).eps  # of chi_mlp, which is one for ReLU without bias
+SCAN = 25  # strengths at which the overlap is computed before refining
+REASONS = (
+    "converged",
+    "no skip branch is needed: the overlap stays below rho_max at alpha_attn = 0",
+    "no alpha_attn up to 1e6 keeps the overlap below rho_max",
+    "the state vanishes or overflows at every alpha_attn",
+    "the root finder stopped above its tolerance",
+    "any alpha_attn > 0 keeps the overlap below rho_max; at alpha_attn = 0 nothing passes",
+)
+
+
+@dataclass(frozen=True)
+class Critical:
+    """Critical residual strength, and how its search ended.
+
+    Attributes
+    ----------
+    alpha_attn : array
+        Smallest alpha_attn with rho_L <= rho_max; 0 where none is needed, infinite where none
+        suffices, NaN where nothing propagates.
+    rho : array
+        Overlap at that strength, at 1e-6 where any above zero will do; NaN where there is none.
+    asymptotic : array
+        Strength above which the collapsed state is unstable at infinite depth (E20); NaN where
+        E20 does not apply: without norms, under a mask or rotary positions.
+    converged : array of bool
+        Whether a root was found and refined.
+    reason : str or array of str
+        How the search ended, a sentence of `REASONS`.
+    residual : array
+        |rho - rho_max|.
+    iterations : array of int
+        Function evaluations of the root finder.
+    bracket : tuple of arrays
+        Strengths that enclose the root.
+    monotone : array of bool
+        Whether the overlap decreases with alpha_attn all over the scan. Where it does not, the
+        smallest root is returned.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, critical
+    >>> spec = Transformer(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=0, rho0=0.5)
+    >>> found = critical(spec, 0.9)
+    >>> print(found.reason)
+    converged
+    >>> bool(found.residual < 1e-9)
+    True
+    """
+
+    alpha_attn: Floats
+    rho: Floats
+    asymptotic: Floats
+    converged: Bools
+    reason: Sentences
+    residual: Floats
+    iterations: Ints
+    bracket: tuple[Floats, Floats]
+    monotone: Bools
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; what is not finite is null, reasons are sentences.
+
+        Returns
+        -------
+        dict
+            One entry for each attribute.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer, critical
+        >>> spec = Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+        >>> critical(spec, 0.99).to_dict()["reason"]
+        'no skip branch is needed: the overlap stays below rho_max at alpha_attn = 0'
+        """
+        out: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            parts = value if isinstance(value, tuple) else (value,)
+            values = [np.asarray(part) for part in parts]
+            plain = [v.tolist() if name == "reason" else finite_or_none(v) for v in values]
+            out[name] = plain if isinstance(value, tuple) else plain[0]
+        return out
+
+
+@validated
+def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Critical:
+    r"""Smallest alpha_attn at which the overlap after all blocks is at most rho_max.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; its alpha_attn is ignored. Arrays broadcast.
+    rho_max : array_like
+        Largest overlap that is accepted, in (0, 1).
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    Critical
+        Strengths, the asymptotic strength and how the search ended.
+
+    Raises
+    ------
+    DomainError
+        If rho_max is outside (0, 1).
+    TheoryError
+        If no theory covers the spec (`sigprop.propagation.capabilities`).
+
+    Notes
+    -----
+    theory.md section 4, "Critical residual strength" (a)-(c). The root of
+    log[(1 - rho_L)/(1 - rho_max)] in log alpha_attn is bracketed on 25 strengths from 1e-6 to 1e6
+    and refined by Chandrupatla's method. Without MLP (sigma_w2 = 0), at beta = 0 in the limit, it
+    is :math:`\alpha_c^2 = \sigma_v^2/(e^{\Delta/L} - 1)`, Delta the growth of logit rho (E21).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, critical
+    >>> spec = Transformer(depth=24, context="inf", beta=0, sigma_v2=1, sigma_w2=0, rho0=0.5)
+    >>> round(float(critical(spec, 0.9).alpha_attn), 6)
+    3.229...
+    """
+    from scipy.optimize import elementwise
+
+    target = np.asarray(rho_max, dtype=np.float64)
+    require((target > 0) & (target < 1), "rho_max", rho_max, "a number in (0, 1)")
+    require_theory(spec, "critical", limit)
+    shape = np.broadcast_shapes(spec.replace(alpha_attn=1.0).shape, target.shape)
+    allow(200 * SCAN * prod(shape), "shape", shape, "fewer points")
+    search = _Search(spec, limit, shape, np.broadcast_to(target, shape).ravel())
+    grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
+    every = np.arange(search.target.size)
+    height = search(grid[:, None], every)
+    low, high, found = _bracket(grid, height)
+    index = every[found]
+    out = elementwise.find_root(
+        search,
+        (low[found], high[found]),
+        args=(index,),
+        tolerances={"xatol": 1e-15, "xrtol": 1e-15, "fatol": 1e-13},
+    )
+    return search.finish(out.x, out.nfev.astype(np.int64), low, high, found, height)
+
+
+class _Search:
+    """log[(1 - rho_L)/(1 - rho_max)] as a function of log alpha_attn, for a subset of specs."""
+
+    def __init__(
+        self, spec: Transformer, limit: bool, shape: tuple[int, ...], target: Floats
+    ) -> None:
+        self.spec, self.limit, self.shape, self.target = spec, limit, shape, target
+        self._wide = {
+            name: np.broadcast_to(np.asarray(getattr(spec, name)), shape).ravel()
+            for name in spec.numbers()
+            if name not in ("alpha_attn", "sigma_w2") and np.ndim(getattr(spec, name))
+        }
+
+    def at(self, alpha: Floats, index: Ints) -> Floats:
+        """1 - rho_L of the specs of `index` at strengths alpha; NaN where undefined."""
+        if not index.size:
+            return np.empty(0)
+        parts: dict[str, Any] = {name: value[index] for name, value in self._wide.items()}
+        alpha = np.minimum(alpha, 10.0**HIGHEST)  # exp(log(1e6)) rounds above it
+        spec = replace(self.spec, alpha_attn=alpha, sigma_w2=None, **parts)
+        state = sweep(spec, self.limit).state
+        return np.asarray(state.gap / state.q)
+
+    def __call__(self, log_alpha: Floats, index: Ints) -> Floats:
+        with np.errstate(divide="ignore"):  # gap = 0 is rho = 1: minus infinity
+            return np.log(self.at(np.exp(log_alpha), index) / (1 - self.target[index]))
+
+    def finish(
+        self,
+        roots: Floats,
+        calls: Ints,
+        low: Floats,
+        high: Floats,
+        found: Bools,
+        height: Floats,
+    ) -> Critical:
+        """Gather what was found, in the shape of the specs."""
+        size = self.target.size
+        alpha = np.where(height[0] >= 0, 0.0, np.where(np.isnan(height).all(0), np.nan, np.inf))
+        reason = np.where(height[0] >= 0, 1, np.where(np.isnan(height).all(0), 3, 2))
+        alpha[found] = np.exp(roots)
+        iterations = np.full(size, SCAN)
+        iterations[found] += calls
+        rho = np.full(size, np.nan)
+        usable = np.isfinite(alpha)
+        rho[usable] = 1 - self.at(alpha[usable], np.flatnonzero(usable))
+        stuck = usable & np.isnan(rho)  # at alpha_attn = 0, though not at the lowest of the scan
+        rho[stuck], reason[stuck] = 1 - np.exp(height[0, stuck]) * (1 - self.target[stuck]), 5
+        residual = np.where(found, np.abs(rho - self.target), np.nan)
+        reason[found] = np.where(residual[found] < 1e-9, 0, 4)
+        with np.errstate(invalid="ignore"):  # both merged: -inf minus -inf
+            steps = np.diff(height, axis=0)
+        monotone = np.all((steps >= -1e-9) | ~np.isfinite(steps), axis=0)
+        known = covers(self.spec, "asymptotic_alpha", self.limit)
+        asymptotic = asymptotic_alpha(self.spec, self.limit) if known else np.nan
+        limit_alpha = np.broadcast_to(asymptotic, self.shape)
+        said = np.asarray(REASONS)[reason]
+        columns = (alpha, rho, limit_alpha, reason == 0, said, residual, iterations)
+        a, r, asym, conv, why, res, its = (np.reshape(c, self.shape) for c in columns)
+        ends = [np.where(found, np.exp(e), np.nan).reshape(self.shape) for e in (low, high)]
+        bracket, falling = (ends[0], ends[1]), monotone.reshape(self.shape)
+        return Critical(a, r, asym, conv, why[()], res, its, bracket, falling)
+
+
+def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, Bools]:
+    """First upward crossing of zero along the scan."""
+    crossing = (height[:-1] < 0) & (height[1:] >= 0)
+    first = crossing.argmax(axis=0)
+    found = crossing.any(axis=0) & ~(height[0] >= 0)
+    return grid[first], grid[first + 1], found
+
+
+@validated
+def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
+    r"""Residual strength above which the collapsed state is unstable at infinite depth (E20).
+
+    Post-norm: :math:`\chi_{attn}\chi_{mlp} = 1`, so
+    :math:`\alpha_c^2 = (\sigma_v^2 + \sigma_b^2)/(\chi_{mlp} - 1)` at unit gain, infinite when
+    chi_mlp <= 1; with an identity part c of the values, which adds :math:`2 \alpha c` to q,
+    :math:`\alpha_c^2 (\chi_{mlp} - 1) = \sigma_v^2 + \sigma_b^2 + c^2 + 2 \alpha_c c`.
+    Pre-norm: the stream must grow, alpha_attn alpha_mlp = 1.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; its alpha_attn is ignored.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    array
+        Strength, infinite where none exists; NaN without norms, where E20 does not apply.
+
+    Raises
+    ------
+    TheoryError
+        Under a mask or rotary positions, where E20 does not apply
+        (`sigprop.propagation.capabilities`).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.analysis.critical import asymptotic_alpha
+    >>> spec = Transformer(depth=1, context=512, beta=0, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> float(asymptotic_alpha(spec))
+    inf
+    """
+    require_theory(spec, "asymptotic_alpha", limit)
+    spec = spec.replace(alpha_attn=1.0)
+    with np.errstate(all="ignore"):  # alpha_mlp = 0, chi_mlp = 1, and states that vanish
+        if spec.norm == "none":
+            return np.full(spec.shape, np.nan)
+        if spec.norm == "pre":
+            return np.broadcast_to(1 / np.asarray(spec.alpha_mlp), spec.shape)
+        block = build_block(spec, limit)
+        q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
+        value, _ = linear_response(block.part(block.attention_branch), q)
+        covariance = block.attention.forward(State(q, q * TINY), block.place).covariance
+        along = 0.0 if covariance is None else covariance.q / q
+        out, gain = linear_response(block.part(*block.layers[2:]), q)
+        chi_mlp = gain * q / out
+        chaotic = chi_mlp > 1 + ROUNDING
+        root = np.sqrt(along**2 + (chi_mlp - 1) * value / q)
+        return np.where(chaotic, (along + root) / (chi_mlp - 1), np.inf)
+
+
+@validated
+def odds_law_alpha(sigma_v2: float, rho0: float, rho_max: float, depth: ArrayLike) -> Floats:
+    r"""Critical residual strength of attention alone at beta = 0, unlimited context, no bias (E21).
+
+    The odds of the overlap grow geometrically,
+    :math:`\mathrm{logit}\,\rho_L = \mathrm{logit}\,\rho_0 + L \log(1 + \sigma_v^2/\alpha^2)`, so
+    :math:`\alpha_c^2 = \sigma_v^2 / (e^{\Delta/L} - 1)` with
+    :math:`\Delta = \mathrm{logit}\,\rho_{max} - \mathrm{logit}\,\rho_0`: it grows as
+    :math:`\sigma_v \sqrt{L/\Delta}`.
+
+    Parameters
+    ----------
+    sigma_v2 : float
+        Value weight variance, > 0.
+    rho0, rho_max : float
+        Overlap at the input and accepted after the last block, 0 < rho0 < rho_max < 1.
+    depth : array_like
+        Number of blocks, > 0.
+
+    Returns
+    -------
+    array
+        Strength, of the shape of `depth`.
+
+    Raises
+    ------
+    DomainError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> from sigprop.analysis.critical import odds_law_alpha
+    >>> round(float(odds_law_alpha(1.0, 0.5, 0.9, 24)), 6)
+    3.229...
+    """
+    require(0 < sigma_v2 < np.inf, "sigma_v2", sigma_v2, "a number > 0")
+    require(0 < rho_max < 1, "rho_max", rho_max, "a number in (0, 1)")
+    require(0 < rho0 < rho_max, "rho0", rho0, "a number in (0, rho_max)")
+    blocks = np.asarray(depth, float)
+    require(blocks > 0, "depth", blocks, "a number > 0")
+    growth = np.log(rho_max / (1 - rho_max)) - np.log(rho0 / (1 - rho0))
+    return np.asarray(np.sqrt(sigma_v2 / np.expm1(growth / blocks)))

@@ -1,0 +1,1 @@
+"""Parameters for given targets."""

@@ -1,0 +1,1 @@
+"""Trainability over a grid of two parameters."""

@@ -1,0 +1,238 @@
+"""Diagrams of any size: chunk by chunk into a Zarr store, here or on a dask cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sigprop.analysis.diagram.fields import Plan
+from sigprop.analysis.diagram.files import MARK, UNKNOWN, Box, Files, encoded, verify
+from sigprop.analysis.diagram.grid import boundaries, undefined
+from sigprop.core.arguments import validated
+from sigprop.core.errors import DomainError, UnfinishedError, need
+from sigprop.core.files import clear, note, tell
+from sigprop.core.jobs.cluster import kept_words, spread
+from sigprop.model.spec import Transformer
+from sigprop.propagation.points import chunks
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["UNKNOWN", "diagram_store", "open_store"]
+
+
+@validated
+def diagram_store(
+    spec: Transformer,
+    path: str | Path,
+    *,
+    rho_max: float = 0.98,
+    entropy_min: float | None = None,
+    limit: bool = False,
+    gradients: bool = False,
+    scheduler: str | None = None,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
+    **axes: ArrayLike,
+) -> xr.Dataset:
+    """Compute a diagram chunk by chunk into a Zarr store; a second call continues.
+
+    The chunks are those in which `sigprop.diagram` iterates, so that all numbers are the same.
+    A worker writes its chunk where it sees the store, before it answers; the client writes what
+    it then does not find. Memory does not grow with the grid, but for the boundaries of a diagram
+    of two axes, which are traced at the end over the whole of it.
+
+    Chunks are sealed with the diagram that they belong to and a digest of their files. One that
+    fails it (damaged, lost, of another store) is computed again, and standard error says so.
+
+    Parameters
+    ----------
+    spec, rho_max, entropy_min, limit, gradients, axes
+        As in `sigprop.diagram`.
+    path : str or Path
+        The store, a folder: a new one, or one of this very diagram.
+    scheduler, workers
+        As in `sigprop.core.jobs.cache.gather`; without a scheduler all is computed here.
+    progress : callable, optional
+        Called with the number of finished grid points.
+
+    Returns
+    -------
+    xarray.Dataset
+        As from `sigprop.diagram`, of dask arrays that are read when they are used.
+
+    Raises
+    ------
+    MissingExtraError
+        If dask or zarr is not installed.
+    DomainError
+        If a value is not admissible, the folder cannot be written or holds something else.
+    UnfinishedError
+        If the cluster is lost; it says how many chunks are kept.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sigprop import Transformer
+    >>> from sigprop.analysis.diagram.zarr_store import diagram_store
+    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     d = diagram_store(spec, folder + "/d.zarr", limit=True, beta=[0, 1], alpha_attn=[1, 2])
+    ...     d.rho.shape
+    (2, 2)
+    """
+    need("a .zarr diagram", "distributed", "dask", "zarr")
+    told = progress or (lambda _: None)
+    plan = Plan.of(spec, axes, rho_max, entropy_min, limit, gradients)
+    files = _prepare(plan, Path(path).resolve())
+    boxes = list(chunks(plan.wide.shape))
+    todo = {f"{files.name}-{i}": boxes[i] for i in _unfinished(files, boxes)}
+    told(prod(plan.wide.shape) - sum(_size(box) for box in todo.values()))
+
+    def done(key: str, data: dict[str, NDArray[Any]]) -> None:
+        if files.state(todo[key]) is None:
+            files.keep(todo[key], data)
+        told(_size(todo[key]))
+
+    def kept() -> int:
+        return sum(files.state(box) is not None for box in boxes)
+
+    try:
+        if scheduler is None:
+            for key, box in todo.items():
+                done(key, plan.part(box).values())
+        elif todo:
+            tasks = {key: (files, plan.part(box), box) for key, box in todo.items()}
+            spread(_computed_once, tasks, done, scheduler, workers)
+    except UnfinishedError as error:
+        words = kept_words(kept(), len(boxes), path)
+        raise UnfinishedError(f"{error}; {words}") from None
+    except BaseException as error:
+        if number := kept():
+            note(error, kept_words(number, len(boxes), path))
+        raise
+    _close(files)
+    return _open(files.path)
+
+
+def _unfinished(files: Files, boxes: list[Box]) -> list[int]:
+    """Numbers of the chunks that are still to be computed; seals that fail are removed."""
+    states = [files.state(box) for box in boxes]
+    failed = [i for i, state in enumerate(states) if state is False]
+    for i in failed:
+        files.forget(boxes[i])
+    if failed:
+        tell(f"{len(failed)} of {len(boxes)} chunks in {files.path} fail their checksum "
+             "and are computed again")  # fmt: skip
+    return [i for i, state in enumerate(states) if not state]
+
+
+@validated
+def open_store(path: str | Path) -> xr.Dataset:
+    """Open a diagram that `diagram_store` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The store.
+
+    Returns
+    -------
+    xarray.Dataset
+        Of dask arrays. Where an unfinished one is still to be computed, the regime is -2.
+
+    Raises
+    ------
+    DomainError
+        If it is no Zarr store, or something in it is not as it was written.
+    """
+    if wrong := verify(Path(path)):
+        words = f"a whole store; {wrong[0]} fails its checksum: the call that made it repairs it"
+        raise DomainError("store", str(path), words)
+    return _open(Path(path))
+
+
+def _open(path: Path) -> xr.Dataset:
+    """Open any Zarr store."""
+    import xarray as xr
+
+    try:
+        data: xr.Dataset = xr.open_zarr(path, consolidated=False)
+    except Exception as error:  # zarr raises what the broken part of a file raised
+        raise DomainError("out", str(path), f"a Zarr store ({error})") from None
+    return data
+
+
+def _size(box: Box) -> int:
+    return prod(side.stop - side.start for side in box)
+
+
+def _prepare(plan: Plan, path: Path) -> Files:
+    """Make an empty store, unless there is one of this diagram; what is damaged there is mended."""
+    template = _template(plan)
+    files = Files(path, _name(template), encoded(template, values=False), plan.names)
+    if not os.path.lexists(path):
+        files.make()
+        return files
+    if (files.owner() or _name(_open(path))) != files.name:
+        words = "a new store, or one of this diagram with these axes and this version"
+        raise DomainError("out", str(path), words)
+    for folder, _, _ in os.walk(path):
+        clear(Path(folder))
+    if files.repair():
+        tell(f"{path} was damaged, or written by another version, and is mended")
+    return files
+
+
+def _template(plan: Plan) -> xr.Dataset:
+    """Describe the diagram with arrays that are not there yet, in the chunks of the iteration."""
+    import dask.array as da
+
+    shape = plan.wide.shape
+    sides = tuple(side.stop for side in next(chunks(shape)))
+    kinds = {name: np.int8 if name == MARK else np.float64 for name in plan.names}
+    return plan.labelled({n: da.zeros(shape, dtype=k, chunks=sides) for n, k in kinds.items()})
+
+
+def _name(data: xr.Dataset) -> str:
+    """Digest of what a diagram asks, the same for the store and for the plan."""
+    dims = data["rho"].dims if "rho" in data else ()  # the store may hold anything
+    asked = {n: v for n, v in data.attrs.items() if n != "undefined"}
+    grid = {str(n): data[n].values.tolist() for n in dims}
+    computed = sorted(str(n) for n, v in data.data_vars.items() if v.dims == dims)
+    text = json.dumps([asked, list(grid), grid, computed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _computed_once(files: Files, part: Plan, box: Box) -> dict[str, NDArray[Any]]:
+    """Compute a chunk on a worker, unless another one wrote it and died before it could answer."""
+    import zarr
+
+    shared = files.owner() == files.name
+    if shared and files.state(box):
+        group = zarr.open_group(files.path, mode="r")
+        return {n: np.asarray(a[box]) for n, a in group.arrays() if n in part.names}
+    data = part.values()
+    if shared:
+        files.keep(box, data)
+    return data
+
+
+def _close(files: Files) -> None:
+    """Add what is known at the end: undefined points, and boundaries of a plane."""
+    import xarray as xr
+
+    if files.is_closed():
+        return
+    files.open_again()
+    data = _open(files.path)
+    curves = boundaries(data) if len(data["rho"].dims) == 2 else {}
+    files.close(encoded(xr.Dataset(curves)), {"undefined": undefined(data)})

@@ -1,0 +1,235 @@
+r"""Fixed points of the block map, exponents and depth scales (E18, E19).
+
+No slope is typed in: the maps keep their relative accuracy down to vanishing gaps, so the slope at
+the collapsed fixed point is the map itself at gap/q = 1e-40 (relative error 1e-16 for smooth
+activations, 1e-20 for ReLU, whose leading correction is (gap/q)^{1/2}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sigprop.core.arguments import validated
+from sigprop.core.arrays import Floats
+from sigprop.layers.state import State
+from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import refusal, require_theory
+from sigprop.propagation.stack import Block, build_block
+
+__all__ = ["Exponents", "FixedPoint", "exponents", "fixed_points", "linear_response"]
+
+TINY = 1e-40
+SCAN = 400  # points between gap/q = 1e-12 and its largest value
+
+
+@dataclass(frozen=True)
+class Exponents:
+    r"""Fate of a small gap between tokens.
+
+    Attributes
+    ----------
+    chi : array
+        Factor by which gap/q shrinks in one block at rho = 1 (E18). NaN where q grows linearly,
+        which is where `power_law` holds, and in arrays where nothing passes.
+    angle_exponent : array
+        :math:`\lambda_a = \log\chi`.
+    depth_scale : array
+        :math:`\xi = -1/\lambda_a` blocks; infinite at chi = 1, negative where tokens separate.
+    power_law : array
+        Pre-norm with alpha_attn alpha_mlp = 1: :math:`1 - \rho_l \sim l^{\kappa/c - 1}`, with
+        kappa the linear gap gain and c the increment of q per block. NaN otherwise.
+
+    Notes
+    -----
+    theory.md section 4; Schoenholz et al. (2017), Cowsik et al., arXiv 2403.02579.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, exponents
+    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> round(float(exponents(spec).depth_scale), 6)
+    1.442695
+    """
+
+    chi: Floats
+    angle_exponent: Floats
+    depth_scale: Floats
+    power_law: Floats
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Fixed point of the overlap under the block map.
+
+    Attributes
+    ----------
+    rho, gap : float
+        Overlap, and 1 - rho with its own digits.
+    slope : float
+        Derivative of the map of gap/q there; stable when below one in size.
+    stable : bool
+        Whether nearby overlaps converge to it.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, fixed_points
+    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> point = fixed_points(spec)[0]
+    >>> point.rho, point.stable
+    (1.0, True)
+    """
+
+    rho: float
+    gap: float
+    slope: float
+    stable: bool
+
+
+def linear_response(step: Callable[[State], State], q: Floats) -> tuple[Floats, Floats]:
+    """Output variance and gap gain gap'/gap of a map of the kernel at rho = 1.
+
+    Parameters
+    ----------
+    step : callable State -> State
+        The map.
+    q : array
+        Input variance.
+
+    Returns
+    -------
+    q, gain : arrays
+        Output variance, and output gap over input gap as the gap vanishes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop import State
+    >>> from sigprop.analysis.fixed_points import linear_response
+    >>> found = linear_response(lambda kernel: State(kernel.q, kernel.gap / 4), np.array(4.0))
+    >>> [float(v) for v in found]
+    [4.0, 0.25]
+    """
+    out = step(State(q, q * TINY))
+    return np.asarray(out.q), np.asarray(out.gap / (q * TINY))
+
+
+@validated
+def exponents(spec: Transformer, limit: bool = False) -> Exponents:
+    """Angle exponent, depth scale and power law at the collapsed fixed point.
+
+    Parameters
+    ----------
+    spec : Transformer
+        Post- or pre-norm; arrays broadcast.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    Exponents
+        Arrays of the spec's shape.
+
+    Raises
+    ------
+    TheoryError
+        If no theory covers the spec (`sigprop.propagation.capabilities`): without norms q has no
+        fixed point in general; under a mask or rotary positions the collapsed state has other
+        exponents.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, exponents
+    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> float(exponents(spec).chi)
+    0.5
+    """
+    require_theory(spec, "exponents", limit)
+    block = build_block(spec, limit)
+    with np.errstate(all="ignore"):  # vanished branches are masked below
+        if spec.norm == "post":
+            q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
+            out, gain = linear_response(block, q)
+            chi, power = gain * q / out, np.full(spec.shape, np.nan)
+        else:
+            chi, power = _pre_norm(spec, block)
+        rate = np.log(chi)
+        if not spec.shape and np.isnan(chi) and np.isnan(power):
+            raise refusal("a state that vanishes or overflows", "exponents", where="a block")
+        return Exponents(chi, rate, np.where(rate == 0, np.inf, -1 / rate), power)
+
+
+def _pre_norm(spec: Transformer, block: Block) -> tuple[Floats, Floats]:
+    """Slope at the fixed point of q, or the power law when skips neither grow nor shrink.
+
+    At rho = 1 the block acts on q as q -> a q + c; without branches, c = 0, all overlaps stay.
+    """
+    one = np.ones(spec.shape)
+    read, _ = linear_response(block.part(block.attention_branch), one)
+    thought, kappa = linear_response(block.part(block.mlp_branch), one)
+    skip = np.square(spec.alpha_mlp)
+    a = np.square(spec.alpha_attn) * skip * one
+    c = read * skip + thought
+    q = np.where(a < 1, c / (1 - a), one)
+    _, settled = linear_response(block, np.where(c > 0, q, one))
+    settled = np.where(c > 0, settled, np.where(a > 0, 1.0, np.nan))
+    power = np.where((a == 1) & (c > 0), kappa / c - 1, np.nan)
+    still = np.where((a > 1) | (c == 0), 1.0, np.nan)
+    return np.where(a < 1, settled, still), power
+
+
+@validated
+def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
+    """Find the fixed points of the overlap of a single post-norm spec, from rho = 1 downwards.
+
+    Parameters
+    ----------
+    spec : Transformer
+        Post-norm, without arrays.
+    limit : bool
+        Use the limit of infinite context.
+
+    Returns
+    -------
+    list of FixedPoint
+        rho = 1 first. Others are found where the map crosses the diagonal on a logarithmic scan
+        of 400 points and refined to relative accuracy 1e-12 of the gap.
+
+    Raises
+    ------
+    TheoryError
+        If no theory covers the spec (`sigprop.propagation.capabilities`): it is not post-norm, has
+        arrays, a mask or rotary positions.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, fixed_points
+    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=9,
+    ...                    sigma_b2=0.05, activation="tanh", alpha_attn=2, rho0=0)
+    >>> [(round(p.rho, 3), p.stable) for p in fixed_points(spec)]
+    [(1.0, False), (0.118, True)]
+    """
+    from scipy.optimize import elementwise
+
+    require_theory(spec, "fixed_points", limit)
+    block = build_block(spec, limit)
+    q = np.square(spec.norm_gain)
+
+    def growth(log_x: Floats) -> Floats:
+        x = np.exp(log_x)
+        out = block(State(np.full_like(x, q), q * x))
+        return np.asarray(np.log(out.gap / out.q) - log_x)
+
+    top = 0.0 if np.isinf(spec.context) else -np.log1p(-1 / float(spec.context))
+    scan = np.linspace(np.log(1e-12), top, SCAN)
+    with np.errstate(all="ignore"):  # a vanished state has no crossing
+        value = growth(scan)
+        crossing = np.flatnonzero(np.sign(value[:-1]) * np.sign(value[1:]) < 0)
+        roots = elementwise.find_root(growth, (scan[crossing], scan[crossing + 1])).x
+        step = 1e-6
+        slopes = 1 + (growth(roots + step) - growth(roots - step)) / (2 * step)
+    found = [(0.0, float(exponents(spec, limit).chi))]
+    found += sorted(zip(np.exp(roots).tolist(), slopes.tolist(), strict=True))
+    return [FixedPoint(1 - x, x, slope, abs(slope) < 1) for x, slope in found]

@@ -1,0 +1,1 @@
+"""Published initialisation schemes, and what they lead to."""

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from sigprop.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""Work in cells: kept on disk, spread over processes and clusters."""

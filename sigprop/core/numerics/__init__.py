@@ -1,0 +1,1 @@
+"""Series and rounding, without a word of transformers."""

@@ -1,0 +1,1 @@
+"""One component, one file: maps from kernel state to kernel state."""

@@ -1,0 +1,1 @@
+"""Maps of attention, and the grids of positions they use."""

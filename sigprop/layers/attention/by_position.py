@@ -1,0 +1,192 @@
+"""Tokens told apart by position: the full token kernel, kept in blocks of positions (E14, E25).
+
+The state is `State(q, gap)` with one variance a block, as a column of shape (..., B, 1), and, for
+each pair of blocks, the mean of :math:`(q_t + q_{t'})/2 - K_{tt'}` over pairs of different tokens,
+shape (..., B, B); on the diagonal, pairs within the block. Leading axes are many stacks at once;
+their parameters have the shape (..., 1, 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sigprop.core.arrays import Bools, Floats, Number
+from sigprop.layers.attention.distance_grid import frequencies
+from sigprop.layers.attention.exchangeable import LARGEST
+from sigprop.layers.attention.key_correlations import turned_width
+from sigprop.layers.attention.numbers import AttentionNumbers
+from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.query_statistics import PositionScores, PositionStats
+from sigprop.layers.norm import Norm
+from sigprop.layers.state import State
+
+__all__ = ["PositionGeometry"]
+
+
+@dataclass(frozen=True)
+class PositionGeometry:
+    r"""Geometry in which every query sees its own keys (E25).
+
+    Query t sees :math:`n_t` keys. With :math:`M_t` the mean gap of two different ones and
+    :math:`M_{ts}` that of key s to the others, its scores have the standard deviation
+    :math:`s_t = \beta \sqrt{\log T\,q\,M_t}`.
+
+    *One by one.* About the others the score of key s has the variance
+    :math:`(2M_{ts}/M_t - 1)\,s_t^2`, so that differences of two scores keep their mean variances.
+    Its mean weight :math:`w_{ts}` is that of such an energy among :math:`n_t - 1` of variance
+    :math:`s_t^2`; weights are scaled to the sum one. Keys that stand apart are picked more.
+
+    *By two queries.* About their means over what each sees, scores of t on the keys that both see
+    covary with those of a later t' as among themselves, times :math:`K_{tt'}/q`: their correlation
+    is :math:`r = (K_{tt'}/q) \sqrt{M_t/M_{t'}}`. With E the excess of E9 for two lengths, and
+    :math:`f = E/\sqrt{(Y_2 - 1/n_t)(Y_2' - 1/n_{t'})}`,
+
+    .. math:: O_{tt'} = \frac{n_\cap}{n_t n_{t'}} + E
+              + (1 - f) \Big(\sum_\cap w_{ts} w_{t's} - \frac{n_\cap}{n_t n_{t'}}\Big) .
+
+    *Together.* Keys whose scores correlate are picked together: two different keys that one query
+    picks are nearer than two that are picked one by one, by a factor :math:`\nu_t` on their mean
+    gap, Y_2 is that of smaller scores, and w keeps only a part of its deviation from equal weights.
+    All three come from draws (`sigprop.layers.attention.key_correlations`). With
+    :math:`m_{tt'}` the mean gap of different keys of t and t' weighted by w,
+
+    .. math:: K'_{tt} = q - (1 - Y_2(t))\,\nu_t\,m_{tt}, \qquad K'_{tt'} = q
+              - (1 - O_{tt'})\,m_{tt'}\,[1 + f\,(\sqrt{\nu_t \nu_{t'}} - 1)]
+
+    times :math:`\sigma_v^2`, plus bias: exact for what w and :math:`\nu` stand for at r = 0 and for
+    t = t'. theory.md E25 has equal weights, :math:`\nu = 1` and :math:`r = K_{tt'}/q`, which is
+    this for exchangeable tokens. Centred attention subtracts :math:`1/n_t` from every weight.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+
+    Notes
+    -----
+    theory.md E25 (new there), and beyond it. What attention reads must be behind a norm, so that
+    its q is one number. With windows, what both queries see is taken to vary as all that the
+    earlier one sees. Heads of finite width: Y_2 and entropy are averaged over it exactly (E12); the
+    excess of O over its value without correlation is scaled by the geometric mean of what E12 does
+    to the excess of both queries, exact for small s and at r = 1. Rotary positions: gaps that make
+    scores differ are those of turned keys, :math:`q - K_{ss'} \kappa(s - s')`, and r sums over
+    frequencies as in `sigprop.layers.attention.by_distance`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.layer import Attention, Mask
+    >>> from sigprop.layers.attention.by_position import PositionGeometry
+    >>> from sigprop.layers.interface import Place
+    >>> from sigprop.layers.attention.query_statistics import Exact
+    >>> from sigprop.layers.state import State
+    >>> layout = make_layout(3)
+    >>> attention = Attention(beta=0.0, sigma_v2=1.0, context=3, mask=Mask())
+    >>> place = Place(PositionGeometry(layout), Exact(layout))
+    >>> attention.forward(State(1.0, np.full((3, 3), 0.5)), place).kernel.q[:, 0].round(6).tolist()
+    [1.0, 0.75, 0.666667]
+    """
+
+    layout: Layout
+
+    @property
+    def tokens(self) -> int:
+        """Context length T."""
+        return int(self.layout.edges[-1])
+
+    def initial(self, q: Number, rho: Number) -> State:
+        """Kernel of tokens of one variance and one overlap."""
+        return State(q, np.where(self.layout.pairs > 0, q * (1 - np.asarray(rho)), 0.0))
+
+    def pairs(self, kernel: State) -> tuple[Floats, Floats, Number]:
+        """Variances of the two tokens of each pair of blocks, and gaps."""
+        column = np.broadcast_to(kernel.q, (*np.shape(kernel.gap)[:-1], 1))
+        return column, np.swapaxes(column, -1, -2), kernel.gap
+
+    def scores(self, layer: AttentionNumbers, kernel: State) -> PositionScores:
+        """Deviations of the scores, correlations of two queries' and variances of the keys'."""
+        layout, level, gap = self.layout, _row(kernel.q), np.asarray(kernel.gap)
+        (i, j), cells, position = layout.couples, layout.cells, layout.queries.position
+        omega = frequencies(layer.rotary_base, turned_width(layer.head_width))
+        waves, whole = layout.waves(omega), np.asarray(kernel.q)[..., None]
+        values = gap[..., None, :, :] * waves + whole * (1 - waves)
+        parts = layout.own(values)  # variances of differences of scores, by frequency
+        own, cosines = parts.mean(axis=-2), np.cos(omega[:, None] * (position[j] - position[i]))
+        root = np.sqrt(own[..., i] * own[..., j])
+        r = (1 - gap[..., cells[0], cells[1]] / level) * (parts[..., i] * cosines).mean(axis=-2)
+        r = np.divide(r, root, out=np.zeros_like(root), where=root > 0)
+        scale = _row(layer.beta) ** 2 * np.log(layer.context) * level
+        wide = own[..., None] > 0
+        beside = layout.beside(values.mean(axis=-3)) / np.where(wide, own[..., None], 1.0)
+        return PositionScores(
+            std=np.sqrt(scale * own),
+            correlation=np.clip(r, -1.0, 1.0),
+            key_variance=np.where(wide, np.maximum(2 * beside - 1, 0.0), 1.0),
+            whole=scale * level,
+            deficit=gap / np.asarray(kernel.q),
+            context=layer.context,
+        )
+
+    def mix(
+        self, kernel: State, attention: PositionStats, value: Number, bias: Number, centred: bool
+    ) -> State:
+        """Kernel of the means of values over keys, from each query's and each couple's part."""
+        gap, (i, j), near = np.asarray(kernel.gap), self.layout.couples, attention.near
+        keys, single, alike = attention.keys, attention.single, attention.alike
+        own, mixed = keys.means(gap)
+        both = alike * np.expm1((np.log1p(near[..., i]) + np.log1p(near[..., j])) / 2)
+        alone = (attention.y2 - 1) * near * own
+        kept = (attention.overlap - 1) * both * mixed
+        if centred:
+            apart, across = keys.excess(gap)
+            alone += (single.excess - keys.squares) * own - apart
+            kept += (attention.shared - keys.products * alike) * mixed - across
+        else:
+            alone = alone + (attention.y2 - 1) * own
+            kept = kept + (attention.overlap - 1) * mixed
+        return self._state(kernel.q, alone, kept, value, 0.0 if centred else bias, centred)
+
+    def _state(
+        self, q: Number, alone: Floats, kept: Floats, value: Number, bias: Number, centred: bool
+    ) -> State:
+        i, j = self.layout.cells
+        gap = (alone[..., i] + alone[..., j]) / 2 - kept
+        start = 0.0 if centred else value * q + bias
+        column = alone[..., : len(self.layout.size), None]
+        return State(start + value * column, value * self.layout.spread_out(gap))
+
+    def deficits(self, kernel: State) -> Floats:
+        """Overlap deficits 1 - rho of all pairs of blocks."""
+        return np.asarray(Norm().at(*self.pairs(kernel)).gap)
+
+    def deficit(self, kernel: State) -> Floats:
+        """Mean overlap deficit over all pairs of different tokens."""
+        pairs = self.layout.pairs
+        return np.asarray(np.sum(self.deficits(kernel) * pairs, axis=(-2, -1)) / np.sum(pairs))
+
+    def variances(self, kernel: State) -> Floats:
+        """Variance of the tokens of each block."""
+        return np.broadcast_to(kernel.q, (*np.shape(kernel.gap)[:-1], 1))[..., 0]
+
+    def variance(self, kernel: State) -> Floats:
+        """Mean variance of the tokens."""
+        return np.asarray(self.variances(kernel) @ self.layout.size / self.layout.edges[-1])
+
+    def is_valid(self, kernel: State) -> Bools:
+        """Whether the kernel is finite and no token has vanished, for each stack."""
+        q = self.variances(kernel)
+        alive = np.all((q > 0) & (q < LARGEST), axis=-1)
+        return np.asarray(alive & np.all(np.isfinite(kernel.gap), axis=(-2, -1)))
+
+    def select(self, known: Bools, kernel: State, other: State) -> State:
+        """Kernel of the stacks that are known, another one of the rest."""
+        wide = known[..., None, None]
+        return State(np.where(wide, kernel.q, other.q), np.where(wide, kernel.gap, other.gap))
+
+
+def _row(value: Number) -> Number:
+    """Drop the last axis of a parameter of shape (..., 1, 1), so that it meets queries."""
+    return np.asarray(value)[..., 0] if np.ndim(value) else value

@@ -1,0 +1,257 @@
+"""Keys that one query picks together: correlations of their scores, by fixed draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sigprop.core.arrays import Floats, Ints, Number
+from sigprop.layers.attention.distance_grid import frequencies, make_field
+from sigprop.layers.attention.position_grid import Layout, pairs_between
+from sigprop.layers.attention.statistics.correlated_scores import LINEAR, MOST
+from sigprop.layers.attention.statistics.table import MAX_SIGMA, Finite
+from sigprop.layers.attention.statistics.unequal_lengths import mean_weights
+
+__all__ = ["RATIOS", "Together", "Turned", "between", "resolved", "turned_width"]
+
+WAVES = 32  # frequencies of rotary positions that are resolved
+NODES = 8  # positions at which correlated scores are drawn
+RATIOS = np.linspace(0.2, 1.1, 19)
+EVEN = 1e-12  # sum of squared deviations of weights that draws do not resolve
+
+
+class Turned(NamedTuple):
+    r"""What correlated scores do to the attention of one query.
+
+    Attributes
+    ----------
+    shrink : array, shape (..., P)
+        Factor on the score deviation, at which independent scores have the Y_2 of correlated ones.
+    near : array, shape (..., P)
+        Mean gap of two different keys that are picked together, over that of two that are picked
+        one by one, less one.
+    part : array, shape (..., P)
+        What correlated keys keep of the deviations of mean weights from equal ones: keys that stand
+        apart together are picked less.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.key_correlations import Turned
+    >>> Turned(1.0, 0.0, 1.0).shrink
+    1.0
+    """
+
+    shrink: Number
+    near: Number
+    part: Number
+
+
+def turned_width(head_width: float | None) -> float:
+    """Head width whose rotary frequencies are used: more than `WAVES` change little.
+
+    Parameters
+    ----------
+    head_width : float, optional
+        Width of a head.
+
+    Returns
+    -------
+    float
+        At most twice `WAVES`.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.key_correlations import turned_width
+    >>> turned_width(None), turned_width(16)
+    (64.0, 16)
+    """
+    return min(head_width or np.inf, 2.0 * WAVES)
+
+
+def resolved(layout: Layout) -> Ints:
+    """Blocks at whose centres correlated scores are drawn.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+
+    Returns
+    -------
+    array of int
+        At most `NODES` blocks, in order; none where no query sees three keys.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.key_correlations import resolved
+    >>> resolved(make_layout(4)).tolist()
+    [2, 3]
+    """
+    index = np.flatnonzero(layout.centres.count >= 3)
+    if not index.size:
+        return index
+    return np.asarray(index[np.unique(np.geomspace(1, index.size, NODES).round().astype(int)) - 1])
+
+
+def between(layout: Layout, ratio: Floats) -> Floats:
+    """Values at the `resolved` blocks as values at every query, linear in log position.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+    ratio : array, shape (..., K)
+        Values at the resolved blocks.
+
+    Returns
+    -------
+    array, shape (..., P)
+        Values at all queries, constant beyond the ends.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.key_correlations import between
+    >>> between(make_layout(4), np.array([0.5, 1.0])).tolist()
+    [0.5, 0.5, 0.5, 1.0]
+    """
+    node = np.log(layout.centres.position[resolved(layout)])
+    place = np.log(layout.queries.position)
+    hats = np.stack([np.interp(place, node, unit) for unit in np.eye(len(node))])
+    return np.asarray(ratio @ hats)
+
+
+@dataclass(frozen=True)
+class Together:
+    """What correlations of the scores of its keys do to one query.
+
+    They are those of `sigprop.layers.attention.statistics.correlated_scores`.
+
+    Parameters
+    ----------
+    rotary_base : float, optional
+        Base of rotary positions.
+    head_width : float, optional
+        Width of a head.
+    draws : int
+        Largest number of draws.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.key_correlations import Together
+    >>> Together(1e4).draws
+    2048
+    """
+
+    rotary_base: float | None = None
+    head_width: float | None = None
+    draws: int = MOST
+
+    def __call__(
+        self, scale: float, deficit: Floats, sizes: Ints, sigma: float, weight: Floats
+    ) -> Turned:
+        """Find `Turned` of one query.
+
+        Parameters
+        ----------
+        scale : float
+            Score variance of two keys of gap q.
+        deficit : array, shape (B, B)
+            Gap over q of two keys, by block.
+        sizes : array of int, shape (B,)
+            Numbers of keys seen of each block, at least two together.
+        sigma : float
+            Standard deviation of the scores.
+        weight : array, shape (B,)
+            Mean weight of a key of each block.
+
+        Returns
+        -------
+        Turned
+            What the same draws give for independent scores is taken out of the shrink and the
+            part; the first is NaN where the theory does not cover the scores.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.key_correlations import Together
+        >>> one = np.ones(1)
+        >>> found = Together()(4.0, 0.3 * np.ones((1, 1)), np.array([64]), np.sqrt(1.2), one)
+        >>> np.allclose(found, (1, 0, 1), atol=1e-6)  # a flat kernel has no nearer keys
+        True
+        """
+        held = np.flatnonzero(sizes)
+        sizes, deficit, weight = sizes[held], deficit[np.ix_(held, held)], weight[held]
+        count, most = int(sizes.sum()), float(deficit.max())
+        if not sigma or not most:
+            return Turned(1.0, 0.0, 1.0)
+        if not sigma <= MAX_SIGMA:
+            return Turned(float("nan"), 0.0, 1.0)
+        if self.rotary_base is None:  # what all keys have in common cancels
+            scale, deficit = scale * most, deficit / most
+        warmth = min(scale / LINEAR, 1.0)  # below it all is linear in the scale
+        field = make_field(count, self.rotary_base, self.head_width, self.draws)
+        found = field.blocked(scale / warmth, deficit, sizes)
+        flat = field.independent(sigma**2 / warmth, sizes)
+        shrink = self._shrink(
+            (found.y2 - 1 / count) / (flat.y2 - 1 / count), count, sigma / np.sqrt(warmth)
+        )
+        part = _part(found.weights / flat.weights - 1, weight - 1, sizes) if warmth == 1 else 1.0
+        kept = 1 + part * (weight - 1)
+        together = pairs_between(sizes) * np.outer(kept, kept)
+        near = found.deficit / (1 - found.y2) * np.sum(together) / np.sum(together * deficit)
+        return Turned(shrink, float(warmth * (near - 1)), part)
+
+    def alone(self, scale: float, deficit: Floats, sizes: Ints) -> Turned:
+        """Find `Turned` of one query, with the scores and weights that its keys imply.
+
+        Parameters
+        ----------
+        scale, deficit, sizes
+            As where it is called.
+
+        Returns
+        -------
+        Turned
+            Likewise.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.key_correlations import Together
+        >>> found = Together().alone(4.0, 0.3 * np.ones((1, 1)), np.array([64]))
+        >>> np.allclose(found, (1, 0, 1), atol=1e-6)
+        True
+        """
+        omega = frequencies(self.rotary_base, turned_width(self.head_width))
+        waves = Layout(np.append(0, np.cumsum(sizes))).waves(omega).mean(axis=0)
+        pairs, values = pairs_between(sizes), deficit * waves + 1 - waves
+        own = float(np.sum(pairs * values) / np.sum(pairs))
+        number = np.sum(pairs, axis=1)
+        beside = np.divide(np.sum(pairs * values, axis=1), number, where=number > 0, out=0 * number)
+        sigma, ratio = float(np.sqrt(scale * own)), np.maximum(2 * beside / own - 1, 0.0)
+        count = np.array([float(sizes.sum())])
+        weight = mean_weights(np.array([sigma]), count, ratio[None])[0]
+        return self(scale, deficit, sizes, sigma, weight / (weight @ sizes) * count)
+
+    def _shrink(self, excess: float, count: float, sigma: float) -> float:
+        """Part of a score deviation at which independent scores have a part of their excess."""
+        from scipy.interpolate import PchipInterpolator
+
+        b = np.append(RATIOS, 1.0) * sigma / np.sqrt(np.log(count))
+        *known, whole = np.asarray(Finite(count, self.head_width).weights(b, 1.0).excess)
+        held = np.asarray(known)[np.isfinite(known)] / whole  # the theory covers no larger scores
+        if not np.isfinite(whole) or len(held) < 2:
+            return float("nan")
+        x, first = np.unique(held, return_index=True)
+        return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))
+
+
+def _part(drawn: Floats, more: Floats, sizes: Ints) -> float:
+    """Slope of drawn deviations of weights in those of independent keys."""
+    square = float(sizes @ more**2)
+    return float(np.clip(sizes @ (drawn * more) / square, 0.0, 1.0)) if square > EVEN else 1.0

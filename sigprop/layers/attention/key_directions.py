@@ -1,0 +1,96 @@
+"""Keys of finite width that crowd on fewer directions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sigprop.core.arrays import Floats
+from sigprop.layers.attention.numbers import AttentionNumbers
+from sigprop.layers.attention.statistics import Sphere, reduced_beta
+from sigprop.layers.attention.statistics.interface import Statistics
+from sigprop.layers.state import State
+
+SMALLEST = 8.0  # least number of directions
+__all__ = ["keys", "pull"]
+
+
+def keys(layer: AttentionNumbers, crowding: float) -> Sphere | None:
+    """Sphere of the keys when tokens crowd on d / crowding directions.
+
+    Parameters
+    ----------
+    layer : AttentionNumbers
+        The attention map.
+    crowding : float
+        kappa, >= 1.
+
+    Returns
+    -------
+    Sphere or None
+        None at infinite width.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.layer import Attention
+    >>> from sigprop.layers.attention.key_directions import keys
+    >>> keys(Attention(beta=1.0, sigma_v2=1.0, width=64), 2.0).width
+    32.0
+    """
+    if layer.sphere is None:
+        return None
+    return replace(layer.sphere, width=max(layer.sphere.width / crowding, SMALLEST))
+
+
+def pull(layer: AttentionNumbers, sphere: Sphere | None, points: State, rem: Statistics) -> State:
+    """Find what keys of finite width add to the output of attention, at sigma_v2 = 1.
+
+    Parameters
+    ----------
+    layer : AttentionNumbers
+        The attention map.
+    sphere : Sphere, optional
+        Of the keys, from `keys`; None adds nothing.
+    points : State
+        States that attention reads, of shape (N,).
+    rem : Statistics
+        Statistics of its weights.
+
+    Returns
+    -------
+    State
+        Changes of q and gap, of shape (N,). Relative to the gap they are exact at the two states of
+        smallest and largest gap, and linear in log gap between.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.layer import Attention
+    >>> from sigprop.layers.attention.key_directions import keys, pull
+    >>> from sigprop.layers.attention.statistics import Finite
+    >>> from sigprop.layers.state import State
+    >>> layer = Attention(beta=1.0, sigma_v2=1.0, context=64, width=64)
+    >>> read = State(np.ones(2), np.array([0.5, 1.0]))
+    >>> pull(layer, keys(layer, 1.0), read, Finite(64, 64)).gap.round(4)
+    array([0.0065, 0.0224])
+    """
+    if sphere is None:
+        return State(0.0, 0.0)
+    q, gap = np.broadcast_arrays(points.q, points.gap)
+    ends = [State(float(q[i]), float(gap[i])) for i in (gap.argmin(), gap.argmax())]
+    low, high = (_pulled(layer, sphere, end, rem) for end in ends)
+    width = float(np.log(ends[1].gap / ends[0].gap))
+    share = np.log(gap / ends[0].gap) / width if width > 0 else np.zeros(gap.shape)
+    rates = low[:, None] + np.outer(high - low, share)
+    return State(gap * rates[0], gap * rates[1])
+
+
+def _pulled(layer: AttentionNumbers, sphere: Sphere, read: State, rem: Statistics) -> Floats:
+    """Change of (q, gap) at one state, over its gap."""
+    t, b, x = float(layer.context), float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
+    one = rem.weights(b, x)
+    y2, spread = float(one.y2), float(one.spread)
+    traces = sphere.traces(b * np.sqrt(np.log(t)), t, 1 - x, 0.0)
+    q = traces.mean - y2 - (traces.common if layer.centred else 0.0)
+    return np.array([q, spread * (traces.kept / y2 - 1) + x * traces.drift])

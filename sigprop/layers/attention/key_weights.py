@@ -1,0 +1,154 @@
+"""Keys that are picked one by one, each with a mean weight of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sigprop.core.arrays import Floats
+from sigprop.layers.attention.position_grid import Layout
+
+__all__ = ["Preferred", "prefer"]
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """Mean weights of the keys that each query of a layout sees.
+
+    Attributes
+    ----------
+    layout : Layout
+        Blocks and mask.
+    more : array, shape (..., P, B)
+        Weight of a key of each block times the number of keys seen, less one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.key_weights import Preferred
+    >>> Preferred(make_layout(2), np.zeros((2, 2))).squares.tolist()
+    [0.0, 0.0]
+    """
+
+    layout: Layout
+    more: Floats
+
+    @property
+    def weight(self) -> Floats:
+        """Weight of a key of each block times the number of keys seen."""
+        return 1 + self.more
+
+    @cached_property
+    def squares(self) -> Floats:
+        """Sum of squared weights less its value for equal ones, shape (..., P)."""
+        layout = self.layout
+        sums = np.sum(layout.seen * layout.size * self.more**2, axis=-1)
+        return np.asarray(sums / layout.queries.count**2)
+
+    @cached_property
+    def products(self) -> Floats:
+        """Sum over common keys of the product of two queries' weights, likewise, shape (..., N)."""
+        layout, (i, j) = self.layout, self.layout.couples
+        size, seen = layout.seen * layout.size, layout.seen
+        first = (size * self.more) @ np.swapaxes(seen * self.weight, -1, -2)
+        rest = size @ np.swapaxes(seen * self.more, -1, -2)
+        return np.asarray((first + rest)[..., i, j] / self._scale[1])
+
+    def means(self, values: Floats) -> tuple[Floats, Floats]:
+        """Weighted means over pairs of different keys, for each query and each couple.
+
+        Parameters
+        ----------
+        values : array, shape (..., B, B)
+            Mean of a quantity over pairs of different tokens of two blocks.
+
+        Returns
+        -------
+        own : array, shape (..., P)
+            Over the keys that a query sees, taken twice; zero where it sees one.
+        between : array, shape (..., N)
+            Over the keys of the one and the keys of the other query.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.key_weights import Preferred
+        >>> even = Preferred(make_layout(3), np.zeros((3, 3)))
+        >>> [part.tolist() for part in even.means(np.full((3, 3), 0.5))]
+        [[0.0, 0.5, 0.5], [0.5, 0.5, 0.5]]
+        """
+        ones = np.ones_like(self.layout.pairs)
+        pair = zip(*(self._sums(v, self.weight) for v in (values, ones)), strict=True)
+        own, between = (
+            np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+            for total, count in pair
+        )
+        return own, between
+
+    def excess(self, values: Floats) -> tuple[Floats, Floats]:
+        """Find the sums over pairs of keys of what weights exceed equal ones by, as `means`.
+
+        Parameters
+        ----------
+        values : array, shape (..., B, B)
+            Mean of a quantity over pairs of different tokens of two blocks.
+
+        Returns
+        -------
+        own, between : arrays, shape (..., P) and (..., N)
+            Sums of products of two excesses.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.key_weights import Preferred
+        >>> even = Preferred(make_layout(2), np.zeros((2, 2)))
+        >>> [part.tolist() for part in even.excess(np.ones((2, 2)))]
+        [[0.0, 0.0], [0.0]]
+        """
+        own, between = self._sums(values, self.more)
+        return own / self._scale[0], between / self._scale[1]
+
+    def _sums(self, values: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        """Weighted sums over pairs of different keys."""
+        (i, j), picked = self.layout.couples, self.layout.seen * weight
+        sums = picked @ (self.layout.pairs * values) @ np.swapaxes(picked, -1, -2)
+        return np.diagonal(sums, axis1=-2, axis2=-1).copy(), sums[..., i, j]
+
+    @cached_property
+    def _scale(self) -> tuple[Floats, Floats]:
+        count, (i, j) = self.layout.queries.count, self.layout.couples
+        return count**2, count[i] * count[j]
+
+
+def prefer(layout: Layout, weight: Floats) -> Preferred:
+    """Mean weights that are known up to a factor for each query.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+    weight : array, shape (..., P, B)
+        Weight of a key of each block, > 0.
+
+    Returns
+    -------
+    Preferred
+        The weights, of mean one over the keys that a query sees.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.key_weights import prefer
+    >>> prefer(make_layout(2), np.array([[1.0, 3.0], [1.0, 3.0]])).weight.tolist()
+    [[1.0, 3.0], [0.5, 1.5]]
+    """
+    number = layout.seen * layout.size
+    mean = np.sum(number * weight, axis=-1) / np.sum(number, axis=-1)
+    return Preferred(layout, weight / mean[..., None] - 1)

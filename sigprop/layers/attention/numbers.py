@@ -1,0 +1,99 @@
+"""Numbers of an attention layer: what geometries, statistics and transports read of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sigprop.core.arrays import Number
+from sigprop.layers.attention.statistics.finite_width_keys import Sphere
+
+__all__ = ["AttentionNumbers", "Mask"]
+
+SMALLEST = 8  # width from which keys are taken to lie on a sphere
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Keys that a query sees: those up to its own, in a window, or in a prefix.
+
+    Parameters
+    ----------
+    window : float
+        Number of latest keys that a token sees, itself included.
+    prefix : int
+        Number of leading tokens that see each other in both directions.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.layer import Mask
+    >>> Mask().window
+    inf
+    """
+
+    window: float = np.inf
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class AttentionNumbers:
+    """Scales, heads, mask and rotation of an attention layer.
+
+    Parameters
+    ----------
+    beta, sigma_v2, sigma_b2, sigma_o2 : float or array
+        Inverse temperature and weight variances.
+    centred : bool
+        Whether equal weights are subtracted.
+    value_identity : float or array
+        Multiple c of the identity in the product of value and output matrices; adds c^2 to
+        sigma_v2 sigma_o2, and a covariance with the stream.
+    context : float or array
+        Context length T, whose logarithm scales the scores.
+    width : int, optional
+        Width d of the stream; None is infinite.
+    heads, heads_per_key : int
+        Number of heads, and how many of them share one key and value.
+    mask : Mask, optional
+        None is bidirectional.
+    rotary_base : float, optional
+        Base of rotary positions.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.numbers import AttentionNumbers
+    >>> AttentionNumbers(beta=1.0, sigma_v2=1.0, width=64, heads=4).head_width
+    16.0
+    """
+
+    beta: Number
+    sigma_v2: Number
+    sigma_b2: Number = 0.0
+    sigma_o2: Number = 1.0
+    centred: bool = False
+    value_identity: Number = 0.0
+    context: Number = np.inf
+    width: int | None = None
+    heads: int = 1
+    heads_per_key: int = 1
+    mask: Mask | None = None
+    rotary_base: float | None = None
+
+    @property
+    def head_width(self) -> float | None:
+        """Width of a head; None is infinite."""
+        return None if self.width is None else self.width / self.heads
+
+    @property
+    def sphere(self) -> Sphere | None:
+        """Keys of finite width; None is infinite."""
+        if self.width is None or self.width < SMALLEST:
+            return None
+        return Sphere(self.width, self.width / self.heads)
+
+    @cached_property
+    def value(self) -> Number:
+        """Variance of the product of value and output matrices, times d."""
+        return self.sigma_o2 * self.sigma_v2 + self.value_identity * self.value_identity

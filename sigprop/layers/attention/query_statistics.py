@@ -1,0 +1,455 @@
+"""Attention weights of the queries of a layout, from the deviations of their scores (E6-E9)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from sigprop.core.arrays import Floats, Number
+from sigprop.core.numerics.chebyshev import basis, nodes, transform
+from sigprop.layers.attention.key_correlations import Together, Turned, between, resolved
+from sigprop.layers.attention.key_weights import Preferred, prefer
+from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.statistics.table import Finite
+from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
+
+__all__ = [
+    "Exact",
+    "PositionScores",
+    "PositionStats",
+    "QueryStatistics",
+    "Single",
+    "from_ratio",
+    "to_ratio",
+]
+
+LEVELS = 10  # variances of a key between which the logarithm of its weight is interpolated
+SMALLEST = 1e-9  # score deviation
+COLD = 0.01  # score deviation below which the response is linear to 1e-4
+
+
+def from_ratio(ratio: Floats) -> Floats:
+    """Place of a variance ratio in [0, 1).
+
+    Parameters
+    ----------
+    ratio : array
+        Ratios, >= 0.
+
+    Returns
+    -------
+    array
+        The places.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.query_statistics import from_ratio
+    >>> from_ratio(1.0)
+    0.5
+    """
+    return ratio / (1 + ratio)
+
+
+def to_ratio(place: Floats) -> Floats:
+    """Inverse of `from_ratio`.
+
+    Parameters
+    ----------
+    place : array
+        Places in [0, 1).
+
+    Returns
+    -------
+    array
+        The ratios.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.query_statistics import to_ratio
+    >>> to_ratio(0.5)
+    1.0
+    """
+    return place / (1 - place)
+
+
+class Single(NamedTuple):
+    r"""Statistics of one query.
+
+    Attributes
+    ----------
+    excess : array, shape (..., P)
+        :math:`Y_2 - 1/n`, averaged over heads (E12).
+    entropy : array, shape (..., P)
+        In nats, averaged over heads.
+    heads : array, shape (..., P)
+        Square root of what the average over heads does to the excess.
+    deficit : array, shape (..., P)
+        log n less the entropy, with relative accuracy where attention is almost uniform.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.query_statistics import Single
+    >>> Single(0.1, 2.0, 1.0, 0.3).heads
+    1.0
+    """
+
+    excess: Floats
+    entropy: Floats
+    heads: Floats
+    deficit: Floats
+
+
+class PositionScores(NamedTuple):
+    r"""Scores of queries that see their own keys (`sigprop.layers.attention.by_position`).
+
+    Attributes
+    ----------
+    std : array, shape (..., P)
+        Standard deviation over the keys that a query sees.
+    correlation : array, shape (..., N)
+        Correlation of the scores of the two queries of each couple, about their means.
+    key_variance : array, shape (..., P, B)
+        Variance of the score of a key of each block, over the mean one.
+    whole : float or array, shape (..., 1)
+        Score variance of two keys of gap q.
+    deficit : array, shape (..., B, B)
+        Gap over q of two keys, by block.
+    context : float
+        Context length T, whose logarithm scales the scores.
+    """
+
+    std: Floats
+    correlation: Floats
+    key_variance: Floats
+    whole: Number
+    deficit: Floats
+    context: Number
+
+
+@dataclass(frozen=True)
+class PositionStats:
+    """Statistics of one attention layer, query by query and couple by couple.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+    scores : PositionScores
+        The scores.
+    keys : Preferred
+        Mean weights of the keys.
+    near : array, shape (..., P)
+        What correlations of scores do to the mean gap of two keys that one query picks.
+    single : Single
+        Statistics of one query.
+    shared : array, shape (..., N)
+        Overlap of a couple above its value for equal weights, from the correlation of its scores.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.layer import Attention, Mask
+    >>> from sigprop.layers.attention.by_position import PositionGeometry
+    >>> from sigprop.layers.attention.query_statistics import Exact
+    >>> from sigprop.layers.state import State
+    >>> layout = make_layout(3)
+    >>> layer = Attention(beta=0.0, sigma_v2=1.0, context=3, mask=Mask())
+    >>> scores = PositionGeometry(layout).scores(layer, State(1.0, np.full((3, 3), 0.5)))
+    >>> Exact(layout)(scores).y2.round(3).tolist()
+    [1.0, 0.5, 0.333]
+    """
+
+    layout: Layout
+    scores: PositionScores
+    keys: Preferred
+    near: Floats
+    single: Single
+    shared: Floats
+
+    @cached_property
+    def alike(self) -> Floats:
+        """Share of the way from equal weights to Y_2 that the overlap of a couple goes."""
+        i, j = self.layout.couples
+        excess = self.single.excess
+        most = np.sqrt(np.maximum(excess[..., i] * excess[..., j], 0.0))
+        share = np.divide(self.shared, most, out=np.zeros_like(most), where=most > 0)
+        return np.clip(share, 0.0, 1.0)
+
+    @cached_property
+    def y2(self) -> Floats:
+        """Participation ratio of each query."""
+        return np.asarray(1 / self.layout.queries.count + self.single.excess)
+
+    @cached_property
+    def joint(self) -> Floats:
+        """Overlap of each couple above that of equal weights."""
+        return np.asarray(self.shared + self.keys.products * (1 - self.alike))
+
+    @cached_property
+    def overlap(self) -> Floats:
+        """Overlap of each couple."""
+        return np.asarray(self._even + self.joint)
+
+    @property
+    def _even(self) -> Floats:
+        (i, j), count = self.layout.couples, self.layout.queries.count
+        return np.asarray(self.layout.common / (count[i] * count[j]))
+
+    @property
+    def reduced_beta(self) -> Floats:
+        """Mean over positions of the score deviation, over sqrt(log T)."""
+        size = self.layout.size
+        mean = self.scores.std[..., : len(size)] @ size / size.sum()
+        return np.asarray(mean / np.sqrt(np.log(self.scores.context)))
+
+    @property
+    def entropy_ratio(self) -> Floats:
+        """Mean over positions of the entropy over log n, where a query sees n > 1 keys."""
+        size, count = self.layout.size, self.layout.centres.count
+        known = np.where(count > 1, size, 0)
+        ratio = self.single.entropy[..., : len(size)] / np.log(np.maximum(count, 2.0))
+        return np.asarray(ratio @ known / max(known.sum(), 1))
+
+    def columns(self) -> dict[str, Floats]:
+        """By block of positions: score_std, y2, excess, entropy, deficit, first_weight; of two
+        blocks: overlap, and joint, its excess over that of equal weights.
+        """  # noqa: D205
+        rows, keep = self.layout.centres, len(self.layout.size)
+        one = {
+            "score_std": self.scores.std,
+            "excess": self.single.excess,
+            "entropy": self.single.entropy,
+            "deficit": self.single.deficit,
+        }
+        out = {name: value[..., :keep] for name, value in one.items()}
+        first = np.where(rows.low < 1, self.keys.weight[..., :keep, 0] / rows.count, 0.0)
+        out |= {"y2": 1 / rows.count + out["excess"], "first_weight": first}
+        two = {"overlap": self.overlap, "joint": self.joint}
+        return out | {name: self.layout.spread_out(value) for name, value in two.items()}
+
+
+class QueryStatistics(ABC):
+    """Source of the statistics of attention in a layout."""
+
+    layout: Layout
+
+    def __call__(self, scores: PositionScores) -> PositionStats:
+        """Statistics of the queries of the layout.
+
+        Parameters
+        ----------
+        scores : PositionScores
+            The scores.
+
+        Returns
+        -------
+        PositionStats
+            Mean weights of the keys first; then what their correlations do; then one query and two.
+        """
+        keys = prefer(self.layout, self.favour(scores.std, scores.key_variance))
+        turned = self.turned(scores.whole, scores.deficit, scores.std, keys.weight)
+        keys = Preferred(self.layout, keys.more * np.asarray(turned.part)[..., None])
+        std = turned.shrink * scores.std
+        single, (i, j) = self.single(std), self.layout.couples
+        shared = self.shared(std, scores.correlation)
+        shared = shared * single.heads[..., i] * single.heads[..., j]
+        near = np.broadcast_to(turned.near, std.shape)
+        return PositionStats(self.layout, scores, keys, near, single, shared)
+
+    @abstractmethod
+    def single(self, sigma: Floats) -> Single:
+        """Statistics of each of `Layout.queries`."""
+
+    @abstractmethod
+    def shared(self, sigma: Floats, r: Floats) -> Floats:
+        """Excess overlap of each of `Layout.couples`, whose scores have correlation r."""
+
+    @abstractmethod
+    def favour(self, sigma: Floats, ratio: Floats) -> Floats:
+        """Weight of each key, whose score has `ratio` times the mean variance."""
+
+    @abstractmethod
+    def turned(self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats) -> Turned:
+        """Find what correlations of the keys' scores do to each of `Layout.queries`."""
+
+
+@dataclass(frozen=True)
+class Exact(QueryStatistics):
+    """Statistics by quadrature; leading axes are taken one by one.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+    head_width : float, optional
+        Width of a head.
+    rotary_base : float, optional
+        Base of rotary positions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.query_statistics import Exact
+    >>> Exact(make_layout(3)).single(np.zeros(3)).excess.tolist()
+    [0.0, 0.0, 0.0]
+    """
+
+    layout: Layout
+    head_width: float | None = None
+    rotary_base: float | None = None
+
+    def single(self, sigma: Floats) -> Single:
+        """Statistics of one query; a query with one key puts all its weight there.
+
+        Parameters
+        ----------
+        sigma : array, shape (..., P)
+            Standard deviations of the scores.
+
+        Returns
+        -------
+        Single
+            Of the same shape.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.query_statistics import Exact
+        >>> Exact(make_layout(2)).single(np.zeros(2)).entropy.round(6).tolist()
+        [0.0, 0.693147]
+        """
+        count = self.layout.queries.count
+        many = count >= 2
+        length = np.where(many, count, 2.0)
+        b = sigma / np.sqrt(np.log(length))
+        plain = Finite(length).weights(b, 1.0).excess
+        rem = Finite(length, self.head_width)
+        excess = rem.weights(b, 1.0).excess
+        deficit = rem.entropy_deficit(b)
+        heads = np.divide(excess, plain, out=np.ones_like(sigma), where=plain > 0)
+        found = (np.where(many, v, 0.0) for v in (excess, np.log(length) - deficit, deficit))
+        excess, entropy, deficit = found
+        return Single(excess, entropy, np.sqrt(heads), deficit)
+
+    def shared(self, sigma: Floats, r: Floats) -> Floats:
+        """Excess overlap of two queries, before the average over heads.
+
+        Parameters
+        ----------
+        sigma : array, shape (..., P)
+            Standard deviations of the scores.
+        r : array, shape (..., N)
+            Correlation of the scores of each couple.
+
+        Returns
+        -------
+        array, shape (..., N)
+            The excess.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.query_statistics import Exact
+        >>> Exact(make_layout(2)).shared(np.ones(2), np.ones(1)).tolist()
+        [0.0]
+        """
+        if sigma.ndim > 1:
+            return _each(self.shared, sigma.shape[:-1], sigma, r)
+        warm = np.maximum(sigma, COLD)  # below it the excess is linear in both deviations
+        own, part = queries(warm, self.layout.queries.count), sigma / warm
+        i, j = self.layout.couples
+        return part[i] * part[j] * shared_excess(own, i, j, self.layout.common, r)
+
+    def favour(self, sigma: Floats, ratio: Floats) -> Floats:
+        """Weight of a key whose score varies more or less than those of the others.
+
+        Parameters
+        ----------
+        sigma : array, shape (..., P)
+            Standard deviations of the scores.
+        ratio : array, shape (..., P, B)
+            Variance of the score of a key of each block over the mean one.
+
+        Returns
+        -------
+        array, shape (..., P, B)
+            The weights, up to a factor for each query: log weights by interpolation in the ratio.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.query_statistics import Exact
+        >>> found = Exact(make_layout(3)).favour(np.ones(3), np.array([[1.0, 2.0, 1.0]] * 3))
+        >>> (found[2] / found[2, 0]).round(2).tolist()
+        [1.0, 1.05, 1.0]
+        """
+        if sigma.ndim > 1:
+            return _each(self.favour, sigma.shape[:-1], sigma, ratio)
+        block, size = self.layout.blocks, len(self.layout.size)
+        top = np.ones(size)
+        np.maximum.at(top, block, ratio.max(axis=1))
+        held = from_ratio(top)[:, None]
+        levels = to_ratio((nodes(LEVELS) + 1) / 2 * held)
+        own = np.maximum(sigma[:size], SMALLEST)
+        rows = transform(np.log(mean_weights(own, self.layout.centres.count, levels)), 1)
+        place = 2 * from_ratio(ratio) / held[block] - 1
+        return np.asarray(np.exp(np.einsum("pbk,pk->pb", basis(place, LEVELS), rows[block])))
+
+    def turned(self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats) -> Turned:
+        """Find what correlations of the keys' scores do to each query.
+
+        Parameters
+        ----------
+        scale : float or array, shape (..., 1)
+            Score variance of two keys of gap q.
+        deficit : array, shape (..., B, B)
+            Gap over q of two keys, by block.
+        sigma : array, shape (..., P)
+            Standard deviations of the scores.
+        weight : array, shape (..., P, B)
+            Mean weight of a key of each block.
+
+        Returns
+        -------
+        Turned
+            Of shape (..., P); scalar ones without scores.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.query_statistics import Exact
+        >>> one = np.ones((2, 2))
+        >>> Exact(make_layout(2)).turned(1.0, one, np.ones(2), one).shrink
+        1.0
+        """
+        index = resolved(self.layout)
+        if not index.size or not np.any(scale):
+            return Turned(1.0, 0.0, 1.0)
+        if sigma.ndim > 1:
+            wide = np.broadcast_to(scale, (*sigma.shape[:-1], 1))
+            parts = (self.turned(wide[k].item(), deficit[k], sigma[k], weight[k])
+                     for k in np.ndindex(sigma.shape[:-1]))  # fmt: skip
+            rows = [np.broadcast_arrays(sigma[0], *part)[1:] for part in parts]
+            return Turned(*np.moveaxis(np.reshape(rows, (*sigma.shape[:-1], 3, -1)), -2, 0))
+        cells = zip(self.layout.parts[index], sigma[index], weight[index], strict=True)
+        together = Together(self.rotary_base, self.head_width)
+        found = np.array([together(float(scale), deficit, *cell) for cell in cells])
+        return Turned(*between(self.layout, found.T))
+
+
+def _each(function: Callable[..., Floats], shape: tuple[int, ...], *values: Floats) -> Floats:
+    """Apply a function to each entry of the leading axes, and put the results together."""
+    wide = [np.broadcast_to(v, (*shape, *np.shape(v)[len(shape) :])) for v in values]
+    rows = [function(*(v[k] for v in wide)) for k in np.ndindex(*shape)]
+    return np.reshape(rows, (*shape, *np.shape(rows[0])))

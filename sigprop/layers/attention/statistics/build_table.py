@@ -1,0 +1,93 @@
+"""Make the shipped table: an hour on two cores.
+
+Run as ``python -m sigprop.layers.attention.statistics.build_table [--out FILE]``.
+
+Every node is an exact quadrature (`sigprop.layers.attention.statistics.moments`,
+`sigprop.layers.attention.statistics.overlap`); finished parts are kept beside the output, so that
+an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from sigprop.core.arrays import Floats
+from sigprop.core.numerics.chebyshev import nodes, transform
+from sigprop.layers.attention.statistics import coordinates as co
+from sigprop.layers.attention.statistics.moments import entropy_deficit
+from sigprop.layers.attention.statistics.pairs import excess, spread
+
+
+def one_query(s: Floats, context: Floats) -> Floats:
+    """Logarithms of (Y_2 - 1/T) and log T - H over their values at small s."""
+    base = s**2 * (1 - 1 / context)
+    return np.log(
+        np.stack(
+            [excess(s, context) * context / base, 2 * entropy_deficit(s, context) / base], axis=-1
+        )
+    )
+
+
+def two_queries(s: float, context: float, gap: Floats) -> Floats:
+    """log[D / ((1 - r)(Y_2 - 1/T))] / r, so that D is exact at r = 0, 1 and has its sign."""
+    r = 1 - gap
+    ratio = spread(s, context, r) / gap / excess(s, context)
+    return np.log(ratio) / r
+
+
+def _row(tau: float) -> Floats:
+    """All (y, v) nodes of one context."""
+    context = float(co.to_context(np.asarray(tau)))
+    y, v = (nodes(n) for n in co.COUNTS[1:])
+    sigma = co.to_sigma(y, np.asarray(context))
+    return np.stack([two_queries(s, context, co.to_gap(v, np.asarray(s))) for s in sigma.tolist()])
+
+
+def _part(path: Path, index: int) -> Floats:
+    part = path.with_name(f"{path.stem}.part{index}.npy")
+    if not part.exists():
+        row = _row(float(nodes(co.COUNTS[0])[index]))
+        temporary = part.with_suffix(f".{os.getpid()}.tmp.npy")
+        np.save(temporary, row)
+        temporary.replace(part)
+    return np.asarray(np.load(part))
+
+
+def build(path: Path, workers: int) -> None:
+    """Compute every node and write the coefficients to `path`."""
+    count = co.COUNTS[0]
+    with ProcessPoolExecutor(workers) as pool:
+        rows = list(pool.map(_part, [path] * count, reversed(range(count))))
+    np.savez_compressed(path, pair=_pair(np.stack(rows[::-1])), single=_single())
+
+
+def _bend(s: Floats) -> Floats:
+    """Divisor of every tabulated logarithm, s^2 / (1 + s^2)."""
+    return s**2 / (1 + s**2)
+
+
+def _pair(values: Floats) -> Floats:
+    context = co.to_context(nodes(co.COUNTS[0]))[:, None]
+    values = values / _bend(co.to_sigma(nodes(co.COUNTS[1]), context))[..., None]
+    for axis in range(3):
+        values = transform(values, axis)
+    return values
+
+
+def _single() -> Floats:
+    context = co.to_context(nodes(co.COUNTS_1[0]))[:, None]
+    s = co.to_sigma(nodes(co.COUNTS_1[1]), context)
+    return transform(transform(one_query(s, context) / _bend(s)[..., None], 0), 1)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("table.npz"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    build(options.out, options.workers)

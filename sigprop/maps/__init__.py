@@ -1,1 +1,0 @@
-"""One component, one file: maps from state to state."""

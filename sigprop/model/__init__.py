@@ -1,0 +1,1 @@
+"""The description of a transformer: spec, readers, weights, export."""

@@ -1,0 +1,1 @@
+"""From a spec to the state of every layer."""

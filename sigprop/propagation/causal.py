@@ -1,0 +1,316 @@
+r"""Causal attention position by position: the full token kernel through depth (E25).
+
+The kernel :math:`K_{tt'}` is carried in blocks of positions
+(`sigprop.layers.attention.position_grid`) as variances and gaps; attention and norm are those of
+`sigprop.layers.attention.by_position`, residual and MLP those of every other block. A layer costs
+one overlap of unequal lengths for each pair of blocks, whatever T.
+
+Approximations, with their sizes, against kernels drawn at infinite width
+(`sigprop.propagation.every_pair`):
+
+- what queries pick (`sigprop.layers.attention.by_position`): where rho grows from 0.02 to 0.97 in
+  ten blocks (beta = 1 to 3, sigma_v2 = 2, T = 128, 256, 32 heads) it is ahead by up to 0.011
+  (standard error 0.003), by 0.002 with windows, off by 0.004 with rotary positions; pairs of early
+  and late positions are up to 0.02 too alike at beta = 2 to 3. Equal weights, as in theory.md E25,
+  run ahead by 0.057;
+- real input kernels (128 tokens of a Zipf law, eight blocks, beta = 0.7 and 1.5): mean rho within
+  0.007, with or without positions (0.042 with equal weights); 0.019 at beta = 2.5 and sigma_v2 = 2
+  (0.098). A text of six words: 0.010 too low, because pairs of queries pick keys of one word
+  together more often than f says;
+- random networks of width 512 (T = 256, 20 layers, beta = 0.5 and 2): block means within 3 standard
+  errors and 0.004 (standard error 0.01);
+- rotary positions: rho within 0.011 and Y_2 within 0.02 (T = 96 to 384, beta = 1 to 3, bases of 100
+  to 1e6, heads of 16 to 128, 8 to 16 layers; standard errors 0.001 and 0.007);
+- one query at a kernel of this theory (T = 128, beta = 1 to 3, 5 to 24 layers): Y_2 within 0.002,
+  entropy within 0.04 nats; the weight on the first token within 4 % up to beta = 1.5, at 2 to 3 up
+  to 20 % too small while tokens merge;
+- blocks: 96 of them against 192 change block means by 0.001 (T = 256, 4096 and 131 072, 24 layers,
+  beta = 1.5), since draws are made at other positions;
+- quadrature and draws: see `sigprop.layers.attention.statistics.unequal_lengths` and
+  `sigprop.layers.attention.statistics.correlated_scores`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.core.arguments import validated
+from sigprop.core.arrays import Floats, Ints, finite_or_none
+from sigprop.core.checks import count as checked_count
+from sigprop.core.errors import require
+from sigprop.core.memory import allow
+from sigprop.layers.attention.by_position import PositionGeometry
+from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.state import State
+from sigprop.model.inputs import TokenKernel, admit
+from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import MAX_POSITIONS, geometry_of, refusal
+from sigprop.propagation.run import Run, solve
+from sigprop.propagation.stack import build_blocks, first_norm, initial_state, position_place
+
+__all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "positions_of"]
+
+MAX_RESOLUTION = 4096  # blocks of positions; time grows with their square
+MAX_BLOCKS = 256
+
+
+@dataclass(frozen=True)
+class Positions:
+    r"""Token kernel and attention, position by position and layer by layer.
+
+    Positions are those at the centres of P blocks; P is about 100 however long the context.
+
+    Attributes
+    ----------
+    position : array, shape (P,)
+        Position of each block's centre, from 1.
+    size : array of int, shape (P,)
+        Positions in each block.
+    q : array, shape (L+1, P)
+        Variance of the stream.
+    gap_ratio : array, shape (L+1, P, P)
+        Mean overlap deficit 1 - rho over pairs of different tokens of two blocks.
+    rho : array, shape (L+1, P)
+        Mean overlap of a token with the others that it sees; NaN where it sees itself alone.
+    rho_late : array, shape (L+1,)
+        Mean overlap of two tokens of the second half of the context; NaN where it holds one.
+    y2, entropy, entropy_ratio, score_std : arrays, shape (L, P)
+        Participation ratio, entropy in nats, entropy over the logarithm of the number of keys seen
+        (NaN at one key), and standard deviation of the scores.
+    first_weight : array, shape (L, P)
+        Mean weight on the first token.
+    overlap : array, shape (L, P)
+        Mean overlap of a token's attention with that of the others that it sees; NaN where it sees
+        itself alone.
+    overlap_mean : array, shape (L,)
+        Mean attention overlap over all pairs of queries.
+    kernel_blocks : array, shape (L+1, B, B), or None
+        Means of the normalised kernel, diagonal included, over equal ranges of positions.
+    kernel_moved : float
+        Largest change of a cosine that made a given kernel admissible; zero for almost all.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.causal import causal
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> causal(spec).entropy.shape
+    (2, 64)
+    """
+
+    position: Floats
+    size: Ints
+    q: Floats
+    gap_ratio: Floats
+    rho: Floats
+    rho_late: Floats
+    y2: Floats
+    entropy: Floats
+    entropy_ratio: Floats
+    score_std: Floats
+    first_weight: Floats
+    overlap: Floats
+    overlap_mean: Floats
+    kernel_blocks: Floats | None
+    kernel_moved: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values of what is listed by position or layer; null is not finite.
+
+        Returns
+        -------
+        dict
+            One list for each attribute.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> from sigprop.propagation.causal import causal
+        >>> spec = Transformer(depth=1, context=4, causal=True, beta=0, sigma_v2=1, sigma_w2=1,
+        ...                    rho0=0)
+        >>> [round(h, 4) for h in causal(spec).to_dict()["first_weight"][0]]
+        [1.0, 0.5, 0.3333, 0.25]
+        """
+        left_out = ("gap_ratio", "kernel_blocks", "kernel_moved")
+        return {k: finite_or_none(v) for k, v in vars(self).items() if k not in left_out}
+
+    def mean(self, values: Floats) -> Floats:
+        """Mean over positions, NaN left out.
+
+        Parameters
+        ----------
+        values : array, shape (..., P)
+            One of the attributes by position.
+
+        Returns
+        -------
+        array, shape (...)
+            The mean; zero where all are NaN: the entropy of queries that see one key.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> from sigprop.propagation.causal import causal
+        >>> spec = Transformer(depth=1, context=2, causal=True, beta=0, sigma_v2=1, sigma_w2=1,
+        ...                    rho0=0)
+        >>> causal(spec).mean(causal(spec).y2).tolist()
+        [0.75]
+        """
+        known = np.isfinite(values)
+        total, number = np.where(known, values, 0.0) @ self.size, known @ self.size
+        return np.asarray(total / np.maximum(number, 1))
+
+
+@validated
+def causal(
+    spec: Transformer,
+    kernel: ArrayLike | TokenKernel | None = None,
+    blocks: int | None = None,
+    resolution: int = 96,
+    beta_by_layer: ArrayLike | None = None,
+) -> Positions:
+    """Solve a causal spec position by position.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A single causal description with norms, context at most 131 072.
+    kernel : array_like, shape (T, T), optional
+        Token kernel of the input; exchangeable with overlap rho0 when absent. Any positive
+        semidefinite matrix: embeddings, repeated tokens, positions; one that only rounding keeps
+        from it is moved to the nearest (`sigprop.model.inputs.admit`).
+    blocks : int, optional
+        Number of equal ranges of positions for `kernel_blocks`, in [1, 256] and at most T.
+    resolution : int
+        About how many blocks of positions carry the kernel, in [24, 4096].
+    beta_by_layer : array_like, shape (L,), optional
+        Inverse temperature of each block, in place of `spec.beta`.
+
+    Returns
+    -------
+    Positions
+        Everything, by position and layer; fewer layers where the state leaves the range in which
+        its statistics are known.
+
+    Raises
+    ------
+    AssumptionError
+        If the spec is not of that kind, or nothing passes the first block.
+    DomainError
+        If the kernel is not a token kernel, or a number is outside its range.
+
+    Notes
+    -----
+    theory.md E25 (new there).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.causal import causal
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0.1)
+    >>> late = causal(spec)
+    >>> bool(late.rho_late[-1] > late.rho_late[1] > 0.1)
+    True
+    """
+    if geometry_of(spec) != "position" or spec.shape:
+        raise refusal("no causal mask that is resolved", "causal")
+    checked_count("resolution", resolution, 24, MAX_RESOLUTION)
+    if blocks is not None:
+        checked_count("blocks", blocks, 1, min(MAX_BLOCKS, int(np.asarray(spec.context))))
+    place = position_place(spec, resolution, blocks)
+    layout = place.geometry.layout
+    given = None if kernel is None else admit(kernel, place.geometry.tokens)
+    squares = 4 * len(layout.size) ** 2 + 2 * (blocks or 0) ** 2
+    allow(8 * (spec.depth + 1) * squares, "depth", spec.depth, "fewer layers or blocks")
+    start = initial_state(spec, place)
+    if given is not None:
+        start = _given(given.values, layout, spec)
+    run = solve(build_blocks(spec, False, _betas(spec, beta_by_layer), place), start)
+    found = positions_of(place.geometry, run, blocks)
+    return found if given is None else replace(found, kernel_moved=given.moved)
+
+
+def _betas(spec: Transformer, beta_by_layer: ArrayLike | None) -> Floats | None:
+    if beta_by_layer is None:
+        return None
+    betas = np.asarray(beta_by_layer, dtype=np.float64)
+    fits = betas.shape in ((), (spec.depth,))
+    require(fits, "beta_by_layer", betas.shape, f"one number, or {spec.depth}")
+    require((betas >= 0) & (betas <= 1e3), "beta_by_layer", betas, "numbers in [0, 1000]")
+    return np.broadcast_to(betas, (spec.depth,))
+
+
+def _given(kernel: Floats, layout: Layout, spec: Transformer) -> State:
+    """Means over blocks of a given kernel; behind the first norm in a post-norm stack."""
+    variance = np.diagonal(kernel)
+    gap = (variance[:, None] + variance) / 2 - kernel
+    least = np.square(np.sqrt(variance)[:, None] - np.sqrt(variance)) / 2  # of parallel tokens
+    state = State(variance[:, None], np.maximum(gap, least))
+    first = first_norm(spec)
+    if first is not None:
+        state = first.at(variance[:, None], variance, state.gap)
+    start, size = layout.edges[:-1], layout.size
+    sums = np.add.reduceat(np.add.reduceat(state.gap, start, axis=0), start, axis=1)
+    q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size[:, None]
+    return State(q, sums / np.maximum(layout.pairs, 1))
+
+
+def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None) -> Positions:
+    """Kernel and attention by position, from the steps of a solution.
+
+    Parameters
+    ----------
+    geometry : PositionGeometry
+        Its geometry.
+    run : Run
+        The solution; leading axes of its kernels are many stacks.
+    blocks : int, optional
+        Number of equal ranges of positions for `kernel_blocks`.
+
+    Returns
+    -------
+    Positions
+        Everything, layer by layer.
+    """
+    layout, columns = geometry.layout, run.columns
+    cosines = np.stack([geometry.deficits(kernel) for kernel in run.kernels])
+    visible = layout.visible(layout.centres) * layout.pairs / layout.size[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):  # tokens that see one key
+        ratio = columns["entropy"] / np.log(layout.centres.count)
+    half = layout.merged(2)[1]
+    late = layout.pairs * np.outer(half, half) / np.outer(layout.size, layout.size)
+    return Positions(
+        position=layout.centres.position,
+        size=layout.size,
+        q=np.stack([geometry.variances(kernel) for kernel in run.kernels]),
+        gap_ratio=cosines,
+        rho=1 - _weighted(cosines, visible, -1),
+        rho_late=1 - _weighted(cosines, late, (-2, -1)),
+        entropy_ratio=ratio,
+        overlap=_weighted(columns["overlap"], visible, -1),
+        overlap_mean=_weighted(columns["overlap"], layout.pairs, (-2, -1)),
+        kernel_blocks=None if blocks is None else _merged(layout, cosines, blocks),
+        score_std=columns["score_std"],
+        y2=columns["y2"],
+        entropy=columns["entropy"],
+        first_weight=columns["first_weight"],
+    )
+
+
+def _weighted(values: Floats, weight: Floats, axis: int | tuple[int, int]) -> Floats:
+    """Weighted mean; NaN where there is no weight."""
+    total = np.sum(weight, axis=axis)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sum(values * weight, axis=axis) / total)
+
+
+def _merged(layout: Layout, cosines: Floats, blocks: int) -> Floats:
+    share = layout.merged(blocks) / layout.size
+    size = share @ layout.size
+    return np.asarray(1 - share @ (layout.pairs * cosines) @ share.T / np.outer(size, size))

@@ -1,0 +1,227 @@
+"""What the solvers found, as trajectories: averages, why they end, what they approximate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sigprop.core.arrays import Floats, Ints, Number
+from sigprop.layers.attention.statistics import Statistics, Weights, freezing
+from sigprop.layers.attention.statistics.correlated_scores import SEED
+from sigprop.layers.interface import Place
+from sigprop.model.spec import Transformer
+from sigprop.propagation.causal import positions_of
+from sigprop.propagation.result import Trajectory
+from sigprop.propagation.rotary import distances_of
+from sigprop.propagation.run import Run
+from sigprop.propagation.stack import rem_of
+
+__all__ = ["from_distances", "from_positions", "from_states", "reason_of"]
+
+ROOM = 2**16  # states whose statistics are computed together
+
+
+def from_states(spec: Transformer, limit: bool, run: Run, place: Place) -> Trajectory:
+    """Trajectory of exchangeable tokens, with the statistics of attention.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    limit : bool
+        Whether the statistics are those of infinite context.
+    run : Run
+        The solution.
+    place : Place
+        Where its blocks act.
+
+    Returns
+    -------
+    Trajectory
+        Layer by layer.
+    """
+    ended = run.ended
+    q, gap = (
+        np.stack([np.broadcast_to(kernel[i], spec.shape) for kernel in run.kernels]) for i in (0, 1)
+    )
+    q, gap = (_masked(v, ended, 0) for v in (q, gap))
+    b, x = (
+        np.stack([np.broadcast_to(row[name], spec.shape) for row in run.rows])
+        for name in ("reduced_beta", "decorrelation")
+    )
+    known = np.isfinite(x) & np.isfinite(q[1:])
+    b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
+    weights, ratio = _attention(rem_of(spec, limit), b, x)
+    entropy, std = _in_nats(spec, b, ratio)
+
+    def masked(column: Number) -> Floats:
+        return np.where(known, np.broadcast_to(column, b.shape), np.nan)
+
+    return Trajectory(
+        layer=np.arange(len(q)),
+        q=q,
+        gap=gap,
+        rho=1 - gap / q,
+        y2=masked(weights.y2),
+        overlap=masked(weights.y2 - weights.spread),
+        entropy=masked(entropy),
+        entropy_ratio=masked(ratio),
+        score_std=masked(std),
+        reduced_beta=masked(b),
+        ended=ended,
+        reason=reason_of(spec, ended),
+        notes=_notes(spec, limit),
+    )
+
+
+def _masked(column: Floats, ended: Ints, first: int) -> Floats:
+    """NaN behind the end of each of many stacks; `first` is the layer of the first row."""
+    if not ended.ndim:
+        return column
+    layer = np.arange(len(column)).reshape((-1,) + (1,) * ended.ndim) + first
+    return np.where(layer <= ended, column, np.nan)
+
+
+def _attention(rem: Statistics, b: Floats, x: Floats) -> tuple[Weights, Floats]:
+    """Statistics of attention at every state, as many layers at a time as there is room."""
+    layers = max(1, ROOM // max(1, b[0].size))
+
+    def one(b: Floats, x: Floats) -> tuple[Number, ...]:
+        return *rem.weights(b, x), rem.entropy_ratio(b, x)
+
+    parts = [one(b[i : i + layers], x[i : i + layers]) for i in range(0, len(b), layers)]
+    *weights, ratio = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Weights(*weights), ratio
+
+
+def _in_nats(spec: Transformer, b: Floats, ratio: Floats) -> tuple[Floats, Floats]:
+    r"""Entropy and standard deviation of scores, in nats.
+
+    At infinite context both are infinite, but at b = 0, and where attention has frozen: weights are
+    then a Poisson-Dirichlet process of index m, of entropy psi(1) - psi(1 - m) (E4, E5).
+    """
+    log_t = np.log(spec.context)
+    if np.all(np.isfinite(log_t)):
+        return ratio * log_t, b * np.sqrt(log_t)
+    from scipy.special import digamma
+
+    frozen = np.where(ratio > 0, np.inf, -np.euler_gamma - digamma(1 - freezing(b)))
+    return frozen, np.where(b > 0, np.inf, 0.0)
+
+
+def from_distances(spec: Transformer, limit: bool, run: Run, place: Place) -> Trajectory:
+    """Means over pairs of positions, as one trajectory; `distances` has each of a single spec.
+
+    Parameters
+    ----------
+    spec, limit, run, place
+        As in `from_states`.
+
+    Returns
+    -------
+    Trajectory
+        Layer by layer.
+    """
+    found = distances_of(place.geometry, run)
+    single = not spec.shape
+    means: dict[str, Any] = {
+        "deficit": found.gap_ratio_mean,
+        "q": found.q,
+        "y2": found.y2,
+        "overlap": found.overlap,
+        "entropy": found.entropy,
+        "entropy_ratio": found.entropy / np.log(place.geometry.tokens),
+        "score_std": found.score_std,
+    }
+    return _of_means(spec, run, place, means, distances=found if single else None)
+
+
+def from_positions(
+    spec: Transformer, limit: bool, run: Run, place: Place, blocks: int | None = None
+) -> Trajectory:
+    """Means over positions, as one trajectory; `positions` has each of a single spec.
+
+    Parameters
+    ----------
+    spec, limit, run, place
+        As in `from_states`.
+    blocks : int, optional
+        Number of equal ranges of positions for `kernel_blocks`.
+
+    Returns
+    -------
+    Trajectory
+        Layer by layer.
+    """
+    found = positions_of(place.geometry, run, blocks)
+    pairs = place.geometry.layout.pairs
+    single = not spec.shape
+    means: dict[str, Any] = {
+        "deficit": np.sum(found.gap_ratio * pairs, axis=(-2, -1)) / np.sum(pairs),
+        "overlap": found.overlap_mean,
+        **{n: found.mean(getattr(found, n)) for n in ("q", "y2", "entropy", "entropy_ratio")},
+        "score_std": found.mean(found.score_std),
+    }
+    return _of_means(
+        spec, run, place, means, positions=found if single else None,
+        kernel_blocks=found.kernel_blocks,
+    )  # fmt: skip
+
+
+def _of_means(
+    spec: Transformer, run: Run, place: Place, means: dict[str, Any], **more: Any
+) -> Trajectory:
+    """Trajectory of means over tokens and pairs, NaN behind the end of one of many stacks."""
+    ended = run.ended
+    q, deficit = (_masked(means.pop(name), ended, 0) for name in ("q", "deficit"))
+    means = {name: _masked(column, ended, 1) for name, column in means.items()}
+    return Trajectory(
+        layer=np.arange(len(q)),
+        q=q,
+        gap=q * deficit,
+        rho=1 - deficit,
+        reduced_beta=means["score_std"] / np.sqrt(np.log(place.geometry.tokens)),
+        ended=ended,
+        reason=reason_of(spec, ended),
+        notes=_notes(spec, False, True),
+        **means,
+        **more,
+    )
+
+
+def _notes(spec: Transformer, limit: bool, by_position: bool = False) -> tuple[str, ...]:
+    """Approximations that the exchangeable theory makes for a spec, one sentence each."""
+    notes = []
+    if limit or np.any(np.isinf(spec.context)):
+        notes.append(
+            "Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train."
+        )
+    if np.any(spec.identity):
+        notes.append("Identity parts: heads are taken to be infinitely wide.")
+    if spec.causal and by_position:
+        notes.append("Causal mask: means over positions; `positions` has each.")
+    elif spec.causal:
+        notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
+    if spec.rotary_base is not None and by_position:
+        notes.append("Rotary positions: means over pairs; near tokens are more alike than far.")
+        notes.append(f"Scores under rotary positions are drawn, with seed {SEED}.")
+    elif spec.rotary_base is not None:
+        notes.append(
+            "Rotary positions are not in the score variance: at beta sqrt(log T) > 1 "
+            "collapse is slower than predicted."
+        )
+    return tuple(notes)
+
+
+def reason_of(spec: Transformer, ended: Ints) -> str:
+    """How trajectories ended, as a sentence."""
+    short = int(np.sum(ended < spec.depth))
+    if not short:
+        return f"all {spec.depth} layers were computed"
+    which = "the trajectory" if ended.ndim == 0 else f"{short} of {ended.size} trajectories"
+    return (
+        f"{which} ended before layer {spec.depth}: the state vanished, overflowed, or left the "
+        "range where its statistics are known (score standard deviation 40, tanh or silu at "
+        "variance 100)"
+    )

@@ -1,0 +1,104 @@
+"""Heads of sampled attention: weights, queries and keys drawn from the kernel that they read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sigprop.core.arrays import Bools, Floats
+from sigprop.model.spec import Transformer
+
+__all__ = ["Head", "angles", "drawn", "head", "root_of"]
+
+
+def root_of(kernel: Floats) -> Floats:
+    """Symmetric root R, R R^T the given kernel, negative rounding removed.
+
+    Unlike eigenvectors times roots of eigenvalues, it does not depend on the signs or, in a space
+    of equal eigenvalues, on the basis that a solver returns, which differ between processors.
+
+    Parameters
+    ----------
+    kernel : array, shape (T, T)
+        Symmetric, positive semidefinite.
+
+    Returns
+    -------
+    array, shape (T, T)
+        The root.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.propagation.drawn_heads import root_of
+    >>> root_of(4 * np.eye(1)).tolist()
+    [[2.0]]
+    """
+    values, vectors = np.linalg.eigh(kernel)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+
+def drawn(rng: np.random.Generator, root: Floats, columns: int) -> Floats:
+    """Gaussian tokens with the covariance of `root`."""
+    return np.asarray(root @ rng.standard_normal((root.shape[1], columns)))
+
+
+def _softmax(scores: Floats, seen: Bools) -> Floats:
+    scores = np.where(seen, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head's weights, and its queries and keys, or roots of their kernels."""
+
+    weights: Floats
+    queries: Floats
+    keys: Floats
+
+    def scores(self, product: Floats, turn: Floats | None) -> tuple[Floats, Floats]:
+        """Kernels of dQ and dK, given B."""
+        c = self.weights * (product - (self.weights * product).sum(axis=1, keepdims=True))
+        dq, dk = c @ self.keys, c.T @ self.queries
+        if turn is not None:
+            dq, dk = _rotated(dq, -turn), _rotated(dk, -turn)
+        return dq @ dq.T, dk @ dk.T
+
+
+def head(
+    spec: Transformer,
+    rng: np.random.Generator,
+    root: Floats,
+    seen: Bools,
+    variance: float,
+    turn: Floats | None,
+) -> Head:
+    """Draw queries and keys over sqrt(d_h); at infinite width, the roots of their kernels."""
+    if spec.head_width is None:
+        weights = _softmax(variance * drawn(rng, root, len(root)) @ root.T, seen)
+        return Head(weights, np.sqrt(variance) * root, np.sqrt(variance) * root)
+    size = int(spec.head_width)
+    q, k = (drawn(rng, np.sqrt(variance) * root, size) for _ in range(2))
+    if turn is not None:
+        q, k = _rotated(q, turn), _rotated(k, turn)
+    scale = np.sqrt(size)
+    return Head(_softmax(q @ k.T / scale, seen), q / scale, k / scale)
+
+
+def angles(spec: Transformer) -> Floats | None:
+    """Rotary angles, position by frequency."""
+    if spec.rotary_base is None or spec.head_width is None:
+        return None
+    half = int(spec.head_width) // 2
+    frequency = spec.rotary_base ** (-np.arange(half) / half)
+    return np.outer(np.arange(int(spec.context)), frequency)
+
+
+def _rotated(x: Floats, angle: Floats) -> Floats:
+    """Turn pairs (i, i + d_h/2) of features; an odd last one stays."""
+    half = angle.shape[1]
+    a, b, rest = x[:, :half], x[:, half : 2 * half], x[:, 2 * half :]
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.hstack([a * cos - b * sin, a * sin + b * cos, rest])

@@ -1,0 +1,324 @@
+"""One draw of the kernel solver: attention drawn at infinite width, MLP and norms exact (E25b)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sigprop.core.arrays import Bools, Floats
+from sigprop.core.errors import AssumptionError, require
+from sigprop.core.jobs.cache import Arrays
+from sigprop.layers.activations import activation
+from sigprop.layers.mlp import Mlp
+from sigprop.layers.state import State
+from sigprop.model.inputs import allow_tokens
+from sigprop.model.spec import Transformer
+
+__all__ = ["context_of", "follow", "kernel_cell"]
+
+HOMOGENEOUS = ("relu", "linear")  # phi(a x) = a phi(x), a > 0
+
+
+def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) -> Arrays:
+    """Follow one draw through the layers: the job of one seed.
+
+    Parameters
+    ----------
+    spec : dict
+        As from `Transformer.to_dict`.
+    kernel, blocks, seed
+        As in `solve`.
+
+    Returns
+    -------
+    dict of str to array
+        The attributes of `Solved` without their first axis.
+    """
+    rng = np.random.Generator(np.random.SFC64(seed))
+    known = Transformer.from_dict(spec)
+    if known.norm == "post":
+        kernel = _Draw(known, rng).norm(kernel)
+    return follow([known] * known.depth, kernel, blocks, rng)
+
+
+def follow(
+    specs: Sequence[Transformer], kernel: Floats, blocks: int, rng: np.random.Generator
+) -> Arrays:
+    """Follow one draw through blocks that may differ, from the kernel that the first one reads.
+
+    Parameters
+    ----------
+    specs : sequence of Transformer
+        One for each block; their depth has no meaning, nor has a window or a prefix.
+    kernel : array, shape (T, T)
+        Kernel of the stream; no norm precedes it.
+    blocks : int
+        Position blocks.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    dict of str to array
+        The attributes of `Solved` without their first axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.drawn_layer import follow
+    >>> spec = Transformer(depth=1, context=4, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> cold = spec.replace(beta=3.0)
+    >>> follow([spec, cold], np.eye(4), 1, np.random.default_rng(0))["rho"].shape
+    (3,)
+    """
+    kernels, heads, draw = [_described(kernel, blocks)], [], None
+    for spec in specs:
+        if draw is None or draw.spec is not spec:
+            draw = _Draw(spec, rng)
+        kernel, attention = draw.block(kernel)
+        heads.append(attention)
+        kernels.append(_described(kernel, blocks))
+    out = {name: np.stack([k[name] for k in kernels]) for name in kernels[0]}
+    names = ("y2", "overlap", "entropy")
+    return out | dict(zip(names, np.stack(heads, axis=1), strict=True))
+
+
+def context_of(spec: Transformer) -> int:
+    """Context of a spec that the solver takes.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+
+    Returns
+    -------
+    int
+        The context.
+
+    Raises
+    ------
+    DomainError
+        If the context is infinite or too large, or the heads do not divide the width.
+    AssumptionError
+        If the spec has arrays, or is outside what the solver knows.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.drawn_layer import context_of
+    >>> context_of(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
+    8
+    """
+    if spec.shape:
+        raise AssumptionError(f"the kernel solver needs a single spec, not shape {spec.shape}")
+    if spec.has_identity:
+        raise AssumptionError("the kernel solver knows no identity parts")
+    context = float(spec.context)
+    allow_tokens("context", spec.context, context)
+    if spec.norm == "none" and spec.activation not in HOMOGENEOUS:
+        raise AssumptionError(
+            f"without norms tokens have different variances, for which {spec.activation} has no "
+            f"dual here: use a norm, or one of {', '.join(HOMOGENEOUS)}"
+        )
+    _head_size(spec)
+    return int(context)
+
+
+def _head_size(spec: Transformer) -> int | None:
+    if spec.width is None:
+        if spec.rotary_base is not None:
+            raise AssumptionError("rotary positions depend on the width of a head: give width")
+        return None
+    size, rest = divmod(spec.width, spec.heads)
+    require(rest == 0, "heads", spec.heads, f"a divisor of width = {spec.width}")
+    even = spec.rotary_base is None or size % 2 == 0
+    require(even, "width", spec.width, "heads of even width under rotary positions")
+    return size
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Attention of one block drawn, norms and MLP exact."""
+
+    spec: Transformer
+    rng: np.random.Generator
+
+    def block(self, kernel: Floats) -> tuple[Floats, Floats]:
+        spec = self.spec
+        read = self.norm(kernel) if spec.norm == "pre" else kernel
+        branch, attention = self._attention(read)
+        kernel = float(spec.alpha_attn) ** 2 * kernel + branch
+        if spec.parallel:
+            return kernel + self._mlp(read), attention
+        read = kernel if spec.norm == "none" else self.norm(kernel)
+        skip = kernel if spec.norm == "pre" else read
+        kernel = float(spec.alpha_mlp) ** 2 * skip + self._mlp(read)
+        return (self.norm(kernel) if spec.norm == "post" else kernel), attention
+
+    def norm(self, kernel: Floats) -> Floats:
+        """Norm of every token (E14)."""
+        _alive(kernel)
+        return float(self.spec.norm_gain) ** 2 * _cosines(kernel)
+
+    def _attention(self, kernel: Floats) -> tuple[Floats, Floats]:
+        """E25b, without the residual; with participation, overlap and entropy."""
+        spec, root = self.spec, _root(kernel)
+        total, statistics = np.zeros_like(kernel), np.zeros(3)
+        for scores in self._scores(root):
+            weights = self._softmax(scores)
+            statistics += _statistics(weights)
+            if spec.attention == "centred":
+                weights -= self._uniform
+            total += weights @ kernel @ weights.T
+        bias = 0.0 if spec.attention == "centred" else float(spec.sigma_b2)
+        branch = float(spec.sigma_o2) * (float(spec.sigma_v2) / spec.heads * total + bias)
+        return (branch + branch.T) / 2, statistics / spec.heads
+
+    def _scores(self, root: Floats) -> Iterator[Floats]:
+        """Scores of every head (E1, E25b)."""
+        size = _head_size(self.spec)
+        scale = float(self.spec.beta) * math.sqrt(math.log(len(root)) / (size or 1))
+        for head in range(self.spec.heads):
+            if head % self.spec.heads_per_key == 0:
+                keys = root if size is None else self._keys(root, size)
+            query = root @ self.rng.standard_normal((root.shape[1], keys.shape[1]))
+            yield np.asarray(scale * (self._turned(query) @ keys.T))
+
+    def _keys(self, root: Floats, size: int) -> Floats:
+        """Keys of one group of heads."""
+        rank = root.shape[1]
+        if size >= rank and self.spec.rotary_base is None:
+            return np.asarray(root @ self._wishart_root(rank, size))
+        return self._turned(root @ self.rng.standard_normal((rank, size)))
+
+    def _wishart_root(self, rank: int, size: int) -> Floats:
+        """Triangular factor L of Z = L V, Z normal (rank, size) and V orthonormal (Bartlett 1933).
+
+        V times an independent normal matrix is a normal matrix of shape (rank, rank): wide heads
+        need no more numbers than the rank of the kernel.
+        """
+        root = np.tril(self.rng.standard_normal((rank, rank)), -1)
+        np.fill_diagonal(root, np.sqrt(self.rng.chisquare(size - np.arange(rank))))
+        return root
+
+    def _turned(self, y: Floats) -> Floats:
+        """Rotary positions: pairs of features turn with the position (theory.md 2d)."""
+        base = self.spec.rotary_base
+        if base is None:
+            return y
+        rates = base ** (-np.arange(0, y.shape[1], 2) / y.shape[1])
+        turn = np.exp(1j * np.arange(len(y))[:, None] * rates)
+        pairs = np.ascontiguousarray(y).view(np.complex128) * turn
+        return np.asarray(pairs.view(np.float64))
+
+    @cached_property
+    def _mask(self) -> Bools:
+        """Keys that a query sees: those before it, in its window, or both in the prefix."""
+        query, key = np.ogrid[: int(self.spec.context), : int(self.spec.context)]
+        window = math.inf if self.spec.window is None else self.spec.window
+        last = np.maximum(query, self.spec.prefix - 1)
+        return np.asarray((key <= last) & (key > query - window))
+
+    @cached_property
+    def _uniform(self) -> Floats:
+        """Equal weights on all keys that a query sees (E11)."""
+        context = int(self.spec.context)
+        if not self.spec.causal:
+            return np.full((context, context), 1 / context)
+        return np.asarray(self._mask / self._mask.sum(axis=1, keepdims=True))
+
+    def _softmax(self, scores: Floats) -> Floats:
+        if self.spec.causal:
+            scores = np.where(self._mask, scores, -np.inf)
+        scores -= scores.max(axis=1, keepdims=True)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=1, keepdims=True)
+        return scores
+
+    @cached_property
+    def _perceptron(self) -> Mlp:
+        spec = self.spec
+        unit = None if spec.norm == "none" else float(spec.norm_gain) ** 2
+        dual = activation(spec.activation)
+        scales = (float(spec.sigma_w1_2), float(spec.sigma_w2_2), float(spec.sigma_b2))
+        return Mlp(dual, *scales, spec.gated, unit)
+
+    def _mlp(self, kernel: Floats) -> Floats:
+        """MLP on every entry (E15)."""
+        if self.spec.norm == "none":
+            return self._homogeneous(kernel)
+        q = float(self.spec.norm_gain) ** 2
+        out = self._perceptron.at(State(q, np.maximum(q - kernel, 0.0)))
+        branch = np.asarray(out.q - out.gap)
+        np.fill_diagonal(branch, out.q)
+        return branch
+
+    def _homogeneous(self, kernel: Floats) -> Floats:
+        """MLP on tokens of different variances: phi(a x) = a phi(x) reduces them to one."""
+        spec = self.spec
+        inner = float(spec.sigma_w1_2) * kernel + float(spec.sigma_b2)
+        root = np.sqrt(np.diagonal(inner))
+        dual = activation(spec.activation)(np.array(1.0))
+        unlike = np.maximum(1 - _cosines(inner), 0.0)
+        branch = np.outer(root, root) * (dual.variance - dual.drop(unlike))
+        if spec.gated:
+            branch *= inner
+        return float(spec.sigma_w2_2) * branch + float(spec.sigma_b2)
+
+
+def _alive(kernel: Floats) -> None:
+    """Refuse a kernel whose cosines are not defined."""
+    q = np.diagonal(kernel)
+    if not (np.isfinite(kernel).all() and (q > 0).all()):
+        raise AssumptionError("the state of some token vanishes or overflows on the way")
+
+
+def _cosines(kernel: Floats) -> Floats:
+    """Cosines of the tokens; zero where one has no variance."""
+    root = np.sqrt(np.diagonal(kernel))
+    square = np.outer(root, root)
+    out: Floats = np.zeros_like(kernel)
+    np.divide(kernel, square, out=out, where=square > 0)
+    np.fill_diagonal(out, 1.0)
+    return out
+
+
+def _root(kernel: Floats) -> Floats:
+    """R with R R^T = K, by pivoted Cholesky: repeated tokens make K singular, which costs no rank.
+
+    It stops at the rounding error of the largest variance times T.
+    """
+    from scipy.linalg.lapack import dpstrf
+
+    factor, pivots, rank, _ = dpstrf(kernel, lower=1)
+    root = np.empty((len(kernel), rank))
+    root[pivots - 1] = np.tril(factor)[:, :rank]
+    return root
+
+
+def _statistics(weights: Floats) -> Floats:
+    """Participation ratio, overlap of two queries, entropy of a matrix of attention weights."""
+    count_ = len(weights)
+    squares = float(np.square(weights).sum())
+    pairs = (float(np.square(weights.sum(axis=0)).sum()) - squares) / (count_ * (count_ - 1))
+    logs = np.log(np.where(weights > 0, weights, 1.0))
+    return np.array([squares / count_, pairs, -float((weights * logs).sum()) / count_])
+
+
+def _described(kernel: Floats, blocks: int) -> Arrays:
+    """Block means of the cosines, mean cosine off the diagonal, mean variance."""
+    _alive(kernel)
+    cosines, number = _cosines(kernel), len(kernel)
+    edges = np.linspace(0, number, blocks + 1).round().astype(int)
+    size = np.diff(edges)
+    sums = np.add.reduceat(np.add.reduceat(cosines, edges[:-1], axis=0), edges[:-1], axis=1)
+    rho = (cosines.sum() - number) / (number * (number - 1))
+    q = np.diagonal(kernel).mean()
+    return {"samples": sums / np.outer(size, size), "rho": np.array(rho), "q": np.array(q)}

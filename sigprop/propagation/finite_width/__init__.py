@@ -1,0 +1,1 @@
+"""Fluctuations over networks of finite width."""

@@ -1,0 +1,286 @@
+r"""Spread of the trajectory over networks, and what it and finite width do to the mean (E26).
+
+The state of one network is taken as log-normal: y = (log q, log gap) has a mean and a covariance.
+A map moves four sigma points, mean +- sqrt(2) times the columns of a Cholesky factor, which carries
+the covariance to first order and the mean to second (Julier & Uhlmann 1997). Each residual
+sublayer then injects noise, with p the common part of its kernel, f its branches, d width, h heads:
+
+* *weights*: a Gaussian matrix of d outputs maps the common direction to a random vector, so
+  :math:`\mathrm{var}\,p = (2 p_f^2 + 4 \alpha^2 p\,p_f)/d`; the gap averages T directions,
+  :math:`\mathrm{var}\,gap = (2 gap_f^2 + 4\alpha^2 gap\,gap_f)/(dT)`;
+  values that a group of query heads shares count :math:`2 p_f^2/d` once for each of them;
+* *hidden units*: an MLP averages over d_ff units; given its common preactivation c a unit
+  contributes the squared mean of T tokens, about :math:`m(c)^2 + v(c)/T`, to p, and :math:`v(c)` to
+  the gap, m and v its mean and variance over tokens (`sigprop.layers.mlp_units`);
+* *temperature*: the common part of the queries gives all scores of a head one variance factor, of
+  variance :math:`2\rho^2(1/d_h + 1/d)`;
+* *keys*: the participation ratio averaged over tokens keeps the part of its variance that queries
+  share, taken as the square of :math:`(O - 1/T)/(Y_2 - 1/T)`: exact at r = 0 and 1 and within
+  0.12 of that variance between (measured at T = 64-512, s = 1-7).
+
+The mean kernel is as without noise, so noise lowers its mean logarithm by half the variance.
+
+Tokens differ too: a norm divides each by its own squared norm. With u that norm and w the mean
+overlap with the others, the mean overlap behind it is, to second order in their variation over the
+tokens of one network,
+
+.. math:: \rho' = \frac{p}{q} \Big(1 + \frac34 \frac{\mathrm{var}\,u}{q^2}\Big)
+          - \frac{\mathrm{cov}(u, w)}{q^2}
+
+(E26, which keeps the first term). Attention adds :math:`(\sigma_v^2 gap)^2 [\mathrm{var} Y +
+\ldots]/h` to var u, dots for heads of finite width (E12); a matrix of d outputs adds :math:`2
+[p_f gap_f + \alpha^2 (p\,gap_f + gap\,p_f)]/d` to cov(u, w), and to var u twice that and
+:math:`[2 gap_f^2 + 4\alpha^2 gap\,gap_f]/d`; hidden units add theirs (`sigprop.layers.mlp_units`).
+Behind a post-norm all starts afresh; a pre-norm stream keeps what it gathered.
+
+Keys of finite width (`sigprop.layers.attention.statistics.finite_width_keys`) are pulled along the
+query: the gap of attention's output becomes :math:`\sigma_v^2 gap [(Y_2 - O) Y_2'/Y_2 + (1 - \rho)
+drift]`, Y_2' the participation at width d.
+
+Directions also *crowd*: every random matrix of d outputs adds to the off-diagonal entries of the
+kernel about its common part a variance of :math:`[gap_f^2 + 2\alpha^2 gap\,gap_f]/d`, and hidden
+units :math:`gap_f^2\, E v^2/(E v)^2/d_{ff}`. The variance that was there passes coherently through
+the skip branch and the MLP, and attention adds that of other pairs. Relative to gap^2/d the
+variance kappa, one for random tokens, grows with depth unless attention mixes: tokens share d/kappa
+directions, which stands for d wherever keys of finite width matter. The gap averages T directions
+only as far as they are apart: beside 1/T of the first item stands kappa/d.
+
+Approximate: Gaussian noise, at first order in 1/d. Largest deviation from the measured mean overlap
+over 50 layers of the published encoder, and that of `propagate`: 0.0025 and 0.038 (standard error
+0.001) at beta = 0.5, T = 64, d = 96; 0.003 and 0.030 (0.003) at beta = 1.5, T = 128, d = 192;
+0.0007 and 0.0054 (0.0007, 1600 networks) at beta = 0.5, T = 512, d = 720.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sigprop.core.arguments import validated
+from sigprop.layers.attention.head_noise import head_noise
+from sigprop.layers.attention.statistics import Finite, reduced_beta
+from sigprop.layers.fluctuation import Fluctuation, around
+from sigprop.layers.norm import Norm, normed
+from sigprop.layers.state import State
+from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import refusal, require_theory
+from sigprop.propagation.result import Trajectory
+from sigprop.propagation.solve import exchangeable
+from sigprop.propagation.stack import Block, build_block, iterate
+
+__all__ = ["Noise", "bands", "block_noise", "input_variance"]
+
+LARGEST = 9.0  # variance of log q and log gap
+
+
+@validated
+def bands(spec: Transformer) -> Trajectory:
+    """Trajectory with its spread over networks, and the mean at finite width.
+
+    Parameters
+    ----------
+    spec : Transformer
+        One description, with a width.
+
+    Returns
+    -------
+    Trajectory
+        As of `propagate`, means over networks at this width, with rho_std, y2_std and entropy_std:
+        standard deviations over networks (seeds) of averages over tokens and heads.
+
+    Raises
+    ------
+    AssumptionError
+        If the spec has arrays, no width, an infinite context, tokens that do not differ, or a state
+        that vanishes or fluctuates beyond a factor e^3.
+
+    Notes
+    -----
+    theory.md section 7 (E26).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.finite_width.bands import bands
+    >>> spec = Transformer(depth=4, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0.1)
+    >>> found = bands(spec)
+    >>> found.rho_std.shape, bool(0.02 < found.rho_std[-1] < 0.04)
+    ((5,), True)
+    """
+    require_theory(spec, "bands")
+    base = exchangeable(spec)
+    if not np.all(base.gap > 0):
+        raise refusal("tokens that merge", "bands", where="the last block")
+    block = build_block(spec)
+    with np.errstate(all="ignore"):  # what overflows is refused
+        first = _input(spec, State(base.q[0], base.gap[0]))
+        laws = [first, *iterate(first, [block] * (len(base.q) - 1), _through)]
+        for layer, law in enumerate(laws[1:], 1):
+            _require_small(law, layer)
+        return replace(base, **_described(spec, block, laws))
+
+
+def _through(networks: Fluctuation, block: Block) -> Fluctuation:
+    return block.noise(networks)
+
+
+class Noise(NamedTuple):
+    """What one block adds: to the overlap deficit behind it, and to attention's averages in it.
+
+    Attributes
+    ----------
+    deficit, y2, entropy : tuple of float
+        Variance over networks, and shift of the mean at finite width.
+    behind : float
+        Overlap deficit behind the block, at infinite width.
+
+    Examples
+    --------
+    >>> from sigprop.propagation.finite_width.bands import Noise
+    >>> Noise((1e-4, 0.0), (0.0, 0.0), (0.0, 0.0), 0.5).deficit[0]
+    0.0001
+    """
+
+    deficit: tuple[float, float]
+    y2: tuple[float, float]
+    entropy: tuple[float, float]
+    behind: float
+
+
+def block_noise(spec: Transformer, state: State, b: float, variance: float, layer: int) -> Noise:
+    """Noise of one block of exchangeable tokens.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A description with a width, of which mask, rotation, depth and input are not used.
+    state : State
+        What enters the block.
+    b : float
+        Reduced inverse temperature of the scores, in place of that of the spec.
+    variance : float
+        Variance over networks of the logarithm of the gap that enters; it moves the means.
+    layer : int
+        Number of the block, for errors.
+
+    Returns
+    -------
+    Noise
+        Variances and shifts.
+
+    Raises
+    ------
+    AssumptionError
+        If the state vanishes or fluctuates beyond a factor e^3.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.finite_width.bands import block_noise
+    >>> from sigprop.layers.state import State
+    >>> spec = Transformer(depth=1, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> found = block_noise(spec, State(1.0, 1e-12), 1e-6, 0.0, 1)
+    >>> bool(0.01 < found.deficit[0] ** 0.5 / 1e-12 < 0.1)
+    True
+    """
+    plain = build_block(spec)
+    read = plain.read(state)
+    cold = spec.replace(beta=b / float(np.sqrt(read.q * read.gap)))
+    block = build_block(cold, False, plain.place)
+    with np.errstate(all="ignore"):  # what overflows is refused
+        rows = []
+        for entering in (0.0, variance):
+            first = around(state, entering)
+            laws = [first, block.noise(first)]
+            _require_small(laws[1], layer)
+            rows.append(_described(spec, block, laws))
+        out, rem = block(state), Finite(spec.context, spec.head_width)
+        mean = {
+            "deficit": out.gap / out.q,
+            "y2": rem.weights(b, read.gap / read.q).y2,
+            "entropy": np.log(spec.context) - rem.entropy_deficit(b),
+        }
+    own, whole = ({"deficit": r["gap"] / r["q"], "deficit_std": r["rho_std"]} | r for r in rows)
+    at = {"deficit": 1, "y2": 0, "entropy": 0}
+    parts = {
+        k: (float(own[f"{k}_std"][i]) ** 2, float(whole[k][i] - mean[k])) for k, i in at.items()
+    }
+    return Noise(**parts, behind=float(mean["deficit"]))
+
+
+def input_variance(spec: Transformer, state: State) -> float:
+    """Variance over networks of the logarithm of the input's gap.
+
+    Random tokens: their mean vector has d components, so its square varies by 2/d.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A description with a width.
+    state : State
+        What enters the first block.
+
+    Returns
+    -------
+    float
+        The variance.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.finite_width.bands import input_variance
+    >>> from sigprop.layers.state import State
+    >>> spec = Transformer(depth=1, context=10, width=20, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> round(input_variance(spec, State(1.0, 1.0)), 12)  # 2/(d T^2)
+    0.001
+    """
+    common = 1 - state.gap / state.q * (1 - 1 / spec.context)
+    assert spec.width is not None
+    return float(2 * common**2 / spec.width)
+
+
+def _require_small(law: Fluctuation, layer: int) -> None:
+    known = np.isfinite(law.mean).all() and np.isfinite(law.cov).all()
+    if not known or not np.isfinite(law.crowding) or np.trace(law.cov) > LARGEST:
+        raise refusal("networks that differ too much", "bands", where=f"block {layer}")
+
+
+def _input(spec: Transformer, state: State) -> Fluctuation:
+    cov = np.diag([0.0, input_variance(spec, state)])
+    return Fluctuation(np.log(np.array([state.q, state.gap], dtype=np.float64)), cov)
+
+
+def _described(spec: Transformer, block: Block, laws: list[Fluctuation]) -> dict[str, Any]:
+    """Averages over the points, layer by layer; attention adds its own noise to what is read."""
+    log_t, place = float(np.log(spec.context)), block.place
+    norm, attention = block.attention_branch.norm, block.attention
+    q = np.array([np.mean(c.points.q) for c in laws])
+    even = [normed(Norm(), c, c.points, place) for c in laws]
+    ratio = np.stack([s.gap / s.q for s in even])
+    reads = [normed(norm, c, c.points, place) for c in laws[:-1]]
+    x = np.stack([r.gap / r.q for r in reads])
+    b = np.stack([reduced_beta(attention.beta, r) for r in reads])
+    finite = Finite(spec.context, spec.head_width)
+    weights, lost = finite.weights(b, x), finite.entropy_deficit(b)
+    y2, overlap = np.asarray(weights.y2), np.asarray(weights.y2 - weights.spread)
+    centres = (normed(norm, c, c.centre, place) for c in laws[:-1])
+    own = [head_noise(attention, read).of_means(attention.heads) for read in centres]
+    y2_own, entropy_own = np.array(own).T
+    return {
+        "q": q,
+        "gap": q * ratio.mean(axis=1),
+        "rho": 1 - ratio.mean(axis=1),
+        "y2": y2.mean(axis=1),
+        "overlap": overlap.mean(axis=1),
+        "entropy": log_t - lost.mean(axis=1),
+        "entropy_ratio": 1 - lost.mean(axis=1) / log_t,
+        "reduced_beta": b.mean(axis=1),
+        "score_std": b.mean(axis=1) * np.sqrt(log_t),
+        "crowding": np.array([c.crowding for c in laws]),
+        "rho_std": ratio.std(axis=1),
+        "y2_std": np.sqrt(np.var(weights.excess, axis=1) + y2_own),
+        "entropy_std": np.sqrt(lost.var(axis=1) + entropy_own),
+    }

@@ -1,0 +1,374 @@
+"""Gradient kernel and weight gradients of a stack, layer by layer (E22-E24)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sigprop.core.arguments import validated
+from sigprop.core.arrays import Floats, Number, finite_or_none
+from sigprop.core.errors import AssumptionError
+from sigprop.layers.attention.statistics import freezing
+from sigprop.layers.interface import BackwardStep, Spread
+from sigprop.layers.state import Gradient, State
+from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import require_theory
+from sigprop.propagation.finite_width.bands import bands
+from sigprop.propagation.points import chunks, part_of
+from sigprop.propagation.result import Trajectory
+from sigprop.propagation.solve import exchangeable
+from sigprop.propagation.stack import Block, build_block, build_blocks, iterate
+
+__all__ = [
+    "EXPLODING",
+    "VANISHING",
+    "Gradients",
+    "gradient_exponent",
+    "gradient_sweep",
+    "gradients",
+    "query_gradient_limit",
+]
+
+WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
+VANISHING, EXPLODING = 1e-3, 1e3  # squared norm over the largest of the last block
+
+
+@dataclass(frozen=True)
+class Gradients:
+    r"""Gradients of a stack, for independent output gradients.
+
+    Entries where a trajectory has ended are NaN.
+
+    Attributes
+    ----------
+    q, p : arrays, shape (L, ...)
+        Variance of the gradient at the input of each block, and covariance of two tokens, for
+        output gradients of unit variance.
+    wq, wk, wv, w1, w2 : arrays, shape (L, ...)
+        Squared Frobenius norms of the gradients of the query, key, value and MLP matrices, for
+        output gradients of total squared norm one. Without a width they are per unit of width.
+    apjn : array, shape (...)
+        Averaged squared partial Jacobian norm of the stack, q at the first block.
+    exponent : array, shape (...)
+        :math:`\lambda_g`, log apjn over the number of blocks; its limit is
+        `gradient_exponent`.
+    errors : dict of str to array, shape (L,), or None
+        Standard errors of q, p and the weights, where they were sampled.
+    draws, seed : int or None
+        How often, from which seed.
+
+    Notes
+    -----
+    theory.md section 5; Cowsik et al., arXiv 2403.02579 (exponent); Doshi et al., arXiv 2111.12143
+    (APJN).
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.gradients.closed_form import gradients
+    >>> spec = Transformer(depth=3, context=64, beta=0, sigma_v2=0, sigma_w2=0, rho0=0,
+    ...                    alpha_attn=2, norm="none")
+    >>> gradients(spec).q.tolist()
+    [64.0, 16.0, 4.0]
+    """
+
+    q: Floats
+    p: Floats
+    wq: Floats
+    wk: Floats
+    wv: Floats
+    w1: Floats
+    w2: Floats
+    apjn: Floats
+    exponent: Floats
+    errors: dict[str, Floats] | None = None
+    draws: int | None = None
+    seed: int | None = None
+
+    def fates(
+        self, vanishing: float = VANISHING, exploding: float = EXPLODING
+    ) -> dict[str, NDArray[np.str_]]:
+        """Which parameters' gradients vanish or explode, block by block.
+
+        Parameters
+        ----------
+        vanishing, exploding : float
+            Squared norm, over the largest of the last block, below and above which a gradient is
+            called so.
+
+        Returns
+        -------
+        dict
+            For each of wq, wk, wv, w1, w2 an array of shape (L, ...) of "vanishing", "healthy",
+            "exploding" or, where it is not known, "undefined".
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> from sigprop.propagation.gradients.closed_form import gradients
+        >>> spec = Transformer(depth=2, context=512, beta=0.1, sigma_v2=1, sigma_w2=1, rho0=0.5)
+        >>> gradients(spec).fates()["wq"].tolist()
+        ['vanishing', 'vanishing']
+        """
+        norms = {name: getattr(self, name) for name in WEIGHTS}
+        known = np.isfinite(self.q)
+        last = np.maximum(known.sum(axis=0, keepdims=True) - 1, 0)
+        ends = [np.take_along_axis(value, last, 0) for value in norms.values()]
+        scale = np.max(ends, axis=0)
+        return {
+            name: np.select(
+                [~known, value < vanishing * scale, value > exploding * scale],
+                ["undefined", "vanishing", "exploding"],
+                "healthy",
+            )
+            for name, value in norms.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; what is not finite is null.
+
+        Returns
+        -------
+        dict
+            grad_q, grad_p, grad_wq, ..., apjn and lambda_g; where they were sampled also grad_q_se,
+            ..., draws and seed.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> from sigprop.propagation.gradients.closed_form import gradients
+        >>> spec = Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+        >>> sorted(gradients(spec).to_dict())[:3]
+        ['apjn', 'grad_p', 'grad_q']
+        """
+        out = {f"grad_{n}": finite_or_none(getattr(self, n)) for n in ("q", "p", *WEIGHTS)}
+        out |= {"apjn": finite_or_none(self.apjn), "lambda_g": finite_or_none(self.exponent)}
+        if self.errors is None:
+            return out
+        errors = {f"grad_{n}_se": finite_or_none(v) for n, v in self.errors.items()}
+        return out | errors | {"draws": self.draws, "seed": self.seed}
+
+
+@validated
+def gradients(
+    spec: Transformer,
+    trajectory: Trajectory | None = None,
+    beta_by_layer: ArrayLike | None = None,
+) -> Gradients:
+    """Gradient kernel and weight gradients of a spec, layer by layer.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; arrays broadcast.
+    trajectory : Trajectory, optional
+        Its trajectory, if it is known; by default that of `bands` where there is a width, since
+        score gradients, which grow as the squared gap, need its spread.
+    beta_by_layer : array_like, shape (L, ...), optional
+        Inverse temperature of each block, in place of `spec.beta`; the spread of `bands` is then
+        left out.
+
+    Returns
+    -------
+    Gradients
+        Everything, layer by layer. The output gradient enters after the last block reached.
+
+    Raises
+    ------
+    AssumptionError
+        If the context is infinite, where the gradient of the scores diverges as log T.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.gradients.closed_form import gradients
+    >>> spec = Transformer(depth=10, context=256, width=384, beta=2, sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0.1)
+    >>> found = gradients(spec)
+    >>> found.q.shape, bool(found.q[0] > 10)
+    ((10,), True)
+    """
+    require_theory(spec, "gradients")
+    if trajectory is None and beta_by_layer is not None:
+        trajectory = exchangeable(spec, beta_by_layer=beta_by_layer)
+    found, gap, spread = _typical(spec, trajectory)
+    blocks = build_blocks(spec, beta_by_layer=beta_by_layer)[: len(found.q) - 1]
+
+    def back(step: BackwardStep, layer: tuple[int, Block]) -> BackwardStep:
+        index, block = layer
+        last = found.ended == index + 1
+        q, others = step.gradient
+        gradient = Gradient(np.where(last, 1, q), np.where(last, 0, others))
+        return block.backward(State(found.q[index], gap[index]), gradient, spread[index])
+
+    start = BackwardStep(Gradient(np.full(spec.shape, np.nan), np.zeros(spec.shape)), {})
+    with np.errstate(all="ignore"):  # what overflows is masked
+        rows = list(iterate(start, reversed(list(enumerate(blocks))), back))
+    return _collected(spec, found, rows[::-1])
+
+
+def _typical(
+    spec: Transformer, trajectory: Trajectory | None
+) -> tuple[Trajectory, Floats, list[Spread]]:
+    """Trajectory, the gap of a typical network and the variation around it."""
+    if trajectory is None:
+        single = spec.width is not None and spec.shape == () and not np.isinf(spec.context)
+        trajectory = bands(spec) if single else exchangeable(spec)
+    if trajectory.rho_std is None or trajectory.crowding is None:
+        return trajectory, trajectory.gap, [Spread()] * len(trajectory.q)
+    variance = np.log1p((trajectory.rho_std * trajectory.q / trajectory.gap) ** 2)
+    pairs = zip(variance.tolist(), trajectory.crowding.tolist(), strict=True)
+    spread = [Spread(*pair) for pair in pairs]
+    return trajectory, trajectory.gap * np.exp(-variance / 2), spread
+
+
+def _collected(spec: Transformer, found: Trajectory, rows: list[BackwardStep]) -> Gradients:
+    width = 1.0 if spec.width is None else float(spec.width)
+
+    def column(values: Iterable[Number]) -> Floats:
+        wide = np.stack([np.broadcast_to(v, spec.shape) for v in values])
+        return np.where(np.isfinite(wide), wide, np.nan)
+
+    fan_in = dict.fromkeys(WEIGHTS, width) | {"w2": width * spec.mlp_ratio}
+    q = column(row.gradient.q for row in rows)
+    with np.errstate(divide="ignore"):  # nothing passes
+        exponent = np.log(q[0]) / found.ended
+    weights: dict[str, Any] = {
+        n: fan_in[n] * column(row.weights[n] for row in rows) for n in WEIGHTS
+    }
+    return Gradients(
+        q=q,
+        p=column(row.gradient.others for row in rows) / (np.asarray(spec.context) - 1),
+        apjn=q[0],
+        exponent=exponent,
+        **weights,
+    )
+
+
+@validated
+def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
+    """Gain of the gradient and weakness of score gradients over an array of specs, in chunks.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; memory grows with depth for one chunk alone.
+
+    Returns
+    -------
+    apjn, score_gradient : arrays
+        Squared gradient at the first block over that at the output; smallest over the blocks of the
+        squared gradient of the query weights over that of the value weights. NaN where nothing
+        reaches the last block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.gradients.closed_form import gradient_sweep
+    >>> spec = Transformer(depth=3, context=64, beta=[0.5, 2], sigma_v2=1, sigma_w2=1, rho0=0.1)
+    >>> gradient_sweep(spec)[0].shape
+    (2,)
+    """
+    apjn, score = np.empty(spec.shape), np.empty(spec.shape)
+    for index in chunks(spec.shape):
+        part = part_of(spec, index)
+        found = gradients(part, exchangeable(part))
+        apjn[index] = found.apjn
+        with np.errstate(all="ignore"):
+            score[index] = np.min(found.wq / found.wv, axis=0)
+    return apjn, score
+
+
+@validated
+def gradient_exponent(spec: Transformer, state: State) -> Floats:
+    r"""Limit of :math:`\lambda_g` in a stack that stays at one state, as at a fixed point.
+
+    Pulling back is linear in (q^g, (T-1) p^g): this is the logarithm of its spectral radius.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    state : State
+        What enters the block, for instance the last state of a trajectory.
+
+    Returns
+    -------
+    array
+        Growth of the squared gradient per block, toward the input.
+
+    Raises
+    ------
+    TheoryError
+        If no theory covers the spec (`sigprop.propagation.capabilities`).
+
+    Notes
+    -----
+    Cowsik et al., arXiv 2403.02579, who give it at rho = 1 in the limit of infinite context.
+
+    Examples
+    --------
+    >>> from sigprop import State, Transformer
+    >>> from sigprop.propagation.gradients.closed_form import gradient_exponent
+    >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=0, sigma_w2=0, rho0=0, norm="none")
+    >>> float(gradient_exponent(spec, State(1.0, 0.5)))
+    0.0
+    """
+    require_theory(spec, "gradient_exponent")
+    block, units = build_block(spec), (Gradient(1.0, 0.0), Gradient(0.0, 1.0))
+    with np.errstate(all="ignore"):
+        columns = [block.backward(state, unit).gradient for unit in units]
+    entries = np.broadcast_arrays(*(np.asarray(v) for column in columns for v in column))
+    matrix = np.moveaxis(np.stack(entries), 0, -1)
+    matrix = matrix.reshape(*matrix.shape[:-1], 2, 2)
+    known = np.all(np.isfinite(matrix), axis=(-2, -1), keepdims=True)
+    values = np.linalg.eigvals(np.where(known, matrix, 0.0))
+    with np.errstate(divide="ignore"):
+        radius = np.log(np.abs(values).max(axis=-1))
+    return np.where(known[..., 0, 0], radius, np.nan)
+
+
+@validated
+def query_gradient_limit(spec: Transformer) -> Floats:
+    r"""Squared gradient of W_Q in one attention layer as the context grows (E22).
+
+    :math:`\sigma_v^2 \beta \sqrt{\log T}\, d\, m(1 - m)/3` for output gradients of total squared
+    norm one, q = 1 and rho = 0: zero below the freezing point, where the value at finite context
+    (`gradients`) is not.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description, with a width and a finite context, whose logarithm scales the scores.
+
+    Returns
+    -------
+    array, shape of the spec
+        The squared norm.
+
+    Raises
+    ------
+    AssumptionError
+        If tokens overlap, or width or context are infinite.
+
+    Notes
+    -----
+    Giorlandino & Goldt, arXiv 2505.24333.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.gradients.closed_form import query_gradient_limit
+    >>> spec = Transformer(depth=1, context=512, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> float(query_gradient_limit(spec))
+    0.0
+    """
+    if np.any(spec.rho0) or spec.width is None or np.any(np.isinf(spec.context)):
+        raise AssumptionError("the limit of E22 needs rho0 = 0, a width and a finite context")
+    m = freezing(spec.beta)
+    scale = spec.sigma_v2 * spec.beta * np.sqrt(np.log(spec.context))
+    return np.asarray(np.broadcast_to(scale * spec.width * m * (1 - m) / 3, spec.shape))

@@ -1,0 +1,120 @@
+"""Points of arrays of specs: those of one context together, and boxes that stay in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from sigprop.core.arrays import Ints
+from sigprop.model.spec import Transformer
+
+__all__ = ["chunks", "part_of", "parts_of_one_context"]
+
+CHUNK = 30000  # states iterated together: a dozen work arrays of 240 KB
+
+
+def parts_of_one_context(
+    spec: Transformer, tail: tuple[int, ...], size: int
+) -> Iterator[tuple[Ints, Transformer]]:
+    """Stacks of one context, a few at a time.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; arrays broadcast.
+    tail : tuple of int
+        Axes of length one that the numbers get behind that of the stacks.
+    size : int
+        Most stacks of one part.
+
+    Yields
+    ------
+    index : array of int, shape (n,)
+        Places of the stacks in the flattened array.
+    part : Transformer
+        Their description, numbers of shape (n, 1, ...), of one context.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.points import parts_of_one_context
+    >>> spec = Transformer(depth=1, context=[8, 9, 8], beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> [index.tolist() for index, part in parts_of_one_context(spec, (), 10)]
+    [[0, 2], [1]]
+    """
+    names = [n for n in spec.numbers() if n != "sigma_w2"]
+    wide = {n: np.broadcast_to(np.asarray(getattr(spec, n), float), spec.shape) for n in names}
+    flat = {name: value.ravel() for name, value in wide.items()}
+    for context in np.unique(flat["context"]).astype(int).tolist():
+        same = np.flatnonzero(flat["context"] == context)
+        for index in np.array_split(same, -(-len(same) // size)):
+            own: dict[str, Any] = {n: v[index].reshape(-1, *tail) for n, v in flat.items()}
+            yield index, replace(spec, **(own | {"context": context, "sigma_w2": None}))
+
+
+def chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Slices that cut an array into boxes of about CHUNK elements, last axes whole.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the array.
+
+    Yields
+    ------
+    tuple of slice
+        One box.
+
+    Examples
+    --------
+    >>> from sigprop.propagation.points import chunks
+    >>> len(list(chunks((3, 20000))))
+    3
+    """
+    sizes, room = [], CHUNK
+    for length in reversed(shape):
+        take = max(1, min(length, room))
+        sizes.append(take)
+        room //= take
+    boxes = [
+        [slice(i, i + take) for i in range(0, length, take)]
+        for length, take in zip(shape, reversed(sizes), strict=True)
+    ]
+    yield from product(*boxes)
+
+
+def part_of(spec: Transformer, index: tuple[slice, ...]) -> Transformer:
+    """Part of a spec: every array sliced where it is not of length one.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The whole.
+    index : tuple of slice
+        One slice for each axis of `spec.shape`.
+
+    Returns
+    -------
+    Transformer
+        The part.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.points import part_of
+    >>> spec = Transformer(depth=1, context=8, beta=[0, 1, 2], sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> part_of(spec, (slice(0, 2),)).shape
+    (2,)
+    """
+    changes: dict[str, Any] = {}
+    for name in spec.numbers():
+        value = np.asarray(getattr(spec, name), dtype=np.float64)
+        if value.ndim:
+            own = index[len(index) - value.ndim :]
+            pairs = zip(own, value.shape, strict=True)
+            changes[name] = value[tuple(slice(None) if n == 1 else i for i, n in pairs)]
+    return replace(spec, **changes)

@@ -1,0 +1,99 @@
+"""One solution: the kernels of a stack of blocks and the statistics of its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sigprop.core.arrays import Bools, Floats, Ints
+from sigprop.layers.interface import Step
+from sigprop.layers.state import State
+from sigprop.propagation.capabilities import refusal
+from sigprop.propagation.stack import Block, iterate
+
+__all__ = ["Run", "solve"]
+
+
+class Run(NamedTuple):
+    """Kernels and attention, layer by layer.
+
+    Attributes
+    ----------
+    kernels : list of State
+        What enters each block, and what leaves the last one reached.
+    rows : list of dict
+        Columns of the statistics of each block's attention.
+    good : array of bool, shape (L+1, ...)
+        Which stacks are finite and have not vanished there.
+    """
+
+    kernels: list[State]
+    rows: list[dict[str, Floats]]
+    good: Bools
+
+    @property
+    def columns(self) -> dict[str, Floats]:
+        """Statistics of attention, stacked over the layers."""
+        return {name: np.stack([row[name] for row in self.rows]) for name in self.rows[0]}
+
+    @property
+    def ended(self) -> Ints:
+        """Last layer up to which each stack is valid."""
+        return np.asarray(np.cumprod(self.good, axis=0).sum(axis=0) - 1)
+
+
+def solve(blocks: Sequence[Block], start: State, shape: tuple[int, ...] = ()) -> Run:
+    """Apply the blocks of a stack, up to the last layer at which any kernel is valid.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        The blocks, in order of depth.
+    start : State
+        What enters the first; leading axes are many stacks.
+    shape : tuple of int
+        Shape of these axes.
+
+    Returns
+    -------
+    Run
+        Kernels and attention; behind the end of one of many stacks it goes on from its start, and
+        is to be masked.
+
+    Raises
+    ------
+    TheoryError
+        If the kernel of a single stack vanishes or overflows in the first block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import build_blocks, initial_state
+    >>> from sigprop.propagation.run import solve
+    >>> spec = Transformer(depth=3, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> int(solve(build_blocks(spec), initial_state(spec)).ended)
+    3
+    """
+    geometry = blocks[0].place.geometry
+    kernels, rows, good = [start], [], [np.asarray(geometry.is_valid(start))]
+
+    def step(last: Step, block: Block) -> Step:
+        found = block.forward(last.kernel)
+        known = np.asarray(geometry.is_valid(found.kernel))
+        good.append(known)
+        if known.ndim and not known.all():
+            return found._replace(kernel=geometry.select(known, found.kernel, start))
+        return found
+
+    with np.errstate(all="ignore"):  # what overflows or vanishes ends the loop
+        for found in iterate(Step(start), blocks, step):
+            if not (shape or good[-1]):
+                good.pop()
+                break
+            kernels.append(found.kernel)
+            rows.append(found.attention.columns())
+    if len(kernels) == 1:
+        raise refusal("a state that vanishes or overflows", "propagate", where="block 1")
+    return Run(kernels, rows, np.stack([np.broadcast_to(known, shape) for known in good]))

@@ -1,0 +1,258 @@
+"""Depth iteration: from a description to the trajectory of the token kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.core.arguments import validated
+from sigprop.core.arrays import Floats
+from sigprop.core.checks import choice, count
+from sigprop.core.memory import allow
+from sigprop.layers.interface import Place
+from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import geometry_of, require_theory
+from sigprop.propagation.causal import MAX_BLOCKS
+from sigprop.propagation.described import from_distances, from_positions, from_states, reason_of
+from sigprop.propagation.points import parts_of_one_context
+from sigprop.propagation.result import Trajectory
+from sigprop.propagation.run import Run, solve
+from sigprop.propagation.stack import (
+    build_blocks,
+    distance_place,
+    initial_state,
+    layer_betas,
+    position_place,
+)
+
+__all__ = ["GEOMETRIES", "exchangeable", "propagate", "unmasked", "whose"]
+
+GEOMETRIES = ("auto", "exchangeable")
+STATE, RECORD = 1500, 200  # bytes of a state while a block acts on it, and of a layer recorded
+TRAILING = {"position": 2, "distance": 1}  # axes of the kernel
+TOGETHER = 16  # stacks whose tokens are told apart that are solved together
+
+
+@validated
+def propagate(
+    spec: Transformer,
+    limit: bool = False,
+    beta_by_layer: ArrayLike | None = None,
+    blocks: int | None = None,
+    geometry: str = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> Trajectory:
+    """Iterate the block map of a spec over its depth.
+
+    Causal specs of finite context with norms are solved position by position
+    (`sigprop.propagation.causal`), bidirectional ones with rotary positions distance by distance
+    (`sigprop.propagation.rotary`); every other spec as an exchangeable kernel. The shape of the
+    spec does not change the theory.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; arrays broadcast to many trajectories at once.
+    limit : bool
+        Use the published limit of infinite context in place of the exact finite length.
+    beta_by_layer : array_like, shape (L, ...), optional
+        Inverse temperature of each block, in place of `spec.beta`.
+    blocks : int, optional
+        Number of equal ranges of positions over which the kernel is averaged.
+    geometry : {"auto", "exchangeable"}
+        Which pairs of tokens are told apart; "exchangeable" describes late tokens of a causal spec,
+        and leaves rotations out.
+    progress : callable, optional
+        Called with the number of finished stacks of an array whose tokens are told apart.
+
+    Returns
+    -------
+    Trajectory
+        Everything, layer by layer.
+
+    Raises
+    ------
+    DomainError
+        If `beta_by_layer` has the wrong length, or `blocks` is outside [1, min(256, T)].
+    AssumptionError
+        If the state of a single spec vanishes or overflows in the first block, `blocks` is given
+        for an array of specs or an infinite context, or no theory covers the spec
+        (`sigprop.propagation.capabilities`).
+
+    Notes
+    -----
+    theory.md sections 2-4 (E1-E17); Giorlandino & Goldt, arXiv 2505.24333, in the limit.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer, propagate
+    >>> spec = Transformer(depth=50, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=0.2,
+    ...                    sigma_b2=4e-4, rho0=0.025)
+    >>> t = propagate(spec)
+    >>> t.rho.shape, t.y2.shape, t.reason
+    ((51,), (50,), 'all 50 layers were computed')
+    """
+    require_theory(spec, "propagate", limit)
+    choice("geometry", geometry, GEOMETRIES)
+    if blocks is not None:
+        size = 24 * (spec.depth + 1) * min(abs(blocks), MAX_BLOCKS) ** 2
+        allow(size, "blocks", blocks, "fewer blocks or layers")
+    kind = geometry_of(spec, limit) if geometry == "auto" else geometry
+    if kind == "exchangeable":
+        found = exchangeable(spec, limit, beta_by_layer)
+        return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
+    if blocks is not None:
+        _checked(spec, blocks)
+    if not spec.shape:
+        return _resolved(spec, kind, beta_by_layer, blocks)
+    return _together(spec, kind, beta_by_layer, progress)
+
+
+@validated
+def exchangeable(
+    spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
+) -> Trajectory:
+    """Iterate the block map on an exchangeable kernel, also where `propagate` resolves positions.
+
+    Parameters
+    ----------
+    spec, limit, beta_by_layer
+        As in `propagate`.
+
+    Returns
+    -------
+    Trajectory
+        Everything, layer by layer; of a causal spec, for its last tokens.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.solve import exchangeable
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> exchangeable(spec).positions is None
+    True
+    """
+    size = prod(spec.shape)
+    allow(size * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
+    layers = build_blocks(spec, limit, beta_by_layer)
+    run = solve(layers, initial_state(spec), spec.shape)
+    return from_states(spec, limit, run, layers[0].place)
+
+
+def _resolved(
+    spec: Transformer, kind: str, beta_by_layer: ArrayLike | None, blocks: int | None
+) -> Trajectory:
+    """Trajectory of stacks of one context, their parameters shaped for the geometry."""
+    if kind == "distance":
+        place = distance_place(spec)
+        run = _run(spec, place, beta_by_layer)
+        found = from_distances(spec, False, run, place)
+        return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
+    place = position_place(spec, blocks=blocks)
+    size = len(place.geometry.layout.size)
+    allow(8 * (spec.depth + 1) * 4 * size**2, "depth", spec.depth, "fewer layers or blocks")
+    run = _run(spec, place, beta_by_layer)
+    return from_positions(spec, False, run, place, blocks)
+
+
+def _run(spec: Transformer, place: Place, beta_by_layer: ArrayLike | None) -> Run:
+    blocks = build_blocks(spec, False, beta_by_layer, place)
+    return solve(blocks, initial_state(spec, place), spec.shape[:1])
+
+
+def _together(
+    spec: Transformer,
+    kind: str,
+    beta_by_layer: ArrayLike | None,
+    progress: Callable[[int], None] | None,
+) -> Trajectory:
+    """Trajectory of an array of stacks, those of one context together."""
+    total, tail = prod(spec.shape), (1,) * TRAILING[kind]
+    allow(total * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
+    betas = None
+    if beta_by_layer is not None:
+        wide = [np.broadcast_to(beta, spec.shape) for beta in layer_betas(spec, beta_by_layer)]
+        betas = np.reshape(wide, (spec.depth, total))
+    columns: dict[str, Any] = {}
+    for index, part in parts_of_one_context(spec, tail, TOGETHER):
+        own = None if betas is None else betas[:, index].reshape(spec.depth, -1, *tail)
+        found = _resolved(part, kind, own, None)
+        for name, value in vars(found).items():
+            if isinstance(value, np.ndarray) and name != "layer":
+                empty = np.empty((*value.shape[:-1], total), value.dtype)
+                columns.setdefault(name, empty)[..., index] = value
+        if progress is not None:
+            progress(len(index))
+    columns = {name: v.reshape(*v.shape[:-1], *spec.shape) for name, v in columns.items()}
+    return replace(found, **columns, reason=reason_of(spec, columns["ended"]))
+
+
+@validated
+def unmasked(spec: Transformer) -> Transformer:
+    """Spec without mask and rotary positions, whose tokens are exchangeable.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+
+    Returns
+    -------
+    Transformer
+        What its late tokens see.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.solve import unmasked
+    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> unmasked(spec).causal
+    False
+    """
+    return replace(spec, causal=False, window=None, prefix=0, rotary_base=None)
+
+
+def whose(spec: Transformer) -> str:
+    """Whom the exchangeable theory of a spec describes, in words.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+
+    Returns
+    -------
+    str
+        All tokens, or late ones without mask or rotation.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.solve import whose
+    >>> whose(Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0))
+    'all tokens'
+    """
+    alike = not spec.causal and spec.rotary_base is None
+    return "all tokens" if alike else "late tokens without mask or rotation"
+
+
+def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
+    """Block means of an exchangeable kernel: every block of n tokens has n of n^2 pairs alike."""
+    size = _checked(spec, blocks) / blocks
+    gap = (found.gap / found.q)[:, None, None]
+    return np.asarray(1 - gap * (1 - np.eye(blocks) / size))
+
+
+def _checked(spec: Transformer, blocks: int) -> int:
+    """Context length, of a single spec of which `blocks` equal ranges can be formed."""
+    require_theory(spec, "blocks")
+    context = int(np.asarray(spec.context))
+    count("blocks", blocks, 1, min(MAX_BLOCKS, context))
+    return context

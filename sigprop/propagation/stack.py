@@ -1,0 +1,509 @@
+"""From a description to its blocks: layers where they act, in a geometry, with statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.core.arrays import Floats, Number
+from sigprop.core.errors import DomainError, require
+from sigprop.layers.activations import activation
+from sigprop.layers.attention.by_distance import DistanceGeometry
+from sigprop.layers.attention.by_position import PositionGeometry
+from sigprop.layers.attention.distance_grid import make_distances, make_field
+from sigprop.layers.attention.exchangeable import Exchangeable
+from sigprop.layers.attention.layer import Attention, Mask
+from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_picks
+from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.query_statistics import Exact
+from sigprop.layers.attention.query_tables import tabulated
+from sigprop.layers.attention.statistics import Finite, Limit, Statistics
+from sigprop.layers.attention.statistics.profile import along_line
+from sigprop.layers.attention.statistics.self_biased import Favoured
+from sigprop.layers.fluctuation import Fluctuation
+from sigprop.layers.interface import BackwardStep, Layer, Place, Spread, Step
+from sigprop.layers.mlp import Mlp
+from sigprop.layers.norm import Norm
+from sigprop.layers.residual import Residual, Sequence, Sublayer
+from sigprop.layers.state import Gradient, State
+from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import require_theory
+
+__all__ = [
+    "Block",
+    "build_block",
+    "build_blocks",
+    "distance_place",
+    "exchangeable_place",
+    "first_norm",
+    "initial_state",
+    "iterate",
+    "layer_betas",
+    "ordered",
+    "position_place",
+    "rem_of",
+]
+
+Value = TypeVar("Value")
+Layers = TypeVar("Layers")
+
+
+def iterate(
+    value: Value, layers: Iterable[Layers], step: Callable[[Value, Layers], Value]
+) -> Iterator[Value]:
+    """Carry a value through the layers of a stack: the one loop over depth.
+
+    Parameters
+    ----------
+    value
+        What enters.
+    layers : iterable
+        The layers, in the order in which they act; reversed on the way back.
+    step : callable
+        From a value and a layer to the next value.
+
+    Yields
+    ------
+    value
+        What leaves each layer.
+
+    Examples
+    --------
+    >>> from sigprop.propagation.stack import iterate
+    >>> list(iterate(1.0, [2.0, 3.0], lambda value, layer: value * layer))
+    [2.0, 6.0]
+    """
+    for layer in layers:
+        value = step(value, layer)
+        yield value
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block where it acts: its layers, a geometry, and the statistics of its attention.
+
+    Parameters
+    ----------
+    layers : tuple of Layer
+        Residual sublayers and norms, in the order in which they act.
+    attention_branch, mlp_branch : Sublayer
+        The two branches, norms before them included.
+    place : Place
+        Geometry and statistics.
+
+    Examples
+    --------
+    >>> from sigprop import State, Transformer
+    >>> from sigprop.propagation.stack import build_block
+    >>> spec = Transformer(depth=1, context=64, beta=0, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> float(round(build_block(spec)(State(1.0, 1.0)).gap, 6))
+    0.984615
+    """
+
+    layers: tuple[Layer, ...]
+    attention_branch: Sublayer
+    mlp_branch: Sublayer
+    place: Place
+
+    @property
+    def attention(self) -> Any:
+        """The attention layer."""
+        return self.attention_branch.layer
+
+    @property
+    def mlp(self) -> Any:
+        """The MLP."""
+        return self.mlp_branch.layer
+
+    @property
+    def steady(self) -> bool:
+        """Whether attention reads one variance in every layer: behind a norm."""
+        return self.mlp.q is not None
+
+    def __call__(self, kernel: State) -> State:
+        """Kernel behind the block."""
+        return self.forward(kernel).kernel
+
+    def forward(self, kernel: State) -> Step:
+        """Apply the block."""
+        return Sequence(self.layers).forward(kernel, self.place)
+
+    def backward(
+        self, kernel: State, gradient: Gradient, spread: Spread | None = None
+    ) -> BackwardStep:
+        """Pull a gradient kernel back to the input `kernel`."""
+        spread = Spread() if spread is None else spread
+        return Sequence(self.layers).backward(kernel, gradient, self.place, spread)
+
+    def noise(self, networks: Fluctuation) -> Fluctuation:
+        """Carry the spread over networks through the block."""
+        return Sequence(self.layers).noise(networks, self.place)
+
+    def read(self, kernel: State) -> State:
+        """State that attention reads, given the state that enters the block.
+
+        Parameters
+        ----------
+        kernel : State
+            What enters the block.
+
+        Returns
+        -------
+        State
+            The same, behind the norm if the block is pre-norm.
+
+        Examples
+        --------
+        >>> from sigprop import State, Transformer
+        >>> from sigprop.propagation.stack import build_block
+        >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0,
+        ...                    norm="pre")
+        >>> float(build_block(spec).read(State(4.0, 1.0)).gap)
+        0.25
+        """
+        return self.attention_branch.read(kernel, self.place)
+
+    def part(self, *layers: Any) -> Callable[[State], State]:
+        """Map of some layers of the block, in its place.
+
+        Parameters
+        ----------
+        *layers : Layer
+            Layers, in the order in which they act.
+
+        Returns
+        -------
+        callable State -> State
+            Their composition.
+
+        Examples
+        --------
+        >>> from sigprop import State, Transformer
+        >>> from sigprop.propagation.stack import build_block
+        >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=0, rho0=0)
+        >>> block = build_block(spec)
+        >>> block.part(block.mlp_branch)(State(1.0, 1.0)).q
+        0.0
+        """
+        return lambda kernel: Sequence(layers).forward(kernel, self.place).kernel
+
+
+def initial_state(spec: Transformer, place: Place | None = None) -> State:
+    """Kernel that enters the first block; behind the first norm in a post-norm stack.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    place : Place, optional
+        Where the blocks act; exchangeable tokens by default.
+
+    Returns
+    -------
+    State
+        Tokens of one variance and of overlap rho0.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import initial_state
+    >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
+    >>> float(initial_state(spec).gap)
+    0.75
+    """
+    geometry = Exchangeable() if place is None else place.geometry
+    q = np.square(spec.norm_gain) if spec.norm == "post" else np.asarray(spec.q0)
+    state: State = geometry.initial(q, spec.rho0)
+    return state
+
+
+def first_norm(spec: Transformer) -> Norm | None:
+    """Norm before the first block, of a post-norm stack."""
+    return Norm(spec.norm_gain) if spec.norm == "post" else None
+
+
+def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
+    """Attention statistics of a spec: exact at its context length, or the published limit.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; an infinite context asks for the limit.
+    limit : bool
+        Ask for the limit at any context.
+
+    Returns
+    -------
+    Statistics
+        Source of attention statistics.
+
+    Raises
+    ------
+    AssumptionError
+        If an array mixes finite and infinite contexts, or one with identity is infinite.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import rem_of
+    >>> spec = Transformer(depth=1, context="inf", beta=3, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> type(rem_of(spec)).__name__
+    'Limit'
+    """
+    require_theory(spec, "attention", limit)
+    if np.any(spec.identity):
+        return Favoured(spec.context, spec.identity, np.square(spec.norm_gain))
+    if limit or np.all(np.isinf(spec.context)):
+        return Limit(spec.context)
+    return Finite(spec.context, spec.head_width)
+
+
+def exchangeable_place(spec: Transformer, limit: bool = False, states: int = 1) -> Place:
+    """Where blocks of exchangeable tokens act.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    limit : bool
+        Use the limit of infinite context.
+    states : int
+        How many states a block will be applied to; many make it worth preparing profiles.
+
+    Returns
+    -------
+    Place
+        Geometry and statistics.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import exchangeable_place
+    >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> exchangeable_place(spec).geometry.tokens
+    64.0
+    """
+    rem = rem_of(spec, limit)
+    if spec.norm != "none":
+        rem = along_line(rem, spec.beta * np.square(spec.norm_gain), states)
+    return Place(Exchangeable(spec.context), rem)
+
+
+def position_place(
+    spec: Transformer, resolution: int = 96, blocks: int | None = None, top: float | None = None
+) -> Place:
+    """Where blocks act whose tokens are told apart by position.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A description of one context.
+    resolution : int
+        About how many blocks of positions carry the kernel.
+    blocks : int, optional
+        Number of equal ranges of positions whose ends must be ends of blocks.
+    top : float, optional
+        Largest score deviation of a table that takes the place of quadratures, on coarse blocks.
+
+    Returns
+    -------
+    Place
+        Geometry and statistics.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import position_place
+    >>> spec = Transformer(depth=1, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> position_place(spec).geometry.tokens
+    64
+    """
+    context = int(np.max(spec.context))
+    window = np.inf if spec.window is None else float(spec.window)
+    if top is not None:
+        table = tabulated(context, top, window, spec.prefix, spec.head_width, spec.rotary_base)
+        return Place(PositionGeometry(table.layout), table)
+    cuts = np.empty(0)
+    if blocks is not None:
+        cuts = np.round(np.linspace(0, context, blocks + 1))
+    layout = make_layout(context, resolution, window, spec.prefix, cuts.astype(np.int64))
+    return Place(PositionGeometry(layout), Exact(layout, spec.head_width, spec.rotary_base))
+
+
+def distance_place(spec: Transformer, top: float | None = None) -> Place:
+    """Where blocks act whose tokens are told apart by distance.
+
+    Parameters
+    ----------
+    spec : Transformer
+        A description of one context, with rotary positions.
+    top : float, optional
+        Largest score deviation of a table that takes the place of draws.
+
+    Returns
+    -------
+    Place
+        Geometry and statistics.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import distance_place
+    >>> spec = Transformer(depth=1, context=8, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=2,
+    ...                    rho0=0)
+    >>> distance_place(spec).geometry.distances.edges.tolist()
+    [0, 1, 2, 4, 7]
+    """
+    context, base, width = int(np.max(spec.context)), float(spec.rotary_base or 1), spec.head_width
+    distances = make_distances(context, base, width)
+    geometry = DistanceGeometry(distances, context)
+    if top is not None:
+        return Place(geometry, tabulated_picks(context, base, width, top))
+    return Place(geometry, Drawn(distances, make_field(context, base, width)))
+
+
+def build_block(spec: Transformer, limit: bool = False, place: Place | None = None) -> Block:
+    """Block of a spec.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    limit : bool
+        Use the limit of infinite context.
+    place : Place, optional
+        Where it acts; that of exchangeable tokens by default.
+
+    Returns
+    -------
+    Block
+        The layers, in the order of the norm placement.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import build_block
+    >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre")
+    >>> len(build_block(spec).layers)
+    2
+    """
+    if place is None:
+        place = exchangeable_place(spec, limit)
+    norm = None if spec.norm == "none" else Norm(spec.norm_gain)
+    return assembled(spec, norm, _attention(spec), _mlp(spec), place)
+
+
+def assembled(
+    spec: Transformer, norm: Norm | None, attention: Any, mlp: Any, place: Place
+) -> Block:
+    """Block of given layers."""
+    before = norm if spec.norm == "pre" else None
+    first, second = Sublayer(before, attention), Sublayer(before, mlp)
+    return Block(ordered(spec, norm, first, second), first, second, place)
+
+
+def ordered(
+    spec: Transformer, norm: Layer | None, attention: Sublayer, mlp: Sublayer
+) -> tuple[Layer, ...]:
+    """Order of layers: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, no norm."""
+    after = (norm,) if norm is not None and spec.norm == "post" else ()
+    width = np.inf if spec.width is None else float(spec.width)
+    if spec.parallel:
+        return (Residual(spec.alpha_attn, (attention, mlp), width),)
+    first = Residual(spec.alpha_attn, (attention,), width)
+    return (first, *after, Residual(spec.alpha_mlp, (mlp,), width), *after)
+
+
+def _attention(spec: Transformer) -> Attention:
+    window = np.inf if spec.window is None else float(spec.window)
+    return Attention(
+        beta=_temperature(spec),
+        sigma_v2=spec.sigma_v2,
+        sigma_b2=spec.sigma_b2,
+        sigma_o2=spec.sigma_o2,
+        centred=spec.attention == "centred",
+        value_identity=spec.value_identity,
+        context=spec.context,
+        width=spec.width,
+        heads=spec.heads,
+        heads_per_key=spec.heads_per_key,
+        mask=Mask(window, spec.prefix) if spec.causal else None,
+        rotary_base=spec.rotary_base,
+    )
+
+
+def _mlp(spec: Transformer) -> Mlp:
+    return Mlp(
+        activation(spec.activation),
+        spec.sigma_w1_2,
+        spec.sigma_w2_2,
+        spec.sigma_b2,
+        spec.gated,
+        None if spec.norm == "none" else np.square(spec.norm_gain),
+        np.inf if spec.width is None else float(spec.width),
+        spec.mlp_ratio,
+    )
+
+
+def _temperature(spec: Transformer) -> Number:
+    r"""Inverse temperature of all random scores, :math:`\beta^2 + \gamma^2 \log T/d`.
+
+    At finite width the identity part of queries and keys adds gamma log T x_t.x_s/d to a score,
+    whose spread over keys is that of a random part (new here).
+    """
+    if spec.width is None or not np.any(spec.identity):
+        return spec.beta
+    share = np.square(spec.identity) * np.log(spec.context) / spec.width
+    return np.asarray(np.sqrt(np.square(spec.beta) + share))
+
+
+def build_blocks(
+    spec: Transformer,
+    limit: bool = False,
+    beta_by_layer: ArrayLike | None = None,
+    place: Place | None = None,
+) -> list[Block]:
+    """Block of each layer.
+
+    Parameters
+    ----------
+    spec, limit, place
+        As in `build_block`.
+    beta_by_layer : array_like, shape (L, ...), optional
+        Inverse temperature of each block, in place of `spec.beta`.
+
+    Returns
+    -------
+    list of Block
+        In order of depth.
+
+    Raises
+    ------
+    DomainError
+        If `beta_by_layer` has the wrong length.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import build_blocks
+    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> [float(block.attention.beta) for block in build_blocks(spec, beta_by_layer=[1, 2])]
+    [1.0, 2.0]
+    """
+    if beta_by_layer is None:
+        return [build_block(spec, limit, place)] * spec.depth
+    betas = layer_betas(spec, beta_by_layer)
+    return [build_block(spec.replace(beta=beta), limit, place) for beta in betas]
+
+
+def layer_betas(spec: Transformer, beta_by_layer: ArrayLike) -> Floats:
+    """Inverse temperatures with one entry of the first axis for each block."""
+    betas = np.asarray(beta_by_layer, dtype=np.float64)
+    if betas.shape[:1] != (spec.depth,):
+        raise DomainError("beta_by_layer", betas.shape, f"a first axis of length {spec.depth}")
+    require(np.isfinite(betas), "beta_by_layer", betas, "numbers in [0, 1000]")
+    return betas

@@ -1,0 +1,1 @@
+"""Published rules of initialisation, judged."""

@@ -1,0 +1,1 @@
+"""What is measured on a real module, beside what was predicted."""
