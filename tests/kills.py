@@ -32,7 +32,7 @@ def drawn(folder: Path) -> bytes:
 
     sys.modules["sigprop.propagation.points"].CHUNK = 10
     spec = Transformer(depth=12, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
-    data = diagram_store(spec, folder / "d.zarr", limit=True, **AXES).load()
+    data = diagram_store(spec, folder / "d.zarr", theory="limit", **AXES).load()
     return b"".join(data[name].values.tobytes() for name in sorted(map(str, data.variables)))
 
 

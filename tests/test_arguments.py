@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,39 @@ def test_a_checked_function_is_itself():
     assert next(iter(inspect.signature(propagate).parameters)) == "spec"
     with pytest.raises(TypeError, match="unexpected keyword"):
         propagate(SPEC, colour=1)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        sigprop.propagate,
+        sigprop.sweep,
+        lambda spec, **flag: sigprop.critical(spec, 0.9, **flag),
+        lambda spec, **flag: sigprop.beta_profile(spec, 0.7, **flag),
+        lambda spec, **flag: sigprop.entropy_boundary(spec, 0.7, **flag),
+        lambda spec, **flag: sigprop.diagram(spec, beta=[0.5, 1], **flag),
+    ],
+)
+def test_the_flag_of_the_limit_is_a_theory(ask):
+    """`limit=` of 0.2 gives the numbers of `theory=`, of its own kind, and says so where asked."""
+    for flag, theory in ((True, "limit"), (False, "finite")):
+        with pytest.warns(DeprecationWarning, match=f"limit={flag} is now theory='{theory}'"):
+            old = ask(SPEC, limit=flag)
+        assert _bytes(old) == _bytes(ask(SPEC, theory=theory))
+    assert _bytes(ask(SPEC, theory="limit")) != _bytes(ask(SPEC, theory="finite"))
+    with pytest.raises(DomainError, match=r"^theory = 'exact'.* one of finite, limit"):
+        ask(SPEC, theory="exact")
+
+
+def _bytes(found):
+    return pickle.dumps(found.to_dict() if hasattr(found, "to_dict") else found)
+
+
+def test_a_flag_in_the_place_of_the_theory_warns_at_the_caller():
+    with pytest.warns(DeprecationWarning, match="theory='limit'") as said:
+        old = propagate(SPEC, True)
+    assert said[0].filename == __file__
+    np.testing.assert_array_equal(old.rho, propagate(SPEC, "limit").rho)
 
 
 def test_kinds_by_annotation():

@@ -125,7 +125,7 @@ def test_a_plain_spec_is_covered(command):
 def test_the_limit_has_no_positions(command):
     spec = SPEC.replace(context=2**18, causal=True)
     assert not covers(spec, command)
-    assert covers(spec, command, limit=True)
+    assert covers(spec, command, "limit")
 
 
 def test_a_refusal_survives_a_process():

@@ -369,7 +369,7 @@ def test_a_stack_that_ends_leaves_the_others_alone():
 
 
 def test_the_limit_describes_late_tokens():
-    assert propagate(SPEC, limit=True).positions is None
+    assert propagate(SPEC, theory="limit").positions is None
     assert "late tokens" in propagate(SPEC, geometry="exchangeable").notes[0]
 
 

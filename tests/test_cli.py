@@ -45,7 +45,7 @@ def test_propagate(run, limit):
     found = json.loads(run("propagate", "spec.json", *limit, "--json"))
     assert [len(found[n]) for n in ("layer", "rho", "q", "gap")] == [7] * 4
     assert [len(found[n]) for n in ("y2", "overlap", "entropy")] == [6] * 3
-    expected = propagate(load("spec.json").spec, bool(limit))
+    expected = propagate(load("spec.json").spec, "limit" if limit else "finite")
     np.testing.assert_array_equal(found["rho"], expected.rho)
 
 

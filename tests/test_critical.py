@@ -236,16 +236,16 @@ def test_entropy_boundary():
     for layer in range(6):
         one = spec.replace(depth=1, beta=float(edge[layer]), rho0=float(t.rho[layer]))
         assert float(propagate(one).entropy_ratio[0]) == pytest.approx(0.5, abs=1e-9)
-    frozen = entropy_boundary(spec, 0.0, limit=True)
-    states = propagate(spec, limit=True)
+    frozen = entropy_boundary(spec, 0.0, theory="limit")
+    states = propagate(spec, theory="limit")
     np.testing.assert_allclose(frozen, np.sqrt(2 / states.gap[:-1]), rtol=1e-12)
 
 
 def test_beta_profile():
-    for limit in (False, True):
+    for theory in ("finite", "limit"):
         spec = Transformer(depth=8, context=[64, 4096], beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
-        profile = beta_profile(spec, 0.6, limit)
-        t = propagate(spec, limit, beta_by_layer=profile.beta)
+        profile = beta_profile(spec, 0.6, theory)
+        t = propagate(spec, theory, beta_by_layer=profile.beta)
         np.testing.assert_allclose(t.entropy_ratio, 0.6, atol=1e-9)
         np.testing.assert_allclose(t.rho, profile.rho, rtol=1e-12)
         assert (np.diff(profile.beta, axis=0) > 0).all()

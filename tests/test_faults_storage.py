@@ -311,7 +311,7 @@ def stores(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["sigprop.propagation.points"], "CHUNK", 10)
     made = [tmp_path / "d.zarr", tmp_path / "other.zarr"]
     for path, rho0 in zip(made, (0.1, 0.3), strict=True):
-        diagram_store(SPEC.replace(rho0=rho0), path, limit=True, **AXES)
+        diagram_store(SPEC.replace(rho0=rho0), path, theory="limit", **AXES)
     return made
 
 
@@ -332,9 +332,9 @@ def test_what_is_not_the_chunk_is_computed_again(stores, kind):
 
     chunk = Path("rho", "c", "1", "0")
     SPOILT[kind](stores[0] / chunk, stores[1] / chunk)
-    found = outcome(lambda: diagram_store(SPEC, stores[0], limit=True, **AXES).rho.values)
+    found = outcome(lambda: diagram_store(SPEC, stores[0], theory="limit", **AXES).rho.values)
     assert isinstance(found, np.ndarray)
-    np.testing.assert_array_equal(found, diagram(SPEC, limit=True, **AXES).rho.values)
+    np.testing.assert_array_equal(found, diagram(SPEC, theory="limit", **AXES).rho.values)
 
 
 def test_a_damaged_checkpoint_is_put_aside(tmp_path):

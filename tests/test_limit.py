@@ -132,8 +132,8 @@ def test_a_block_leaves_its_input_alone(structure):
         activation=activation,
         gated=gated,
     )
-    for limit, alpha in product((True, False), (1.0, 2.0)):
-        block = build_block(spec.replace(alpha_attn=alpha, alpha_mlp=alpha), limit)
+    for theory, alpha in product(("limit", "finite"), (1.0, 2.0)):
+        block = build_block(spec.replace(alpha_attn=alpha, alpha_mlp=alpha), theory)
         for q in (np.float64(1.0), np.ones(5)):
             state = State(q, np.linspace(0.1, 0.9, 5))
             block(state)
@@ -169,5 +169,5 @@ def test_published_curves(changes, blocks, rho):
         common |= {"depth": 100, "beta": 0.1, "sigma_v2": 1.0, "rho0": 0.2}
     else:
         common |= {"depth": 50, "sigma_v2": 0.2, "sigma_b2": 4e-4, "rho0": 0.02}
-    found = propagate(Transformer(**(common | changes)), limit=True)
+    found = propagate(Transformer(**(common | changes)), theory="limit")
     np.testing.assert_allclose(found.rho[list(blocks)], rho, rtol=1e-12)

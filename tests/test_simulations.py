@@ -35,9 +35,9 @@ def spec_of(case, rho0):
     )
 
 
-def deviations(measured, limit):
+def deviations(measured, theory):
     """Mean and largest error of rho, and excess of y2 and entropy over their allowance."""
-    found = propagate(spec_of(measured["case"], measured["rho"][0]), limit)
+    found = propagate(spec_of(measured["case"], measured["rho"][0]), theory)
     rho = np.array(measured["rho"])
     error = np.abs(found.rho - rho)[1:]
     apart = rho[:-1] < 0.95
@@ -50,19 +50,19 @@ def deviations(measured, limit):
     return error.mean(), error.max(), y2[apart].max(), entropy[apart].max()
 
 
-def passes(measured, limit):
-    mean, largest, y2, entropy = deviations(measured, limit)
+def passes(measured, theory):
+    mean, largest, y2, entropy = deviations(measured, theory)
     return mean <= 0.006 and largest <= 0.015 and y2 <= 0 and entropy <= 0
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_finite_context(simulations, name):
-    assert passes(simulations[name], limit=False), deviations(simulations[name], limit=False)
+    assert passes(simulations[name], "finite"), deviations(simulations[name], "finite")
 
 
 def test_limit_fails(simulations):
     """Negative control: the same data reject the limit of infinite context."""
-    assert sum(not passes(simulations[name], limit=True) for name in CASES) >= 4
+    assert sum(not passes(simulations[name], "limit") for name in CASES) >= 4
 
 
 def test_attention_overlap(simulations):

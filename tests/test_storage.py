@@ -37,7 +37,7 @@ def spoil_chunks(folder, times, seed):
     from sigprop.analysis.diagram.zarr_store import diagram_store, open_store
 
     path, rng = folder / "d.zarr", np.random.default_rng(seed)
-    diagram_store(SPEC, path, limit=True, **AXES)
+    diagram_store(SPEC, path, theory="limit", **AXES)
     whole = tree(path)
     for _ in range(times):
         name = sorted(whole)[rng.integers(len(whole))]
@@ -48,7 +48,7 @@ def spoil_chunks(folder, times, seed):
         if name != "regime/seal/closed" and (path / "regime/seal/store").exists():
             with pytest.raises(DomainError):
                 open_store(path)
-        diagram_store(SPEC, path, limit=True, **AXES)
+        diagram_store(SPEC, path, theory="limit", **AXES)
         assert tree(path) == whole, name
     return times
 

@@ -110,7 +110,7 @@ class Critical:
 
 
 @validated
-def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Critical:
+def critical(spec: Transformer, rho_max: ArrayLike, theory: str = "finite") -> Critical:
     r"""Smallest alpha_attn at which the overlap after all blocks is at most rho_max.
 
     Parameters
@@ -119,8 +119,8 @@ def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Crit
         The description; its alpha_attn is ignored. Arrays broadcast.
     rho_max : array_like
         Largest overlap that is accepted, in (0, 1).
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
 
     Returns
     -------
@@ -152,10 +152,10 @@ def critical(spec: Transformer, rho_max: ArrayLike, limit: bool = False) -> Crit
 
     target = np.asarray(rho_max, dtype=np.float64)
     require((target > 0) & (target < 1), "rho_max", rho_max, "a number in (0, 1)")
-    require_theory(spec, "critical", limit)
+    require_theory(spec, "critical", theory)
     shape = np.broadcast_shapes(spec.replace(alpha_attn=1.0).shape, target.shape)
     allow(200 * SCAN * prod(shape), "shape", shape, "fewer points")
-    search = _Search(spec, limit, shape, np.broadcast_to(target, shape).ravel())
+    search = _Search(spec, theory, shape, np.broadcast_to(target, shape).ravel())
     grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
     every = np.arange(search.target.size)
     height = search(grid[:, None], every)
@@ -174,9 +174,9 @@ class _Search:
     """log[(1 - rho_L)/(1 - rho_max)] as a function of log alpha_attn, for a subset of specs."""
 
     def __init__(
-        self, spec: Transformer, limit: bool, shape: tuple[int, ...], target: Floats
+        self, spec: Transformer, theory: str, shape: tuple[int, ...], target: Floats
     ) -> None:
-        self.spec, self.limit, self.shape, self.target = spec, limit, shape, target
+        self.spec, self.theory, self.shape, self.target = spec, theory, shape, target
         self._wide = {
             name: np.broadcast_to(np.asarray(getattr(spec, name)), shape).ravel()
             for name in spec.numbers()
@@ -190,7 +190,7 @@ class _Search:
         parts: dict[str, Any] = {name: value[index] for name, value in self._wide.items()}
         alpha = np.minimum(alpha, 10.0**HIGHEST)  # exp(log(1e6)) rounds above it
         spec = replace(self.spec, alpha_attn=alpha, sigma_w2=None, **parts)
-        state = sweep(spec, self.limit).state
+        state = sweep(spec, self.theory).state
         return np.asarray(state.gap / state.q)
 
     def __call__(self, log_alpha: Floats, index: Ints) -> Floats:
@@ -223,8 +223,8 @@ class _Search:
         with np.errstate(invalid="ignore"):  # both merged: -inf minus -inf
             steps = np.diff(height, axis=0)
         monotone = np.all((steps >= -1e-9) | ~np.isfinite(steps), axis=0)
-        known = covers(self.spec, "asymptotic_alpha", self.limit)
-        asymptotic = asymptotic_alpha(self.spec, self.limit) if known else np.nan
+        known = covers(self.spec, "asymptotic_alpha", self.theory)
+        asymptotic = asymptotic_alpha(self.spec, self.theory) if known else np.nan
         limit_alpha = np.broadcast_to(asymptotic, self.shape)
         said = np.asarray(REASONS)[reason]
         columns = (alpha, rho, limit_alpha, reason == 0, said, residual, iterations)
@@ -243,7 +243,7 @@ def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, Bools]:
 
 
 @validated
-def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
+def asymptotic_alpha(spec: Transformer, theory: str = "finite") -> Floats:
     r"""Residual strength above which the collapsed state is unstable at infinite depth (E20).
 
     Post-norm: :math:`\chi_{attn}\chi_{mlp} = 1`, so
@@ -256,8 +256,8 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
     ----------
     spec : Transformer
         The description; its alpha_attn is ignored.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
 
     Returns
     -------
@@ -278,14 +278,14 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
     >>> float(asymptotic_alpha(spec))
     inf
     """
-    require_theory(spec, "asymptotic_alpha", limit)
+    require_theory(spec, "asymptotic_alpha", theory)
     spec = spec.replace(alpha_attn=1.0)
     with np.errstate(all="ignore"):  # alpha_mlp = 0, chi_mlp = 1, and states that vanish
         if spec.norm == "none":
             return np.full(spec.shape, np.nan)
         if spec.norm == "pre":
             return np.broadcast_to(1 / np.asarray(spec.alpha_mlp), spec.shape)
-        block = build_block(spec, limit)
+        block = build_block(spec, theory)
         q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
         value, _ = linear_response(block.part(block.attention_branch), q)
         covariance = block.attention.forward(State(q, q * TINY), block.place).covariance

@@ -81,7 +81,7 @@ def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) ->
 
 
 @validated
-def entropy_boundary(spec: Transformer, entropy_ratio: float, limit: bool = False) -> Floats:
+def entropy_boundary(spec: Transformer, entropy_ratio: float, theory: str = "finite") -> Floats:
     """Inverse temperature at which each block's entropy would fall to a fraction of log T.
 
     The states are those of the spec; the boundary is lowest where tokens differ most. In the
@@ -93,8 +93,8 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, limit: bool = Fals
         The description.
     entropy_ratio : float
         H / log T on the boundary.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
 
     Returns
     -------
@@ -115,10 +115,10 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, limit: bool = Fals
     >>> bool((entropy_boundary(spec, 0.5)[1:] > entropy_boundary(spec, 0.5)[:-1]).all())
     True
     """
-    require_theory(spec, "entropy_boundary", limit)
-    trajectory = exchangeable(spec, limit)
-    read = build_block(spec, limit).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
-    b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
+    require_theory(spec, "entropy_boundary", theory)
+    trajectory = exchangeable(spec, theory)
+    read = build_block(spec, theory).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
+    b = entropy_beta(rem_of(spec, theory), entropy_ratio, np.shape(spec.context))
     with np.errstate(divide="ignore", over="ignore"):  # merged tokens: nothing freezes them
         return np.asarray(b / reduced_beta(1.0, read))
 
@@ -148,7 +148,7 @@ class BetaProfile:
 
 
 @validated
-def beta_profile(spec: Transformer, entropy_ratio: float, limit: bool = False) -> BetaProfile:
+def beta_profile(spec: Transformer, entropy_ratio: float, theory: str = "finite") -> BetaProfile:
     """Inverse temperature per block such that every block has the same entropy.
 
     As tokens grow alike, attention must grow colder to stay as selective.
@@ -159,8 +159,8 @@ def beta_profile(spec: Transformer, entropy_ratio: float, limit: bool = False) -
         The description; its beta is ignored.
     entropy_ratio : float
         H / log T to hold.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
 
     Returns
     -------
@@ -183,23 +183,23 @@ def beta_profile(spec: Transformer, entropy_ratio: float, limit: bool = False) -
     >>> [round(float(h), 6) for h in propagate(spec, beta_by_layer=profile.beta).entropy_ratio]
     [0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
     """
-    require_theory(spec, "beta_profile", limit)
-    b = entropy_beta(rem_of(spec, limit), entropy_ratio, np.shape(spec.context))
+    require_theory(spec, "beta_profile", theory)
+    b = entropy_beta(rem_of(spec, theory), entropy_ratio, np.shape(spec.context))
     state, betas, rhos = initial_state(spec), [], []
     for layer in range(1, spec.depth + 1):
         _require_passed(state, f"block {layer}")
         rhos.append(np.broadcast_to(state.rho, spec.shape))
-        betas.append(np.broadcast_to(_held(spec, limit, state, b, f"block {layer}"), spec.shape))
+        betas.append(np.broadcast_to(_held(spec, theory, state, b, f"block {layer}"), spec.shape))
         with np.errstate(all="ignore"):  # what overflows or vanishes is refused
-            state = build_block(spec.replace(beta=betas[-1]), limit)(state)
+            state = build_block(spec.replace(beta=betas[-1]), theory)(state)
     _require_passed(state, f"block {spec.depth}")
     return BetaProfile(np.stack(betas), np.stack([*rhos, np.broadcast_to(state.rho, spec.shape)]))
 
 
-def _held(spec: Transformer, limit: bool, state: State, b: Floats, where: str) -> Floats:
+def _held(spec: Transformer, theory: str, state: State, b: Floats, where: str) -> Floats:
     """Inverse temperature at which a block that reads a state has reduced inverse temperature b."""
     with np.errstate(all="ignore"):  # what vanishes is refused
-        scale = reduced_beta(1.0, build_block(spec.replace(beta=0.0), limit).read(state))
+        scale = reduced_beta(1.0, build_block(spec.replace(beta=0.0), theory).read(state))
         beta = np.asarray(b / scale)
     if not np.all(scale > 0):
         raise refusal("tokens that merge", "beta_profile", where=where)

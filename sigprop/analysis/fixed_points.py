@@ -117,15 +117,15 @@ def linear_response(step: Callable[[State], State], q: Floats) -> tuple[Floats, 
 
 
 @validated
-def exponents(spec: Transformer, limit: bool = False) -> Exponents:
+def exponents(spec: Transformer, theory: str = "finite") -> Exponents:
     """Angle exponent, depth scale and power law at the collapsed fixed point.
 
     Parameters
     ----------
     spec : Transformer
         Post- or pre-norm; arrays broadcast.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
 
     Returns
     -------
@@ -146,8 +146,8 @@ def exponents(spec: Transformer, limit: bool = False) -> Exponents:
     >>> float(exponents(spec).chi)
     0.5
     """
-    require_theory(spec, "exponents", limit)
-    block = build_block(spec, limit)
+    require_theory(spec, "exponents", theory)
+    block = build_block(spec, theory)
     with np.errstate(all="ignore"):  # vanished branches are masked below
         if spec.norm == "post":
             q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
@@ -181,15 +181,15 @@ def _pre_norm(spec: Transformer, block: Block) -> tuple[Floats, Floats]:
 
 
 @validated
-def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
+def fixed_points(spec: Transformer, theory: str = "finite") -> list[FixedPoint]:
     """Find the fixed points of the overlap of a single post-norm spec, from rho = 1 downwards.
 
     Parameters
     ----------
     spec : Transformer
         Post-norm, without arrays.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
 
     Returns
     -------
@@ -213,8 +213,8 @@ def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
     """
     from scipy.optimize import elementwise
 
-    require_theory(spec, "fixed_points", limit)
-    block = build_block(spec, limit)
+    require_theory(spec, "fixed_points", theory)
+    block = build_block(spec, theory)
     q = np.square(spec.norm_gain)
 
     def growth(log_x: Floats) -> Floats:
@@ -230,6 +230,6 @@ def fixed_points(spec: Transformer, limit: bool = False) -> list[FixedPoint]:
         roots = elementwise.find_root(growth, (scan[crossing], scan[crossing + 1])).x
         step = 1e-6
         slopes = 1 + (growth(roots + step) - growth(roots - step)) / (2 * step)
-    found = [(0.0, float(exponents(spec, limit).chi))]
+    found = [(0.0, float(exponents(spec, theory).chi))]
     found += sorted(zip(np.exp(roots).tolist(), slopes.tolist(), strict=True))
     return [FixedPoint(1 - x, x, slope, abs(slope) < 1) for x, slope in found]

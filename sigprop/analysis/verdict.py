@@ -71,7 +71,7 @@ class Verdict:
 
 
 @validated
-def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verdict:
+def judge(spec: Transformer, rho_max: float = 0.98, theory: str = "finite") -> Verdict:
     """Verdict on a single spec.
 
     Parameters
@@ -80,8 +80,8 @@ def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verd
         Without arrays.
     rho_max : float
         Overlap above which the stack is called rank collapsed, in (0, 1).
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
 
     Returns
     -------
@@ -108,12 +108,12 @@ def judge(spec: Transformer, rho_max: float = 0.98, limit: bool = False) -> Verd
     >>> judge(spec).verdict
     'rank collapse'
     """
-    require_theory(spec, "judge", limit)
+    require_theory(spec, "judge", theory)
     plain = spec.without_identity()
-    found = critical(plain, rho_max, limit)
-    trajectory = propagate(spec, limit)
+    found = critical(plain, rho_max, theory)
+    trajectory = propagate(spec, theory)
     late = unmasked(plain)
-    rates = exponents(late, limit) if covers(late, "exponents", limit) else None
+    rates = exponents(late, theory) if covers(late, "exponents", theory) else None
     above = np.flatnonzero(trajectory.rho > rho_max)
     rank, cold = bool(trajectory.rho[-1] > rho_max), bool(trajectory.reduced_beta.max() > FREEZING)
     kinds = [name for name, holds in (("rank collapse", rank), ("entropy collapse", cold)) if holds]

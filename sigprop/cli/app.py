@@ -80,6 +80,10 @@ def main() -> None:
     run(app)
 
 
+def _theory(limit: bool) -> str:
+    return "limit" if limit else "finite"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         put(f"sigprop {sigprop.__version__}\n")
@@ -169,7 +173,7 @@ def propagate(
         trajectory = (
             sigprop.bands(reading.spec)
             if bands
-            else sigprop.propagate(reading.spec, limit, blocks=blocks)
+            else sigprop.propagate(reading.spec, _theory(limit), blocks=blocks)
         )
     back = _gradients(reading.spec, trajectory if bands else None, draws, seed, gradients)
     with picture(png, lambda: _picture(trajectory, Path(spec).stem, back)):
@@ -203,7 +207,7 @@ def critical(spec: Spec, rho_max: RhoMax, limit: Limit = False, as_json: AsJson 
     from sigprop.model.huggingface import load
 
     with progress(None, "strengths"):
-        found = sigprop.critical(load(spec).spec, rho_max, limit)
+        found = sigprop.critical(load(spec).spec, rho_max, _theory(limit))
     if as_json:
         return emit(found.to_dict())
     from sigprop.cli import tables
@@ -252,7 +256,7 @@ def diagram(
             reading.spec,
             rho_max=rho_max,
             entropy_min=entropy_min,
-            limit=limit,
+            theory=_theory(limit),
             gradients=gradients,
             progress=advance,
             **axes,
@@ -299,7 +303,7 @@ def profile(
     """Inverse temperature per block that holds attention at one entropy."""
     from sigprop.model.huggingface import load
 
-    found = sigprop.beta_profile(load(spec).spec, entropy, limit)
+    found = sigprop.beta_profile(load(spec).spec, entropy, _theory(limit))
     values = {"beta": found.beta.tolist(), "rho": found.rho.tolist()}
     if as_json:
         return emit(values)
@@ -318,7 +322,7 @@ def show_(
 
     reading = load(spec)
     with progress(None, "layers and strengths"):
-        found = judge(reading.spec, rho_max, limit)
+        found = judge(reading.spec, rho_max, _theory(limit))
     if as_json:
         return emit(
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -101,6 +102,15 @@ def _state(name: str, value: object) -> object:
     return value
 
 
+def _theory(name: str, value: object) -> object:
+    """Word for a flag, which asked for the limit up to version 0.2."""
+    if not isinstance(value, bool):
+        return KINDS["str"](name, value)
+    word = "limit" if value else "finite"
+    warnings.warn(f"limit={value} is now theory={word!r}", DeprecationWarning, stacklevel=3)
+    return word
+
+
 def _where(holds: Callable[[Any], bool], words: str) -> Check:
     """Check that a value has a property."""
 
@@ -147,7 +157,8 @@ def validated(function: F) -> F:
     """Check the arguments of a public function against its annotations, before it runs.
 
     Numbers, arrays, flags, texts, paths and descriptions are checked by kind; other classes by
-    name, so that what defines them is not imported. Ranges are checked by the function.
+    name, so that what defines them is not imported. Ranges are checked by the function. Where it
+    takes a `theory`, the flag `limit` of version 0.2 still stands for one, with a warning.
 
     Parameters
     ----------
@@ -172,9 +183,13 @@ def validated(function: F) -> F:
         return function
     signature = inspect.signature(function)
     checks = {name: _check_of(p) for name, p in signature.parameters.items()}
+    if "theory" in checks:
+        checks["theory"] = _theory
 
     @wraps(function)
     def call(*args: Any, **named: Any) -> Any:
+        if "theory" in checks and isinstance(named.get("limit"), bool):
+            named = {"theory" if name == "limit" else name: v for name, v in named.items()}
         given = signature.bind(*args, **named)
         for name, value in given.arguments.items():
             given.arguments[name] = checks[name](name, value)

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sigprop.core.checks import choice
 from sigprop.core.errors import AssumptionError
 from sigprop.model.spec import Transformer
 
 __all__ = [
     "MAX_POSITIONS",
     "TABLE",
+    "THEORIES",
     "Row",
     "TheoryError",
     "covers",
@@ -26,6 +28,7 @@ __all__ = [
     "require_theory",
 ]
 
+THEORIES = ("finite", "limit")  # exact at the context length; published, of infinite context
 MAX_POSITIONS = 2**17  # tokens whose positions are told apart
 MAX_SAMPLED = 2048  # tokens up to which T^3 operations a layer and draw are affordable
 SMALLEST_GAIN = 1e-150  # whose square, the variance behind a norm, keeps its digits
@@ -89,28 +92,28 @@ class Row(NamedTuple):
     structure: str
     commands: tuple[str, ...]
     missing: str
-    holds: Callable[[Transformer, bool], bool] | None
+    holds: Callable[[Transformer, str], bool] | None
 
 
-def _is_infinite(spec: Transformer, limit: bool) -> bool:
-    return limit or bool(np.any(np.isinf(spec.context)))
+def _is_infinite(spec: Transformer, theory: str) -> bool:
+    return theory == "limit" or bool(np.any(np.isinf(spec.context)))
 
 
-def _is_mixed(spec: Transformer, limit: bool) -> bool:
+def _is_mixed(spec: Transformer, theory: str) -> bool:
     infinite = np.isinf(spec.context)
-    return not limit and bool(np.any(infinite) and not np.all(infinite))
+    return theory != "limit" and bool(np.any(infinite) and not np.all(infinite))
 
 
-def _has_positions(spec: Transformer, limit: bool) -> bool:
+def _has_positions(spec: Transformer, theory: str) -> bool:
     """Whether tokens at different positions differ, at finite context."""
-    finite = not limit and not np.all(np.isinf(spec.context))
+    finite = theory != "limit" and not np.all(np.isinf(spec.context))
     return finite and (spec.causal or spec.rotary_base is not None)
 
 
-def _is_long(spec: Transformer, limit: bool) -> bool:
+def _is_long(spec: Transformer, theory: str) -> bool:
     context = np.asarray(spec.context)
     far = np.any((context > MAX_POSITIONS) & np.isfinite(context))
-    return _has_positions(spec, limit) and bool(far)
+    return _has_positions(spec, theory) and bool(far)
 
 
 TABLE = (
@@ -118,41 +121,41 @@ TABLE = (
         "they have different theories; run them apart", _is_mixed),
     Row("norm_gain below 1e-150", (*FORWARD, *RATES, *HEAT, "bands", "gradients"),
         "the variance behind the norm, its square, is no floating-point number",
-        lambda s, limit: s.norm != "none" and bool(np.any(np.less(s.norm_gain, SMALLEST_GAIN)))),
+        lambda s, theory: s.norm != "none" and bool(np.any(np.less(s.norm_gain, SMALLEST_GAIN)))),
     Row("causal = true", (*RATES, *HEAT),
-        f"positions are not resolved there; {LATE}", lambda s, limit: s.causal),
+        f"positions are not resolved there; {LATE}", lambda s, theory: s.causal),
     Row("rotary_base", (*RATES, *HEAT),
-        f"positions are not resolved there; {LATE}", lambda s, limit: s.rotary_base is not None),
+        f"positions are not resolved there; {LATE}", lambda s, theory: s.rotary_base is not None),
     Row("norm = 'none' with causal = True", (*FORWARD, "bands"),
         f"tokens differ in size, and scores with them; {LATE}, or ask for the limit",
-        lambda s, limit: s.causal and s.norm == "none" and _has_positions(s, limit)),
+        lambda s, theory: s.causal and s.norm == "none" and _has_positions(s, theory)),
     Row(f"context above {MAX_POSITIONS} with causal = true or rotary_base", (*FORWARD, "bands"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
         _is_long),
     Row("identity or value_identity with causal = true or rotary_base",
         ("sweep", "critical", "diagram", "bands", "gradients"),
         f"identity parts have no theory by position; {LATE}",
-        lambda s, limit: s.has_identity and _has_positions(s, limit)),
+        lambda s, theory: s.has_identity and _has_positions(s, theory)),
     Row("identity with an infinite context", (*FORWARD, *RATES, *HEAT, "attention"),
         "the own key's advantage grows as log T; identity needs a finite context",
-        lambda s, limit: bool(np.any(s.identity)) and _is_infinite(s, limit)),
+        lambda s, theory: bool(np.any(s.identity)) and _is_infinite(s, theory)),
     Row("identity", (*HEAT, "diagram"),
         "the entropy depends on the overlap too, not on beta sqrt(q gap) alone",
-        lambda s, limit: bool(np.any(s.identity))),
+        lambda s, theory: bool(np.any(s.identity))),
     Row("identity or value_identity", ("bands", "gradients", "gradient_exponent", "recommend"),
         "identity parts have no theory of gradients nor of their spread over networks",
-        lambda s, limit: s.has_identity),
+        lambda s, theory: s.has_identity),
     Row("value_identity with norm = 'pre'", ("exponents",),
         "q grows with its own square root too, and its fixed point is not solved",
-        lambda s, limit: s.norm == "pre" and bool(np.any(s.value_identity))),
+        lambda s, theory: s.norm == "pre" and bool(np.any(s.value_identity))),
     Row("norm = 'none'", ("exponents", "sampled_gradients"),
         "without norms q drifts, and tokens differ in size; set norm = 'post' or 'pre'",
-        lambda s, limit: s.norm == "none"),
+        lambda s, theory: s.norm == "none"),
     Row("norm other than 'post'", ("fixed_points",),
         "the overlap has fixed points where q is fixed; set norm = 'post'",
-        lambda s, limit: s.norm != "post"),
+        lambda s, theory: s.norm != "post"),
     Row("arrays", ("fixed_points", "bands", "sampled_gradients", "blocks", *DESIGN),
-        "a single spec is needed", lambda s, limit: s.shape != ()),
+        "a single spec is needed", lambda s, theory: s.shape != ()),
     Row("infinite context",
         ("bands", "gradients", "blocks", "recommend", "prescribe", "grow", "schemes", "folklore"),
         "fluctuations, gradients of scores, weights and positions depend on T; a finite context is "
@@ -160,15 +163,15 @@ TABLE = (
         _is_infinite),
     Row(f"context above {MAX_SAMPLED} with causal = true or rotary_base", ("gradients",),
         f"gradients by position are sampled, for at most {MAX_SAMPLED} tokens",
-        lambda s, limit: s.shape == () and _has_positions(s, limit)
+        lambda s, theory: s.shape == () and _has_positions(s, theory)
         and bool(s.context > MAX_SAMPLED)),
     Row("rotary_base with width = null", ("sampled_gradients",),
         "rotary positions depend on the width of a head; give a width",
-        lambda s, limit: s.rotary_base is not None and s.width is None),
+        lambda s, theory: s.rotary_base is not None and s.width is None),
     Row("width that heads do not divide", ("sampled_gradients",),
-        "heads of one width are sampled", lambda s, limit: bool(s.width and s.width % s.heads)),
+        "heads of one width are sampled", lambda s, theory: bool(s.width and s.width % s.heads)),
     Row("width = null", ("bands",),
-        "networks differ by terms in 1/width; give a width", lambda s, limit: s.width is None),
+        "networks differ by terms in 1/width; give a width", lambda s, theory: s.width is None),
     Row("no causal mask that is resolved", ("causal",),
         f"a single causal spec with norms is needed, of at most {MAX_POSITIONS} tokens", None),
     Row("no rotary positions that are resolved", ("by_distance",),
@@ -194,7 +197,7 @@ def _error(row: Row, command: str, **words: str) -> TheoryError:
     return TheoryError(row.structure, command, row.missing.format(**words))
 
 
-def require_theory(spec: Transformer, command: str, limit: bool = False) -> None:
+def require_theory(spec: Transformer, command: str, theory: str = "finite") -> None:
     """Refuse a spec that has a structure which no theory of a command covers.
 
     Parameters
@@ -203,8 +206,8 @@ def require_theory(spec: Transformer, command: str, limit: bool = False) -> None
         The description; arrays broadcast.
     command : str
         Who asks, one of those in `TABLE`.
-    limit : bool
-        Whether the limit of infinite context is asked for.
+    theory : {"finite", "limit"}
+        What is asked for: the theory at the context length, or at infinite context.
 
     Raises
     ------
@@ -223,17 +226,17 @@ def require_theory(spec: Transformer, command: str, limit: bool = False) -> None
         ...
     sigprop.propagation.capabilities.TheoryError: causal = true in exponents: ...
     """
-    row = _first(spec, command, limit)
+    row = _first(spec, command, theory)
     if row is not None:
         raise _error(row, command)
 
 
-def covers(spec: Transformer, command: str, limit: bool = False) -> bool:
+def covers(spec: Transformer, command: str, theory: str = "finite") -> bool:
     """Whether no row of the table refuses a spec.
 
     Parameters
     ----------
-    spec, command, limit
+    spec, command, theory
         As in `require_theory`.
 
     Returns
@@ -250,23 +253,24 @@ def covers(spec: Transformer, command: str, limit: bool = False) -> bool:
     >>> covers(spec, "critical"), covers(spec, "exponents")
     (True, False)
     """
-    return _first(spec, command, limit) is None
+    return _first(spec, command, theory) is None
 
 
-def _first(spec: Transformer, command: str, limit: bool) -> Row | None:
+def _first(spec: Transformer, command: str, theory: str) -> Row | None:
+    choice("theory", theory, THEORIES)
     rows = (row for row in TABLE if row.holds is not None and command in row.commands)
-    return next((row for row in rows if row.holds and row.holds(spec, limit)), None)
+    return next((row for row in rows if row.holds and row.holds(spec, theory)), None)
 
 
-def geometry_of(spec: Transformer, limit: bool = False) -> str:
+def geometry_of(spec: Transformer, theory: str = "finite") -> str:
     """Which pairs of tokens a spec needs told apart.
 
     Parameters
     ----------
     spec : Transformer
         The description; arrays broadcast.
-    limit : bool
-        Whether the limit of infinite context is asked for, where positions do not matter.
+    theory : {"finite", "limit"}
+        In the limit of infinite context positions do not matter.
 
     Returns
     -------
@@ -284,7 +288,7 @@ def geometry_of(spec: Transformer, limit: bool = False) -> str:
     'position'
     """
     far = bool(np.any(np.asarray(spec.context) > MAX_POSITIONS))
-    if not _has_positions(spec, limit) or far or spec.has_identity:
+    if not _has_positions(spec, theory) or far or spec.has_identity:
         return "exchangeable"
     if spec.causal:
         return "exchangeable" if spec.norm == "none" else "position"

@@ -231,7 +231,7 @@ def causal(
     start = initial_state(spec, place)
     if given is not None:
         start = _given(given.values, layout, spec)
-    run = solve(build_blocks(spec, False, _betas(spec, beta_by_layer), place), start)
+    run = solve(build_blocks(spec, beta_by_layer=_betas(spec, beta_by_layer), place=place), start)
     found = positions_of(place.geometry, run, blocks)
     return found if given is None else replace(found, kernel_moved=given.moved)
 

@@ -22,15 +22,15 @@ __all__ = ["from_distances", "from_positions", "from_states", "reason_of"]
 ROOM = 2**16  # states whose statistics are computed together
 
 
-def from_states(spec: Transformer, limit: bool, run: Run, place: Place) -> Trajectory:
+def from_states(spec: Transformer, theory: str, run: Run, place: Place) -> Trajectory:
     """Trajectory of exchangeable tokens, with the statistics of attention.
 
     Parameters
     ----------
     spec : Transformer
         The description.
-    limit : bool
-        Whether the statistics are those of infinite context.
+    theory : {"finite", "limit"}
+        Whether the statistics are those of the context length or of infinite context.
     run : Run
         The solution.
     place : Place
@@ -52,7 +52,7 @@ def from_states(spec: Transformer, limit: bool, run: Run, place: Place) -> Traje
     )
     known = np.isfinite(x) & np.isfinite(q[1:])
     b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
-    weights, ratio = _attention(rem_of(spec, limit), b, x)
+    weights, ratio = _attention(rem_of(spec, theory), b, x)
     entropy, std = _in_nats(spec, b, ratio)
 
     def masked(column: Number) -> Floats:
@@ -71,7 +71,7 @@ def from_states(spec: Transformer, limit: bool, run: Run, place: Place) -> Traje
         reduced_beta=masked(b),
         ended=ended,
         reason=reason_of(spec, ended),
-        notes=_notes(spec, limit),
+        notes=_notes(spec, theory),
     )
 
 
@@ -110,12 +110,12 @@ def _in_nats(spec: Transformer, b: Floats, ratio: Floats) -> tuple[Floats, Float
     return frozen, np.where(b > 0, np.inf, 0.0)
 
 
-def from_distances(spec: Transformer, limit: bool, run: Run, place: Place) -> Trajectory:
+def from_distances(spec: Transformer, run: Run, place: Place) -> Trajectory:
     """Means over pairs of positions, as one trajectory; `distances` has each of a single spec.
 
     Parameters
     ----------
-    spec, limit, run, place
+    spec, run, place
         As in `from_states`.
 
     Returns
@@ -138,13 +138,13 @@ def from_distances(spec: Transformer, limit: bool, run: Run, place: Place) -> Tr
 
 
 def from_positions(
-    spec: Transformer, limit: bool, run: Run, place: Place, blocks: int | None = None
+    spec: Transformer, run: Run, place: Place, blocks: int | None = None
 ) -> Trajectory:
     """Means over positions, as one trajectory; `positions` has each of a single spec.
 
     Parameters
     ----------
-    spec, limit, run, place
+    spec, run, place
         As in `from_states`.
     blocks : int, optional
         Number of equal ranges of positions for `kernel_blocks`.
@@ -184,16 +184,16 @@ def _of_means(
         reduced_beta=means["score_std"] / np.sqrt(np.log(place.geometry.tokens)),
         ended=ended,
         reason=reason_of(spec, ended),
-        notes=_notes(spec, False, True),
+        notes=_notes(spec, "finite", True),
         **means,
         **more,
     )
 
 
-def _notes(spec: Transformer, limit: bool, by_position: bool = False) -> tuple[str, ...]:
+def _notes(spec: Transformer, theory: str, by_position: bool = False) -> tuple[str, ...]:
     """Approximations that the exchangeable theory makes for a spec, one sentence each."""
     notes = []
-    if limit or np.any(np.isinf(spec.context)):
+    if theory == "limit" or np.any(np.isinf(spec.context)):
         notes.append(
             "Limit of infinite context: Y_2 is off by 12-100 % at the lengths people train."
         )

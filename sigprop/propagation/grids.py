@@ -73,7 +73,7 @@ class FinalStates:
 
 @validated
 def sweep(
-    spec: Transformer, limit: bool = False, progress: Callable[[int], None] | None = None
+    spec: Transformer, theory: str = "finite", progress: Callable[[int], None] | None = None
 ) -> FinalStates:
     """Compute the final states of an array of specs, in chunks that stay in cache: for large grids.
 
@@ -81,8 +81,8 @@ def sweep(
     ----------
     spec : Transformer
         The description; memory grows with the output alone, not with depth.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
     progress : callable, optional
         Called with the number of finished states after each chunk.
 
@@ -111,8 +111,8 @@ def sweep(
     >>> sweep(spec).state.gap.shape
     (5,)
     """
-    require_theory(spec, "sweep", limit)
-    kind = geometry_of(spec, limit)
+    require_theory(spec, "sweep", theory)
+    kind = geometry_of(spec, theory)
     if kind != "exchangeable":
         return _resolved(spec, kind, progress)
     np.empty(HEAP)
@@ -122,7 +122,7 @@ def sweep(
     defined = np.empty(shape, dtype=bool)
     for index in chunks(shape):
         part = part_of(spec, index)
-        state, heat[index] = _run(part, limit)
+        state, heat[index] = _run(part, theory)
         good = valid(state.q, state.gap)
         q[index], gap[index] = (np.where(good, value, np.nan) for value in state)
         defined[index] = good
@@ -135,10 +135,10 @@ def _forward(step: Step, block: Block) -> Step:
     return block.forward(step.kernel)
 
 
-def _run(spec: Transformer, limit: bool) -> tuple[State, Floats]:
+def _run(spec: Transformer, theory: str) -> tuple[State, Floats]:
     """Last state of exchangeable tokens, and the largest reduced inverse temperature."""
-    place = exchangeable_place(spec, limit, prod(spec.shape) * spec.depth)
-    block = build_block(spec, limit, place)
+    place = exchangeable_place(spec, theory, prod(spec.shape) * spec.depth)
+    block = build_block(spec, theory, place)
     heat = np.zeros(spec.shape)
     steps = iterate(Step(initial_state(spec)), [block] * spec.depth, _forward)
     with np.errstate(all="ignore"):  # what overflows or vanishes is masked in sweep
@@ -179,7 +179,7 @@ def _tops(spec: Transformer) -> dict[int, float]:
 def _rows(spec: Transformer, place: Place) -> Floats:
     """Rows q, overlap deficit, largest reduced inverse temperature and smallest entropy ratio."""
     geometry: Any = place.geometry
-    block = build_block(spec, False, place)
+    block = build_block(spec, place=place)
     start = initial_state(spec, place)
     count = len(np.asarray(start.gap))
     heat, cold, good = np.zeros(count), np.full(count, np.inf), np.ones(count, dtype=bool)

@@ -291,7 +291,7 @@ def _slopes(
     `averages` finds the mean participation and entropy of what attention did. Beside the slopes,
     what it did at the inputs themselves.
     """
-    geometry, blocks = place.geometry, [build_block(spec, False, place)] * spec.depth
+    geometry, blocks = place.geometry, [build_block(spec, place=place)] * spec.depth
     out, seen = [], []
     before = initial_state(spec, place)
     for step in iterate(Step(before), blocks, lambda s, b: b.forward(s.kernel)):

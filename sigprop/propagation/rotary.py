@@ -124,7 +124,7 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
     if geometry_of(spec) != "distance" or spec.shape:
         raise refusal("no rotary positions that are resolved", "by_distance")
     place = distance_place(spec)
-    blocks = build_blocks(spec, False, beta_by_layer, place)
+    blocks = build_blocks(spec, beta_by_layer=beta_by_layer, place=place)
     return distances_of(place.geometry, solve(blocks, initial_state(spec, place)))
 
 

@@ -41,7 +41,7 @@ TOGETHER = 16  # stacks whose tokens are told apart that are solved together
 @validated
 def propagate(
     spec: Transformer,
-    limit: bool = False,
+    theory: str = "finite",
     beta_by_layer: ArrayLike | None = None,
     blocks: int | None = None,
     geometry: str = "auto",
@@ -58,8 +58,8 @@ def propagate(
     ----------
     spec : Transformer
         The description; arrays broadcast to many trajectories at once.
-    limit : bool
-        Use the published limit of infinite context in place of the exact finite length.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
     beta_by_layer : array_like, shape (L, ...), optional
         Inverse temperature of each block, in place of `spec.beta`.
     blocks : int, optional
@@ -97,14 +97,14 @@ def propagate(
     >>> t.rho.shape, t.y2.shape, t.reason
     ((51,), (50,), 'all 50 layers were computed')
     """
-    require_theory(spec, "propagate", limit)
+    require_theory(spec, "propagate", theory)
     choice("geometry", geometry, GEOMETRIES)
     if blocks is not None:
         size = 24 * (spec.depth + 1) * min(abs(blocks), MAX_BLOCKS) ** 2
         allow(size, "blocks", blocks, "fewer blocks or layers")
-    kind = geometry_of(spec, limit) if geometry == "auto" else geometry
+    kind = geometry_of(spec, theory) if geometry == "auto" else geometry
     if kind == "exchangeable":
-        found = exchangeable(spec, limit, beta_by_layer)
+        found = exchangeable(spec, theory, beta_by_layer)
         return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
     if blocks is not None:
         _checked(spec, blocks)
@@ -115,13 +115,13 @@ def propagate(
 
 @validated
 def exchangeable(
-    spec: Transformer, limit: bool = False, beta_by_layer: ArrayLike | None = None
+    spec: Transformer, theory: str = "finite", beta_by_layer: ArrayLike | None = None
 ) -> Trajectory:
     """Iterate the block map on an exchangeable kernel, also where `propagate` resolves positions.
 
     Parameters
     ----------
-    spec, limit, beta_by_layer
+    spec, theory, beta_by_layer
         As in `propagate`.
 
     Returns
@@ -140,9 +140,9 @@ def exchangeable(
     """
     size = prod(spec.shape)
     allow(size * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
-    layers = build_blocks(spec, limit, beta_by_layer)
+    layers = build_blocks(spec, theory, beta_by_layer)
     run = solve(layers, initial_state(spec), spec.shape)
-    return from_states(spec, limit, run, layers[0].place)
+    return from_states(spec, theory, run, layers[0].place)
 
 
 def _resolved(
@@ -152,17 +152,17 @@ def _resolved(
     if kind == "distance":
         place = distance_place(spec)
         run = _run(spec, place, beta_by_layer)
-        found = from_distances(spec, False, run, place)
+        found = from_distances(spec, run, place)
         return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
     place = position_place(spec, blocks=blocks)
     size = len(place.geometry.layout.size)
     allow(8 * (spec.depth + 1) * 4 * size**2, "depth", spec.depth, "fewer layers or blocks")
     run = _run(spec, place, beta_by_layer)
-    return from_positions(spec, False, run, place, blocks)
+    return from_positions(spec, run, place, blocks)
 
 
 def _run(spec: Transformer, place: Place, beta_by_layer: ArrayLike | None) -> Run:
-    blocks = build_blocks(spec, False, beta_by_layer, place)
+    blocks = build_blocks(spec, beta_by_layer=beta_by_layer, place=place)
     return solve(blocks, initial_state(spec, place), spec.shape[:1])
 
 

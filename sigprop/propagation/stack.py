@@ -226,15 +226,15 @@ def first_norm(spec: Transformer) -> Norm | None:
     return Norm(spec.norm_gain) if spec.norm == "post" else None
 
 
-def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
+def rem_of(spec: Transformer, theory: str = "finite") -> Statistics:
     """Attention statistics of a spec: exact at its context length, or the published limit.
 
     Parameters
     ----------
     spec : Transformer
         The description; an infinite context asks for the limit.
-    limit : bool
-        Ask for the limit at any context.
+    theory : {"finite", "limit"}
+        The limit may be asked for at any context.
 
     Returns
     -------
@@ -254,23 +254,23 @@ def rem_of(spec: Transformer, limit: bool = False) -> Statistics:
     >>> type(rem_of(spec)).__name__
     'Limit'
     """
-    require_theory(spec, "attention", limit)
+    require_theory(spec, "attention", theory)
     if np.any(spec.identity):
         return Favoured(spec.context, spec.identity, np.square(spec.norm_gain))
-    if limit or np.all(np.isinf(spec.context)):
+    if theory == "limit" or np.all(np.isinf(spec.context)):
         return Limit(spec.context)
     return Finite(spec.context, spec.head_width)
 
 
-def exchangeable_place(spec: Transformer, limit: bool = False, states: int = 1) -> Place:
+def exchangeable_place(spec: Transformer, theory: str = "finite", states: int = 1) -> Place:
     """Where blocks of exchangeable tokens act.
 
     Parameters
     ----------
     spec : Transformer
         The description.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
     states : int
         How many states a block will be applied to; many make it worth preparing profiles.
 
@@ -287,7 +287,7 @@ def exchangeable_place(spec: Transformer, limit: bool = False, states: int = 1) 
     >>> exchangeable_place(spec).geometry.tokens
     64.0
     """
-    rem = rem_of(spec, limit)
+    rem = rem_of(spec, theory)
     if spec.norm != "none":
         rem = along_line(rem, spec.beta * np.square(spec.norm_gain), states)
     return Place(Exchangeable(spec.context), rem)
@@ -366,15 +366,15 @@ def distance_place(spec: Transformer, top: float | None = None) -> Place:
     return Place(geometry, Drawn(distances, make_field(context, base, width)))
 
 
-def build_block(spec: Transformer, limit: bool = False, place: Place | None = None) -> Block:
+def build_block(spec: Transformer, theory: str = "finite", place: Place | None = None) -> Block:
     """Block of a spec.
 
     Parameters
     ----------
     spec : Transformer
         The description.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
     place : Place, optional
         Where it acts; that of exchangeable tokens by default.
 
@@ -392,7 +392,7 @@ def build_block(spec: Transformer, limit: bool = False, place: Place | None = No
     2
     """
     if place is None:
-        place = exchangeable_place(spec, limit)
+        place = exchangeable_place(spec, theory)
     norm = None if spec.norm == "none" else Norm(spec.norm_gain)
     return assembled(spec, norm, _attention(spec), _mlp(spec), place)
 
@@ -463,7 +463,7 @@ def _temperature(spec: Transformer) -> Number:
 
 def build_blocks(
     spec: Transformer,
-    limit: bool = False,
+    theory: str = "finite",
     beta_by_layer: ArrayLike | None = None,
     place: Place | None = None,
 ) -> list[Block]:
@@ -471,7 +471,7 @@ def build_blocks(
 
     Parameters
     ----------
-    spec, limit, place
+    spec, theory, place
         As in `build_block`.
     beta_by_layer : array_like, shape (L, ...), optional
         Inverse temperature of each block, in place of `spec.beta`.
@@ -495,9 +495,9 @@ def build_blocks(
     [1.0, 2.0]
     """
     if beta_by_layer is None:
-        return [build_block(spec, limit, place)] * spec.depth
+        return [build_block(spec, theory, place)] * spec.depth
     betas = layer_betas(spec, beta_by_layer)
-    return [build_block(spec.replace(beta=beta), limit, place) for beta in betas]
+    return [build_block(spec.replace(beta=beta), theory, place) for beta in betas]
 
 
 def layer_betas(spec: Transformer, beta_by_layer: ArrayLike) -> Floats:

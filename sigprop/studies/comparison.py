@@ -16,6 +16,7 @@ from sigprop.core.arrays import Floats
 from sigprop.core.errors import AssumptionError
 from sigprop.model.huggingface import Reading, load
 from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import THEORIES
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
 from sigprop.simulation import Measured, Source, simulate
@@ -272,7 +273,7 @@ def compare(
         scheduler=scheduler,
     )
     start = spec.replace(rho0=float(found.mean("rho")[0]))
-    finite, limit = (propagate(start, limit) for limit in (False, True))
+    finite, limit = (propagate(start, theory) for theory in THEORIES)
     tables = {
         "finite": _deviations(finite, found),
         "limit": _deviations(limit, found),

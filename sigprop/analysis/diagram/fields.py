@@ -53,7 +53,7 @@ class Plan:
         The description without the axes.
     axes : dict of str to array
         Values along each dimension.
-    rho_max, entropy_min, limit, gradients
+    rho_max, entropy_min, theory, gradients
         As in `diagram`.
 
     Examples
@@ -69,7 +69,7 @@ class Plan:
     axes: dict[str, Floats]
     rho_max: float
     entropy_min: float | None
-    limit: bool
+    theory: str
     gradients: bool
 
     @classmethod
@@ -79,14 +79,14 @@ class Plan:
         axes: Mapping[str, ArrayLike],
         rho_max: float = 0.98,
         entropy_min: float | None = None,
-        limit: bool = False,
+        theory: str = "finite",
         gradients: bool = False,
     ) -> Plan:
         """Check what `diagram` is asked.
 
         Parameters
         ----------
-        spec, axes, rho_max, entropy_min, limit, gradients
+        spec, axes, rho_max, entropy_min, theory, gradients
             As in `diagram`.
 
         Returns
@@ -107,11 +107,11 @@ class Plan:
         grid = {name: _axis(name, values) for name, values in axes.items()}
         if not grid:
             raise DomainError("axes", (), "at least one parameter with its values")
-        plan = cls(spec, grid, rho_max, entropy_min, limit, gradients)
+        plan = cls(spec, grid, rho_max, entropy_min, theory, gradients)
         require(
             len(plan.wide.shape) == len(grid), "spec", plan.wide.shape, "no arrays but the axes"
         )
-        require_theory(plan.wide, "diagram", limit)
+        require_theory(plan.wide, "diagram", theory)
         return plan
 
     @cached_property
@@ -158,8 +158,8 @@ class Plan:
         dict of str to array
             The variables of a diagram but its boundaries; the regime is the last.
         """
-        final = sweep(self.wide, self.limit, progress)
-        ratio = _entropy(self.wide, self.limit, final)
+        final = sweep(self.wide, self.theory, progress)
+        ratio = _entropy(self.wide, self.theory, final)
         data: dict[str, NDArray[Any]] = {
             "rho": np.asarray(final.state.rho),
             "gap_ratio": np.asarray(final.state.gap / final.state.q),
@@ -191,7 +191,7 @@ class Plan:
         return xr.Dataset(variables, coords, self._provenance())
 
     def _provenance(self) -> dict[str, Any]:
-        floor, infinite = self.entropy_min, self.limit or np.isinf(self.spec.context).all()
+        floor, infinite = self.entropy_min, self.theory or np.isinf(self.spec.context).all()
         gradients = {"gradients_of": whose(self.spec)} if self.gradients else {}
         return gradients | {
             "sigprop_version": __version__,
@@ -212,12 +212,12 @@ def _axis(name: str, values: ArrayLike) -> Floats:
     return out
 
 
-def _entropy(spec: Transformer, limit: bool, final: FinalStates) -> Floats:
+def _entropy(spec: Transformer, theory: str, final: FinalStates) -> Floats:
     """Smallest entropy over the layers: unless known, that at the largest reduced beta."""
     if final.entropy_ratio is not None:
         return final.entropy_ratio
     b = np.where(final.defined & np.isfinite(final.reduced_beta), final.reduced_beta, 0.0)
-    ratio = rem_of(spec, limit).entropy_ratio(b)
+    ratio = rem_of(spec, theory).entropy_ratio(b)
     return np.where(final.defined, ratio, np.nan)
 
 

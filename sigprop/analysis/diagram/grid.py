@@ -57,7 +57,7 @@ def diagram(
     *,
     rho_max: float = 0.98,
     entropy_min: float | None = None,
-    limit: bool = False,
+    theory: str = "finite",
     gradients: bool = False,
     progress: Callable[[int], None] | None = None,
     **axes: ArrayLike,
@@ -73,8 +73,8 @@ def diagram(
     entropy_min : float, optional
         H / log T below which, in any block, it is called entropy collapsed. By default the value at
         the freezing point beta_c of the random energy model (E4), at any context length.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
     gradients : bool
         Add the gain of the gradient (apjn) and the smallest query gradient over the value gradient
         (score_gradient), with the boundaries of exploding and vanishing gradients. It takes a few
@@ -109,7 +109,7 @@ def diagram(
     >>> d.rho.shape, d.attrs["undefined"]
     ((7, 8), 0)
     """
-    plan = Plan.of(spec, axes, rho_max, entropy_min, limit, gradients)
+    plan = Plan.of(spec, axes, rho_max, entropy_min, theory, gradients)
     shape = plan.wide.shape
     allow(POINT * prod(shape), "shape", shape, "fewer points, or a store (diagram_store)")
     out = plan.labelled(plan.values(progress))

@@ -36,7 +36,7 @@ def diagram_store(
     *,
     rho_max: float = 0.98,
     entropy_min: float | None = None,
-    limit: bool = False,
+    theory: str = "finite",
     gradients: bool = False,
     scheduler: str | None = None,
     workers: int = 1,
@@ -55,7 +55,7 @@ def diagram_store(
 
     Parameters
     ----------
-    spec, rho_max, entropy_min, limit, gradients, axes
+    spec, rho_max, entropy_min, theory, gradients, axes
         As in `sigprop.diagram`.
     path : str or Path
         The store, a folder: a new one, or one of this very diagram.
@@ -85,13 +85,13 @@ def diagram_store(
     >>> from sigprop.analysis.diagram.zarr_store import diagram_store
     >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     d = diagram_store(spec, folder + "/d.zarr", limit=True, beta=[0, 1], alpha_attn=[1, 2])
+    ...     d = diagram_store(spec, folder + "/d.zarr", beta=[0, 1], alpha_attn=[1, 2])
     ...     d.rho.shape
     (2, 2)
     """
     need("a .zarr diagram", "distributed", "dask", "zarr")
     told = progress or (lambda _: None)
-    plan = Plan.of(spec, axes, rho_max, entropy_min, limit, gradients)
+    plan = Plan.of(spec, axes, rho_max, entropy_min, theory, gradients)
     files = _prepare(plan, Path(path).resolve())
     boxes = list(chunks(plan.wide.shape))
     todo = {f"{files.name}-{i}": boxes[i] for i in _unfinished(files, boxes)}

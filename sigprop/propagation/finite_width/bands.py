@@ -189,7 +189,7 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
     plain = build_block(spec)
     read = plain.read(state)
     cold = spec.replace(beta=b / float(np.sqrt(read.q * read.gap)))
-    block = build_block(cold, False, plain.place)
+    block = build_block(cold, place=plain.place)
     with np.errstate(all="ignore"):  # what overflows is refused
         rows = []
         for entering in (0.0, variance):

@@ -15,7 +15,7 @@ from sigprop.propagation.every_pair import jobs as kernel_jobs
 from sigprop.propagation.solve import exchangeable, propagate
 from sigprop.simulation import Measured, Tokens
 from sigprop.studies.comparison import deviation
-from sigprop.studies.figures.common import Figure, Lab, attributes, beside, findings
+from sigprop.studies.figures.common import THEORIES, Figure, Lab, attributes, beside, findings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,9 +28,7 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE)
 
 
 def _both(spec: Transformer, name: str) -> dict[str, Any]:
-    return {
-        theory: getattr(propagate(spec, theory == "limit"), name) for theory in ("finite", "limit")
-    }
+    return {theory: getattr(propagate(spec, theory), name) for theory in THEORIES}
 
 
 def _draw_depth(axes: Axes, data: xr.Dataset, colour: str, text: str) -> None:

@@ -54,7 +54,7 @@ def _theory(contexts: list[int], names: tuple[str, ...], **numbers: Any) -> dict
     out = {}
     for name in names:
         finite = [getattr(propagate(_layer(context=t, **numbers)), name)[-1] for t in contexts]
-        limit = getattr(propagate(_layer(context=contexts[0], **numbers), True), name)[-1]
+        limit = getattr(propagate(_layer(context=contexts[0], **numbers), "limit"), name)[-1]
         out[f"{name}_finite"] = np.stack(finite)
         out[f"{name}_limit"] = np.broadcast_to(limit, out[f"{name}_finite"].shape)
     return out

@@ -66,7 +66,7 @@ def _maps(spec: Transformer, beta: Floats, alpha: Floats) -> dict[str, Any]:
                 spec.replace(depth=depth),
                 rho_max=RHO_MAX,
                 entropy_min=ENTROPY_MIN,
-                limit=theory == "limit",
+                theory=theory,
                 beta=beta,
                 alpha_attn=alpha,
             )
@@ -90,7 +90,7 @@ def _at_depths(spec: Transformer, found: Measured) -> dict[str, Any]:
     layers = list(DEPTHS)
     dims = ("depth", "some_beta", "some_alpha_attn")
     columns = {"rho": found.mean("rho")[layers], "rho_se": found.se("rho")[layers]}
-    columns |= {f"rho_{t}": propagate(spec, t == "limit").rho[layers] for t in THEORIES}
+    columns |= {f"rho_{t}": propagate(spec, t).rho[layers] for t in THEORIES}
     return {name: (dims, values, attributes("rho")) for name, values in columns.items()}
 
 
@@ -207,8 +207,8 @@ def _critical(lab: Lab) -> xr.Dataset:
 def _solved(lab: Lab, specs: list[Transformer], depths: list[int]) -> Floats:
     """Critical strength over theory (finite, limit), description and depth."""
     todo = [
-        Job(critical_cell, {"spec": s.replace(depth=int(n)).to_dict(), "limit": limit})
-        for limit in (False, True)
+        Job(critical_cell, {"spec": s.replace(depth=int(n)).to_dict(), "theory": theory})
+        for theory in ("finite", "limit")
         for s in specs
         for n in depths
     ]
@@ -216,22 +216,22 @@ def _solved(lab: Lab, specs: list[Transformer], depths: list[int]) -> Floats:
     return np.reshape([float(f["alpha"]) for f in found], (2, len(specs), len(depths)))
 
 
-def critical_cell(spec: dict[str, Any], limit: bool) -> Arrays:
+def critical_cell(spec: dict[str, Any], theory: str) -> Arrays:
     """Solve for the critical strength of one description, as a job.
 
     Parameters
     ----------
     spec : dict
         As from `Transformer.to_dict`.
-    limit : bool
-        Use the limit of infinite context.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
 
     Returns
     -------
     dict of str to array
         The strength under "alpha".
     """
-    return {"alpha": critical(Transformer.from_dict(spec), RHO_MAX, limit).alpha_attn}
+    return {"alpha": critical(Transformer.from_dict(spec), RHO_MAX, theory).alpha_attn}
 
 
 def _crossings(found: Measured, strengths: Floats) -> Floats:
