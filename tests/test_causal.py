@@ -21,7 +21,6 @@ from sigprop.layers.interface import Place
 from sigprop.layers.state import State
 from sigprop.propagation.causal import causal
 from sigprop.propagation.every_pair import exchangeable_kernel, solve, text_kernel
-from sigprop.propagation.solve import exchangeable
 
 CASES = ["causal_low_beta", "causal_high_beta"]
 SPEC = Transformer(
@@ -272,7 +271,7 @@ def test_the_late_overlap_is_that_of_pairs_in_the_second_half():
 
 def test_full_prefix_is_the_exchangeable_theory():
     spec = SPEC.replace(prefix=32)
-    found, late = causal(spec), exchangeable(spec)
+    found, late = causal(spec), propagate(spec, geometry="exchangeable")
     np.testing.assert_allclose(found.y2, np.tile(late.y2[:, None], 32), atol=1e-5)
     off = ~np.eye(32, dtype=bool)
     expected = np.tile((late.gap / late.q)[:, None], off.sum())
@@ -349,7 +348,8 @@ def test_an_array_is_its_single_stacks(changes):
     """The shape of the input does not change the theory."""
     spec = SPEC.replace(depth=3, **changes)
     wide = {"beta": [0.5, 1.0, 2.0], "sigma_v2": [[1.0], [0.3]], "context": [12, 32, 12]}
-    many, late = propagate(spec.replace(**wide)), exchangeable(spec.replace(**wide))
+    many = propagate(spec.replace(**wide))
+    late = propagate(spec.replace(**wide), geometry="exchangeable")
     for i, j in np.ndindex(2, 3):
         own = {"beta": wide["beta"][j], "context": wide["context"][j], "prefix": 0}
         one = propagate(spec.replace(sigma_v2=wide["sigma_v2"][i][0], **own))

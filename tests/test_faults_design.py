@@ -9,14 +9,13 @@ import pytest
 from outcomes import outcome
 from rich.console import Console
 
-from sigprop import Targets, Transformer, load, recommend
+from sigprop import Targets, Transformer, load, propagate, recommend
 from sigprop.analysis.design.recommend import Design
 from sigprop.analysis.design.search import Search
 from sigprop.analysis.design.targets import measure
 from sigprop.cli import tables_design
 from sigprop.cli.design import recommend as command
 from sigprop.layers.attention.statistics import moments
-from sigprop.propagation.solve import exchangeable
 from sigprop.studies.folklore.rules import CLAIMS
 from sigprop.studies.folklore.verdicts import bench, judge_claims
 
@@ -157,7 +156,7 @@ def test_designs_stay_off_the_border_by_default():
 
     assert inspect.signature(command).parameters["rho_max"].default == 0.5
     design = recommend(ENCODER)
-    assert float(exchangeable(design.spec).rho[-1]) <= 0.48 + 1e-3
+    assert float(propagate(design.spec, geometry="exchangeable").rho[-1]) <= 0.48 + 1e-3
 
 
 def interrupted_after(evaluations):
@@ -194,7 +193,7 @@ def test_a_stream_that_overflows_on_the_way_has_the_largest_temperatures():
     ranges = {"beta": (0.1, 2.0), "alpha_attn": (0.1, 1e6), "alpha_mlp": (0.1, 1e6)}
     search = Search(spec, Targets(), ranges, True, None)
     design, betas = search.design(search.high)
-    found = exchangeable(design, beta_by_layer=betas)
+    found = propagate(design, beta_by_layer=betas, geometry="exchangeable")
     assert found.ended == 6  # 10^24 a block, up to 10^150
     np.testing.assert_allclose(betas[:6] * np.sqrt(found.gap[:6] / found.q[:6]), 2.0)
     assert np.all(betas[14:] == 1000)

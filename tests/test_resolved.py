@@ -23,7 +23,6 @@ from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_tables import Tabulated, tabulated
 from sigprop.propagation.finite_width import bands as fluctuations
-from sigprop.propagation.solve import exchangeable, unmasked
 from sigprop.simulation import simulate
 
 CAUSAL = Transformer(
@@ -105,7 +104,7 @@ def test_critical_strength(spec):
     found = critical(spec, 0.5)
     assert bool(found.converged)
     assert abs(propagate(spec.replace(alpha_attn=found.alpha_attn)).rho[-1] - 0.5) < ALLOWED
-    other = critical(unmasked(spec), 0.5).alpha_attn
+    other = critical(spec, 0.5, geometry="exchangeable").alpha_attn
     assert abs(propagate(spec.replace(alpha_attn=other)).rho[-1] - 0.5) > ALLOWED
 
 
@@ -211,7 +210,7 @@ def test_bands_follow_the_resolved_mean():
     found, plain = bands(spec), propagate(spec)
     assert np.abs(found.rho - plain.rho).max() < 2e-3
     assert np.abs(found.y2 - plain.y2).max() < 2e-3
-    assert np.abs(found.y2 - exchangeable(unmasked(spec)).y2).max() > 0.02
+    assert np.abs(found.y2 - propagate(spec, geometry="exchangeable").y2).max() > 0.02
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Rotary positions: closed form against measured networks, Gaussian fields and exact limits."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -15,8 +17,8 @@ from sigprop.layers.interface import Place
 from sigprop.layers.state import State
 from sigprop.propagation.every_pair import exchangeable_kernel, solve
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.solve import exchangeable
 
+exchangeable = partial(propagate, geometry="exchangeable")
 CASES = ["rotary_encoder_mid_beta", "rotary_encoder_high_beta"]
 SPEC = Transformer(
     depth=8, context=256, rotary_base=1e4, beta=2, sigma_v2=0.5, sigma_w2=0.2, rho0=0.3

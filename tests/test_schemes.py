@@ -21,7 +21,6 @@ from sigprop.analysis.schemes.registry import SCHEMES, _cut
 from sigprop.cli.app import main
 from sigprop.model.weights import MATRICES, Recipe, fan_in, spec_of
 from sigprop.propagation.gradients.closed_form import gradients
-from sigprop.propagation.solve import exchangeable
 from sigprop.simulation.typed_weights import Typed, overlap
 
 SMALL = Transformer(
@@ -162,7 +161,7 @@ def walked(name, seeds, spec=SMALL, wrong=1.0, change=None):
     if found.sub_norm:
         theory = overlaps(name, spec.replace(rho0=start.rho0))
     else:
-        theory = exchangeable(start.replace(sigma_v2=wrong * start.sigma_v2, **(change or {}))).rho
+        theory = propagate(start.replace(sigma_v2=wrong * start.sigma_v2, **(change or {}))).rho
     return theory - theory[0], mean, se
 
 
@@ -203,7 +202,7 @@ def test_norms_inside_branches_are_off_by_what_is_stated(name, room):
     stated = float(remark.split("moves rho_L by ")[1].rstrip("."))
     assert stated < room
     if name == "sub-ln":
-        off = abs(exchangeable(spec).rho[-1] - overlaps(name, SMALL)[-1])
+        off = abs(propagate(spec).rho[-1] - overlaps(name, SMALL)[-1])
         assert stated == pytest.approx(off, rel=0.05)
 
 

@@ -27,7 +27,6 @@ from sigprop.layers.attention.statistics.coordinates import MAX_CONTEXT
 from sigprop.model.spec import RANGES, Transformer
 from sigprop.propagation.capabilities import require_theory
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.solve import unmasked
 from sigprop.propagation.stack import build_block, initial_state, rem_of
 
 __all__ = ["RULES", "Growth", "grow"]
@@ -155,11 +154,11 @@ def grow(
     known = np.flatnonzero(t <= MAX_CONTEXT)
     ends = np.full((2, *beta.shape), np.nan)
     if known.size:
-        part = unmasked(wide).replace(context=t[known], beta=beta[:, known])
+        part = wide.replace(context=t[known], beta=beta[:, known])
         ends[:, :, known] = _ends(part, rho_max)
     for i in np.flatnonzero(t > MAX_CONTEXT) if spec.norm != "none" else ():
         for rule, heat_ in enumerate(beta[:, i]):  # one line of quadratures for each
-            far = unmasked(spec).replace(context=t[i], beta=heat_, width=None, heads=1)
+            far = spec.replace(context=t[i], beta=heat_, width=None, heads=1)
             ends[:, rule, i] = _ends(far, rho_max)
             if progress is not None:
                 progress(1)
@@ -172,8 +171,9 @@ def grow(
 
 def _ends(spec: Transformer, rho_max: float) -> Floats:
     """Overlap after the last block and critical alpha_attn, shape (2, ...)."""
-    state = sweep(spec).state
-    return np.stack([1 - state.gap / state.q, critical(spec, rho_max).alpha_attn])
+    state = sweep(spec, geometry="exchangeable").state
+    alpha = critical(spec, rho_max, geometry="exchangeable").alpha_attn
+    return np.stack([1 - state.gap / state.q, alpha])
 
 
 def _temperatures(spec: Transformer, wide: Transformer, t: Floats) -> Floats:

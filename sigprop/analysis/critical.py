@@ -110,7 +110,9 @@ class Critical:
 
 
 @validated
-def critical(spec: Transformer, rho_max: ArrayLike, theory: str = "finite") -> Critical:
+def critical(
+    spec: Transformer, rho_max: ArrayLike, theory: str = "finite", geometry: str = "auto"
+) -> Critical:
     r"""Smallest alpha_attn at which the overlap after all blocks is at most rho_max.
 
     Parameters
@@ -121,6 +123,8 @@ def critical(spec: Transformer, rho_max: ArrayLike, theory: str = "finite") -> C
         Largest overlap that is accepted, in (0, 1).
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
+    geometry : {"auto", "exchangeable"}
+        As in `sigprop.propagate`.
 
     Returns
     -------
@@ -152,10 +156,10 @@ def critical(spec: Transformer, rho_max: ArrayLike, theory: str = "finite") -> C
 
     target = np.asarray(rho_max, dtype=np.float64)
     require((target > 0) & (target < 1), "rho_max", rho_max, "a number in (0, 1)")
-    require_theory(spec, "critical", theory)
+    require_theory(spec, "critical", theory, geometry)
     shape = np.broadcast_shapes(spec.replace(alpha_attn=1.0).shape, target.shape)
     allow(200 * SCAN * prod(shape), "shape", shape, "fewer points")
-    search = _Search(spec, theory, shape, np.broadcast_to(target, shape).ravel())
+    search = _Search(spec, (theory, geometry), shape, np.broadcast_to(target, shape).ravel())
     grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
     every = np.arange(search.target.size)
     height = search(grid[:, None], every)
@@ -174,9 +178,9 @@ class _Search:
     """log[(1 - rho_L)/(1 - rho_max)] as a function of log alpha_attn, for a subset of specs."""
 
     def __init__(
-        self, spec: Transformer, theory: str, shape: tuple[int, ...], target: Floats
+        self, spec: Transformer, asked: tuple[str, str], shape: tuple[int, ...], target: Floats
     ) -> None:
-        self.spec, self.theory, self.shape, self.target = spec, theory, shape, target
+        self.spec, self.asked, self.shape, self.target = spec, asked, shape, target
         self._wide = {
             name: np.broadcast_to(np.asarray(getattr(spec, name)), shape).ravel()
             for name in spec.numbers()
@@ -190,7 +194,8 @@ class _Search:
         parts: dict[str, Any] = {name: value[index] for name, value in self._wide.items()}
         alpha = np.minimum(alpha, 10.0**HIGHEST)  # exp(log(1e6)) rounds above it
         spec = replace(self.spec, alpha_attn=alpha, sigma_w2=None, **parts)
-        state = sweep(spec, self.theory).state
+        theory, geometry = self.asked
+        state = sweep(spec, theory, geometry=geometry).state
         return np.asarray(state.gap / state.q)
 
     def __call__(self, log_alpha: Floats, index: Ints) -> Floats:
@@ -223,8 +228,8 @@ class _Search:
         with np.errstate(invalid="ignore"):  # both merged: -inf minus -inf
             steps = np.diff(height, axis=0)
         monotone = np.all((steps >= -1e-9) | ~np.isfinite(steps), axis=0)
-        known = covers(self.spec, "asymptotic_alpha", self.theory)
-        asymptotic = asymptotic_alpha(self.spec, self.theory) if known else np.nan
+        known = covers(self.spec, "asymptotic_alpha", *self.asked)
+        asymptotic = asymptotic_alpha(self.spec, *self.asked) if known else np.nan
         limit_alpha = np.broadcast_to(asymptotic, self.shape)
         said = np.asarray(REASONS)[reason]
         columns = (alpha, rho, limit_alpha, reason == 0, said, residual, iterations)
@@ -243,7 +248,7 @@ def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, Bools]:
 
 
 @validated
-def asymptotic_alpha(spec: Transformer, theory: str = "finite") -> Floats:
+def asymptotic_alpha(spec: Transformer, theory: str = "finite", geometry: str = "auto") -> Floats:
     r"""Residual strength above which the collapsed state is unstable at infinite depth (E20).
 
     Post-norm: :math:`\chi_{attn}\chi_{mlp} = 1`, so
@@ -258,6 +263,8 @@ def asymptotic_alpha(spec: Transformer, theory: str = "finite") -> Floats:
         The description; its alpha_attn is ignored.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
+    geometry : {"auto", "exchangeable"}
+        As in `sigprop.propagate`.
 
     Returns
     -------
@@ -278,7 +285,7 @@ def asymptotic_alpha(spec: Transformer, theory: str = "finite") -> Floats:
     >>> float(asymptotic_alpha(spec))
     inf
     """
-    require_theory(spec, "asymptotic_alpha", theory)
+    require_theory(spec, "asymptotic_alpha", theory, geometry)
     spec = spec.replace(alpha_attn=1.0)
     with np.errstate(all="ignore"):  # alpha_mlp = 0, chi_mlp = 1, and states that vanish
         if spec.norm == "none":

@@ -15,7 +15,7 @@ from sigprop.layers.attention.statistics import Limit, Rem, reduced_beta
 from sigprop.layers.state import State
 from sigprop.model.spec import RANGES, Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
-from sigprop.propagation.solve import exchangeable
+from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import build_block, initial_state, rem_of
 
 __all__ = ["BetaProfile", "beta_profile", "entropy_beta", "entropy_boundary"]
@@ -116,7 +116,7 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, theory: str = "fin
     True
     """
     require_theory(spec, "entropy_boundary", theory)
-    trajectory = exchangeable(spec, theory)
+    trajectory = propagate(spec, theory, geometry="exchangeable")
     read = build_block(spec, theory).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
     b = entropy_beta(rem_of(spec, theory), entropy_ratio, np.shape(spec.context))
     with np.errstate(divide="ignore", over="ignore"):  # merged tokens: nothing freezes them

@@ -117,7 +117,7 @@ def linear_response(step: Callable[[State], State], q: Floats) -> tuple[Floats, 
 
 
 @validated
-def exponents(spec: Transformer, theory: str = "finite") -> Exponents:
+def exponents(spec: Transformer, theory: str = "finite", geometry: str = "auto") -> Exponents:
     """Angle exponent, depth scale and power law at the collapsed fixed point.
 
     Parameters
@@ -126,6 +126,8 @@ def exponents(spec: Transformer, theory: str = "finite") -> Exponents:
         Post- or pre-norm; arrays broadcast.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
+    geometry : {"auto", "exchangeable"}
+        As in `sigprop.propagate`.
 
     Returns
     -------
@@ -146,7 +148,7 @@ def exponents(spec: Transformer, theory: str = "finite") -> Exponents:
     >>> float(exponents(spec).chi)
     0.5
     """
-    require_theory(spec, "exponents", theory)
+    require_theory(spec, "exponents", theory, geometry)
     block = build_block(spec, theory)
     with np.errstate(all="ignore"):  # vanished branches are masked below
         if spec.norm == "post":

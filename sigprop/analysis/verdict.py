@@ -14,7 +14,7 @@ from sigprop.core.arguments import validated
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import covers, require_theory
 from sigprop.propagation.result import Trajectory
-from sigprop.propagation.solve import propagate, unmasked, whose
+from sigprop.propagation.solve import propagate, whose
 
 __all__ = ["Verdict", "judge"]
 
@@ -112,8 +112,8 @@ def judge(spec: Transformer, rho_max: float = 0.98, theory: str = "finite") -> V
     plain = spec.without_identity()
     found = critical(plain, rho_max, theory)
     trajectory = propagate(spec, theory)
-    late = unmasked(plain)
-    rates = exponents(late, theory) if covers(late, "exponents", theory) else None
+    late = (theory, "exchangeable")
+    rates = exponents(plain, *late) if covers(plain, "exponents", *late) else None
     above = np.flatnonzero(trajectory.rho > rho_max)
     rank, cold = bool(trajectory.rho[-1] > rho_max), bool(trajectory.reduced_beta.max() > FREEZING)
     kinds = [name for name, holds in (("rank collapse", rank), ("entropy collapse", cold)) if holds]

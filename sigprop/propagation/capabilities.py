@@ -8,6 +8,7 @@ while its state is solved (`refusal`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from sigprop.core.errors import AssumptionError
 from sigprop.model.spec import Transformer
 
 __all__ = [
+    "GEOMETRIES",
     "MAX_POSITIONS",
     "TABLE",
     "THEORIES",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 THEORIES = ("finite", "limit")  # exact at the context length; published, of infinite context
+GEOMETRIES = ("auto", "exchangeable")
 MAX_POSITIONS = 2**17  # tokens whose positions are told apart
 MAX_SAMPLED = 2048  # tokens up to which T^3 operations a layer and draw are affordable
 SMALLEST_GAIN = 1e-150  # whose square, the variance behind a norm, keeps its digits
@@ -197,7 +200,9 @@ def _error(row: Row, command: str, **words: str) -> TheoryError:
     return TheoryError(row.structure, command, row.missing.format(**words))
 
 
-def require_theory(spec: Transformer, command: str, theory: str = "finite") -> None:
+def require_theory(
+    spec: Transformer, command: str, theory: str = "finite", geometry: str = "auto"
+) -> None:
     """Refuse a spec that has a structure which no theory of a command covers.
 
     Parameters
@@ -208,6 +213,8 @@ def require_theory(spec: Transformer, command: str, theory: str = "finite") -> N
         Who asks, one of those in `TABLE`.
     theory : {"finite", "limit"}
         What is asked for: the theory at the context length, or at infinite context.
+    geometry : {"auto", "exchangeable"}
+        Whether tokens are told apart where they differ, or late ones described.
 
     Raises
     ------
@@ -226,17 +233,17 @@ def require_theory(spec: Transformer, command: str, theory: str = "finite") -> N
         ...
     sigprop.propagation.capabilities.TheoryError: causal = true in exponents: ...
     """
-    row = _first(spec, command, theory)
+    row = _first(spec, command, theory, geometry)
     if row is not None:
         raise _error(row, command)
 
 
-def covers(spec: Transformer, command: str, theory: str = "finite") -> bool:
+def covers(spec: Transformer, command: str, theory: str = "finite", geometry: str = "auto") -> bool:
     """Whether no row of the table refuses a spec.
 
     Parameters
     ----------
-    spec, command, theory
+    spec, command, theory, geometry
         As in `require_theory`.
 
     Returns
@@ -253,16 +260,19 @@ def covers(spec: Transformer, command: str, theory: str = "finite") -> bool:
     >>> covers(spec, "critical"), covers(spec, "exponents")
     (True, False)
     """
-    return _first(spec, command, theory) is None
+    return _first(spec, command, theory, geometry) is None
 
 
-def _first(spec: Transformer, command: str, theory: str) -> Row | None:
+def _first(spec: Transformer, command: str, theory: str, geometry: str) -> Row | None:
     choice("theory", theory, THEORIES)
+    choice("geometry", geometry, GEOMETRIES)
+    if geometry == "exchangeable":
+        spec = replace(spec, causal=False, window=None, prefix=0, rotary_base=None)
     rows = (row for row in TABLE if row.holds is not None and command in row.commands)
     return next((row for row in rows if row.holds and row.holds(spec, theory)), None)
 
 
-def geometry_of(spec: Transformer, theory: str = "finite") -> str:
+def geometry_of(spec: Transformer, theory: str = "finite", geometry: str = "auto") -> str:
     """Which pairs of tokens a spec needs told apart.
 
     Parameters
@@ -271,6 +281,8 @@ def geometry_of(spec: Transformer, theory: str = "finite") -> str:
         The description; arrays broadcast.
     theory : {"finite", "limit"}
         In the limit of infinite context positions do not matter.
+    geometry : {"auto", "exchangeable"}
+        The exchangeable one may be asked for whatever the spec.
 
     Returns
     -------
@@ -288,7 +300,7 @@ def geometry_of(spec: Transformer, theory: str = "finite") -> str:
     'position'
     """
     far = bool(np.any(np.asarray(spec.context) > MAX_POSITIONS))
-    if not _has_positions(spec, theory) or far or spec.has_identity:
+    if geometry != "auto" or not _has_positions(spec, theory) or far or spec.has_identity:
         return "exchangeable"
     if spec.causal:
         return "exchangeable" if spec.norm == "none" else "position"

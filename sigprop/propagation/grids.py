@@ -73,7 +73,10 @@ class FinalStates:
 
 @validated
 def sweep(
-    spec: Transformer, theory: str = "finite", progress: Callable[[int], None] | None = None
+    spec: Transformer,
+    theory: str = "finite",
+    progress: Callable[[int], None] | None = None,
+    geometry: str = "auto",
 ) -> FinalStates:
     """Compute the final states of an array of specs, in chunks that stay in cache: for large grids.
 
@@ -85,6 +88,8 @@ def sweep(
         Exact at the context length, or the published limit of infinite context.
     progress : callable, optional
         Called with the number of finished states after each chunk.
+    geometry : {"auto", "exchangeable"}
+        As in `propagate`.
 
     Returns
     -------
@@ -111,8 +116,8 @@ def sweep(
     >>> sweep(spec).state.gap.shape
     (5,)
     """
-    require_theory(spec, "sweep", theory)
-    kind = geometry_of(spec, theory)
+    require_theory(spec, "sweep", theory, geometry)
+    kind = geometry_of(spec, theory, geometry)
     if kind != "exchangeable":
         return _resolved(spec, kind, progress)
     np.empty(HEAP)

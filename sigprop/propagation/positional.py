@@ -52,7 +52,7 @@ from sigprop.propagation.gradients import closed_form
 from sigprop.propagation.gradients.closed_form import Gradients
 from sigprop.propagation.gradients.sampled import sampled_gradients
 from sigprop.propagation.result import Trajectory
-from sigprop.propagation.solve import propagate, unmasked
+from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import (
     build_block,
     distance_place,
@@ -225,12 +225,12 @@ def bands(spec: Transformer) -> Trajectory:
 
 def _spread(spec: Transformer, base: Trajectory, slopes: list[_Slopes]) -> Trajectory:
     """Carry variance and shift of the mean deficit x through the blocks."""
-    x, plain, t = base.gap / base.q, unmasked(spec), float(spec.context)
-    entering = fluctuations.input_variance(plain, State(1.0, x[0]))
+    x, t = base.gap / base.q, float(spec.context)
+    entering = fluctuations.input_variance(spec, State(1.0, x[0]))
     variance, shift, noise = [entering * x[0] ** 2], [0.0], []
     for layer, slope in enumerate(slopes):
         state, b = State(base.q[layer], base.gap[layer]), float(base.reduced_beta[layer])
-        one = block_noise(plain, state, b, variance[-1] / x[layer] ** 2, layer + 1)
+        one = block_noise(spec, state, b, variance[-1] / x[layer] ** 2, layer + 1)
         own = one.y2 if slope.own is None else (slope.own, one.y2[1])
         noise.append(one._replace(y2=own))
         alike = _moved(x[layer + 1], t) / _moved(one.behind, t)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
-from sigprop.core.checks import choice, count
+from sigprop.core.checks import count
 from sigprop.core.memory import allow
 from sigprop.layers.interface import Place
 from sigprop.model.spec import Transformer
@@ -30,9 +30,8 @@ from sigprop.propagation.stack import (
     position_place,
 )
 
-__all__ = ["GEOMETRIES", "exchangeable", "propagate", "unmasked", "whose"]
+__all__ = ["propagate", "whose"]
 
-GEOMETRIES = ("auto", "exchangeable")
 STATE, RECORD = 1500, 200  # bytes of a state while a block acts on it, and of a layer recorded
 TRAILING = {"position": 2, "distance": 1}  # axes of the kernel
 TOGETHER = 16  # stacks whose tokens are told apart that are solved together
@@ -97,14 +96,13 @@ def propagate(
     >>> t.rho.shape, t.y2.shape, t.reason
     ((51,), (50,), 'all 50 layers were computed')
     """
-    require_theory(spec, "propagate", theory)
-    choice("geometry", geometry, GEOMETRIES)
+    require_theory(spec, "propagate", theory, geometry)
     if blocks is not None:
         size = 24 * (spec.depth + 1) * min(abs(blocks), MAX_BLOCKS) ** 2
         allow(size, "blocks", blocks, "fewer blocks or layers")
-    kind = geometry_of(spec, theory) if geometry == "auto" else geometry
+    kind = geometry_of(spec, theory, geometry)
     if kind == "exchangeable":
-        found = exchangeable(spec, theory, beta_by_layer)
+        found = _exchangeable(spec, theory, beta_by_layer)
         return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
     if blocks is not None:
         _checked(spec, blocks)
@@ -113,31 +111,8 @@ def propagate(
     return _together(spec, kind, beta_by_layer, progress)
 
 
-@validated
-def exchangeable(
-    spec: Transformer, theory: str = "finite", beta_by_layer: ArrayLike | None = None
-) -> Trajectory:
-    """Iterate the block map on an exchangeable kernel, also where `propagate` resolves positions.
-
-    Parameters
-    ----------
-    spec, theory, beta_by_layer
-        As in `propagate`.
-
-    Returns
-    -------
-    Trajectory
-        Everything, layer by layer; of a causal spec, for its last tokens.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagation.solve import exchangeable
-    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
-    ...                    rho0=0)
-    >>> exchangeable(spec).positions is None
-    True
-    """
+def _exchangeable(spec: Transformer, theory: str, beta_by_layer: ArrayLike | None) -> Trajectory:
+    """Trajectory of exchangeable tokens; of a causal spec, of its last ones."""
     size = prod(spec.shape)
     allow(size * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
     layers = build_blocks(spec, theory, beta_by_layer)
@@ -191,32 +166,6 @@ def _together(
             progress(len(index))
     columns = {name: v.reshape(*v.shape[:-1], *spec.shape) for name, v in columns.items()}
     return replace(found, **columns, reason=reason_of(spec, columns["ended"]))
-
-
-@validated
-def unmasked(spec: Transformer) -> Transformer:
-    """Spec without mask and rotary positions, whose tokens are exchangeable.
-
-    Parameters
-    ----------
-    spec : Transformer
-        The description.
-
-    Returns
-    -------
-    Transformer
-        What its late tokens see.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagation.solve import unmasked
-    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
-    ...                    rho0=0)
-    >>> unmasked(spec).causal
-    False
-    """
-    return replace(spec, causal=False, window=None, prefix=0, rotary_base=None)
 
 
 def whose(spec: Transformer) -> str:

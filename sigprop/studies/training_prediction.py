@@ -80,7 +80,7 @@ def predict(runs: xr.Dataset) -> xr.Dataset:
 
 def _predicted(spec: Transformer) -> dict[str, Floats]:
     """Fields of the diagram at an array of specs, and the distance to its nearer boundary."""
-    data = Plan(spec, {}, RHO_MAX, None, "finite", gradients=not spec.causal).values()
+    data = Plan(spec, {}, RHO_MAX, None, gradients=not spec.causal).values()
     gap, heat = data["gap_ratio"], data["reduced_beta"]
     final = FinalStates(State(np.ones_like(gap), gap), heat, np.isfinite(gap))
     fields = boundary_fields(final, data["entropy_ratio"], RHO_MAX, None)

@@ -13,7 +13,6 @@ from sigprop.analysis.design.targets import Correction, Measures, Targets, measu
 from sigprop.core.arrays import Bools, Floats
 from sigprop.layers.attention.statistics import reduced_beta
 from sigprop.model.spec import RANGES, Transformer
-from sigprop.propagation.solve import unmasked
 from sigprop.propagation.stack import build_block, initial_state
 
 __all__ = ["MISSED", "TIGHT", "Answer", "Search"]
@@ -217,7 +216,6 @@ def _steady(spec: Transformer, heat: Floats) -> Floats:
     They end at the largest admissible one, where tokens have merged and the overlap has no hope, or
     where the state overflows. Those of late tokens, without mask and rotation.
     """
-    spec = unmasked(spec)
     state, betas = initial_state(spec), []
     for _ in range(spec.depth):
         with np.errstate(all="ignore"):

@@ -15,7 +15,7 @@ from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import geometry_of
 from sigprop.propagation.gradients.closed_form import WEIGHTS, gradients
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.solve import exchangeable, propagate
+from sigprop.propagation.solve import propagate
 
 __all__ = ["CONSTRAINTS", "Correction", "Measures", "Targets", "measure"]
 
@@ -236,7 +236,7 @@ def measure(
     >>> bool(cold < hot)
     True
     """
-    flat = exchangeable(spec, beta_by_layer=beta_by_layer)
+    flat = propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")
     single = resolved and beta_by_layer is None
     back = gradients(spec, None if single else flat, beta_by_layer)
     norms = np.stack([getattr(back, name) for name in WEIGHTS])

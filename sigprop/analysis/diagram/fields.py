@@ -53,7 +53,7 @@ class Plan:
         The description without the axes.
     axes : dict of str to array
         Values along each dimension.
-    rho_max, entropy_min, theory, gradients
+    rho_max, entropy_min, theory, gradients, geometry
         As in `diagram`.
 
     Examples
@@ -69,8 +69,9 @@ class Plan:
     axes: dict[str, Floats]
     rho_max: float
     entropy_min: float | None
-    theory: str
-    gradients: bool
+    theory: str = "finite"
+    gradients: bool = False
+    geometry: str = "auto"
 
     @classmethod
     def of(
@@ -81,12 +82,13 @@ class Plan:
         entropy_min: float | None = None,
         theory: str = "finite",
         gradients: bool = False,
+        geometry: str = "auto",
     ) -> Plan:
         """Check what `diagram` is asked.
 
         Parameters
         ----------
-        spec, axes, rho_max, entropy_min, theory, gradients
+        spec, axes, rho_max, entropy_min, theory, gradients, geometry
             As in `diagram`.
 
         Returns
@@ -107,11 +109,11 @@ class Plan:
         grid = {name: _axis(name, values) for name, values in axes.items()}
         if not grid:
             raise DomainError("axes", (), "at least one parameter with its values")
-        plan = cls(spec, grid, rho_max, entropy_min, theory, gradients)
+        plan = cls(spec, grid, rho_max, entropy_min, theory, gradients, geometry)
         require(
             len(plan.wide.shape) == len(grid), "spec", plan.wide.shape, "no arrays but the axes"
         )
-        require_theory(plan.wide, "diagram", theory)
+        require_theory(plan.wide, "diagram", theory, geometry)
         return plan
 
     @cached_property
@@ -158,7 +160,7 @@ class Plan:
         dict of str to array
             The variables of a diagram but its boundaries; the regime is the last.
         """
-        final = sweep(self.wide, self.theory, progress)
+        final = sweep(self.wide, self.theory, progress, self.geometry)
         ratio = _entropy(self.wide, self.theory, final)
         data: dict[str, NDArray[Any]] = {
             "rho": np.asarray(final.state.rho),
@@ -192,8 +194,9 @@ class Plan:
 
     def _provenance(self) -> dict[str, Any]:
         floor, infinite = self.entropy_min, self.theory or np.isinf(self.spec.context).all()
-        gradients = {"gradients_of": whose(self.spec)} if self.gradients else {}
-        return gradients | {
+        asked = {"gradients_of": whose(self.spec)} if self.gradients else {}
+        asked |= {"geometry": self.geometry} if self.geometry != "auto" else {}
+        return asked | {
             "sigprop_version": __version__,
             "spec": json.dumps(self.spec.to_dict()),
             "theory": "limit" if infinite else "finite context",

@@ -59,6 +59,7 @@ def diagram(
     entropy_min: float | None = None,
     theory: str = "finite",
     gradients: bool = False,
+    geometry: str = "auto",
     progress: Callable[[int], None] | None = None,
     **axes: ArrayLike,
 ) -> xr.Dataset:
@@ -79,6 +80,8 @@ def diagram(
         Add the gain of the gradient (apjn) and the smallest query gradient over the value gradient
         (score_gradient), with the boundaries of exploding and vanishing gradients. It takes a few
         times longer, a finite context, and terms in 1/d to first order.
+    geometry : {"auto", "exchangeable"}
+        As in `sigprop.propagate`.
     progress : callable, optional
         Called with the number of finished grid points.
     **axes : array_like, one dimension each
@@ -109,7 +112,7 @@ def diagram(
     >>> d.rho.shape, d.attrs["undefined"]
     ((7, 8), 0)
     """
-    plan = Plan.of(spec, axes, rho_max, entropy_min, theory, gradients)
+    plan = Plan.of(spec, axes, rho_max, entropy_min, theory, gradients, geometry)
     shape = plan.wide.shape
     allow(POINT * prod(shape), "shape", shape, "fewer points, or a store (diagram_store)")
     out = plan.labelled(plan.values(progress))

@@ -38,6 +38,7 @@ def diagram_store(
     entropy_min: float | None = None,
     theory: str = "finite",
     gradients: bool = False,
+    geometry: str = "auto",
     scheduler: str | None = None,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
@@ -55,7 +56,7 @@ def diagram_store(
 
     Parameters
     ----------
-    spec, rho_max, entropy_min, theory, gradients, axes
+    spec, rho_max, entropy_min, theory, gradients, geometry, axes
         As in `sigprop.diagram`.
     path : str or Path
         The store, a folder: a new one, or one of this very diagram.
@@ -91,7 +92,7 @@ def diagram_store(
     """
     need("a .zarr diagram", "distributed", "dask", "zarr")
     told = progress or (lambda _: None)
-    plan = Plan.of(spec, axes, rho_max, entropy_min, theory, gradients)
+    plan = Plan.of(spec, axes, rho_max, entropy_min, theory, gradients, geometry)
     files = _prepare(plan, Path(path).resolve())
     boxes = list(chunks(plan.wide.shape))
     todo = {f"{files.name}-{i}": boxes[i] for i in _unfinished(files, boxes)}

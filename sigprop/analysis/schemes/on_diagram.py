@@ -11,7 +11,6 @@ from sigprop.analysis.diagram.grid import diagram
 from sigprop.analysis.schemes.outcome import Outcome, recipe
 from sigprop.model.spec import Transformer
 from sigprop.model.weights import spec_of
-from sigprop.propagation.solve import unmasked
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,6 +73,6 @@ def scheme_diagram(
     low, high = (0.5 * known.min(initial=0.5), 2 * known.max(initial=8.0))
     heat = np.geomspace(np.clip(0.5 * beta.min(), 0.02, 1.0), HOTTEST, points)
     skip = np.geomspace(low, high, points)
-    data = diagram(unmasked(base), rho_max=rho_max, beta=heat, alpha_attn=skip)
+    data = diagram(base, rho_max=rho_max, geometry="exchangeable", beta=heat, alpha_attn=skip)
     places = {"scheme_beta": ("scheme", beta), "scheme_strength": ("scheme", strength)}
     return data.rename(alpha_attn="strength").assign(places)

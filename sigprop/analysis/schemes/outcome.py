@@ -19,7 +19,8 @@ from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.model.weights import Recipe, check, spec_of
 from sigprop.propagation.gradients.closed_form import gradients
-from sigprop.propagation.solve import exchangeable, unmasked
+from sigprop.propagation.result import Trajectory
+from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import build_block, iterate
 
 __all__ = [
@@ -224,11 +225,16 @@ def overlaps(name: str, architecture: Transformer) -> Floats:
     (13,)
     """
     found, spec, _ = described(name, architecture)
-    return normed(spec_of(found, architecture)).rho if found.sub_norm else exchangeable(spec).rho
+    late = normed(spec_of(found, architecture)) if found.sub_norm else _late(spec)
+    return late.rho
+
+
+def _late(spec: Transformer) -> Trajectory:
+    return propagate(spec, geometry="exchangeable")
 
 
 def _distance(spec: Transformer, rho: float) -> str:
-    off = abs(float(exchangeable(spec).rho[-1]) - rho)
+    off = abs(float(_late(spec).rho[-1]) - rho)
     return f" This moves rho_L by {off:.2g}."
 
 
@@ -260,7 +266,7 @@ def admin_skips(spec: Transformer) -> list[float]:
     >>> len(skips), skips[0]
     (24, 1.0)
     """
-    block = build_block(unmasked(spec))
+    block = build_block(spec)
     start = State(spec.q0, spec.q0 * (1 - spec.rho0))
     sublayers = [block.part(layer) for layer in block.layers] * spec.depth
     states = [start, *iterate(start, sublayers, lambda state, layer: layer(state))]

@@ -18,7 +18,6 @@ from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.model.weights import MATRICES, Recipe, fan_in, fan_out, spec_of
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.solve import unmasked
 from sigprop.propagation.stack import assembled, build_block, iterate
 
 __all__ = ["SCHEMES", "Normed", "Scheme", "normed"]
@@ -260,7 +259,7 @@ def _rem(spec: Transformer) -> Recipe:
     many = base.replace(
         sigma_o2=base.sigma_o2 * size**2, sigma_w2_2=np.asarray(base.sigma_w2_2) * size**2
     )
-    final = sweep(unmasked(many)).state
+    final = sweep(many, geometry="exchangeable").state
     kept = np.flatnonzero(final.gap / final.q >= (1 - float(spec.rho0)) / 2)
     strongest = float(size[kept[-1]]) if kept.size else float(size[0])
     return replace(plain, attn_branch=strongest, mlp_branch=strongest)

@@ -67,7 +67,7 @@ from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
 from sigprop.propagation.result import Trajectory
-from sigprop.propagation.solve import exchangeable
+from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import Block, build_block, iterate
 
 __all__ = ["Noise", "bands", "block_noise", "input_variance"]
@@ -111,7 +111,7 @@ def bands(spec: Transformer) -> Trajectory:
     ((5,), True)
     """
     require_theory(spec, "bands")
-    base = exchangeable(spec)
+    base = propagate(spec, geometry="exchangeable")
     if not np.all(base.gap > 0):
         raise refusal("tokens that merge", "bands", where="the last block")
     block = build_block(spec)

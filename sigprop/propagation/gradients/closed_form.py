@@ -20,7 +20,7 @@ from sigprop.propagation.capabilities import require_theory
 from sigprop.propagation.finite_width.bands import bands
 from sigprop.propagation.points import chunks, part_of
 from sigprop.propagation.result import Trajectory
-from sigprop.propagation.solve import exchangeable
+from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import Block, build_block, build_blocks, iterate
 
 __all__ = [
@@ -194,7 +194,7 @@ def gradients(
     """
     require_theory(spec, "gradients")
     if trajectory is None and beta_by_layer is not None:
-        trajectory = exchangeable(spec, beta_by_layer=beta_by_layer)
+        trajectory = _late(spec, beta_by_layer)
     found, gap, spread = _typical(spec, trajectory)
     blocks = build_blocks(spec, beta_by_layer=beta_by_layer)[: len(found.q) - 1]
 
@@ -211,13 +211,17 @@ def gradients(
     return _collected(spec, found, rows[::-1])
 
 
+def _late(spec: Transformer, beta_by_layer: ArrayLike | None = None) -> Trajectory:
+    return propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")
+
+
 def _typical(
     spec: Transformer, trajectory: Trajectory | None
 ) -> tuple[Trajectory, Floats, list[Spread]]:
     """Trajectory, the gap of a typical network and the variation around it."""
     if trajectory is None:
         single = spec.width is not None and spec.shape == () and not np.isinf(spec.context)
-        trajectory = bands(spec) if single else exchangeable(spec)
+        trajectory = bands(spec) if single else _late(spec)
     if trajectory.rho_std is None or trajectory.crowding is None:
         return trajectory, trajectory.gap, [Spread()] * len(trajectory.q)
     variance = np.log1p((trajectory.rho_std * trajectory.q / trajectory.gap) ** 2)
@@ -276,7 +280,7 @@ def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
     apjn, score = np.empty(spec.shape), np.empty(spec.shape)
     for index in chunks(spec.shape):
         part = part_of(spec, index)
-        found = gradients(part, exchangeable(part))
+        found = gradients(part, _late(part))
         apjn[index] = found.apjn
         with np.errstate(all="ignore"):
             score[index] = np.min(found.wq / found.wv, axis=0)

@@ -12,7 +12,7 @@ from sigprop.model.spec import Transformer
 from sigprop.plotting.base import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, panels
 from sigprop.propagation.every_pair import collect, exchangeable_kernel
 from sigprop.propagation.every_pair import jobs as kernel_jobs
-from sigprop.propagation.solve import exchangeable, propagate
+from sigprop.propagation.solve import propagate
 from sigprop.simulation import Measured, Tokens
 from sigprop.studies.comparison import deviation
 from sigprop.studies.figures.common import THEORIES, Figure, Lab, attributes, beside, findings
@@ -256,7 +256,8 @@ def _decoder_part(networks: Any, solver: Any, start: Transformer) -> xr.Dataset:
     blocks = np.asarray(propagate(start, blocks=networks.shape[-1]).kernel_blocks)
     out["kernel_theory"] = (kernel, np.float32(_apart(blocks)))
     out["rho_theory"] = ("layer", _last(blocks), attributes("rho"))
-    out["rho_exchangeable"] = ("layer", exchangeable(start).rho, attributes("rho"))
+    late = propagate(start, geometry="exchangeable")
+    out["rho_exchangeable"] = ("layer", late.rho, attributes("rho"))
     return xr.Dataset(out)
 
 

@@ -17,7 +17,7 @@ from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.model.weights import Recipe, spec_of
 from sigprop.propagation.gradients.closed_form import gradients
-from sigprop.propagation.solve import exchangeable
+from sigprop.propagation.solve import propagate
 from sigprop.simulation import rule_measurements as draw
 from sigprop.simulation.typed_weights import Typed, overlap
 from sigprop.studies.folklore.verdicts import ROOM, Bench, Claim, Point, laboratory
@@ -190,8 +190,8 @@ def _collapse_with_positions(b: Bench, cosine: float) -> Point:
         x = network._after(network.tokens(rng) + code)
         return overlap(network.run(x, network.draw(rng)).streams[-1])
 
-    theory = float(exchangeable(spec.replace(rho0=mixed)).rho[-1])
-    without = float(exchangeable(spec).rho[-1])
+    theory = float(propagate(spec.replace(rho0=mixed)).rho[-1])
+    without = float(propagate(spec).rho[-1])
     return b.point("overlap after 3 blocks", without, theory, measure)
 
 
@@ -214,7 +214,7 @@ def _norm_gain(b: Bench) -> list[Point]:
     network = _typed(small, lab)
     return [
         b.point("only the collapse of a post-norm stack is meant",
-                float(exchangeable(usual).rho[-1]), float(exchangeable(gained).rho[-1]),
+                float(propagate(usual).rho[-1]), float(propagate(gained).rho[-1]),
                 lambda rng: overlap(network.walk(rng).streams[-1])),
         b.point(f"scores are meant (d = {d})", 1.0, seen, heat),
     ]  # fmt: skip
@@ -272,7 +272,7 @@ def _gain(network: Typed, rng: np.random.Generator) -> float:
 
 
 def _grown(spec: Transformer) -> float:
-    q = exchangeable(spec).q
+    q = propagate(spec).q
     return float(q[-1] / q[0])
 
 
@@ -336,7 +336,7 @@ def _decay(b: Bench) -> list[Point]:
 
 def _slope(spec: Transformer) -> float:
     """Growth of the norm of the MLP's gradient a block toward the input, fitted."""
-    found = gradients(spec, exchangeable(spec))
+    found = gradients(spec, propagate(spec))
     return math.exp(-np.polyfit(np.arange(len(found.w1)), 0.5 * np.log(found.w1), 1)[0])
 
 

@@ -24,7 +24,7 @@ from sigprop.propagation.drawn_layer import follow
 from sigprop.propagation.gradients.closed_form import gradients
 from sigprop.propagation.positional import bands, is_sampled
 from sigprop.propagation.result import Trajectory
-from sigprop.propagation.solve import exchangeable, propagate
+from sigprop.propagation.solve import propagate
 
 __all__ = ["COMPARED", "Prediction", "predict"]
 
@@ -143,7 +143,7 @@ def predict(
     starts = [admit(k, int(spec.context)).values for k in kernel]
     runs = [follow(specs, k, 1, rng) for k in starts for _ in range(draws)]
     stacked = {name: np.stack([run[name] for run in runs]) for name in runs[0]}
-    flat = exchangeable(spec)
+    flat = propagate(spec, geometry="exchangeable")
     reached = len(flat.rho) - 1
     if reached < spec.depth:
         raise AssumptionError(f"theory ends before the stack: {flat.reason}")
