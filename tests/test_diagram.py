@@ -31,6 +31,22 @@ def test_values_are_those_of_propagate(spec, data):
         assert float(data.entropy_ratio[i, j]) == pytest.approx(t.entropy_ratio.min(), abs=1e-7)
 
 
+def test_what_was_asked_stands_beside_the_values(spec):
+    """The last tokens of a causal stack, and the limit, are what `propagate` says of each."""
+    spec = spec.replace(depth=3, context=16, causal=True)
+    axes = {"beta": [0.5, 1.5]}
+    late = diagram(spec, geometry="exchangeable", **axes)
+    far = diagram(spec, theory="limit", **axes)
+    masked = diagram(spec, **axes)
+    asked = [(d.attrs["theory"], d.attrs.get("geometry")) for d in (masked, late, far)]
+    assert asked == [("finite context", None), ("finite context", "exchangeable"), ("limit", None)]
+    many = spec.replace(**axes)
+    np.testing.assert_allclose(late.rho, propagate(many, geometry="exchangeable").rho[-1], 1e-7)
+    np.testing.assert_allclose(far.rho, propagate(many, "limit").rho[-1], 1e-7)
+    assert np.abs(late.entropy_ratio - masked.entropy_ratio).max() > 0.01
+    assert np.abs(late.rho - far.rho).max() > 0.01
+
+
 def test_regimes(data):
     rank = (data.gap_ratio < 0.02).values
     cold = (data.reduced_beta > np.sqrt(2)).values

@@ -193,7 +193,8 @@ class Plan:
         return xr.Dataset(variables, coords, self._provenance())
 
     def _provenance(self) -> dict[str, Any]:
-        floor, infinite = self.entropy_min, self.theory or np.isinf(self.spec.context).all()
+        floor = self.entropy_min
+        infinite = self.theory == "limit" or np.isinf(self.spec.context).all()
         asked = {"gradients_of": whose(self.spec)} if self.gradients else {}
         asked |= {"geometry": self.geometry} if self.geometry != "auto" else {}
         return asked | {
