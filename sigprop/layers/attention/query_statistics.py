@@ -137,18 +137,18 @@ class PositionStats:
 
     Parameters
     ----------
-    layout : Layout
-        Blocks and mask.
+    source : QueryStatistics
+        Where the statistics of two queries come from.
     scores : PositionScores
         The scores.
     keys : Preferred
         Mean weights of the keys.
     near : array, shape (..., P)
         What correlations of scores do to the mean gap of two keys that one query picks.
+    std : array, shape (..., P)
+        Standard deviation of independent scores that one query would pick as much by.
     single : Single
         Statistics of one query.
-    shared : array, shape (..., N)
-        Overlap of a couple above its value for equal weights, from the correlation of its scores.
 
     Examples
     --------
@@ -165,12 +165,24 @@ class PositionStats:
     [1.0, 0.5, 0.333]
     """
 
-    layout: Layout
+    source: QueryStatistics
     scores: PositionScores
     keys: Preferred
     near: Floats
+    std: Floats
     single: Single
-    shared: Floats
+
+    @property
+    def layout(self) -> Layout:
+        """Blocks and mask."""
+        return self.source.layout
+
+    @cached_property
+    def shared(self) -> Floats:
+        """Overlap of a couple above its value for equal weights, by its scores' correlation."""
+        (i, j), heads = self.layout.couples, self.single.heads
+        found = self.source.shared(self.std, self.scores.correlation)
+        return np.asarray(found * heads[..., i] * heads[..., j])
 
     @cached_property
     def alike(self) -> Floats:
@@ -250,17 +262,15 @@ class QueryStatistics(ABC):
         Returns
         -------
         PositionStats
-            Mean weights of the keys first; then what their correlations do; then one query and two.
+            Mean weights of the keys first; then what their correlations do; then one query, and two
+            once they are read.
         """
         keys = prefer(self.layout, self.favour(scores.std, scores.key_variance))
         turned = self.turned(scores.whole, scores.deficit, scores.std, keys.weight)
         keys = Preferred(self.layout, keys.more * np.asarray(turned.part)[..., None])
         std = turned.shrink * scores.std
-        single, (i, j) = self.single(std), self.layout.couples
-        shared = self.shared(std, scores.correlation)
-        shared = shared * single.heads[..., i] * single.heads[..., j]
         near = np.broadcast_to(turned.near, std.shape)
-        return PositionStats(self.layout, scores, keys, near, single, shared)
+        return PositionStats(self, scores, keys, near, std, self.single(std))
 
     @abstractmethod
     def single(self, sigma: Floats) -> Single:
