@@ -1,5 +1,6 @@
 """What version 0.2 answered with another model's numbers, with NaN or with a traceback."""
 
+import json
 import warnings
 
 import numpy as np
@@ -14,7 +15,6 @@ from sigprop import (
     beta_profile,
     critical,
     diagram,
-    entropy_boundary,
     exponents,
     fixed_points,
     gradient_exponent,
@@ -33,8 +33,6 @@ POSITIONS = {
     "both": {"causal": True, "rotary_base": 1e4},
 }
 RATES = {
-    "beta_profile": lambda spec: beta_profile(spec, 0.7),
-    "entropy_boundary": lambda spec: entropy_boundary(spec, 0.7),
     "exponents": exponents,
     "fixed_points": fixed_points,
     "asymptotic_alpha": asymptotic_alpha,
@@ -63,15 +61,15 @@ def test_theories_without_positions_refuse_them_by_name(command, kind):
 
 
 @pytest.mark.parametrize("kind", ["causal", "rotary"])
-def test_the_command_profile_refuses_positions(tmp_path, kind):
+def test_the_command_profile_answers_by_position(tmp_path, kind):
     changes = {"causal": "true"} if kind == "causal" else {"rotary_base": "10000"}
     keys = {"depth": 3, "context": 16, "beta": 1, "sigma_v2": 1, "sigma_w2": 2, "rho0": 0.1}
     body = ", ".join(f'"{k}": {v}' for k, v in (keys | changes).items())
     (tmp_path / "spec.json").write_text(f"{{{body}}}")
     run = run_cli("profile", "spec.json", "--entropy", "0.7", "--json", folder=tmp_path)
-    assert (run.returncode, run.stdout) == (2, "")
-    assert "positions are not resolved" in run.stderr
-    assert "Traceback" not in run.stderr
+    assert (run.returncode, run.stderr.strip()) == (0, "")
+    expected = beta_profile(SPEC.replace(**POSITIONS[kind]), 0.7)
+    assert json.loads(run.stdout) == {n: v.tolist() for n, v in vars(expected).items()}
 
 
 def test_a_critical_strength_by_position_has_no_asymptote_of_another_model():

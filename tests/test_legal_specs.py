@@ -88,6 +88,9 @@ def rates(found, spec):
 def profile(found, spec):
     if not (np.all(np.isfinite(found.beta)) and np.all(np.isfinite(found.rho))):
         yield "profile is not finite"
+    held = propagate(spec, beta_by_layer=found.beta).entropy_ratio
+    if np.any(np.abs(held - 0.7) > 1e-6):
+        yield f"profile misses its entropy by {np.abs(held - 0.7).max():.1g}"
 
 
 COMMANDS = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,18 +13,30 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.checks import scalar
 from sigprop.core.errors import NotConvergedError, require
-from sigprop.layers.attention.exchangeable import valid
 from sigprop.layers.attention.statistics import Limit, Rem, reduced_beta
+from sigprop.layers.interface import Place
 from sigprop.layers.state import State
 from sigprop.model.spec import RANGES, Transformer
-from sigprop.propagation.capabilities import refusal, require_theory
+from sigprop.propagation.capabilities import TheoryError, geometry_of, refusal, require_theory
+from sigprop.propagation.points import singles
+from sigprop.propagation.run import solve
 from sigprop.propagation.solve import propagate
-from sigprop.propagation.stack import build_block, initial_state, rem_of
+from sigprop.propagation.stack import (
+    Block,
+    build_block,
+    build_blocks,
+    distance_place,
+    initial_state,
+    iterate,
+    position_place,
+    rem_of,
+)
 
 __all__ = ["BetaProfile", "beta_profile", "entropy_beta", "entropy_boundary"]
 
 KNOWN = (0.01, 0.9999)  # H / log T at finite context
 BRACKET = (1e-3, 5.0, 1e3)  # of b: hotter than the range, end of fast statistics, colder than it
+STEP, STEPS, XTOL = 0.05, 8, 1e-7  # of log beta: first end of a bracket, its doublings, tolerance
 
 
 @validated
@@ -85,12 +100,13 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, theory: str = "fin
     """Inverse temperature at which each block's entropy would fall to a fraction of log T.
 
     The states are those of the spec; the boundary is lowest where tokens differ most. In the
-    limit with entropy_ratio = 0 it is the freezing point beta_c of each block (E4).
+    limit with entropy_ratio = 0 it is the freezing point beta_c of each block (E4). Under a mask
+    the entropy is the mean of H / log n over queries, n the number of keys that each sees.
 
     Parameters
     ----------
     spec : Transformer
-        The description.
+        The description; arrays broadcast.
     entropy_ratio : float
         H / log T on the boundary.
     theory : {"finite", "limit"}
@@ -116,11 +132,30 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, theory: str = "fin
     True
     """
     require_theory(spec, "entropy_boundary", theory)
-    trajectory = propagate(spec, theory, geometry="exchangeable")
-    read = build_block(spec, theory).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
     b = entropy_beta(rem_of(spec, theory), entropy_ratio, np.shape(spec.context))
+    if geometry_of(spec, theory) != "exchangeable":
+        return _resolved_boundary(spec, entropy_ratio, np.broadcast_to(b, spec.shape))
+    trajectory = propagate(spec, theory)
+    read = build_block(spec, theory).read(State(trajectory.q[:-1], trajectory.gap[:-1]))
     with np.errstate(divide="ignore", over="ignore"):  # merged tokens: nothing freezes them
         return np.asarray(b / reduced_beta(1.0, read))
+
+
+def _resolved_boundary(spec: Transformer, ratio: float, guess: Floats) -> Floats:
+    """Boundary of stacks whose tokens are told apart, NaN behind the end of one of many."""
+    out = np.full((spec.depth, *spec.shape), np.nan)
+    for index, one in singles(spec):
+        place = _place(one)
+        blocks = build_blocks(one, place=place)
+        kernels = solve(blocks, initial_state(one, place)).kernels[:-1]
+        found = [_searched(blocks[0], kernel, ratio, guess[index]) for kernel in kernels]
+        at: tuple[Any, ...] = (slice(len(found)), *index)
+        out[at] = found
+    return out if spec.shape else out[: len(found)]
+
+
+def _place(spec: Transformer) -> Place:
+    return distance_place(spec) if geometry_of(spec) == "distance" else position_place(spec)
 
 
 @dataclass(frozen=True)
@@ -148,19 +183,28 @@ class BetaProfile:
 
 
 @validated
-def beta_profile(spec: Transformer, entropy_ratio: float, theory: str = "finite") -> BetaProfile:
+def beta_profile(
+    spec: Transformer,
+    entropy_ratio: float,
+    theory: str = "finite",
+    progress: Callable[[int], None] | None = None,
+) -> BetaProfile:
     """Inverse temperature per block such that every block has the same entropy.
 
-    As tokens grow alike, attention must grow colder to stay as selective.
+    As tokens grow alike, attention must grow colder to stay as selective. Where queries differ,
+    under a mask, their mean H / log n is held, n the number of keys that each sees.
 
     Parameters
     ----------
     spec : Transformer
-        The description; its beta is ignored.
+        The description; its beta is ignored. Arrays broadcast; stacks whose tokens are told apart
+        are solved one by one.
     entropy_ratio : float
         H / log T to hold.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
+    progress : callable, optional
+        Called with one after each stack whose tokens are told apart.
 
     Returns
     -------
@@ -185,29 +229,96 @@ def beta_profile(spec: Transformer, entropy_ratio: float, theory: str = "finite"
     """
     require_theory(spec, "beta_profile", theory)
     b = entropy_beta(rem_of(spec, theory), entropy_ratio, np.shape(spec.context))
-    state, betas, rhos = initial_state(spec), [], []
-    for layer in range(1, spec.depth + 1):
-        _require_passed(state, f"block {layer}")
-        rhos.append(np.broadcast_to(state.rho, spec.shape))
-        betas.append(np.broadcast_to(_held(spec, theory, state, b, f"block {layer}"), spec.shape))
+    if geometry_of(spec, theory) == "exchangeable":
+        return _held(spec, theory, None, lambda block, kernel: _inverse(block, kernel, b))
+    betas, rhos = (np.empty((spec.depth + more, *spec.shape)) for more in (0, 1))
+    for index, one in singles(spec):
+        search = partial(
+            _searched, ratio=entropy_ratio, guess=np.broadcast_to(b, spec.shape)[index]
+        )
+        at: tuple[Any, ...] = (slice(None), *index)
+        betas[at], rhos[at] = vars(_held(one, theory, _place(one), search)).values()
+        if progress is not None:
+            progress(1)
+    return BetaProfile(betas, rhos)
+
+
+class _Passed(NamedTuple):
+    """Kernel behind a block, and the inverse temperature that held its entropy."""
+
+    kernel: State
+    beta: Floats
+
+
+def _held(
+    spec: Transformer, theory: str, place: Place | None, find: Callable[[Block, State], Floats]
+) -> BetaProfile:
+    """Profile of stacks, block by block; `find` gives the inverse temperature of a block."""
+    cold = build_block(spec.replace(beta=0.0), theory, place)
+    geometry = cold.place.geometry
+
+    def step(last: _Passed, layer: int) -> _Passed:
+        beta = np.broadcast_to(find(cold, last.kernel), spec.shape)
+        _require_admissible(beta, layer)
         with np.errstate(all="ignore"):  # what overflows or vanishes is refused
-            state = build_block(spec.replace(beta=betas[-1]), theory)(state)
-    _require_passed(state, f"block {spec.depth}")
-    return BetaProfile(np.stack(betas), np.stack([*rhos, np.broadcast_to(state.rho, spec.shape)]))
+            kernel = build_block(spec.replace(beta=beta), theory, place)(last.kernel)
+        if not np.all(geometry.is_valid(kernel)):
+            raise _lost(layer)
+        return _Passed(kernel, beta)
+
+    start = _Passed(initial_state(spec, place), np.empty(0))
+    passed = list(iterate(start, range(1, spec.depth + 1), step))
+    rhos = [1 - geometry.deficit(one.kernel) for one in (start, *passed)]
+    wide = np.stack([np.broadcast_to(rho, spec.shape) for rho in rhos])
+    return BetaProfile(np.stack([one.beta for one in passed]), wide)
 
 
-def _held(spec: Transformer, theory: str, state: State, b: Floats, where: str) -> Floats:
-    """Inverse temperature at which a block that reads a state has reduced inverse temperature b."""
+def _inverse(block: Block, kernel: State, b: Floats) -> Floats:
+    """Inverse temperature at which a block of exchangeable tokens has a reduced one b."""
     with np.errstate(all="ignore"):  # what vanishes is refused
-        scale = reduced_beta(1.0, build_block(spec.replace(beta=0.0), theory).read(state))
-        beta = np.asarray(b / scale)
-    if not np.all(scale > 0):
-        raise refusal("tokens that merge", "beta_profile", where=where)
+        return np.asarray(b / reduced_beta(1.0, block.read(kernel)))
+
+
+def _searched(block: Block, kernel: State, ratio: float, guess: Floats) -> Floats:
+    """Inverse temperature at which the mean over queries of H / log n has a value.
+
+    `guess` is the reduced one of exchangeable tokens. Infinite where no beta lowers the entropy,
+    NaN where none is found.
+    """
+    from scipy.optimize import brentq
+
+    geometry, statistics = block.place
+    read = block.read(kernel)
+
+    def scores(beta: float) -> Any:
+        return geometry.scores(replace(block.attention, beta=beta), read)
+
+    @cache
+    def excess(log_beta: float) -> float:
+        return float(statistics(scores(np.exp(log_beta))).entropy_ratio) - ratio
+
+    unit = np.mean(scores(1.0).std) / np.sqrt(np.log(block.attention.context))
+    if not unit > 0:
+        return np.asarray(np.inf)
+    start = float(np.log(guess / unit))
+    side = np.sign(excess(start))
+    ends = (start + side * STEP * 2**k for k in range(STEPS))
+    with np.errstate(all="ignore"):  # scores beyond the range of their statistics
+        end = next((end for end in ends if side * excess(end) <= 0), None)
+    if end is None:
+        return np.asarray(np.nan)
+    return np.asarray(np.exp(brentq(excess, start, end, xtol=XTOL)))
+
+
+def _require_admissible(beta: Floats, layer: int) -> None:
+    if np.any(np.isinf(beta)):
+        raise refusal("tokens that merge", "beta_profile", where=f"block {layer}")
+    if np.any(np.isnan(beta)):
+        raise _lost(layer)
     if not np.all(beta <= RANGES["beta"][1]):
-        raise refusal("beta above 1000", "beta_profile", where=where)
-    return beta
+        raise refusal("beta above 1000", "beta_profile", where=f"block {layer}")
 
 
-def _require_passed(state: State, where: str) -> None:
-    if not np.all(valid(state.q, state.gap)):
-        raise refusal("a state that vanishes or overflows", "beta_profile", where=where)
+def _lost(layer: int) -> TheoryError:
+    words = "a state that vanishes or overflows"
+    return refusal(words, "beta_profile", where=f"block {layer}")

@@ -303,7 +303,8 @@ def profile(
     """Inverse temperature per block that holds attention at one entropy."""
     from sigprop.model.huggingface import load
 
-    found = sigprop.beta_profile(load(spec).spec, entropy, _theory(limit))
+    with progress(None, "layers"):
+        found = sigprop.beta_profile(load(spec).spec, entropy, _theory(limit))
     values = {"beta": found.beta.tolist(), "rho": found.rho.tolist()}
     if as_json:
         return emit(values)

@@ -12,7 +12,7 @@ import numpy as np
 from sigprop.core.arrays import Ints
 from sigprop.model.spec import Transformer
 
-__all__ = ["chunks", "part_of", "parts_of_one_context"]
+__all__ = ["chunks", "part_of", "parts_of_one_context", "singles"]
 
 CHUNK = 30000  # states iterated together: a dozen work arrays of 240 KB
 
@@ -54,6 +54,36 @@ def parts_of_one_context(
         for index in np.array_split(same, -(-len(same) // size)):
             own: dict[str, Any] = {n: v[index].reshape(-1, *tail) for n, v in flat.items()}
             yield index, replace(spec, **(own | {"context": context, "sigma_w2": None}))
+
+
+def singles(spec: Transformer) -> Iterator[tuple[tuple[int, ...], Transformer]]:
+    """Stacks of an array, one by one.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description; arrays broadcast.
+
+    Yields
+    ------
+    index : tuple of int
+        Place of the stack in the array.
+    one : Transformer
+        Its description, without arrays.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.points import singles
+    >>> spec = Transformer(depth=1, context=8, beta=[0, 1], sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> [(index, one.beta) for index, one in singles(spec)]
+    [((0,), 0.0), ((1,), 1.0)]
+    """
+    names = [n for n in spec.numbers() if n != "sigma_w2"]
+    wide = {n: np.broadcast_to(getattr(spec, n), spec.shape) for n in names}
+    for index in np.ndindex(spec.shape):
+        own: dict[str, Any] = {n: v[index].item() for n, v in wide.items()}
+        yield index, replace(spec, **own, sigma_w2=None)
 
 
 def chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

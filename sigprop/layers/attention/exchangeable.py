@@ -77,6 +77,10 @@ class Exchangeable:
         common = 0.0 if centred else kernel.q - kernel.gap
         return State(common + kernel.gap * first, kernel.gap * own)
 
+    def deficit(self, kernel: State) -> Number:
+        """Overlap deficit of all pairs."""
+        return kernel.gap / kernel.q
+
     def is_valid(self, kernel: State) -> Bools:
         """Whether a kernel is finite and has not vanished."""
         return valid(kernel.q, kernel.gap)
