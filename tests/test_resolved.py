@@ -150,6 +150,39 @@ def test_causal_gradients_against_autograd():
     assert (np.abs(found.p - mean) < allowed).all()
 
 
+@pytest.mark.parametrize("kind", ["causal", "rotary"])
+def test_gradients_of_an_array_are_its_single_gradients(kind):
+    """Beside them, a stack that nothing passes; late tokens have other gradients."""
+    spec = CAUSAL if kind == "causal" else ROTARY
+    spec = spec.replace(depth=2, context=12, width=16)
+    many = spec.replace(beta=[[0.5], [2.0]], alpha_attn=[0.0, 0.5, 1.0], sigma_v2=[0.0, 1.0, 1.0],
+                        alpha_mlp=[0.0, 1.0, 1.0], sigma_w2=[0.0, 0.5, 0.5])  # fmt: skip
+    done = []
+    found = gradients(many, draws=3, seed=5, progress=done.append)
+    one = gradients(spec.replace(beta=2.0, alpha_attn=0.5), draws=3, seed=5)
+    assert (found.draws, found.seed, len(done)) == (3, 5, 12)
+    for name in ("q", "p", "wq", "wk", "wv", "w1", "w2"):
+        assert getattr(found, name).shape == found.errors[name].shape == (2, 2, 3)
+        np.testing.assert_array_equal(getattr(found, name)[:, 1, 1], getattr(one, name))
+        np.testing.assert_array_equal(found.errors[name][:, 1, 1], one.errors[name])
+        assert np.isnan(getattr(found, name)[:, :, 0]).all()
+    np.testing.assert_array_equal(found.exponent[1, 1], one.exponent)
+    assert (np.isnan(found.apjn) == [True, False, False]).all()
+    late = gradients(many, geometry="exchangeable")
+    assert late.errors is None
+    assert abs(late.wq[0, 1, 1] - one.wq[0]) > 0.1 * one.wq[0]
+
+
+def test_a_diagram_has_the_gradients_of_late_tokens():
+    axes = {"beta": [0.5, 1.5], "alpha_attn": [1.0, 2.0]}
+    spec = ROTARY.replace(context=4)
+    data = diagram(spec, gradients=True, **axes)
+    many = spec.replace(beta=[[0.5], [1.5]], alpha_attn=[1.0, 2.0])
+    late = gradients(many, geometry="exchangeable")
+    np.testing.assert_allclose(data.apjn, late.apjn, rtol=1e-12)
+    assert data.attrs["gradients_of"] == "late tokens without mask or rotation"
+
+
 def test_rotary_gradients_are_sampled_and_repeat():
     spec = ROTARY.replace(width=64, heads=2, context=24)
     one, two, other = (gradients(spec, draws=4, seed=s) for s in (1, 1, 2))

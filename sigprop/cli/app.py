@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -197,7 +198,7 @@ def _gradients(spec: Any, trajectory: Any, draws: int, seed: int, wanted: bool) 
         return None
     if not is_sampled(spec):
         return sigprop.gradients(spec, trajectory)
-    with progress(draws, "sampled networks") as advance:
+    with progress(draws * prod(spec.shape), "sampled networks") as advance:
         return sigprop.gradients(spec, draws=draws, seed=seed, progress=advance)
 
 

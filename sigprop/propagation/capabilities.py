@@ -167,8 +167,8 @@ TABLE = (
         _is_infinite),
     Row(f"context above {MAX_SAMPLED} with causal = true or rotary_base", ("gradients",),
         f"gradients by position are sampled, for at most {MAX_SAMPLED} tokens",
-        lambda s, theory: s.shape == () and _has_positions(s, theory)
-        and bool(s.context > MAX_SAMPLED)),
+        lambda s, theory: _has_positions(s, theory)
+        and bool(np.any(np.greater(s.context, MAX_SAMPLED)))),
     Row("rotary_base with width = null", ("sampled_gradients",),
         "rotary positions depend on the width of a head; give a width",
         lambda s, theory: s.rotary_base is not None and s.width is None),

@@ -45,12 +45,19 @@ from sigprop.layers.attention.statistics import Finite, participation_variance
 from sigprop.layers.interface import Place, Step
 from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
-from sigprop.propagation.capabilities import MAX_SAMPLED, geometry_of, refusal, require_theory
+from sigprop.propagation.capabilities import (
+    MAX_SAMPLED,
+    TheoryError,
+    geometry_of,
+    refusal,
+    require_theory,
+)
 from sigprop.propagation.finite_width import bands as fluctuations
 from sigprop.propagation.finite_width.bands import Noise, block_noise
 from sigprop.propagation.gradients import closed_form
 from sigprop.propagation.gradients.closed_form import Gradients
-from sigprop.propagation.gradients.sampled import sampled_gradients
+from sigprop.propagation.gradients.sampled import VANISHES, sampled_gradients
+from sigprop.propagation.points import singles
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import (
@@ -64,6 +71,7 @@ from sigprop.propagation.stack import (
 __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
 DRAWS = 8
+ROWS = ("q", "p", *closed_form.WEIGHTS)  # what is known layer by layer
 COARSE = 24  # blocks of positions that the slopes are taken on
 NUDGE = 2e-3  # largest relative step of the gaps
 FLAT = 1e-9  # common part below which it is taken to be the same for all pairs
@@ -81,7 +89,7 @@ def is_sampled(spec: Transformer) -> bool:
     Returns
     -------
     bool
-        True for single causal specs and those with rotary positions.
+        True for causal specs and those with rotary positions.
 
     Examples
     --------
@@ -90,7 +98,7 @@ def is_sampled(spec: Transformer) -> bool:
     >>> is_sampled(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     False
     """
-    return spec.shape == () and (spec.causal or spec.rotary_base is not None)
+    return spec.causal or spec.rotary_base is not None
 
 
 @validated
@@ -101,15 +109,16 @@ def gradients(
     draws: int = DRAWS,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    geometry: str = "auto",
 ) -> Gradients:
     """Gradient kernel and weight gradients of a spec, layer by layer.
 
     Parameters
     ----------
     spec : Transformer
-        The description; arrays broadcast. A single one with a causal mask or rotary positions is
-        sampled (`sigprop.propagation.gradients.sampled`); arrays of such specs are described by
-        their late tokens, without rotation.
+        The description; arrays broadcast. With a causal mask or rotary positions gradients are
+        sampled (`sigprop.propagation.gradients.sampled`), those of an array one stack after the
+        other, each from the same seed.
     trajectory, beta_by_layer
         As in `sigprop.propagation.gradients.closed_form.gradients`; not used where gradients are
         sampled.
@@ -119,11 +128,15 @@ def gradients(
         Their seed.
     progress : callable, optional
         Called with one after each draw.
+    geometry : {"auto", "exchangeable"}
+        "exchangeable" describes late tokens of a causal spec without draws, and leaves rotations
+        out.
 
     Returns
     -------
     Gradients
-        Everything, layer by layer; with standard errors where it was sampled.
+        Everything, layer by layer; with standard errors where it was sampled. NaN where nothing
+        passes one of many stacks.
 
     Raises
     ------
@@ -144,11 +157,42 @@ def gradients(
     >>> found.q.shape, sorted(found.errors)[:2]
     ((2,), ['p', 'q'])
     """
-    require_theory(spec, "gradients")
+    require_theory(spec, "gradients", geometry=geometry)
     count("draws", draws, 2, 10**6)
     count("seed", seed, 0, 2**63)
-    if not is_sampled(spec):
+    if geometry != "auto" or not is_sampled(spec):
         return closed_form.gradients(spec, trajectory, beta_by_layer)
+    if not spec.shape:
+        return _sampled(spec, draws, seed, progress)
+    parts = [_passed(one, draws, seed, progress) for _, one in singles(spec)]
+
+    def wide(values: list[Floats]) -> Floats:
+        return np.stack(values, axis=-1).reshape(*np.shape(values[0]), *spec.shape)
+
+    columns: dict[str, Any] = {
+        name: wide([getattr(part, name) for part in parts]) for name in (*ROWS, "apjn", "exponent")
+    }
+    errors = {name: wide([(part.errors or {})[name] for part in parts]) for name in ROWS}
+    return Gradients(**columns, errors=errors, draws=draws, seed=seed)
+
+
+def _passed(
+    spec: Transformer, draws: int, seed: int, progress: Callable[[int], None] | None
+) -> Gradients:
+    """Gradients of one of many stacks, NaN where nothing passes it."""
+    try:
+        return _sampled(spec, draws, seed, progress)
+    except TheoryError as error:
+        if error.structure != VANISHES[0]:
+            raise
+    lost: dict[str, Any] = dict.fromkeys(ROWS, np.full(spec.depth, np.nan))
+    end = np.asarray(np.nan)
+    return Gradients(**lost, apjn=end, exponent=end, errors=lost)
+
+
+def _sampled(
+    spec: Transformer, draws: int, seed: int, progress: Callable[[int], None] | None
+) -> Gradients:
     found = sampled_gradients(spec, np.random.default_rng(seed), draws, progress=progress)
     width = 1.0 if spec.width is None else float(spec.width)
     fan_in = dict.fromkeys(found.weights, width) | {"w2": width * spec.mlp_ratio}

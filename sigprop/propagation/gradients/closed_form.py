@@ -164,7 +164,8 @@ def gradients(
     Parameters
     ----------
     spec : Transformer
-        The description; arrays broadcast.
+        The description; arrays broadcast. Under a mask or rotary positions, late tokens without
+        rotation.
     trajectory : Trajectory, optional
         Its trajectory, if it is known; by default that of `bands` where there is a width, since
         score gradients, which grow as the squared gap, need its spread.
@@ -192,7 +193,7 @@ def gradients(
     >>> found.q.shape, bool(found.q[0] > 10)
     ((10,), True)
     """
-    require_theory(spec, "gradients")
+    require_theory(spec, "gradients", geometry="exchangeable")
     if trajectory is None and beta_by_layer is not None:
         trajectory = _late(spec, beta_by_layer)
     found, gap, spread = _typical(spec, trajectory)
