@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sigprop.core.arrays import Bools, Floats
 from sigprop.model.spec import Transformer
 
-__all__ = ["Head", "angles", "drawn", "head", "root_of"]
+__all__ = ["DrawnStep", "Head", "angles", "drawn", "head", "root_of"]
 
 
 def root_of(kernel: Floats) -> Floats:
@@ -48,6 +49,14 @@ def _softmax(scores: Floats, seen: Bools) -> Floats:
     scores = np.where(seen, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+class DrawnStep(NamedTuple):
+    """What a drawn layer did, as `sigprop.layers.interface.Step`: the stream is an array."""
+
+    kernel: Floats
+    attention: Any = None
+    covariance: None = None
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sigprop.core.arrays import Bools, Floats
+from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.errors import AssumptionError, require
 from sigprop.core.jobs.cache import Arrays
 from sigprop.layers.activations import activation
 from sigprop.layers.mlp import Mlp
+from sigprop.layers.residual import Sequence
 from sigprop.layers.state import State
 from sigprop.model.inputs import allow_tokens
 from sigprop.model.spec import Transformer
+from sigprop.propagation.drawn_heads import DrawnStep
+from sigprop.propagation.stack import iterate, ordered, sublayers
 
 __all__ = ["context_of", "follow", "kernel_cell"]
 
@@ -42,12 +46,12 @@ def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) ->
     rng = np.random.Generator(np.random.SFC64(seed))
     known = Transformer.from_dict(spec)
     if known.norm == "post":
-        kernel = _Draw(known, rng).norm(kernel)
+        kernel = _Draw(known, rng).norm(kernel).kernel
     return follow([known] * known.depth, kernel, blocks, rng)
 
 
 def follow(
-    specs: Sequence[Transformer], kernel: Floats, blocks: int, rng: np.random.Generator
+    specs: Items[Transformer], kernel: Floats, blocks: int, rng: np.random.Generator
 ) -> Arrays:
     """Follow one draw through blocks that may differ, from the kernel that the first one reads.
 
@@ -77,13 +81,12 @@ def follow(
     >>> follow([spec, cold], np.eye(4), 1, np.random.default_rng(0))["rho"].shape
     (3,)
     """
-    kernels, heads, draw = [_described(kernel, blocks)], [], None
-    for spec in specs:
-        if draw is None or draw.spec is not spec:
-            draw = _Draw(spec, rng)
-        kernel, attention = draw.block(kernel)
+    kernels, heads = [_described(kernel, blocks)], []
+    draws = {id(spec): _Draw(spec, rng) for spec in specs}
+    steps = iterate((kernel, np.zeros(3)), specs, lambda step, spec: draws[id(spec)].block(step[0]))
+    for behind, attention in steps:
         heads.append(attention)
-        kernels.append(_described(kernel, blocks))
+        kernels.append(_described(behind, blocks))
     out = {name: np.stack([k[name] for k in kernels]) for name in kernels[0]}
     names = ("y2", "overlap", "entropy")
     return out | dict(zip(names, np.stack(heads, axis=1), strict=True))
@@ -144,6 +147,30 @@ def _head_size(spec: Transformer) -> int | None:
 
 
 @dataclass(frozen=True)
+class _Drawn:
+    """A layer on the matrix of all pairs."""
+
+    step: Callable[[Floats], DrawnStep]
+
+    def forward(self, kernel: Floats, place: None) -> DrawnStep:
+        return self.step(kernel)
+
+
+@dataclass(frozen=True)
+class _Residual:
+    """Residual sublayer on the matrix of all pairs (E13)."""
+
+    alpha: Number
+    branches: tuple[Any, ...]
+    width: float
+
+    def forward(self, kernel: Floats, place: None) -> DrawnStep:
+        steps = [branch.forward(kernel, place) for branch in self.branches]
+        out: Floats = sum((step.kernel for step in steps), float(self.alpha) ** 2 * kernel)
+        return DrawnStep(out, steps[0].attention)
+
+
+@dataclass(frozen=True)
 class _Draw:
     """Attention of one block drawn, norms and MLP exact."""
 
@@ -151,23 +178,19 @@ class _Draw:
     rng: np.random.Generator
 
     def block(self, kernel: Floats) -> tuple[Floats, Floats]:
-        spec = self.spec
-        read = self.norm(kernel) if spec.norm == "pre" else kernel
-        branch, attention = self._attention(read)
-        kernel = float(spec.alpha_attn) ** 2 * kernel + branch
-        if spec.parallel:
-            return kernel + self._mlp(read), attention
-        read = kernel if spec.norm == "none" else self.norm(kernel)
-        skip = kernel if spec.norm == "pre" else read
-        kernel = float(spec.alpha_mlp) ** 2 * skip + self._mlp(read)
-        return (self.norm(kernel) if spec.norm == "post" else kernel), attention
+        """Kernel behind the block, and statistics of its attention."""
+        norm, layers = _Drawn(self.norm), (_Drawn(self._attention), _Drawn(self._mlp))
+        branches = sublayers(self.spec, norm, *layers)
+        whole: Any = Sequence(ordered(self.spec, norm, branches, _Residual))
+        step = whole.forward(kernel, None)
+        return step.kernel, step.attention
 
-    def norm(self, kernel: Floats) -> Floats:
+    def norm(self, kernel: Floats) -> DrawnStep:
         """Norm of every token (E14)."""
         _alive(kernel)
-        return float(self.spec.norm_gain) ** 2 * _cosines(kernel)
+        return DrawnStep(float(self.spec.norm_gain) ** 2 * _cosines(kernel))
 
-    def _attention(self, kernel: Floats) -> tuple[Floats, Floats]:
+    def _attention(self, kernel: Floats) -> DrawnStep:
         """E25b, without the residual; with participation, overlap and entropy."""
         spec, root = self.spec, _root(kernel)
         total, statistics = np.zeros_like(kernel), np.zeros(3)
@@ -179,7 +202,7 @@ class _Draw:
             total += weights @ kernel @ weights.T
         bias = 0.0 if spec.attention == "centred" else float(spec.sigma_b2)
         branch = float(spec.sigma_o2) * (float(spec.sigma_v2) / spec.heads * total + bias)
-        return (branch + branch.T) / 2, statistics / spec.heads
+        return DrawnStep((branch + branch.T) / 2, statistics / spec.heads)
 
     def _scores(self, root: Floats) -> Iterator[Floats]:
         """Scores of every head (E1, E25b)."""
@@ -250,15 +273,15 @@ class _Draw:
         scales = (float(spec.sigma_w1_2), float(spec.sigma_w2_2), float(spec.sigma_b2))
         return Mlp(dual, *scales, spec.gated, unit)
 
-    def _mlp(self, kernel: Floats) -> Floats:
+    def _mlp(self, kernel: Floats) -> DrawnStep:
         """MLP on every entry (E15)."""
         if self.spec.norm == "none":
-            return self._homogeneous(kernel)
+            return DrawnStep(self._homogeneous(kernel))
         q = float(self.spec.norm_gain) ** 2
         out = self._perceptron.at(State(q, np.maximum(q - kernel, 0.0)))
         branch = np.asarray(out.q - out.gap)
         np.fill_diagonal(branch, out.q)
-        return branch
+        return DrawnStep(branch)
 
     def _homogeneous(self, kernel: Floats) -> Floats:
         """MLP on tokens of different variances: phi(a x) = a phi(x) reduces them to one."""

@@ -46,6 +46,7 @@ __all__ = [
     "ordered",
     "position_place",
     "rem_of",
+    "sublayers",
 ]
 
 Value = TypeVar("Value")
@@ -401,21 +402,56 @@ def assembled(
     spec: Transformer, norm: Norm | None, attention: Any, mlp: Any, place: Place
 ) -> Block:
     """Block of given layers."""
+    branches = sublayers(spec, norm, attention, mlp)
+    return Block(ordered(spec, norm, branches), *branches, place)
+
+
+def sublayers(spec: Transformer, norm: Any, attention: Any, mlp: Any) -> tuple[Sublayer, Sublayer]:
+    """Branches of attention and MLP, behind a norm each in a pre-norm block."""
     before = norm if spec.norm == "pre" else None
-    first, second = Sublayer(before, attention), Sublayer(before, mlp)
-    return Block(ordered(spec, norm, first, second), first, second, place)
+    return Sublayer(before, attention), Sublayer(before, mlp)
 
 
 def ordered(
-    spec: Transformer, norm: Layer | None, attention: Sublayer, mlp: Sublayer
-) -> tuple[Layer, ...]:
-    """Order of layers: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, no norm."""
-    after = (norm,) if norm is not None and spec.norm == "post" else ()
+    spec: Transformer,
+    norm: Any,
+    branches: tuple[Sublayer, Sublayer],
+    residual: Callable[..., Any] = Residual,
+) -> tuple[Any, ...]:
+    """Order of layers: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, no norm.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    norm : Layer or None
+        The norm.
+    branches : tuple of Sublayer
+        Attention and MLP, as of `sublayers`.
+    residual : callable
+        Makes a residual sublayer from its strength, its branches and the width of the stream.
+
+    Returns
+    -------
+    tuple of Layer
+        The layers of one block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import ordered
+    >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre",
+    ...                    parallel=True)
+    >>> ordered(spec, "norm", ("attention", "mlp"), lambda alpha, branches, width: branches)
+    (('attention', 'mlp'),)
+    """
+    after = (norm,) if spec.norm == "post" else ()
     width = np.inf if spec.width is None else float(spec.width)
     if spec.parallel:
-        return (Residual(spec.alpha_attn, (attention, mlp), width),)
-    first = Residual(spec.alpha_attn, (attention,), width)
-    return (first, *after, Residual(spec.alpha_mlp, (mlp,), width), *after)
+        return (residual(spec.alpha_attn, branches, width),)
+    first, second = branches
+    attend = residual(spec.alpha_attn, (first,), width)
+    return (attend, *after, residual(spec.alpha_mlp, (second,), width), *after)
 
 
 def _attention(spec: Transformer) -> Attention:

@@ -31,14 +31,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.core.arrays import Bools, Floats
+from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.errors import DomainError, require
 from sigprop.core.memory import LIMIT, allow
 from sigprop.layers.activations import activation
+from sigprop.layers.residual import Sequence
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
-from sigprop.propagation.drawn_heads import angles, drawn, head, root_of
-from sigprop.propagation.stack import initial_state
+from sigprop.propagation.drawn_heads import DrawnStep, angles, drawn, head, root_of
+from sigprop.propagation.stack import initial_state, iterate, ordered, sublayers
 
 __all__ = ["SampledGradients", "sampled_gradients"]
 
@@ -155,10 +156,9 @@ def sampled_gradients(
     for _ in range(draws):
         with np.errstate(all="ignore"):  # what vanishes or overflows is refused
             tape, rho = _forward(spec, rng, start, seen)
-            gradient, rows = np.eye(t), []
-            while tape:
-                pull, book = tape.pop()()
-                gradient = pull(gradient)
+            rows = []
+            blocks = (tape.pop() for _ in range(spec.depth))
+            for gradient, book in iterate((np.eye(t), Book()), blocks, _back):
                 if not np.all(np.isfinite(gradient)):
                     raise refusal(*VANISHES, where="the way back")
                 rows.append((*_means(gradient), *(book[name] / t for name in WEIGHTS)))
@@ -173,6 +173,12 @@ def sampled_gradients(
     weights, weights_se = (dict(zip(WEIGHTS, v[2:], strict=True)) for v in (mean, error))
     ends = (mean[0], mean[1], error[0], error[1])
     return SampledGradients(*ends, rho, first, draws, weights, weights_se)
+
+
+def _back(behind: tuple[Floats, Book], block: Back) -> tuple[Floats, Book]:
+    """Gradient kernel before a block, and what its weights receive."""
+    pull, book = block()
+    return pull(behind[0]), book
 
 
 def _check(spec: Transformer) -> None:
@@ -242,17 +248,17 @@ def _forward(
         x = _norm(spec, x, float(spec.norm_gain))[0]
     tape: list[Back] = []
     rho = [_overlap(spec, x)]
-    for layer in range(1, spec.depth + 1):
-        book, state, entered = Book(), rng.bit_generator.state, x
+
+    def step(entered: Floats, layer: int) -> Floats:
+        book, state = Book(), rng.bit_generator.state
         x, pull = _block(spec, rng, entered, seen, book)
         if not np.all(np.isfinite(_norm(spec, x, 1.0)[0])):
             raise refusal(*VANISHES, where=f"block {layer}")
-        if not fits:
-            del pull
-            tape.append(partial(_again, spec, rng, entered, seen, state))
-        else:
-            tape.append(partial(_same, pull, book))
-        rho.append(_overlap(spec, x))
+        again = partial(_again, spec, rng, entered, seen, state)
+        tape.append(partial(_same, pull, book) if fits else again)
+        return x
+
+    rho += [_overlap(spec, x) for x in iterate(x, range(1, spec.depth + 1), step)]
     return tape, np.array(rho)
 
 
@@ -287,35 +293,52 @@ def _overlap(spec: Transformer, x: Floats) -> float:
 def _block(
     spec: Transformer, rng: np.random.Generator, x: Floats, seen: Bools, book: Book
 ) -> tuple[Floats, Pull]:
-    gain = float(spec.norm_gain)
-    alphas = float(spec.alpha_attn) ** 2, float(spec.alpha_mlp) ** 2
-    skip = alphas if spec.width is None else (float(spec.alpha_attn), float(spec.alpha_mlp))
-    if spec.norm == "pre":
-        read, inner = _norm(spec, x, gain)
-        mixed, attend = _attention(spec, rng, read, seen, book)
-        middle = skip[0] * x + mixed
-        again, outer = (read, inner) if spec.parallel else _norm(spec, middle, gain)
-        thought, think = _mlp(spec, rng, again, book)
-        if spec.parallel:
-            return middle + thought, lambda g: alphas[0] * g + inner(attend(g) + think(g))
-        return skip[1] * middle + thought, _chain(
-            lambda g: alphas[1] * g + outer(think(g)), lambda g: alphas[0] * g + inner(attend(g))
-        )
-    mixed, attend = _attention(spec, rng, x, seen, book)
-    middle, first = _norm(spec, skip[0] * x + mixed, gain)
-    thought, think = _mlp(spec, rng, middle, book)
-    out, second = _norm(spec, skip[1] * middle + thought, gain)
-    return out, _chain(
-        second,
-        lambda g: alphas[1] * g + think(g),
-        first,
-        lambda g: alphas[0] * g + attend(g),
-    )
+    """Apply a block of drawn weights; what leaves it, and its pullback."""
+    norm = _Drawn(lambda x: _norm(spec, x, float(spec.norm_gain)))
+    attention = _Drawn(lambda x: _attention(spec, rng, x, seen, book))
+    mlp = _Drawn(lambda x: _mlp(spec, rng, x, book))
+    residual = partial(_Residual, spec.width is None)
+    whole: Any = Sequence(ordered(spec, norm, sublayers(spec, norm, attention, mlp), residual))
+    tape: list[Pull] = []
+    return whole.forward(x, tape).kernel, _chain(tape)
 
 
-def _chain(*pulls: Pull) -> Pull:
+@dataclass(frozen=True)
+class _Drawn:
+    """A layer that puts its pullback on a tape."""
+
+    step: Callable[[Floats], tuple[Floats, Pull]]
+
+    def forward(self, x: Floats, tape: list[Pull]) -> DrawnStep:
+        out, pull = self.step(x)
+        tape.append(pull)
+        return DrawnStep(out)
+
+
+@dataclass(frozen=True)
+class _Residual:
+    """Residual sublayer of a kernel, or of tokens, whose skip has the root of the kernel's gain."""
+
+    of_kernels: bool
+    alpha: Number
+    branches: tuple[Any, ...]
+    width: float
+
+    def forward(self, x: Floats, tape: list[Pull]) -> DrawnStep:
+        square, parts = float(self.alpha) ** 2, [list[Pull]() for _ in self.branches]
+        out = (square if self.of_kernels else float(self.alpha)) * x
+        for branch, part in zip(self.branches, parts, strict=True):
+            out = out + branch.forward(x, part).kernel
+        pulls = [_chain(part) for part in parts]
+        tape.append(lambda g: sum((pull(g) for pull in pulls), square * g))
+        return DrawnStep(out)
+
+
+def _chain(tape: list[Pull]) -> Pull:
+    """Pullback of layers that acted one after the other."""
+
     def pull(gradient: Floats) -> Floats:
-        for one in pulls:
+        for one in reversed(tape):
             gradient = one(gradient)
         return gradient
 
