@@ -147,8 +147,8 @@ def _stop(monkeypatch):
 
     steps = (
         ("simulation.run", "gather"),
-        ("propagation.solve", "build_blocks"),
-        ("propagation.causal", "build_blocks"),
+        ("propagation.solve", "build_stack"),
+        ("propagation.causal", "build_stack"),
     )
     for module, name in steps:
         monkeypatch.setattr(import_module(f"sigprop.{module}"), name, started)

@@ -256,7 +256,7 @@ def _layers(title: str, total: int, columns: dict[str, tuple[Floats, Floats]]) -
         row = []
         for mean, se in columns.values():
             j = i - (total - len(mean))
-            row.append("-" if j < 0 else f"{mean[j]:.4g} ± {se[j]:.1g}")
+            row.append("-" if j < 0 else f"{mean[j]:.4g}±{se[j]:.1g}")
         table.add_row(str(i), *row)
     return table
 

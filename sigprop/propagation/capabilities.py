@@ -22,6 +22,9 @@ __all__ = [
     "TheoryError",
     "covers",
     "geometry_of",
+    "has_positions",
+    "is_causal",
+    "is_rotary",
     "refusal",
     "require_theory",
 ]
@@ -101,10 +104,25 @@ def _is_mixed(spec: Transformer, limit: bool) -> bool:
     return not limit and bool(np.any(infinite) and not np.all(infinite))
 
 
+def is_causal(spec: Transformer, limit: bool = False) -> bool:
+    """Whether any layer has a causal mask."""
+    return any(layer.causal for layer in set(spec.layers))
+
+
+def is_rotary(spec: Transformer, limit: bool = False) -> bool:
+    """Whether any layer has rotary positions."""
+    return any(layer.rotary_base is not None for layer in set(spec.layers))
+
+
+def has_positions(spec: Transformer) -> bool:
+    """Whether tokens at different positions differ in any layer."""
+    return is_causal(spec) or is_rotary(spec)
+
+
 def _has_positions(spec: Transformer, limit: bool) -> bool:
     """Whether tokens at different positions differ, at finite context."""
     finite = not limit and not np.all(np.isinf(spec.context))
-    return finite and (spec.causal or spec.rotary_base is not None)
+    return finite and has_positions(spec)
 
 
 def _is_long(spec: Transformer, limit: bool) -> bool:
@@ -120,12 +138,12 @@ TABLE = (
         "the variance behind the norm, its square, is no floating-point number",
         lambda s, limit: s.norm != "none" and bool(np.any(np.less(s.norm_gain, SMALLEST_GAIN)))),
     Row("causal = true", (*RATES, *HEAT),
-        f"positions are not resolved there; {LATE}", lambda s, limit: s.causal),
+        f"positions are not resolved there; {LATE}", is_causal),
     Row("rotary_base", (*RATES, *HEAT),
-        f"positions are not resolved there; {LATE}", lambda s, limit: s.rotary_base is not None),
+        f"positions are not resolved there; {LATE}", is_rotary),
     Row("norm = 'none' with causal = True", (*FORWARD, "bands"),
         f"tokens differ in size, and scores with them; {LATE}, or ask for the limit",
-        lambda s, limit: s.causal and s.norm == "none" and _has_positions(s, limit)),
+        lambda s, limit: s.norm == "none" and is_causal(s) and _has_positions(s, limit)),
     Row(f"context above {MAX_POSITIONS} with causal = true or rotary_base", (*FORWARD, "bands"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
         _is_long),
@@ -164,11 +182,15 @@ TABLE = (
         and bool(s.context > MAX_SAMPLED)),
     Row("rotary_base with width = null", ("sampled_gradients",),
         "rotary positions depend on the width of a head; give a width",
-        lambda s, limit: s.rotary_base is not None and s.width is None),
+        lambda s, limit: is_rotary(s) and s.width is None),
     Row("width that heads do not divide", ("sampled_gradients",),
         "heads of one width are sampled", lambda s, limit: bool(s.width and s.width % s.heads)),
     Row("width = null", ("bands",),
         "networks differ by terms in 1/width; give a width", lambda s, limit: s.width is None),
+    Row("pattern or by_layer", (*RATES, *HEAT, "bands", *DESIGN),
+        "layers that differ have no common fixed point, spread or design; ask propagate, critical "
+        "or diagram, or describe a uniform stack",
+        lambda s, limit: not s.is_uniform),
     Row("no causal mask that is resolved", ("causal",),
         f"a single causal spec with norms is needed, of at most {MAX_POSITIONS} tokens", None),
     Row("no rotary positions that are resolved", ("by_distance",),
@@ -286,7 +308,7 @@ def geometry_of(spec: Transformer, limit: bool = False) -> str:
     far = bool(np.any(np.asarray(spec.context) > MAX_POSITIONS))
     if not _has_positions(spec, limit) or far or spec.has_identity:
         return "exchangeable"
-    if spec.causal:
+    if is_causal(spec):
         return "exchangeable" if spec.norm == "none" else "position"
     return "distance"
 

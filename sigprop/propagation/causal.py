@@ -50,7 +50,7 @@ from sigprop.model.inputs import TokenKernel, admit
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import MAX_POSITIONS, geometry_of, refusal
 from sigprop.propagation.run import Run, solve
-from sigprop.propagation.stack import build_blocks, first_norm, initial_state, position_place
+from sigprop.propagation.stack import build_stack, first_norm
 
 __all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "positions_of"]
 
@@ -223,15 +223,17 @@ def causal(
     checked_count("resolution", resolution, 24, MAX_RESOLUTION)
     if blocks is not None:
         checked_count("blocks", blocks, 1, min(MAX_BLOCKS, int(np.asarray(spec.context))))
-    place = position_place(spec, resolution, blocks)
+    betas = _betas(spec, beta_by_layer)
+    stack = build_stack(spec, "position", False, betas, resolution=resolution, ranges=blocks)
+    place = stack.place
     layout = place.geometry.layout
     given = None if kernel is None else admit(kernel, place.geometry.tokens)
     squares = 4 * len(layout.size) ** 2 + 2 * (blocks or 0) ** 2
     allow(8 * (spec.depth + 1) * squares, "depth", spec.depth, "fewer layers or blocks")
-    start = initial_state(spec, place)
+    start = stack.initial(spec)
     if given is not None:
         start = _given(given.values, layout, spec)
-    run = solve(build_blocks(spec, False, _betas(spec, beta_by_layer), place), start)
+    run = solve(stack, start)
     found = positions_of(place.geometry, run, blocks)
     return found if given is None else replace(found, kernel_moved=given.moved)
 
@@ -282,7 +284,7 @@ def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None
     cosines = np.stack([geometry.deficits(kernel) for kernel in run.kernels])
     visible = layout.visible(layout.centres) * layout.pairs / layout.size[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # tokens that see one key
-        ratio = columns["entropy"] / np.log(layout.centres.count)
+        ratio = columns["entropy"] / np.log(columns["count"])
     half = layout.merged(2)[1]
     late = layout.pairs * np.outer(half, half) / np.outer(layout.size, layout.size)
     return Positions(

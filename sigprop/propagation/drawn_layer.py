@@ -47,7 +47,7 @@ def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) ->
     known = Transformer.from_dict(spec)
     if known.norm == "post":
         kernel = _Draw(known, rng).norm(kernel).kernel
-    return follow([known] * known.depth, kernel, blocks, rng)
+    return follow(known.layers, kernel, blocks, rng)
 
 
 def follow(
@@ -130,7 +130,8 @@ def context_of(spec: Transformer) -> int:
             f"without norms tokens have different variances, for which {spec.activation} has no "
             f"dual here: use a norm, or one of {', '.join(HOMOGENEOUS)}"
         )
-    _head_size(spec)
+    for layer in set(spec.layers):
+        _head_size(layer)
     return int(context)
 
 

@@ -42,10 +42,16 @@ from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.statistics import Finite, participation_variance
-from sigprop.layers.interface import Place, Step
+from sigprop.layers.interface import Step
 from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
-from sigprop.propagation.capabilities import MAX_SAMPLED, geometry_of, refusal, require_theory
+from sigprop.propagation.capabilities import (
+    MAX_SAMPLED,
+    geometry_of,
+    has_positions,
+    refusal,
+    require_theory,
+)
 from sigprop.propagation.finite_width import bands as fluctuations
 from sigprop.propagation.finite_width.bands import Noise, block_noise
 from sigprop.propagation.gradients import closed_form
@@ -53,13 +59,7 @@ from sigprop.propagation.gradients.closed_form import Gradients
 from sigprop.propagation.gradients.sampled import sampled_gradients
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate, unmasked
-from sigprop.propagation.stack import (
-    build_block,
-    distance_place,
-    initial_state,
-    iterate,
-    position_place,
-)
+from sigprop.propagation.stack import Stack, build_stack, iterate
 
 __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
@@ -90,7 +90,7 @@ def is_sampled(spec: Transformer) -> bool:
     >>> is_sampled(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     False
     """
-    return spec.shape == () and (spec.causal or spec.rotary_base is not None)
+    return spec.shape == () and has_positions(spec)
 
 
 @validated
@@ -284,20 +284,21 @@ def _common(deficits: Floats, context: float) -> Floats:
 
 
 def _slopes(
-    spec: Transformer, place: Place, averages: Callable[[dict[str, Floats]], Floats]
+    spec: Transformer, stack: Stack, averages: Callable[[dict[str, Floats]], Floats]
 ) -> tuple[list[_Slopes], list[dict[str, Floats]]]:
     """Apply every block to its input and to the same with more in common (`_common`).
 
     `averages` finds the mean participation and entropy of what attention did. Beside the slopes,
     what it did at the inputs themselves.
     """
-    geometry, blocks = place.geometry, [build_block(spec, False, place)] * spec.depth
+    geometry: Any = stack.place.geometry
     out, seen = [], []
-    before = initial_state(spec, place)
-    for step in iterate(Step(before), blocks, lambda s, b: b.forward(s.kernel)):
+    before = stack.initial(spec)
+    steps = iterate(Step(before), stack.blocks, lambda s, b: b.forward(s.kernel))
+    for block, step in zip(stack.blocks, steps, strict=True):
         lower = NUDGE * _common(geometry.deficits(before), float(spec.context))
         near = State(before.q, np.asarray(before.gap) * (1 - lower))
-        moved = blocks[0].forward(near)
+        moved = block.forward(near)
         entered = geometry.deficit(near) - geometry.deficit(before)
         rows = [
             np.array([geometry.deficit(one.kernel), *averages(one.attention.columns())])
@@ -310,14 +311,15 @@ def _slopes(
 
 
 def _by_position(spec: Transformer, base: Trajectory) -> list[_Slopes]:
-    place = position_place(spec, COARSE)
-    layout = place.geometry.layout
+    stack = build_stack(spec, "position", resolution=COARSE)
+    geometry: Any = stack.place.geometry
+    layout = geometry.layout
 
     def averages(columns: dict[str, Floats]) -> Floats:
         rows = np.stack([columns["excess"], -columns["deficit"]])
         return np.asarray(rows @ layout.size / layout.edges[-1])
 
-    slopes, seen = _slopes(spec, place, averages)
+    slopes, seen = _slopes(spec, stack, averages)
     rho = 1 - base.gap / base.q
     return [
         slope._replace(own=_own_y2(spec, layout, one, max(float(r), 0.0)))
@@ -354,5 +356,5 @@ def _own_y2(spec: Transformer, layout: Layout, seen: dict[str, Floats], rho: flo
 
 
 def _by_distance(spec: Transformer, base: Trajectory) -> list[_Slopes]:
-    place = distance_place(spec)
-    return _slopes(spec, place, lambda columns: np.stack([columns["y2"], columns["entropy"]]))[0]
+    stack = build_stack(spec, "distance")
+    return _slopes(spec, stack, lambda columns: np.stack([columns["y2"], columns["entropy"]]))[0]

@@ -14,7 +14,7 @@ from sigprop.layers.attention.statistics.correlated_scores import SEED
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import geometry_of, refusal
 from sigprop.propagation.run import Run, solve
-from sigprop.propagation.stack import build_blocks, distance_place, initial_state
+from sigprop.propagation.stack import build_stack
 
 __all__ = ["ByDistance", "by_distance", "distances_of"]
 
@@ -123,9 +123,8 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
     """
     if geometry_of(spec) != "distance" or spec.shape:
         raise refusal("no rotary positions that are resolved", "by_distance")
-    place = distance_place(spec)
-    blocks = build_blocks(spec, False, beta_by_layer, place)
-    return distances_of(place.geometry, solve(blocks, initial_state(spec, place)))
+    stack = build_stack(spec, "distance", False, beta_by_layer)
+    return distances_of(stack.place.geometry, solve(stack, stack.initial(spec)))
 
 
 def distances_of(geometry: DistanceGeometry, run: Run) -> ByDistance:

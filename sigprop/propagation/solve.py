@@ -14,21 +14,14 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.checks import choice, count
 from sigprop.core.memory import allow
-from sigprop.layers.interface import Place
 from sigprop.model.spec import Transformer
-from sigprop.propagation.capabilities import geometry_of, require_theory
+from sigprop.propagation.capabilities import geometry_of, has_positions, require_theory
 from sigprop.propagation.causal import MAX_BLOCKS
 from sigprop.propagation.described import from_distances, from_positions, from_states, reason_of
 from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.run import Run, solve
-from sigprop.propagation.stack import (
-    build_blocks,
-    distance_place,
-    initial_state,
-    layer_betas,
-    position_place,
-)
+from sigprop.propagation.stack import Stack, build_stack, layer_betas
 
 __all__ = ["GEOMETRIES", "exchangeable", "propagate", "unmasked", "whose"]
 
@@ -140,30 +133,27 @@ def exchangeable(
     """
     size = prod(spec.shape)
     allow(size * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
-    layers = build_blocks(spec, limit, beta_by_layer)
-    run = solve(layers, initial_state(spec), spec.shape)
-    return from_states(spec, limit, run, layers[0].place)
+    stack = build_stack(spec, "exchangeable", limit, beta_by_layer)
+    run = solve(stack, stack.initial(spec), spec.shape)
+    return from_states(spec, limit, run, stack.place)
 
 
 def _resolved(
     spec: Transformer, kind: str, beta_by_layer: ArrayLike | None, blocks: int | None
 ) -> Trajectory:
     """Trajectory of stacks of one context, their parameters shaped for the geometry."""
+    stack = build_stack(spec, kind, False, beta_by_layer, ranges=blocks)
+    place: Any = stack.place
     if kind == "distance":
-        place = distance_place(spec)
-        run = _run(spec, place, beta_by_layer)
-        found = from_distances(spec, False, run, place)
+        found = from_distances(spec, False, _run(spec, stack), place)
         return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
-    place = position_place(spec, blocks=blocks)
     size = len(place.geometry.layout.size)
     allow(8 * (spec.depth + 1) * 4 * size**2, "depth", spec.depth, "fewer layers or blocks")
-    run = _run(spec, place, beta_by_layer)
-    return from_positions(spec, False, run, place, blocks)
+    return from_positions(spec, False, _run(spec, stack), place, blocks)
 
 
-def _run(spec: Transformer, place: Place, beta_by_layer: ArrayLike | None) -> Run:
-    blocks = build_blocks(spec, False, beta_by_layer, place)
-    return solve(blocks, initial_state(spec, place), spec.shape[:1])
+def _run(spec: Transformer, stack: Stack) -> Run:
+    return solve(stack, stack.initial(spec), spec.shape[:1])
 
 
 def _together(
@@ -239,8 +229,7 @@ def whose(spec: Transformer) -> str:
     >>> whose(Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0))
     'all tokens'
     """
-    alike = not spec.causal and spec.rotary_base is None
-    return "all tokens" if alike else "late tokens without mask or rotation"
+    return "all tokens" if not has_positions(spec) else "late tokens without mask or rotation"
 
 
 def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:

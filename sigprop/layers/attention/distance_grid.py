@@ -86,15 +86,15 @@ class Distances(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def make_distances(context: int, base: float, head_width: float | None) -> Distances:
+def make_distances(context: int, base: float | None, head_width: float | None) -> Distances:
     """Group the distances of a context, and average the waves over each group.
 
     Parameters
     ----------
     context : int
         Context length T, in [2, 131072].
-    base : float
-        Base of rotary positions.
+    base : float, optional
+        Base of rotary positions; None is no rotation.
     head_width : float, optional
         Width of a head.
 

@@ -283,7 +283,9 @@ class Tabulated(PairProbabilities):
 
 
 @lru_cache(maxsize=16)
-def tabulated_picks(context: int, base: float, head_width: float | None, top: float) -> Tabulated:
+def tabulated_picks(
+    context: int, base: float | None, head_width: float | None, top: float
+) -> Tabulated:
     """Table of a context, built once.
 
     Parameters

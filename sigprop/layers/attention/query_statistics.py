@@ -229,7 +229,8 @@ class PositionStats:
         }
         out = {name: value[..., :keep] for name, value in one.items()}
         first = np.where(rows.low < 1, self.keys.weight[..., :keep, 0] / rows.count, 0.0)
-        out |= {"y2": 1 / rows.count + out["excess"], "first_weight": first}
+        count = np.broadcast_to(rows.count, first.shape)
+        out |= {"y2": 1 / count + out["excess"], "first_weight": first, "count": count}
         two = {"overlap": self.overlap, "joint": self.joint}
         return out | {name: self.layout.spread_out(value) for name, value in two.items()}
 

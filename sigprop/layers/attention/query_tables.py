@@ -21,14 +21,14 @@ what comes of it.
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.core.numerics.chebyshev import basis, fitted, nodes
 from sigprop.layers.attention.key_correlations import RATIOS, Together, Turned, between, resolved
-from sigprop.layers.attention.position_grid import make_layout, pairs_between
+from sigprop.layers.attention.position_grid import Layout, make_layout, pairs_between
 from sigprop.layers.attention.query_statistics import (
     Exact,
     QueryStatistics,
@@ -40,7 +40,7 @@ from sigprop.layers.attention.statistics import coordinates as co
 from sigprop.layers.attention.statistics.table import head_nodes
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
 
-__all__ = ["Tabulated", "tabulated"]
+__all__ = ["Tabulated", "coarse_layout", "tabulated"]
 
 RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of one
 ONE = 32  # nodes of one query, in s
@@ -296,6 +296,9 @@ def _rise(sizes: Ints) -> Floats:
     return np.asarray(log / max(-log[pairs > 0].min(), SMALL))
 
 
+coarse_layout = partial(make_layout, resolution=RESOLUTION, singles=SINGLES)
+
+
 @lru_cache(maxsize=16)
 def tabulated(
     context: int,
@@ -304,6 +307,7 @@ def tabulated(
     prefix: int = 0,
     head_width: float | None = None,
     rotary_base: float | None = None,
+    edges: tuple[int, ...] | None = None,
 ) -> Tabulated:
     """Table of a context on coarse blocks, built once.
 
@@ -319,6 +323,8 @@ def tabulated(
         Width of a head.
     rotary_base : float, optional
         Base of rotary positions.
+    edges : tuple of int, optional
+        Ends of the blocks; by default those of `coarse_layout`.
 
     Returns
     -------
@@ -332,5 +338,7 @@ def tabulated(
     >>> tabulated(2, 1.0) is tabulated(2, 1.0)
     True
     """
-    layout = make_layout(context, RESOLUTION, window, prefix, singles=SINGLES)
+    layout = coarse_layout(context, window=window, prefix=prefix)
+    if edges is not None:
+        layout = Layout(np.array(edges), window, prefix)
     return Tabulated(Exact(layout, head_width, rotary_base), top)

@@ -68,7 +68,7 @@ from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import exchangeable
-from sigprop.propagation.stack import Block, build_block, iterate
+from sigprop.propagation.stack import Block, at_beta, build_block, iterate
 
 __all__ = ["Noise", "bands", "block_noise", "input_variance"]
 
@@ -188,8 +188,7 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
     """
     plain = build_block(spec)
     read = plain.read(state)
-    cold = spec.replace(beta=b / float(np.sqrt(read.q * read.gap)))
-    block = build_block(cold, False, plain.place)
+    block = at_beta(spec, plain, b / float(np.sqrt(read.q * read.gap)))
     with np.errstate(all="ignore"):  # what overflows is refused
         rows = []
         for entering in (0.0, variance):

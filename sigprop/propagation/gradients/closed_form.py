@@ -16,12 +16,12 @@ from sigprop.layers.attention.statistics import freezing
 from sigprop.layers.interface import BackwardStep, Spread
 from sigprop.layers.state import Gradient, State
 from sigprop.model.spec import Transformer
-from sigprop.propagation.capabilities import require_theory
+from sigprop.propagation.capabilities import covers, require_theory
 from sigprop.propagation.finite_width.bands import bands
 from sigprop.propagation.points import chunks, part_of
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import exchangeable
-from sigprop.propagation.stack import Block, build_block, build_blocks, iterate
+from sigprop.propagation.stack import Block, build_block, build_stack, iterate
 
 __all__ = [
     "EXPLODING",
@@ -196,7 +196,7 @@ def gradients(
     if trajectory is None and beta_by_layer is not None:
         trajectory = exchangeable(spec, beta_by_layer=beta_by_layer)
     found, gap, spread = _typical(spec, trajectory)
-    blocks = build_blocks(spec, beta_by_layer=beta_by_layer)[: len(found.q) - 1]
+    blocks = build_stack(spec, beta_by_layer=beta_by_layer).blocks[: len(found.q) - 1]
 
     def back(step: BackwardStep, layer: tuple[int, Block]) -> BackwardStep:
         index, block = layer
@@ -216,8 +216,7 @@ def _typical(
 ) -> tuple[Trajectory, Floats, list[Spread]]:
     """Trajectory, the gap of a typical network and the variation around it."""
     if trajectory is None:
-        single = spec.width is not None and spec.shape == () and not np.isinf(spec.context)
-        trajectory = bands(spec) if single else exchangeable(spec)
+        trajectory = bands(spec) if covers(spec, "bands") else exchangeable(spec)
     if trajectory.rho_std is None or trajectory.crowding is None:
         return trajectory, trajectory.gap, [Spread()] * len(trajectory.q)
     variance = np.log1p((trajectory.rho_std * trajectory.q / trajectory.gap) ** 2)

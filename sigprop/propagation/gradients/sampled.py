@@ -151,11 +151,11 @@ def sampled_gradients(
     needed = _block_bytes(spec) + _stream_bytes(spec)
     allow(needed, "context", t, "fewer tokens, heads or features, or a smaller depth")
     start = _input(spec, t, kernel)
-    seen = _mask(spec, t, mask)
+    masks = {layer: _mask(layer, t, mask) for layer in set(spec.layers)}
     layers, rhos, first = [], [], np.zeros((t, t))
     for _ in range(draws):
         with np.errstate(all="ignore"):  # what vanishes or overflows is refused
-            tape, rho = _forward(spec, rng, start, seen)
+            tape, rho = _forward(spec, rng, start, masks)
             rows = []
             blocks = (tape.pop() for _ in range(spec.depth))
             for gradient, book in iterate((np.eye(t), Book()), blocks, _back):
@@ -236,7 +236,7 @@ def _stream_bytes(spec: Transformer) -> float:
 
 
 def _forward(
-    spec: Transformer, rng: np.random.Generator, kernel: Floats, seen: Bools
+    spec: Transformer, rng: np.random.Generator, kernel: Floats, masks: dict[Transformer, Bools]
 ) -> tuple[list[Back], Floats]:
     """One stack: what gives its pullbacks, block by block, and its tokens' overlap.
 
@@ -249,16 +249,16 @@ def _forward(
     tape: list[Back] = []
     rho = [_overlap(spec, x)]
 
-    def step(entered: Floats, layer: int) -> Floats:
+    def step(entered: Floats, layer: Transformer) -> Floats:
         book, state = Book(), rng.bit_generator.state
-        x, pull = _block(spec, rng, entered, seen, book)
+        x, pull = _block(layer, rng, entered, masks[layer], book)
         if not np.all(np.isfinite(_norm(spec, x, 1.0)[0])):
-            raise refusal(*VANISHES, where=f"block {layer}")
-        again = partial(_again, spec, rng, entered, seen, state)
+            raise refusal(*VANISHES, where=f"block {len(tape) + 1}")
+        again = partial(_again, layer, rng, entered, masks[layer], state)
         tape.append(partial(_same, pull, book) if fits else again)
         return x
 
-    rho += [_overlap(spec, x) for x in iterate(x, range(1, spec.depth + 1), step)]
+    rho += [_overlap(spec, x) for x in iterate(x, spec.layers, step)]
     return tape, np.array(rho)
 
 
