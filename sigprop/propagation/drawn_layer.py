@@ -25,6 +25,7 @@ from sigprop.propagation.stack import iterate, ordered, sublayers
 
 __all__ = ["context_of", "follow", "kernel_cell"]
 
+UNSEEN = 1e-10  # of a token's variance: what its scores leave out
 HOMOGENEOUS = ("relu", "linear")  # phi(a x) = a phi(x), a > 0
 
 
@@ -317,14 +318,18 @@ def _cosines(kernel: Floats) -> Floats:
 def _root(kernel: Floats) -> Floats:
     """R with R R^T = K, by pivoted Cholesky: repeated tokens make K singular, which costs no rank.
 
-    It stops at the rounding error of the largest variance times T.
+    Rounding, which differs between processors, decides neither the order nor the rank, on which
+    all draws depend: of tokens that are equally far the earliest comes first, and the rank ends
+    where less than `UNSEEN` of the variance of every token is left, far above rounding.
     """
     from scipy.linalg.lapack import dpstrf
 
-    factor, pivots, rank, _ = dpstrf(kernel, lower=1)
+    earlier = np.linspace(1.0, 0.5, len(kernel))
+    cosines = _cosines(kernel) * np.outer(earlier, earlier)
+    factor, pivots, rank, _ = dpstrf(cosines, tol=UNSEEN / 4, lower=1)
     root = np.empty((len(kernel), rank))
     root[pivots - 1] = np.tril(factor)[:, :rank]
-    return root
+    return root * (np.sqrt(np.diagonal(kernel)) / earlier)[:, None]
 
 
 def _statistics(weights: Floats) -> Floats:
