@@ -15,18 +15,26 @@ from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.errors import AssumptionError, require
 from sigprop.core.jobs.cache import Arrays
 from sigprop.layers.activations import activation
+from sigprop.layers.attention.drawn_heads import DrawnStep, angles, rotated, softmax
+from sigprop.layers.attention.layer import Attention
 from sigprop.layers.mlp import Mlp
 from sigprop.layers.residual import Sequence
 from sigprop.layers.state import State
 from sigprop.model.inputs import allow_tokens
 from sigprop.model.spec import Transformer
-from sigprop.propagation.drawn_heads import DrawnStep
-from sigprop.propagation.stack import iterate, ordered, sublayers
+from sigprop.propagation.stack import (
+    any_norm,
+    attention_of,
+    first_norm,
+    iterate,
+    mlp_of,
+    ordered,
+    sublayers,
+)
 
 __all__ = ["context_of", "follow", "kernel_cell"]
 
 UNSEEN = 1e-10  # of a token's variance: what its scores leave out
-HOMOGENEOUS = ("relu", "linear")  # phi(a x) = a phi(x), a > 0
 
 
 def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) -> Arrays:
@@ -46,7 +54,7 @@ def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) ->
     """
     rng = np.random.Generator(np.random.SFC64(seed))
     known = Transformer.from_dict(spec)
-    if known.norm == "post":
+    if first_norm(known) is not None:
         kernel = _Draw(known, rng).norm(kernel).kernel
     return follow(known.layers, kernel, blocks, rng)
 
@@ -126,25 +134,25 @@ def context_of(spec: Transformer) -> int:
         raise AssumptionError("the kernel solver knows no identity parts")
     context = float(spec.context)
     allow_tokens("context", spec.context, context)
-    if spec.norm == "none" and spec.activation not in HOMOGENEOUS:
+    if any_norm(spec) is None and not activation(spec.activation).homogeneous:
         raise AssumptionError(
             f"without norms tokens have different variances, for which {spec.activation} has no "
-            f"dual here: use a norm, or one of {', '.join(HOMOGENEOUS)}"
+            f"dual here: use a norm, or relu or linear"
         )
     for layer in set(spec.layers):
-        _head_size(layer)
+        _head_size(attention_of(layer))
     return int(context)
 
 
-def _head_size(spec: Transformer) -> int | None:
-    if spec.width is None:
-        if spec.rotary_base is not None:
+def _head_size(layer: Attention) -> int | None:
+    if layer.width is None:
+        if layer.rotary_base is not None:
             raise AssumptionError("rotary positions depend on the width of a head: give width")
         return None
-    size, rest = divmod(spec.width, spec.heads)
-    require(rest == 0, "heads", spec.heads, f"a divisor of width = {spec.width}")
-    even = spec.rotary_base is None or size % 2 == 0
-    require(even, "width", spec.width, "heads of even width under rotary positions")
+    size, rest = divmod(layer.width, layer.heads)
+    require(rest == 0, "heads", layer.heads, f"a divisor of width = {layer.width}")
+    even = layer.rotary_base is None or size % 2 == 0
+    require(even, "width", layer.width, "heads of even width under rotary positions")
     return size
 
 
@@ -179,6 +187,10 @@ class _Draw:
     spec: Transformer
     rng: np.random.Generator
 
+    @cached_property
+    def _heads(self) -> Attention:
+        return attention_of(self.spec)
+
     def block(self, kernel: Floats) -> tuple[Floats, Floats]:
         """Kernel behind the block, and statistics of its attention."""
         norm, layers = _Drawn(self.norm), (_Drawn(self._attention), _Drawn(self._mlp))
@@ -194,24 +206,24 @@ class _Draw:
 
     def _attention(self, kernel: Floats) -> DrawnStep:
         """E25b, without the residual; with participation, overlap and entropy."""
-        spec, root = self.spec, _root(kernel)
+        layer, root = self._heads, _root(kernel)
         total, statistics = np.zeros_like(kernel), np.zeros(3)
         for scores in self._scores(root):
-            weights = self._softmax(scores)
+            weights = softmax(scores, self._seen)
             statistics += _statistics(weights)
-            if spec.attention == "centred":
+            if layer.centred:
                 weights -= self._uniform
             total += weights @ kernel @ weights.T
-        bias = 0.0 if spec.attention == "centred" else float(spec.sigma_b2)
-        branch = float(spec.sigma_o2) * (float(spec.sigma_v2) / spec.heads * total + bias)
-        return DrawnStep((branch + branch.T) / 2, statistics / spec.heads)
+        bias = 0.0 if layer.centred else float(layer.sigma_b2)
+        branch = float(layer.sigma_o2) * (float(layer.sigma_v2) / layer.heads * total + bias)
+        return DrawnStep((branch + branch.T) / 2, statistics / layer.heads)
 
     def _scores(self, root: Floats) -> Iterator[Floats]:
         """Scores of every head (E1, E25b)."""
-        size = _head_size(self.spec)
-        scale = float(self.spec.beta) * math.sqrt(math.log(len(root)) / (size or 1))
-        for head in range(self.spec.heads):
-            if head % self.spec.heads_per_key == 0:
+        layer, size = self._heads, _head_size(self._heads)
+        scale = float(layer.beta) * math.sqrt(math.log(len(root)) / (size or 1))
+        for head in range(layer.heads):
+            if head % layer.heads_per_key == 0:
                 keys = root if size is None else self._keys(root, size)
             query = root @ self.rng.standard_normal((root.shape[1], keys.shape[1]))
             yield np.asarray(scale * (self._turned(query) @ keys.T))
@@ -219,7 +231,7 @@ class _Draw:
     def _keys(self, root: Floats, size: int) -> Floats:
         """Keys of one group of heads."""
         rank = root.shape[1]
-        if size >= rank and self.spec.rotary_base is None:
+        if size >= rank and self._angles is None:
             return np.asarray(root @ self._wishart_root(rank, size))
         return self._turned(root @ self.rng.standard_normal((rank, size)))
 
@@ -234,50 +246,29 @@ class _Draw:
         return root
 
     def _turned(self, y: Floats) -> Floats:
-        """Rotary positions: pairs of features turn with the position (theory.md 2d)."""
-        base = self.spec.rotary_base
-        if base is None:
-            return y
-        rates = base ** (-np.arange(0, y.shape[1], 2) / y.shape[1])
-        turn = np.exp(1j * np.arange(len(y))[:, None] * rates)
-        pairs = np.ascontiguousarray(y).view(np.complex128) * turn
-        return np.asarray(pairs.view(np.float64))
+        """Turn queries or keys by their positions (theory.md 2d)."""
+        return y if self._angles is None else rotated(y, self._angles)
 
     @cached_property
-    def _mask(self) -> Bools:
-        """Keys that a query sees: those before it, in its window, or both in the prefix."""
-        query, key = np.ogrid[: int(self.spec.context), : int(self.spec.context)]
-        window = math.inf if self.spec.window is None else self.spec.window
-        last = np.maximum(query, self.spec.prefix - 1)
-        return np.asarray((key <= last) & (key > query - window))
+    def _angles(self) -> Floats | None:
+        return angles(self._heads, int(self._heads.context))
+
+    @cached_property
+    def _seen(self) -> Bools:
+        return self._heads.seen(int(self._heads.context))
 
     @cached_property
     def _uniform(self) -> Floats:
         """Equal weights on all keys that a query sees (E11)."""
-        context = int(self.spec.context)
-        if not self.spec.causal:
-            return np.full((context, context), 1 / context)
-        return np.asarray(self._mask / self._mask.sum(axis=1, keepdims=True))
-
-    def _softmax(self, scores: Floats) -> Floats:
-        if self.spec.causal:
-            scores = np.where(self._mask, scores, -np.inf)
-        scores -= scores.max(axis=1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=1, keepdims=True)
-        return scores
+        return np.asarray(self._seen / self._seen.sum(axis=1, keepdims=True))
 
     @cached_property
     def _perceptron(self) -> Mlp:
-        spec = self.spec
-        unit = None if spec.norm == "none" else float(spec.norm_gain) ** 2
-        dual = activation(spec.activation)
-        scales = (float(spec.sigma_w1_2), float(spec.sigma_w2_2), float(spec.sigma_b2))
-        return Mlp(dual, *scales, spec.gated, unit)
+        return mlp_of(self.spec)
 
     def _mlp(self, kernel: Floats) -> DrawnStep:
         """MLP on every entry (E15)."""
-        if self.spec.norm == "none":
+        if any_norm(self.spec) is None:
             return DrawnStep(self._homogeneous(kernel))
         q = float(self.spec.norm_gain) ** 2
         out = self._perceptron.at(State(q, np.maximum(q - kernel, 0.0)))

@@ -39,6 +39,7 @@ __all__ = [
     "Stack",
     "any_norm",
     "at_beta",
+    "attention_of",
     "build_block",
     "build_stack",
     "exchangeable_place",
@@ -46,6 +47,7 @@ __all__ = [
     "initial_state",
     "iterate",
     "layer_betas",
+    "mlp_of",
     "ordered",
     "rem_of",
     "sublayers",
@@ -478,7 +480,7 @@ def build_block(spec: Transformer, limit: bool = False, place: Place | None = No
     """
     if place is None:
         place = exchangeable_place(spec, limit)
-    return assembled(spec, any_norm(spec), _attention(spec), _mlp(spec), place)
+    return assembled(spec, any_norm(spec), attention_of(spec), mlp_of(spec), place)
 
 
 def at_beta(spec: Transformer, block: Block, beta: Number) -> Block:
@@ -543,7 +545,8 @@ def ordered(
     return (attend, *after, residual(spec.alpha_mlp, (second,), width), *after)
 
 
-def _attention(spec: Transformer) -> Attention:
+def attention_of(spec: Transformer) -> Attention:
+    """Attention layer of a spec."""
     window = np.inf if spec.window is None else float(spec.window)
     return Attention(
         beta=_temperature(spec),
@@ -561,7 +564,8 @@ def _attention(spec: Transformer) -> Attention:
     )
 
 
-def _mlp(spec: Transformer) -> Mlp:
+def mlp_of(spec: Transformer) -> Mlp:
+    """MLP of a spec."""
     return Mlp(
         activation(spec.activation),
         spec.sigma_w1_2,

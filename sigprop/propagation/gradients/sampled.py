@@ -35,11 +35,18 @@ from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.errors import DomainError, require
 from sigprop.core.memory import LIMIT, allow
 from sigprop.layers.activations import activation
+from sigprop.layers.attention.drawn_heads import DrawnStep, angles, drawn, head, root_of
 from sigprop.layers.residual import Sequence
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
-from sigprop.propagation.drawn_heads import DrawnStep, angles, drawn, head, root_of
-from sigprop.propagation.stack import initial_state, iterate, ordered, sublayers
+from sigprop.propagation.stack import (
+    attention_of,
+    first_norm,
+    initial_state,
+    iterate,
+    ordered,
+    sublayers,
+)
 
 __all__ = ["SampledGradients", "sampled_gradients"]
 
@@ -200,19 +207,11 @@ def _input(spec: Transformer, t: int, kernel: ArrayLike | None) -> Floats:
 
 def _mask(spec: Transformer, t: int, mask: ArrayLike | None) -> Bools:
     if mask is None:
-        return _default_mask(spec, t)
+        return attention_of(spec).seen(t)
     values = np.asarray(mask, dtype=bool)
     if values.shape != (t, t) or not values.any(axis=1).all():
         raise DomainError("mask", values.shape, f"shape ({t}, {t}), a key for every query")
     return values
-
-
-def _default_mask(spec: Transformer, t: int) -> Bools:
-    if not spec.causal:
-        return np.ones((t, t), dtype=bool)
-    place = np.arange(t)
-    seen = (place[:, None] >= place) | (np.maximum(place[:, None], place) < spec.prefix)
-    return seen & (place[:, None] - place < (spec.window or t))
 
 
 def _means(kernel: Floats) -> tuple[float, float]:
@@ -222,7 +221,7 @@ def _means(kernel: Floats) -> tuple[float, float]:
 
 def _block_bytes(spec: Transformer) -> float:
     """Memory of one block: weights of all heads, kernels and products, and drawn units."""
-    t, heads = float(spec.context), spec.heads * (2 if spec.attention == "centred" else 1)
+    t, heads = float(spec.context), spec.heads * (2 if attention_of(spec).centred else 1)
     matrices = 8 * t**2 * (heads + SQUARES)
     if spec.width is None:
         return matrices
@@ -244,7 +243,7 @@ def _forward(
     """
     fits = spec.depth * _block_bytes(spec) <= LIMIT
     x = kernel if spec.width is None else drawn(rng, root_of(kernel), spec.width)
-    if spec.norm == "post" and spec.width is not None:
+    if first_norm(spec) is not None and spec.width is not None:
         x = _norm(spec, x, float(spec.norm_gain))[0]
     tape: list[Back] = []
     rho = [_overlap(spec, x)]
@@ -396,13 +395,14 @@ def _attention(
 ) -> tuple[Floats, Pull]:
     value = float(spec.sigma_v2 * spec.sigma_o2)
     variance = float(spec.beta * np.sqrt(np.log(spec.context)))
-    (kernel, root), turn = _read(spec, x), angles(spec)
-    heads = [head(spec, rng, root, seen, variance, turn) for _ in range(spec.heads)]
+    layer, (kernel, root) = attention_of(spec), _read(spec, x)
+    turn = angles(layer, len(kernel))
+    heads = [head(layer, rng, root, seen, variance, turn) for _ in range(spec.heads)]
     mixers = [one.weights for one in heads]
-    if spec.attention == "centred":
+    if layer.centred:
         flat = seen / seen.sum(axis=1, keepdims=True)
         mixers = [mixer - flat for mixer in mixers]
-    bias = float(spec.sigma_b2 * spec.sigma_o2) if spec.attention == "softmax" else 0.0
+    bias = 0.0 if layer.centred else float(spec.sigma_b2 * spec.sigma_o2)
 
     def pull(gradient: Floats) -> Floats:
         own, parts = root_of(gradient), np.zeros((3, *gradient.shape))
