@@ -18,7 +18,7 @@ from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import covers, require_theory
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.stack import build_block
+from sigprop.propagation.stack import any_norm, build_block, first_norm
 
 __all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
 
@@ -281,9 +281,9 @@ def asymptotic_alpha(spec: Transformer, limit: bool = False) -> Floats:
     require_theory(spec, "asymptotic_alpha", limit)
     spec = spec.replace(alpha_attn=1.0)
     with np.errstate(all="ignore"):  # alpha_mlp = 0, chi_mlp = 1, and states that vanish
-        if spec.norm == "none":
+        if any_norm(spec) is None:
             return np.full(spec.shape, np.nan)
-        if spec.norm == "pre":
+        if first_norm(spec) is None:
             return np.broadcast_to(1 / np.asarray(spec.alpha_mlp), spec.shape)
         block = build_block(spec, limit)
         q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)

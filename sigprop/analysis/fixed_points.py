@@ -17,7 +17,7 @@ from sigprop.core.arrays import Floats
 from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
-from sigprop.propagation.stack import Block, build_block
+from sigprop.propagation.stack import Block, build_block, first_norm
 
 __all__ = ["Exponents", "FixedPoint", "exponents", "fixed_points", "linear_response"]
 
@@ -149,7 +149,7 @@ def exponents(spec: Transformer, limit: bool = False) -> Exponents:
     require_theory(spec, "exponents", limit)
     block = build_block(spec, limit)
     with np.errstate(all="ignore"):  # vanished branches are masked below
-        if spec.norm == "post":
+        if first_norm(spec) is not None:
             q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
             out, gain = linear_response(block, q)
             chi, power = gain * q / out, np.full(spec.shape, np.nan)

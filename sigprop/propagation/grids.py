@@ -18,7 +18,7 @@ from sigprop.layers.state import State, scaled
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import geometry_of, require_theory
 from sigprop.propagation.points import chunks, part_of, parts_of_one_context
-from sigprop.propagation.stack import Block, Stack, build_stack, iterate
+from sigprop.propagation.stack import Block, Stack, any_norm, build_stack, iterate
 
 __all__ = ["FinalStates", "sweep"]
 
@@ -165,7 +165,7 @@ def _tops(spec: Transformer) -> dict[int, float]:
     out = {}
     for one in np.unique(context).astype(int).tolist():
         sigma = ROOM * np.max(level[context == one]) * np.sqrt(np.log(one))
-        known = () if spec.norm == "none" else TOPS
+        known = () if any_norm(spec) is None else TOPS
         out[one] = next((t for t in known if t >= sigma), TOPS[-1])
     return out
 

@@ -19,7 +19,7 @@ from sigprop.model.spec import Transformer
 from sigprop.model.weights import MATRICES, Recipe, fan_in, fan_out, spec_of
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.solve import unmasked
-from sigprop.propagation.stack import any_norm, assembled, build_block, iterate
+from sigprop.propagation.stack import any_norm, assembled, build_block, first_norm, iterate
 
 __all__ = ["SCHEMES", "Normed", "Scheme", "normed"]
 
@@ -98,7 +98,7 @@ def normed(spec: Transformer, mlp: bool = True) -> Normed:
     layers: list[Any] = [(attention, outer), (think, inner) if mlp else (think,)]
     first, second = (Sequence(both) for both in layers)
     whole = assembled(spec, any_norm(spec), first, second, block.place)
-    q0 = 1.0 if spec.norm == "post" else float(spec.q0)
+    q0 = float(spec.q0) if first_norm(spec) is None else 1.0
     start = State(q0, q0 * (1 - float(spec.rho0)))
     states = [start, *iterate(start, [whole] * spec.depth, lambda state, block: block(state))]
     rho = np.array([float(state.rho) for state in states])
