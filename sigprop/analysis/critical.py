@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,7 @@ from sigprop.analysis.fixed_points import TINY, linear_response
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.core.errors import require
+from sigprop.core.export import Exported
 from sigprop.core.memory import allow
 from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
@@ -37,7 +38,7 @@ REASONS = (
 
 
 @dataclass(frozen=True)
-class Critical:
+class Critical(Exported):
     """Critical residual strength, and how its search ended.
 
     Attributes
@@ -74,6 +75,10 @@ class Critical:
     >>> bool(found.residual < 1e-9)
     True
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
+        ("alpha_attn", "rho", "asymptotic", "converged", "residual", "iterations", "monotone"), ()
+    )
 
     alpha_attn: Floats
     rho: Floats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.checks import scalar
 from sigprop.core.errors import NotConvergedError, require
+from sigprop.core.export import Exported
 from sigprop.layers.attention.exchangeable import valid
 from sigprop.layers.attention.statistics import Limit, Rem, reduced_beta
 from sigprop.layers.state import State
@@ -124,7 +126,7 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, limit: bool = Fals
 
 
 @dataclass(frozen=True)
-class BetaProfile:
+class BetaProfile(Exported):
     """Inverse temperatures that hold every block at one entropy.
 
     Attributes
@@ -142,6 +144,8 @@ class BetaProfile:
     >>> profile.beta.shape, profile.rho.shape
     ((6,), (7,))
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {"beta": ("block",), "rho": ("layer",)}
 
     beta: Floats
     rho: Floats

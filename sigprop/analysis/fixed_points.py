@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
+from sigprop.core.export import Exported
 from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
@@ -26,7 +28,7 @@ SCAN = 400  # points between gap/q = 1e-12 and its largest value
 
 
 @dataclass(frozen=True)
-class Exponents:
+class Exponents(Exported):
     r"""Fate of a small gap between tokens.
 
     Attributes
@@ -53,6 +55,10 @@ class Exponents:
     >>> round(float(exponents(spec).depth_scale), 6)
     1.442695
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
+        ("chi", "angle_exponent", "depth_scale", "power_law"), ()
+    )
 
     chi: Floats
     angle_exponent: Floats

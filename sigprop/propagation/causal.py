@@ -33,7 +33,7 @@ Approximations, with their sizes, against kernels drawn at infinite width
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,6 +42,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Ints, finite_or_none
 from sigprop.core.checks import count as checked_count
 from sigprop.core.errors import require
+from sigprop.core.export import Exported
 from sigprop.core.memory import allow
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.position_grid import Layout
@@ -59,7 +60,7 @@ MAX_BLOCKS = 256
 
 
 @dataclass(frozen=True)
-class Positions:
+class Positions(Exported):
     r"""Token kernel and attention, position by position and layer by layer.
 
     Positions are those at the centres of P blocks; P is about 100 however long the context.
@@ -102,6 +103,17 @@ class Positions:
     >>> causal(spec).entropy.shape
     (2, 64)
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "size": ("position",),
+        **dict.fromkeys(("q", "rho"), ("layer", "position")),
+        "gap_ratio": ("layer", "position", "other_position"),
+        "rho_late": ("layer",),
+        **dict.fromkeys(("y2", "entropy", "entropy_ratio"), ("block", "position")),
+        **dict.fromkeys(("score_std", "first_weight", "overlap"), ("block", "position")),
+        "overlap_mean": ("block",),
+        "kernel_blocks": ("layer", "range", "other_range"),
+    }
 
     position: Floats
     size: Ints

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Ints, finite_or_none
+from sigprop.core.export import Exported
 from sigprop.layers.attention.by_distance import DistanceGeometry
 from sigprop.layers.attention.statistics.correlated_scores import SEED
 from sigprop.model.spec import Transformer
@@ -22,7 +23,7 @@ SHOWN = ("edges", "gap_ratio", "y2_error", "seed")
 
 
 @dataclass(frozen=True)
-class ByDistance:
+class ByDistance(Exported):
     """Token kernel by distance and attention, layer by layer, under rotary positions.
 
     Attributes
@@ -53,6 +54,13 @@ class ByDistance:
     >>> bool(rho[0] > rho[-1])  # near tokens grow alike first
     True
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "q": ("layer",),
+        "gap_ratio": ("layer", "distance"),
+        "gap_ratio_mean": ("layer",),
+        **dict.fromkeys(("y2", "overlap", "entropy", "score_std", "y2_error"), ("block",)),
+    }
 
     edges: Ints
     q: Floats

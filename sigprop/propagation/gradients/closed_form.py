@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Number, finite_or_none
 from sigprop.core.errors import AssumptionError
+from sigprop.core.export import Exported
 from sigprop.layers.attention.statistics import freezing
 from sigprop.layers.interface import BackwardStep, Spread
 from sigprop.layers.state import Gradient, State
@@ -38,7 +39,7 @@ VANISHING, EXPLODING = 1e-3, 1e3  # squared norm over the largest of the last bl
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(Exported):
     r"""Gradients of a stack, for independent output gradients.
 
     Entries where a trajectory has ended are NaN.
@@ -75,6 +76,11 @@ class Gradients:
     >>> gradients(spec).q.tolist()
     [64.0, 16.0, 4.0]
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
+        **dict.fromkeys(("q", "p", "wq", "wk", "wv", "w1", "w2"), ("block",)),
+        **dict.fromkeys(("apjn", "exponent"), ()),
+    }
 
     q: Floats
     p: Floats
