@@ -147,8 +147,8 @@ def _stop(monkeypatch):
 
     steps = (
         ("simulation.run", "gather"),
-        ("propagation.solve", "build_stack"),
-        ("propagation.causal", "build_stack"),
+        ("propagation.solve", "solve"),
+        ("propagation.causal", "solve"),
     )
     for module, name in steps:
         monkeypatch.setattr(import_module(f"sigprop.{module}"), name, started)

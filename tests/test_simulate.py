@@ -47,7 +47,7 @@ def imported(text):
     return {".".join(part[: 2 if part[0] == "model" else 1]) for part in parts}
 
 
-MAY = {"core", "model.inputs", "model.spec", "simulation"}
+MAY = {"core", "model.inputs", "model.pattern", "model.spec", "simulation"}
 
 
 def test_the_simulator_shares_no_formula_with_the_theory():

@@ -273,7 +273,7 @@ class Transformer:
         if (self.window is not None or self.prefix) and not self.causal:
             raise AssumptionError("window and prefix are parts of a causal mask: set causal = true")
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Broadcast shape of all array parameters."""
         named = {name: np.shape(getattr(self, name)) for name in self.numbers()}

@@ -395,19 +395,19 @@ def build_stack(
     if beta_by_layer is not None:
         betas = layer_betas(spec, beta_by_layer)
         layers = tuple(one.replace(beta=beta) for one, beta in zip(layers, betas, strict=True))
+    place = None
     if kind == "position":
         place_of, place = _by_position(layers, resolution, ranges, top)
     elif kind == "distance":
         place_of = partial(_by_distance, top=top)
-        place = place_of(layers[0])
     else:
         place_of = partial(exchangeable_place, limit=limit, states=states)
-        place = place_of(layers[0])
     made: dict[int, Block] = {}
     for layer in layers:
         if id(layer) not in made:
             made[id(layer)] = build_block(layer, limit, place_of(layer))
-    return Stack([made[id(layer)] for layer in layers], place)
+    blocks = [made[id(layer)] for layer in layers]
+    return Stack(blocks, place or blocks[0].place)
 
 
 def _by_position(
