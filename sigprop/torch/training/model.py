@@ -23,18 +23,11 @@ from torch.nn import functional as F
 from sigprop.core.checks import count
 from sigprop.core.errors import AssumptionError, DomainError, require
 from sigprop.model.spec import Transformer
+from sigprop.simulation.network_torch import ACTIVATIONS
 
 __all__ = ["LanguageModel", "Seen", "check"]
 
 Branch = Callable[[Tensor], Tensor]
-ACTIVATIONS: dict[str, Branch] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "tanh": torch.tanh,
-    "erf": torch.erf,
-    "silu": F.silu,
-    "linear": lambda x: x,
-}
 EPSILON = 1e-12  # of the norms, as in BERT
 TABLE = 0.4  # norm of a row of the embedding tables
 
