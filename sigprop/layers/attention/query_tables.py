@@ -9,14 +9,10 @@ deviation alone, and the excess overlap of a couple is one of both deviations an
 
 in the coordinates of `sigprop.layers.attention.statistics.coordinates`, and afterwards a stack
 costs a few small matrix products a layer. A query whose deviation leaves the shipped table of
-`sigprop.layers.attention.statistics` (early tokens of hot stacks) is continued by :math:`1 - Y_2
-\propto 1/s` and :math:`H \propto 1/s`. Largest errors of O measured against `Exact` (lengths 8 to
-1024, s up to 8): 1.3e-3, and 7.4e-4 for s < 6. What correlations of scores do
-(`sigprop.layers.attention.key_correlations`) is interpolated for gaps that rise linearly with log
-distance, of the mean and slope that the kernel's have. Under rotary positions the score deviation
-it stands for is within 0.9 % (root mean square) of that of such a kernel at T = 256; without them
-it depends on more than the rise (0.95 to 1), and is left as it is. `sigprop.resolved. reach` gives
-what comes of it.
+`sigprop.layers.attention.statistics` (early tokens of cold stacks) is continued by :math:`1 - Y_2
+\propto 1/s` and :math:`H \propto 1/s`. What correlations of scores do (E25e) is interpolated for
+gaps that rise linearly with log distance, of the mean and slope that the kernel's have; without
+rotary positions the factor on the score deviation depends on more than the rise, and is left out.
 """
 
 from __future__ import annotations
