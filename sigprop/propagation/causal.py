@@ -1,33 +1,9 @@
-r"""Causal attention position by position: the full token kernel through depth (E25).
+r"""Causal attention position by position: the full token kernel through depth (section 6).
 
 The kernel :math:`K_{tt'}` is carried in blocks of positions
-(`sigprop.layers.attention.position_grid`) as variances and gaps; attention and norm are those of
-`sigprop.layers.attention.by_position`, residual and MLP those of every other block. A layer costs
-one overlap of unequal lengths for each pair of blocks, whatever T.
-
-Approximations, with their sizes, against kernels drawn at infinite width
-(`sigprop.propagation.every_pair`):
-
-- what queries pick (`sigprop.layers.attention.by_position`): where rho grows from 0.02 to 0.97 in
-  ten blocks (beta = 1 to 3, sigma_v2 = 2, T = 128, 256, 32 heads) it is ahead by up to 0.011
-  (standard error 0.003), by 0.002 with windows, off by 0.004 with rotary positions; pairs of early
-  and late positions are up to 0.02 too alike at beta = 2 to 3. Equal weights, as in theory.md E25,
-  run ahead by 0.057;
-- real input kernels (128 tokens of a Zipf law, eight blocks, beta = 0.7 and 1.5): mean rho within
-  0.007, with or without positions (0.042 with equal weights); 0.019 at beta = 2.5 and sigma_v2 = 2
-  (0.098). A text of six words: 0.010 too low, because pairs of queries pick keys of one word
-  together more often than f says;
-- random networks of width 512 (T = 256, 20 layers, beta = 0.5 and 2): block means within 3 standard
-  errors and 0.004 (standard error 0.01);
-- rotary positions: rho within 0.011 and Y_2 within 0.02 (T = 96 to 384, beta = 1 to 3, bases of 100
-  to 1e6, heads of 16 to 128, 8 to 16 layers; standard errors 0.001 and 0.007);
-- one query at a kernel of this theory (T = 128, beta = 1 to 3, 5 to 24 layers): Y_2 within 0.002,
-  entropy within 0.04 nats; the weight on the first token within 4 % up to beta = 1.5, at 2 to 3 up
-  to 20 % too small while tokens merge;
-- blocks: 96 of them against 192 change block means by 0.001 (T = 256, 4096 and 131 072, 24 layers,
-  beta = 1.5), since draws are made at other positions;
-- quadrature and draws: see `sigprop.layers.attention.statistics.unequal_lengths` and
-  `sigprop.layers.attention.statistics.correlated_scores`.
+(`sigprop.layers.attention.position_grid`) as variances and gaps; attention is that of
+`sigprop.layers.attention.by_position` (E25c-E25f, E25r), norm, residual and MLP are those of every
+other block. A layer costs one overlap of unequal lengths for each pair of blocks, whatever T.
 """
 
 from __future__ import annotations
@@ -218,7 +194,7 @@ def causal(
 
     Notes
     -----
-    theory.md E25 (new there).
+    theory.md section 6: E25c-E25f, with rotary positions E25r.
 
     Examples
     --------

@@ -261,7 +261,7 @@ def solve(
 
     Notes
     -----
-    theory.md E25b (new there). Exact at any T and head width for one draw's statistics; what
+    theory.md E25b. Exact at any T and head width for one draw's statistics; what
     is left is the sampling error, which is reported.
 
     Examples

@@ -82,11 +82,8 @@ def sweep(
     -------
     FinalStates
         Final states. Causal specs with norms are solved by position, rotary positions by distance,
-        from tables on coarse blocks that are built once for each context. Against `propagate`,
-        causal: overlap within 0.005 (where it grows from 0.02 to 0.97 in ten blocks; 0.001 at
-        slower growth) and relative entropy within 0.0005 (T = 128 to 1024, beta = 0.7 to 3, with
-        and without a window); with rotary positions 0.001 and 0.0015 (T = 40 to 512, beta = 1 to
-        3), under a mask as well 0.008 and 0.007.
+        from tables on coarse blocks that are built once for each context; notebooks/accuracy.md
+        has their distance from `propagate`.
 
     Raises
     ------

@@ -2,30 +2,17 @@ r"""Gradients and bands where positions matter: causal masks and rotary codes (E
 
 *Gradients* are sampled (`sigprop.propagation.gradients.sampled`), with their standard errors.
 
-*Bands* are carried along the trajectory of `propagate`, position by position. What networks differ
-in is the squared norm of the mean of T tokens, :math:`P = 1 - x (1 - 1/T)` of q, which random
-tokens have too; it moves the overlap deficit x of a pair by a multiple of x P. A block maps this
-change of its input into one of the mean deficit of its output; the slope is taken from the resolved
-map itself, by a step that lowers the gaps and is a fixed part of the largest change that P admits,
-and the block adds noise to log P, as one block of exchangeable tokens does
-(`sigprop.propagation.finite_width.bands`) of the same overlap, variance and mean score deviation,
-entered without any:
+*Bands* are carried along the trajectory of `propagate`, position by position. The mode of the
+kernel in which networks differ is the squared norm of the mean of T tokens,
+:math:`P = 1 - x (1 - 1/T)` of q, which moves the overlap deficit x of a pair by a multiple of x P;
+the slope of a block is that of the map of the geometry along it, its noise :math:`n_l` that of a
+block of exchangeable tokens (`sigprop.propagation.finite_width.bands`):
 
 .. math:: \mathrm{var}\,\rho_{l+1} = \Big(\frac{dx_{l+1}}{dx_l}\Big)^2 \mathrm{var}\,\rho_l + n_l .
 
-The shift of the mean at finite width is carried the same way. Under a mask the block's noise in the
-mean :math:`Y_2` counts positions: the temperature of the heads acts on all of them, and those of
-two queries of n and n' keys vary together as far as they share keys and scores, in proportion
-
-.. math:: \frac{(O - n_\cap/(n n'))^2}{(Y_2 - 1/n)(Y_2' - 1/n')} \frac{\sqrt{n n'}}{n_\cap}\,,
-
-which is exact for small s.
-
-Approximate: one mode of the kernel, and noise of exchangeable tokens. Coverage of rho by the
-central 90 % band, by depth thirds, from iid tokens, over 32 random stacks (half causal, half
-rotary, some with windows or both; 6 to 12 blocks, T = 64 to 160, heads 64 to 128 wide with keys of
-their own, 64 networks each): 87 % in each third; in single stacks 56 to 98 %, least where
-attention's overlap of narrow heads (E12b) shifts the mean.
+The shift of the mean is carried the same way (E26g). Under a mask the noise of the mean :math:`Y_2`
+counts positions (E26h). Approximation: one mode of the kernel, and noise of exchangeable tokens;
+the mean lacks what E12b does to the overlap of heads.
 """
 
 from __future__ import annotations
@@ -200,7 +187,7 @@ def bands(spec: Transformer) -> Trajectory:
 
     Notes
     -----
-    theory.md section 7 (E26).
+    theory.md section 7: E26a-E26h.
 
     Examples
     --------
@@ -330,8 +317,7 @@ def _by_position(spec: Transformer, base: Trajectory) -> list[_Slopes]:
 def _own_y2(spec: Transformer, layout: Layout, seen: dict[str, Floats], rho: float) -> float:
     """Variance of the mean Y_2 of given tokens: keys that queries share, and heads' temperature.
 
-    Y_2 of two queries varies together as far as their scores and their keys are the same; see the
-    module's docstring.
+    Y_2 of two queries varies together as far as their scores and their keys are the same (E26h).
     """
     assert spec.width is not None
     many, sizes = layout.centres.count >= 2, layout.size.astype(np.float64)

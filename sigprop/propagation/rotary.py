@@ -117,8 +117,7 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
 
     Notes
     -----
-    theory.md 2d (new there); the map's derivation and the size of its approximations are in
-    `sigprop.layers.attention.by_distance`.
+    theory.md 2d: E2r, E9r, E10r.
 
     Examples
     --------

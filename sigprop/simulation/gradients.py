@@ -49,8 +49,8 @@ def query_gradient(spec: Transformer, seed: int) -> Floats:
     >>> from sigprop.simulation import query_gradient
     >>> spec = Transformer(depth=1, context=32, width=16, beta=[0.0, 1.0], sigma_v2=1, sigma_w2=1,
     ...                    rho0=0)
-    >>> cold, warm = query_gradient(spec, seed=1)
-    >>> bool(cold == 0 < warm)
+    >>> uniform, selective = query_gradient(spec, seed=1)
+    >>> bool(uniform == 0 < selective)
     True
     """
     check(spec)

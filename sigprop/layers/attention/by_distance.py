@@ -92,7 +92,7 @@ class DistanceGeometry:
     def mix(
         self, kernel: State, attention: DistanceStats, value: Number, bias: Number, centred: bool
     ) -> State:
-        """Kernel of the means of values over keys, by the distances of two keys of a query (E10r)."""
+        """Kernel of the means of values over keys (E10r)."""
         gap = np.asarray(kernel.gap)
         q = np.broadcast_to(kernel.q, (*gap.shape[:-1], 1))
         spread = -np.sum(attention.excess[..., 1:] * gap, axis=-1, keepdims=True)

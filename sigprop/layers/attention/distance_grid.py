@@ -106,7 +106,7 @@ def make_distances(context: int, base: float | None, head_width: float | None) -
     Examples
     --------
     >>> from sigprop.layers.attention.distance_grid import make_distances
-    >>> d = make_distances(256, 1e4, 128)  # mean of kappa over the context, theory.md 2d
+    >>> d = make_distances(256, 1e4, 128)  # mean of kappa over the context (E3r)
     >>> float(round(d.even @ d.waves[1:].mean(axis=1), 3))
     0.488
     """

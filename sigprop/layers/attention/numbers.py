@@ -49,7 +49,7 @@ class AttentionNumbers:
         Whether equal weights are subtracted.
     value_identity : float or array
         Multiple c of the identity in the product of value and output matrices; adds c^2 to
-        sigma_v2 sigma_o2, and a covariance with the stream.
+        sigma_v2 sigma_o2, and a covariance with the stream (E10b).
     context : float or array
         Context length T, whose logarithm scales the scores.
     width : int, optional

@@ -1,4 +1,4 @@
-"""Gradient kernel and weight gradients of a stack, layer by layer (E22-E24)."""
+"""Gradient kernel and weight gradients of a stack, layer by layer (E22-E24, E22b)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-r"""One favoured level: queries and keys that are partly alike, exactly at finite context.
+r"""One level with an advantage: queries and keys with an identity part, exactly (E2b, E6b, E9c).
 
 Identity-like attention has :math:`W_Q^\top W_K/\sqrt{d_h} = R + (\gamma \log T/d)\, 1` with R
 random as in E1. The identity adds :math:`\gamma \log T\, x_t\cdot x_s/d` to a score: gamma log T q
-on a query's own key, gamma log T p on the others. What is common to all keys drops out of the
-softmax, so a query sees T random energies of standard deviation s (E3) of which its own has the
-advantage
+on a query's own key, gamma log T p on the others. A query sees T random energies of standard
+deviation s (E3) of which its own has the advantage
 
 .. math:: \mu = \gamma \log T\; gap .
 
@@ -27,8 +26,7 @@ where factors without arguments are at (u, u') and symmetry has counted the firs
 
 Approximation: infinite width. At width d the identity adds a score variance of relative size
 :math:`\gamma^2 \log T/(\beta^2 d)`, which `sigprop.propagation.stack` counts; the own key's score
-varies more than the others', by up to 1.7 of the variance for identity-like matrices, which nothing
-counts.
+varies more than the others', which nothing counts.
 """
 
 from __future__ import annotations
@@ -111,7 +109,7 @@ def biased(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike) -> Biased:
 
     Notes
     -----
-    theory.md E6 and E8 with one shifted factor (new here). Without noise the weight is
+    theory.md E6b; E8 likewise. Without noise the weight is
     :math:`e^\mu/(e^\mu + T - 1)`, the model of Chen et al., arXiv 2510.05554; without bias the
     random energy model of E6. The entropy is the derivative of the moments at k = 1, and
     :math:`E\log Z = H + s^2 (1 - Y_2) + \mu E A_1` is Stein's lemma.
@@ -182,7 +180,7 @@ def biased_overlap(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike, r: Arr
 
     Notes
     -----
-    theory.md E9 with shifted factors (new here; the formula is at the head of this module). Without
+    theory.md E9c (the formula is at the head of this module). Without
     noise it is :math:`2 a o + (T-2) o^2` for the own weight a and that on another key, o.
 
     Examples
