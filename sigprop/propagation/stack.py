@@ -579,10 +579,10 @@ def mlp_of(spec: Transformer) -> Mlp:
 
 
 def _temperature(spec: Transformer) -> Number:
-    r"""Inverse temperature of all random scores, :math:`\beta^2 + \gamma^2 \log T/d`.
+    r"""Inverse temperature of all random scores, :math:`\beta^2 + \gamma^2 \log T/d` (E3b).
 
     At finite width the identity part of queries and keys adds gamma log T x_t.x_s/d to a score,
-    whose spread over keys is that of a random part (new here).
+    whose spread over keys is that of a random part.
     """
     if spec.width is None or not np.any(spec.identity):
         return spec.beta

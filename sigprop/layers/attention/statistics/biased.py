@@ -24,9 +24,8 @@ shifts one argument of its factor. With key 1 that of the first query and key 2 
 
 where factors without arguments are at (u, u') and symmetry has counted the first term twice.
 
-Approximation: infinite width. At width d the identity adds a score variance of relative size
-:math:`\gamma^2 \log T/(\beta^2 d)`, which `sigprop.propagation.stack` counts; the own key's score
-varies more than the others', which nothing counts.
+Approximation: infinite width. At width d the identity adds a score variance (E3b), which
+`sigprop.propagation.stack` counts; the own key's score varies more than the others', which nothing counts.
 """
 
 from __future__ import annotations
@@ -253,10 +252,7 @@ def own_bias(gamma: ArrayLike, gap: ArrayLike, context: ArrayLike) -> Floats:
 
 @validated
 def critical_gamma(b: ArrayLike, gap: ArrayLike) -> Floats:
-    r"""Identity part above which a query attends to its own key alone, at infinite context.
-
-    The favoured level :math:`T^{\gamma\,gap}` competes with the others' partition function,
-    :math:`T^{1 + b^2/2}` above freezing and :math:`T^{\sqrt 2\, b}` below:
+    r"""Identity part above which a query attends to its own key alone, at infinite context (E4b).
 
     .. math:: \gamma_c\, gap = 1 + b^2/2 \;(b \le \sqrt 2), \qquad \sqrt 2\, b \;(b > \sqrt 2).
 
