@@ -16,7 +16,7 @@ mu:
 
 Two queries favour a key each, their own. A pair of queries brings a joint density and a joint
 survival to E9, :math:`J(u, u') = E[w w' e^{-\lambda w - \lambda' w'}]` and
-:math:`G_2(u, u') = E\,e^{-\lambda w - \lambda' w'}` at corr(z, z') = r, and each favoured key
+:math:`G_2(u, u') = E\,e^{-\lambda w - \lambda' w'}` at corr(z, z') = r, and each own key
 shifts one argument of its factor. With key 1 that of the first query and key 2 that of the second,
 
 .. math:: O = \iint \big[2\, J(u+\mu, u')\, G_2(u, u'+\mu)\, G_2^{T-2}
@@ -25,7 +25,8 @@ shifts one argument of its factor. With key 1 that of the first query and key 2 
 where factors without arguments are at (u, u') and symmetry has counted the first term twice.
 
 Approximation: infinite width. At width d the identity adds a score variance (E3b), which
-`sigprop.propagation.stack` counts; the own key's score varies more than the others', which nothing counts.
+`sigprop.propagation.stack` counts; the own key's score varies more than the others', which nothing
+counts.
 """
 
 from __future__ import annotations
