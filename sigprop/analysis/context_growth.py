@@ -4,8 +4,7 @@ Scores of fixed weights keep their variance, so beta, measured in units of :math
 (E1), falls as :math:`\beta_0\sqrt{\log T_0/\log T}` and attention turns uniform. Multiplying the
 scores by :math:`\sqrt{\log T/\log T_0}` holds beta; by :math:`\log T/\log T_0` ("log-n scaling")
 lets it grow as :math:`\beta_0\sqrt{\log T/\log T_0}`, until attention freezes: random energies
-compete at :math:`\sqrt{\log T}`, a favoured key (`sigprop.layers.attention.statistics.biased`) at
-log T.
+compete at :math:`\sqrt{\log T}`, the advantage of an own key (E2b) at log T.
 """
 
 from __future__ import annotations

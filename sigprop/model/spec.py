@@ -70,9 +70,8 @@ class Transformer:
     attention : {"softmax", "centred"}
         A, or A - 1/T (E11).
     causal : bool
-        Whether token t sees keys up to t only. `propagate`, `sweep`, `critical` and `diagram` then
-        resolve positions; trajectories of arrays of specs, and the limit, describe the last tokens,
-        which see the whole context, and say so.
+        Whether token t sees keys up to t only. Positions are then told apart; the limit of infinite
+        context describes the last tokens, which see the whole context, and says so.
     window : int, optional
         Sliding window: a causal token sees this many latest keys, itself included; None sees all.
     prefix : int
@@ -101,7 +100,7 @@ class Transformer:
         Gain of the norms.
     identity : float *
         Identity part gamma of queries and keys: W_Q^T W_K / sqrt(d_h) contains gamma log T / d
-        times the identity, so that each token favours its own key.
+        times the identity, so that each token's own key has an advantage (E2b).
     value_identity : float *
         Multiple of the identity that the product of value and output matrices contains.
     rho0 : float *

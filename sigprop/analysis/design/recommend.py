@@ -7,9 +7,9 @@ design nearest to the given one, in octaves summed over the parameters (0.05 mor
 moves at all), that meets every target with its margin. That sum rather than a sum of squares: it
 moves few parameters.
 
-The search runs on the exchangeable theory. Where `propagate` resolves positions (causal masks,
-rotary positions), the difference of both at the answer is added to the measures and the search
-repeated, so that the answer meets its targets in the resolved theory.
+The search runs on the exchangeable theory. Where `propagate` tells pairs apart by position or
+distance, the difference of both at the answer is added to the measures and the search repeated, so
+that the answer meets its targets in the theory by position.
 
 Approximation: gradients know of positions only by the number of keys that a query sees. Left out is
 that early tokens attend to few keys: in the first block of a stream that starts small their streams
@@ -63,13 +63,13 @@ class Design:
     targets : Targets
         What was asked.
     predicted : Measures
-        What the design does, positions resolved where theory does.
+        What the design does, by position where theory is.
     changes : dict of str to tuple of float
         Parameters that moved: from, to.
     curve : dict of str to array
         Trade-off: beta, the four measures, `feasible` and `recommended` (the design itself), all
-        else as recommended. The exchangeable theory with the correction of the design to the
-        resolved one: at the design what `predicted` holds, elsewhere an approximation.
+        else as recommended. The exchangeable theory with the correction of the design to that by
+        position: at the design what `predicted` holds, elsewhere an approximation.
     prescription : Prescription
         Scale of every matrix.
 
@@ -193,7 +193,7 @@ def recommend(
         bounds of beta then hold for beta sqrt(q gap), the reduced one.
     progress : callable, optional
         Called with the number of evaluations done, or no longer needed: of one grid, or of one
-        design in the resolved theory.
+        design by position.
     expected : callable, optional
         Called with the number of evaluations that the next part takes at most: their sum is that
         of all calls of `progress`.

@@ -159,7 +159,7 @@ class Measures(NamedTuple):
 
 
 class Correction(NamedTuple):
-    r"""From the exchangeable theory to the resolved one: factors on what is far from its bound.
+    r"""From the exchangeable theory to that by position: factors on what is far from its bound.
 
     Of :math:`1 - \rho`, of :math:`1 - H/\log T` and of both gradients, so that a corrected overlap
     or entropy never exceeds one.

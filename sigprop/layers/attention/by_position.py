@@ -31,7 +31,7 @@ class PositionGeometry:
 
     With :math:`m_{tt'}` the mean gap of different keys of t and t', weighted by their mean weights,
     :math:`\nu_t` what correlated scores make of it for one query, and f the share of the way from
-    equal weights to Y_2 that scores of t and t' go together,
+    equal weights to Y_2 that the overlap of t and t' goes,
 
     .. math:: K'_{tt} = q - (1 - Y_2(t))\,\nu_t\,m_{tt}, \qquad K'_{tt'} = q
               - (1 - O_{tt'})\,m_{tt'}\,[1 + f\,(\sqrt{\nu_t \nu_{t'}} - 1)]

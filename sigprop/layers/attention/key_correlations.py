@@ -103,7 +103,7 @@ def between(layout: Layout, ratio: Floats) -> Floats:
     layout : Layout
         Blocks and mask.
     ratio : array, shape (..., K)
-        Values at the resolved blocks.
+        Values at these blocks.
 
     Returns
     -------

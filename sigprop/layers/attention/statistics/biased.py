@@ -14,7 +14,7 @@ mu:
 .. math:: E A_1^k = \frac{1}{\Gamma(k)} \int F_k(u+\mu)\, G(u)^{T-1} du, \qquad
           E \sum_{s>1} A_s^k = \frac{T-1}{\Gamma(k)} \int F_k(u)\, G(u)^{T-2}\, G(u+\mu)\, du .
 
-Two queries favour a key each, their own. A pair of queries brings a joint density and a joint
+Two queries have their own key each. A pair of queries brings a joint density and a joint
 survival to E9, :math:`J(u, u') = E[w w' e^{-\lambda w - \lambda' w'}]` and
 :math:`G_2(u, u') = E\,e^{-\lambda w - \lambda' w'}` at corr(z, z') = r, and each own key
 shifts one argument of its factor. With key 1 that of the first query and key 2 that of the second,
@@ -58,14 +58,14 @@ KINDS = (0, 1, 2)  # of F_k; 0 is the derivative in k
 
 @dataclass(frozen=True)
 class Biased:
-    r"""Disorder averages of attention weights of which one is favoured.
+    r"""Disorder averages of attention weights of which one has an advantage.
 
     Attributes
     ----------
     own : array
-        Mean weight :math:`E A_1` of the favoured level, in [0, 1].
+        Mean weight :math:`E A_1` of that level, in [0, 1].
     y2 : array
-        Participation ratio :math:`E \sum_s A_s^2`, the favoured level included.
+        Participation ratio :math:`E \sum_s A_s^2`, that level included.
     entropy : array
         :math:`-E \sum_s A_s \log A_s`, in nats, in [0, log T].
     log_z : array
@@ -93,7 +93,7 @@ def biased(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike) -> Biased:
     sigma : array_like
         Standard deviation s of the scores (E3), in [0, 1e6].
     bias : array_like
-        Advantage mu of the favoured score, in [-1e6, 1e6]; see `own_bias`.
+        Advantage mu of the one score, in [-1e6, 1e6]; see `own_bias`.
     context : array_like
         Context length T, in [2, 1e12].
 
@@ -158,7 +158,7 @@ def _grid(s: Floats, mu: Floats, t: Floats) -> Grid:
 
 @validated
 def biased_overlap(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike, r: ArrayLike) -> Floats:
-    r"""Overlap :math:`E \sum_s A_{ts} A_{t's}` of two queries of which each favours its own key.
+    r"""Overlap :math:`E \sum_s A_{ts} A_{t's}` of two queries, each with its own key.
 
     Parameters
     ----------

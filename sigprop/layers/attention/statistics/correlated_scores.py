@@ -303,7 +303,7 @@ class Field:
         return Picks(np.asarray(pairs), float(np.mean(entropy)), error)
 
     def _spectrum(self, kernel: Floats) -> Single:
-        """Spectra of the kernel turned by each frequency, shape (F, N/2+1), period N."""
+        """Spectra of the kernel rotated by each frequency, shape (F, N/2+1), period N."""
         from scipy.fft import dct
 
         rows = np.zeros((self.omega.size, self._half + 1), np.float32)

@@ -268,7 +268,7 @@ class Source:
         return ExchangeableStats(self, scores)
 
     def own(self, b: Number, x: Number) -> Number:
-        """Mean weight on the own key less that on another: random scores favour no key."""
+        """Mean weight on the own key less that on another: none for random scores."""
         return 0.0
 
     def response(self, b: Number, x: Number, tilt: int = 0) -> Response:
