@@ -1,5 +1,6 @@
 """The page of measured accuracies is what its generator prints, and names what exists."""
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -25,6 +26,12 @@ def test_every_measurement_is_a_line_of_the_page():
     rows = [row for group in measurements().values() for row in group]
     assert len(lines) == len(rows) + 2 * len(measurements())
     assert {line.count(" | ") for line in lines} == {len(COLUMNS) - 1}
+
+
+def test_links_of_the_theory_end_at_a_table():
+    links = re.findall(r"\]\(accuracy\.md#([\w-]+)\)", THEORY.read_text(encoding="utf-8"))
+    titles = [title.lower().replace(" ", "-").replace(",", "") for title, _ in measurements()]
+    assert sorted(links) == sorted(titles)
 
 
 @pytest.mark.parametrize("where", list(measurements()))
