@@ -35,9 +35,10 @@ def test_links_of_the_theory_end_at_a_table():
 
 
 @pytest.mark.parametrize("where", list(measurements()))
-def test_what_a_measurement_names_exists(where):
+def test_what_a_measurement_names_exists_and_names_the_page(where):
     known = set(tagged(THEORY.read_text(encoding="utf-8")))
-    assert find_spec(f"sigprop.{where[1]}")
+    source = Path(find_spec(f"sigprop.{where[1]}").origin).read_text(encoding="utf-8")
+    assert "notebooks/accuracy.md" in source
     for row in measurements()[where]:
         assert all(row[1:6]), row
         assert cited(" ".join(row[:5])) <= known, row

@@ -79,7 +79,8 @@ def propagate(
 
     Notes
     -----
-    theory.md sections 2-4 (E1-E17); Giorlandino & Goldt, arXiv 2505.24333, in the limit.
+    theory.md sections 2-4 (E1-E17); Giorlandino & Goldt, arXiv 2505.24333, in the limit. Distance
+    from random networks: notebooks/accuracy.md.
 
     Examples
     --------

@@ -13,7 +13,7 @@ that the answer meets its targets in the theory by position.
 
 Approximation: gradients know of positions only by the number of keys that a query sees. Left out is
 that early tokens attend to few keys: in the first block of a stream that starts small their streams
-grow larger and their gradients smaller, on the safe side of the bound.
+grow larger and their gradients smaller, on the safe side of the bound (notebooks/accuracy.md).
 """
 
 from __future__ import annotations

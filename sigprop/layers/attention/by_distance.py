@@ -9,7 +9,7 @@ The kernel depends on distance, and the state carries one gap for each group of 
 
 f the share of the way from 1/T to Y_2 that the overlap of two queries goes, E9 at their correlation
 :math:`r(\Delta)` (E9r). :math:`P_j` and the entropy are averages over drawn fields (E6r); K is
-linear in log distance between the middles of groups.
+linear in log distance between the middles of groups. Measured: notebooks/accuracy.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ costs a few small matrix products a layer. A query whose deviation leaves the sh
 `sigprop.layers.attention.statistics` (early tokens of cold stacks) is continued by :math:`1 - Y_2
 \propto 1/s` and :math:`H \propto 1/s`. What correlations of scores do (E25e) is interpolated for
 gaps that rise linearly with log distance, of the mean and slope that the kernel's have; without
-rotary positions the factor on the score deviation depends on more than the rise, and is left out.
+rotary positions the factor on the score deviation depends on more than the rise, and is left out
+(notebooks/accuracy.md).
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ half the variance. Means shift by the variation of tokens in front of a norm,
 
 with u the squared norm of a token and w its mean overlap with the others (E26a), by keys of finite
 width (E26e), and by the variance of pair overlaps, kappa gap^2/d, which grows with depth unless
-attention mixes (E26f). Approximation: Gaussian noise, at first order in 1/d.
+attention mixes (E26f). Approximation: Gaussian noise, at first order in 1/d
+(notebooks/accuracy.md).
 """
 
 from __future__ import annotations

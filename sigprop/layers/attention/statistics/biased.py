@@ -26,7 +26,7 @@ where factors without arguments are at (u, u') and symmetry has counted the firs
 
 Approximation: infinite width. At width d the identity adds a score variance (E3b), which
 `sigprop.propagation.stack` counts; the own key's score varies more than the others', which nothing
-counts.
+counts (notebooks/accuracy.md).
 """
 
 from __future__ import annotations

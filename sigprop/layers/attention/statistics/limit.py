@@ -87,7 +87,7 @@ def freezing(b: ArrayLike) -> Floats:
 class Limit(Source):
     """Attention statistics at infinite context (E5); overlap vanishes and 1/T is dropped.
 
-    Its error decays as 1/log T.
+    Its error decays as 1/log T (notebooks/accuracy.md).
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ correlation r. With :math:`\lambda = e^u` and the Hermite coefficients
 
 so the coefficients belong to one query alone and every pair costs two small matrix products.
 At r = 0 the overlap is c/(n n') exactly, because the mean weight of a key is 1/n. Approximation:
-`TERMS` polynomials on `POINTS` points of u.
+`TERMS` polynomials on `POINTS` points of u (notebooks/accuracy.md).
 """
 
 from __future__ import annotations
