@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Measured", "measurements", "page"]
+__all__ = ["Measurement", "measurements", "page"]
 
 FILE = Path(__file__).with_name("accuracy.json")
 HEAD = """\
@@ -25,7 +25,7 @@ predicted a where b was measured. "the same" is what the line above says; blank:
 COLUMNS = ("Equations", "Approximation", "Quantity", "Against", "Conditions", "Error", "s.e.")
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """One measured error.
 
     Attributes
@@ -41,8 +41,8 @@ class Measured(NamedTuple):
 
     Examples
     --------
-    >>> from sigprop.studies.accuracy_page import Measured
-    >>> Measured("E5", "limit", "Y_2", "E6", "T = 512, beta = 2", "0.293 for 0.425", None).equations
+    >>> from sigprop.studies.accuracy_page import Measurement
+    >>> Measurement("E5", "limit", "Y_2", "E6", "T = 512, beta = 2", "0.293 for 0.425", None).equations
     'E5'
     """
 
@@ -55,7 +55,7 @@ class Measured(NamedTuple):
     standard_error: str | None
 
 
-def measurements() -> dict[tuple[str, str], list[Measured]]:
+def measurements() -> dict[tuple[str, str], list[Measurement]]:
     """Read the stored measurements.
 
     Returns
@@ -70,7 +70,7 @@ def measurements() -> dict[tuple[str, str], list[Measured]]:
     ('Infinite context', 'layers.attention.statistics.limit')
     """
     groups = json.loads(FILE.read_text(encoding="utf-8"))
-    return {(g["title"], g["code"]): [Measured(**row) for row in g["rows"]] for g in groups}
+    return {(g["title"], g["code"]): [Measurement(**row) for row in g["rows"]] for g in groups}
 
 
 def page() -> str:
