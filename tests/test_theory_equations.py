@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from sigprop.layers.activations import activation
+from sigprop.layers.attention.by_distance import DistanceGeometry
 from sigprop.layers.attention.by_position import PositionGeometry
+from sigprop.layers.attention.distance_grid import make_distances, make_field
 from sigprop.layers.attention.exchangeable import Exchangeable
 from sigprop.layers.attention.key_directions import keys
 from sigprop.layers.attention.layer import Attention, Mask
+from sigprop.layers.attention.pair_probabilities import Drawn
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.statistics import Finite, participation_variance
@@ -118,6 +121,41 @@ def test_overlap_and_map(kernel):
     assert np.ptp(nu) > 0.01  # each of the three counts in this kernel
     assert np.ptp(w[T - 1]) > 0.01
     assert np.min(zeta[2:T]) < 0.99
+
+
+def test_rotary_positions_by_distance():
+    """E9r and E10r on three tokens, whose distances are groups of one, with heads of 4 features."""
+    q, near, base = 1.0, np.array([0.6, 0.25]), 30.0  # K at distances 1 and 2
+    omega, spread = base ** (-2 * np.arange(2) / 4), {1: 2 / 3, 2: 1 / 3}  # of the pairs
+    layer = Attention(beta=BETA, sigma_v2=VALUE, context=3, rotary_base=base, width=4)
+    geometry = DistanceGeometry(make_distances(3, base, 4), 3)
+    found = geometry.scores(layer, State(q, q - near))
+
+    def kappa(distance):
+        return np.mean(np.cos(omega * distance))
+
+    def mean(function):
+        return sum(p * near[d - 1] * (function(d) + function(-d)) / 2 for d, p in spread.items())
+
+    level = q - mean(kappa)
+    assert found.std == pytest.approx(BETA * np.sqrt(np.log(3) * q * level), rel=1e-12)
+    for distance in spread:
+        r = (
+            near[distance - 1]
+            / q
+            * (q * kappa(distance) - mean(lambda d, D=distance: kappa(D - d)))
+        )
+        one = Finite(3).weights(BETA * np.sqrt(q * level), 1 - r / level)
+        f = (one.y2 - one.spread - 1 / 3) / (one.y2 - 1 / 3)
+        assert found.common[distance - 1] == pytest.approx(f, rel=1e-9)
+
+    drawn = Drawn(geometry.distances, make_field(3, base, 4))(found)
+    out = geometry.mix(State(q, q - near), drawn, VALUE, BIAS, False)
+    uniform = np.array([3, 4, 2]) / 9
+    probability = uniform + drawn.excess
+    s, s0 = (p @ np.append(q, near) for p in (probability, uniform))
+    assert out.q == pytest.approx(VALUE * s + BIAS, rel=1e-12)
+    np.testing.assert_allclose(out.gap, VALUE * (1 - found.common) * (s - s0), rtol=1e-12)
 
 
 def test_gradients_of_attention():

@@ -42,7 +42,8 @@ class Measurement(NamedTuple):
     Examples
     --------
     >>> from sigprop.studies.accuracy_page import Measurement
-    >>> Measurement("E5", "limit", "Y_2", "E6", "T = 512, beta = 2", "0.293 for 0.425", None).equations
+    >>> row = Measurement("E5", "limit", "Y_2", "E6", "T = 512", "0.293 for 0.425", None)
+    >>> row.equations
     'E5'
     """
 
