@@ -1,3 +1,3 @@
 """The version, from which the package metadata is made."""
 
-__version__ = "0.2.1"
+__version__ = "0.3.0"
