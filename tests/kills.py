@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from sigprop import Transformer
+from sigprop import Execution, Transformer
 from sigprop.simulation import simulate
 from sigprop.studies.figures import FIGURES, Figure
 from sigprop.studies.figures.common import Lab, beside
@@ -22,7 +22,7 @@ AXES = {"beta": np.linspace(0, 2, 8), "alpha_attn": np.linspace(0.5, 2, 9)}
 
 
 def simulated(folder: Path) -> bytes:
-    found = simulate(SMALL, 12, folder=folder)
+    found = simulate(SMALL, 12, execution=Execution(folder=folder))
     return b"".join(values.tobytes() for values in found.samples.values())
 
 

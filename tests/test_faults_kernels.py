@@ -7,7 +7,7 @@ import pytest
 from kernels import archive, cosines, header
 from outcomes import outcome, run_cli
 
-from sigprop import DomainError, Transformer
+from sigprop import DomainError, Execution, Transformer
 from sigprop.propagation.causal import causal
 from sigprop.propagation.every_pair import Solved, read_kernel, solve, text_kernel
 from sigprop.simulation import Given, simulate
@@ -141,7 +141,9 @@ def test_a_zero_row_names_its_token(entry):
 
 def test_a_kernel_that_does_not_fit_leaves_no_folder(tmp_path):
     source = outcome(Given, np.eye(3))
-    found = outcome(simulate, SPEC, 1, source=source, folder=tmp_path / "cells")
+    found = outcome(
+        simulate, SPEC, 1, source=source, execution=Execution(folder=tmp_path / "cells")
+    )
     assert isinstance(found, DomainError)
     assert not (tmp_path / "cells").exists()
 

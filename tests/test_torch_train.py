@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 
-from sigprop import AssumptionError, DomainError, Transformer, propagate
+from sigprop import AssumptionError, DomainError, Execution, Transformer, propagate
 from sigprop.cli.app import main
 from sigprop.studies.training_judge import (
     PREDICTORS,
@@ -423,7 +423,7 @@ def small(monkeypatch):
 def test_the_experiment_is_durable_and_judged(words, tmp_path, small):
     counts = []
     assert len(small) == 2 * (9 + 3 + 2 * 2) + 4
-    options = {"folder": tmp_path, "progress": counts.append}
+    options = {"execution": Execution(folder=tmp_path, progress=counts.append)}
     first = trainability.experiment(words, small, **options)
     unique = len({(one.spec.to_dict().__repr__(), one.plan) for one in small})
     assert (counts[0], sum(counts)) == (0, unique)

@@ -13,7 +13,7 @@ import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.errors import AssumptionError, require
-from sigprop.core.jobs.cache import Arrays
+from sigprop.core.jobs.cache import Arrays, job
 from sigprop.layers.activations import activation
 from sigprop.layers.attention.drawn_heads import DrawnStep, angles, rotated, softmax
 from sigprop.layers.attention.layer import Attention
@@ -37,6 +37,7 @@ __all__ = ["context_of", "follow", "kernel_cell"]
 UNSEEN = 1e-10  # of a token's variance: what its scores leave out
 
 
+@job("theory.kernel")
 def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) -> Arrays:
     """Follow one draw through the layers: the job of one seed.
 

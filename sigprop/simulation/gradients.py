@@ -11,7 +11,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.core.errors import require
-from sigprop.core.jobs.cache import Arrays
+from sigprop.core.jobs.cache import Arrays, job
 from sigprop.model.spec import Transformer
 from sigprop.simulation.architecture import check
 from sigprop.simulation.inputs import Exchangeable, Singles, gaussian
@@ -92,6 +92,7 @@ def _norm2(
     return float(np.square(gradient).sum(dtype=np.float64))
 
 
+@job("simulation.query_gradient")
 def query_gradient_cell(spec: dict[str, Any], seed: int) -> Arrays:
     """Measure one seed of `query_gradient`, as a job.
 
