@@ -69,13 +69,10 @@ def test_results_are_those_of_a_serial_run(cluster, tmp_path):
     serial = SERIAL.format(spec=json.dumps(spec.to_dict()), folder=str(tmp_path))
     subprocess.run([sys.executable, "-c", serial], env=environment(), check=True)
     jobs = [Job(product, {"x": x}) for x in range(3)]
-    same(
-        gather(jobs, Execution(scheduler=cluster.address)), gather(jobs, Execution(folder=tmp_path))
-    )
-    found = simulate(spec, 4, execution=Execution(scheduler=cluster.address))
-    expected = simulate(
-        spec, 4, execution=Execution(folder=tmp_path)
-    )  # reads what the serial run kept
+    there, kept = Execution(scheduler=cluster.address), Execution(folder=tmp_path)
+    same(gather(jobs, there), gather(jobs, kept))
+    found = simulate(spec, 4, execution=there)
+    expected = simulate(spec, 4, execution=kept)  # reads what the serial run kept
     for name, values in expected.samples.items():
         np.testing.assert_array_equal(found.samples[name], values, strict=True)
 
@@ -192,10 +189,9 @@ def test_a_worker_that_does_not_share_the_folder(tmp_path, notes, cluster, monke
 
 def test_a_job_that_kills_its_workers_is_named(tmp_path):
     with Cluster(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1") as own:
-        with pytest.raises(
-            UnfinishedError, match=r"cell simulation.deadly-0-.* ended 2 workers.*0 of 1"
-        ):
-            gather([Job(deadly, {"x": 0})], Execution(1, tmp_path / "cells", own.address))
+        how, words = Execution(1, tmp_path / "cells", own.address), r"ended 2 workers.*0 of 1"
+        with pytest.raises(UnfinishedError, match=rf"cell simulation\.deadly-0-.* {words}"):
+            gather([Job(deadly, {"x": 0})], how)
 
 
 def test_an_error_keeps_its_name(cluster):

@@ -141,9 +141,8 @@ def test_a_zero_row_names_its_token(entry):
 
 def test_a_kernel_that_does_not_fit_leaves_no_folder(tmp_path):
     source = outcome(Given, np.eye(3))
-    found = outcome(
-        simulate, SPEC, 1, source=source, execution=Execution(folder=tmp_path / "cells")
-    )
+    how = Execution(folder=tmp_path / "cells")
+    found = outcome(simulate, SPEC, 1, source=source, execution=how)
     assert isinstance(found, DomainError)
     assert not (tmp_path / "cells").exists()
 

@@ -65,8 +65,8 @@ def test_a_store_made_by_a_cluster_is_the_plain_diagram(spec, tmp_path, cluster,
     spec = spec.replace(context=64)
     plain = diagram(spec, **AXES)
     points, told = computed(monkeypatch), []
-    data = diagram_store(spec, tmp_path / "d.zarr", **AXES,
-                         execution=Execution(scheduler=cluster.address, progress=told.append))  # fmt: skip
+    how = Execution(scheduler=cluster.address, progress=told.append)
+    data = diagram_store(spec, tmp_path / "d.zarr", execution=how, **AXES)
     assert points == []
     assert sum(told) == plain.rho.size
     xr.testing.assert_identical(data.load(), plain)
@@ -126,8 +126,8 @@ def test_a_killed_scheduler(spec, tmp_path, monkeypatch):
             if done:
                 own.scheduler.kill()
 
+        how = Execution(scheduler=own.address, progress=end)
         with pytest.raises(UnfinishedError, match=r"lost; \d+ of 23 cells are kept in .*d.zarr"):
-            how = Execution(scheduler=own.address, progress=end)
             diagram_store(spec, path, execution=how, **AXES)
     assert 29 <= int((open_store(path).regime != UNKNOWN).sum()) < 23 * 29
     data = diagram_store(spec, path, **AXES)  # goes on here, without a cluster

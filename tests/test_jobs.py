@@ -88,7 +88,7 @@ def test_names_are_stable_and_of_one_function_each():
 
 @pytest.mark.parametrize("name", ["square", "sums.square", "theory.", ""])
 def test_a_name_without_a_revision_is_refused(name):
-    with pytest.raises(DomainError, match="^name = "):
+    with pytest.raises(DomainError, match=r"^name = "):
         job(name)
 
 
@@ -381,7 +381,7 @@ def test_progress_counts_what_the_folder_holds(tmp_path):
 
 def test_a_diagram_has_one_folder(tmp_path):
     pytest.importorskip("zarr", reason="needs the extra distributed")
-    with pytest.raises(DomainError, match="^folder = "):
+    with pytest.raises(DomainError, match=r"^folder = "):
         stored(tmp_path / "d.zarr", execution=keep(tmp_path))
 
 
@@ -411,7 +411,7 @@ def test_keywords_of_0_2_are_an_execution_and_warn_where_they_stand(name, tmp_pa
 
 
 def test_keywords_of_0_2_beside_an_execution_are_refused():
-    with pytest.raises(DomainError, match="^execution = .* None beside workers=..."):
+    with pytest.raises(DomainError, match=r"^execution = .* None beside workers="):
         simulate(SPEC, 2, execution=Execution(), workers=2)
 
 

@@ -297,7 +297,6 @@ def test_tokens_of_one_kind_are_one_token():
         ({"width": 45, "heads": 3, "rotary_base": 1e4}, {}, "width"),
         ({}, {"seeds": 0}, "seeds"),
         ({}, {"blocks": 33}, "blocks"),
-        ({}, {"workers": 0}, "workers"),
         ({}, {"source": Given(np.eye(3))}, "kernel"),
         ({}, {"source": Tokens(np.zeros((1, 9), int))}, "context"),
     ],

@@ -69,9 +69,10 @@ def small_chunks(monkeypatch):
 @pytest.fixture(autouse=True)
 def quiet():
     logger = logging.getLogger("sigprop")
-    before, logger.level = logger.level, logging.CRITICAL
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
     yield
-    logger.level = before
+    logger.setLevel(before)
 
 
 def test_damaged_cells_are_computed_again(tmp_path):
