@@ -96,7 +96,8 @@ def takes_execution(function: F) -> F:
     >>> from sigprop.core.jobs.execution import takes_execution
     >>> @takes_execution
     ... def f(execution=None): return execution.workers
-    >>> with warnings.catch_warnings(record=True) as told:
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
     ...     f(workers=3)
     3
     """
