@@ -15,6 +15,7 @@ import xarray as xr
 
 from sigprop import AssumptionError, DomainError, Execution, Transformer, propagate
 from sigprop.cli.app import main
+from sigprop.core.version import REVISIONS
 from sigprop.studies.training_judge import (
     PREDICTORS,
     area,
@@ -312,6 +313,20 @@ def test_a_folder_of_another_run_is_refused(words, tmp_path):
     (tmp_path / CHECKPOINT).mkdir()
     with pytest.raises(DomainError, match="a readable file"):
         train(TINY, words, Plan(steps=2), tmp_path, device="cpu")
+
+
+def test_a_checkpoint_outlives_a_release_and_a_theory_but_not_its_revision(
+    words, tmp_path, monkeypatch
+):
+    whole = train(TINY, words, Plan(steps=4, every=2), tmp_path, device="cpu")
+    step = "sigprop.torch.training.train._Trainer._update"
+    monkeypatch.setattr("sigprop.torch.training.train.__version__", "99.0")
+    monkeypatch.setitem(REVISIONS, "theory", REVISIONS["theory"] + 1)
+    monkeypatch.setattr(step, lambda self: pytest.fail("trained again"))
+    same(whole, train(TINY, words, Plan(steps=4, every=2), tmp_path, device="cpu"))
+    monkeypatch.setitem(REVISIONS, "training", REVISIONS["training"] + 1)
+    with pytest.raises(DomainError, match="same run"):
+        train(TINY, words, Plan(steps=4, every=2), tmp_path, device="cpu")
 
 
 def test_a_run_that_diverges_says_so(words):

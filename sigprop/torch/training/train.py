@@ -269,7 +269,8 @@ class _Trainer:
             return
         state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
         if state["identity"] != self.identity:
-            words = "a folder of the same run (spec, text, plan, versions); this one holds another"
+            same = "the same run (spec, text, plan, revision, machine)"
+            words = f"a folder of {same}; this one holds another"
             raise DomainError("out", str(path.parent), words)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
