@@ -39,6 +39,13 @@ def test_one_number_a_layer_is_the_argument(spec):
     same(found, propagate(spec, beta_by_layer=betas))
 
 
+@pytest.mark.parametrize("spec", [SPEC, OPEN])
+def test_temperatures_of_other_points_are_refused_by_name(spec):
+    found = outcome(propagate, spec.replace(beta=[1.0, 2.0]), beta_by_layer=np.ones((4, 3, 2)))
+    assert isinstance(found, DomainError)
+    assert "beta_by_layer = (4, 3, 2)" in str(found)
+
+
 def dense(spec):
     """Cosines by matrix products at beta = 0, attention alone."""
     t = np.arange(int(spec.context))

@@ -596,4 +596,9 @@ def layer_betas(spec: Transformer, beta_by_layer: ArrayLike) -> Floats:
     if betas.shape[:1] != (spec.depth,):
         raise DomainError("beta_by_layer", betas.shape, f"a first axis of length {spec.depth}")
     require(np.isfinite(betas), "beta_by_layer", betas, "numbers in [0, 1000]")
+    points = betas.shape[1:]
+    fits = len(points) <= len(spec.shape) and all(
+        own in (1, whole) for own, whole in zip(points[::-1], spec.shape[::-1], strict=False)
+    )
+    require(fits, "beta_by_layer", betas.shape, f"({spec.depth},) before axes of the spec's shape")
     return betas
