@@ -9,6 +9,7 @@ from sigprop.analysis.fixed_points import exponents
 from sigprop.propagation.capabilities import TheoryError
 from sigprop.propagation.every_pair import exchangeable_kernel, solve
 from sigprop.propagation.finite_width.bands import bands
+from sigprop.simulation import simulate
 
 SPEC = Transformer(
     depth=4, context=24, width=64, heads=4, causal=True, beta=1.5, sigma_v2=1, sigma_w2=0.5,
@@ -118,6 +119,17 @@ def test_what_is_scanned_applies_where_it_is_not_overridden():
     corner = propagate(spec.replace(beta=2.0, alpha_attn=0.5))
     ratio = data.gap_ratio.sel(beta=2.0, alpha_attn=0.5)
     assert float(ratio) == pytest.approx(1 - corner.rho[-1], rel=1e-6)
+
+
+def test_random_networks_of_layers_that_differ():
+    """Two patterns of the same layers in another order are other networks, as the theory says."""
+    pattern = [{"window": 2, "beta": 0.5}, {"sigma_v2": 4.0, "gated": True}]
+    spec = SPEC.replace(depth=2, width=256, pattern=pattern)
+    found = simulate(spec, 12)
+    mean, error = found.mean("rho"), found.se("rho")
+    assert (np.abs(propagate(spec).rho - mean) < 3 * error + 0.03).all()
+    turned = propagate(spec.replace(pattern=pattern[::-1])).rho
+    assert (np.abs(turned - mean)[1:] > 3 * error[1:] + 0.03).any()
 
 
 def test_gradients_follow_the_layers():

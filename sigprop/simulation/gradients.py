@@ -56,6 +56,7 @@ def query_gradient(spec: Transformer, seed: int) -> Floats:
     check(spec)
     count("seed", seed, 0, 2**62)
     require(spec.heads == 1, "heads", spec.heads, "1")
+    require(spec.is_uniform, "pattern", spec.pattern, "null, and by_layer likewise")
     require(not spec.causal, "causal", spec.causal, "false")
     require(spec.attention == "softmax", "attention", spec.attention, "softmax")
     require(spec.rotary_base is None, "rotary_base", spec.rotary_base, "null")

@@ -75,6 +75,8 @@ def check(spec: Transformer) -> None:
     if spec.width is None:
         raise DomainError("width", None, "an integer to train")
     require(spec.width % spec.heads == 0, "heads", spec.heads, f"a divisor of {spec.width}")
+    if not spec.is_uniform:
+        raise AssumptionError("training needs layers that are alike: no pattern, no by_layer")
     if spec.shape or math.isinf(float(spec.context)):
         raise AssumptionError("training needs a single spec of finite context")
     if spec.has_identity or spec.heads_per_key > 1:
