@@ -22,6 +22,7 @@ from sigprop.core.errors import (
     NotConvergedError,
     SigpropError,
 )
+from sigprop.core.jobs.execution import Execution
 from sigprop.core.version import __version__
 from sigprop.layers.attention.statistics.biased import biased
 from sigprop.layers.state import State
@@ -37,6 +38,7 @@ __all__ = [
     "AssumptionError",
     "Critical",
     "DomainError",
+    "Execution",
     "NoBracketError",
     "NotConvergedError",
     "SigpropError",

@@ -109,7 +109,7 @@ MOVED = {  # old path: new path, both below sigprop
     "reproduce": "studies.reproduce",
     "rotary": "propagation.rotary",
     "sampled": "propagation.gradients.sampled",
-    "sampled_heads": "propagation.drawn_heads",
+    "sampled_heads": "layers.attention.drawn_heads",
     "scheme_diagram": "analysis.schemes.on_diagram",
     "scheme_plots": "plotting.schemes",
     "schemes": "analysis.schemes.outcome",

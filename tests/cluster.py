@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sigprop.core.jobs.cache import job
+
 TESTS = Path(__file__).parent
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 
+@job("simulation.noted")
 def noted(x, notes, pause):
     """Job: numbers of a seed, noted in a file before it begins."""
     with open(Path(notes) / str(x), "a", encoding="utf-8") as file:
@@ -21,17 +24,20 @@ def noted(x, notes, pause):
     return {"y": np.random.default_rng(x).standard_normal((20, 20)).astype(np.float32)}
 
 
+@job("simulation.product")
 def product(x):
     """Job whose last digits change with the threads of the library (two of them: measured)."""
     draws = np.random.default_rng(x).standard_normal((300, 300))
     return {"y": draws @ draws.T}
 
 
+@job("simulation.deadly")
 def deadly(x):
     """Job that ends its worker."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@job("simulation.refused")
 def refused(x):
     """Job that refuses its argument."""
     from sigprop.core.errors import DomainError

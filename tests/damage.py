@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sigprop.core.jobs.cache import job
+
 
 def damage(path: Path, rng: np.random.Generator) -> str:
     """Damage a file in one of the ways, each so that its content changes; return which."""
@@ -26,6 +28,7 @@ def damage(path: Path, rng: np.random.Generator) -> str:
     return kind
 
 
+@job("simulation.number")
 def number(seed: int) -> dict[str, np.ndarray]:
     """Job: numbers of a seed."""
     return {"y": np.random.default_rng(seed).standard_normal(5), "seed": np.array(seed)}

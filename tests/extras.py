@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STORE = "sigprop/analysis/diagram/zarr_store"
 NEEDS = {  # start of the pytest id of modules, tests and doctests: the extra that they need
     f"{STORE}.py::{STORE.replace('/', '.')}.diagram_store": "distributed",
+    "sigprop/cli/tables_audit.py": "torch",
     "sigprop/simulation/network_torch.py": "torch",
     "sigprop/torch/": "torch",
     "tests/cluster.py": "distributed",

@@ -72,6 +72,7 @@ EXAMPLES = {
     "identity or value_identity with causal = true or rotary_base": {
         "value_identity": 0.5, "rotary_base": 1e4,
     },
+    "pattern or by_layer": {"pattern": [{"beta": 2.0}, {}]},
     "identity with an infinite context": {"identity": 1.0, "context": "inf"},
     "identity": {"identity": 1.0},
     "identity or value_identity": {"value_identity": 0.5},

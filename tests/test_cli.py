@@ -145,7 +145,7 @@ def table(text, title, heads):
     lines = lines[next(i for i, line in enumerate(lines) if line.startswith(title)) :]
     wanted = "".join(heads).replace(" ", "")
     top = next(i for i, line in enumerate(lines) if "".join(line.split()) == wanted)
-    rows = [re.sub(r" ± \S+", "", line).split() for line in lines[top + 2 :]]
+    rows = [re.sub(r" ?± ?\S+", "", line).split() for line in lines[top + 2 :]]
     rows = rows[: rows.index([])]
     numbers = [[None if cell == "-" else float(cell) for cell in row] for row in rows]
     return dict(zip(heads, zip(*numbers, strict=True), strict=True))

@@ -28,8 +28,7 @@ from sigprop.model.export import prescribe
 from sigprop.model.huggingface import examples
 from sigprop.plotting.design import plot_design, plot_growth
 from sigprop.propagation.gradients.closed_form import WEIGHTS
-from sigprop.propagation.solve import initial_state
-from sigprop.propagation.stack import build_block
+from sigprop.propagation.stack import build_block, initial_state
 from sigprop.simulation import simulate
 
 SMALL = {"context": 128, "width": 256, "heads": 4}

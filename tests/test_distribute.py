@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 
@@ -9,30 +10,33 @@ import numpy as np
 import pytest
 from cluster import Cluster, counts, deadly, environment, noted, product, refused, wait_for
 
-from sigprop import Transformer, __version__
+from sigprop import Execution, Transformer, __version__
 from sigprop.cli import app
 from sigprop.core.errors import AssumptionError, DomainError, MissingExtraError, UnfinishedError
 from sigprop.core.jobs.cache import Job, gather
-from sigprop.core.jobs.cluster import THREADS, _checked, spread
+from sigprop.core.jobs.cluster import THREADS, _checked, _edition, spread
+from sigprop.core.version import REVISIONS
 from sigprop.simulation import simulate
 
 SERIAL = """
 import json
 from pathlib import Path
 from cluster import product
-from sigprop import Transformer, __version__
+from sigprop import Execution, Transformer
 from sigprop.cli import app
 from sigprop.simulation import simulate
 from sigprop.core.jobs.cache import Job, gather
-gather([Job(product, {{"x": x}}) for x in range(3)], Path({folder!r}))
-simulate(Transformer.from_dict(json.loads({spec!r})), 4, workers=1, folder=Path({folder!r}))
+how = Execution(folder=Path({folder!r}))
+gather([Job(product, {{"x": x}}) for x in range(3)], how)
+simulate(Transformer.from_dict(json.loads({spec!r})), 4, execution=how)
 """
 CLIENT = """
 from pathlib import Path
 from cluster import noted
+from sigprop import Execution
 from sigprop.core.jobs.cache import Job, gather
 jobs = [Job(noted, {{"x": x, "notes": {notes!r}, "pause": {pause}}}) for x in range({number})]
-gather(jobs, Path({folder!r}), 2, None, {scheduler!r})
+gather(jobs, Execution(2, Path({folder!r}), {scheduler!r}))
 """
 
 
@@ -65,20 +69,21 @@ def test_results_are_those_of_a_serial_run(cluster, tmp_path):
     serial = SERIAL.format(spec=json.dumps(spec.to_dict()), folder=str(tmp_path))
     subprocess.run([sys.executable, "-c", serial], env=environment(), check=True)
     jobs = [Job(product, {"x": x}) for x in range(3)]
-    same(gather(jobs, scheduler=cluster.address), gather(jobs, tmp_path))
-    found = simulate(spec, 4, scheduler=cluster.address)
-    expected = simulate(spec, 4, folder=tmp_path)  # reads what the serial run kept
+    there, kept = Execution(scheduler=cluster.address), Execution(folder=tmp_path)
+    same(gather(jobs, there), gather(jobs, kept))
+    found = simulate(spec, 4, execution=there)
+    expected = simulate(spec, 4, execution=kept)  # reads what the serial run kept
     for name, values in expected.samples.items():
         np.testing.assert_array_equal(found.samples[name], values, strict=True)
 
 
 def test_a_local_cluster(notes, tmp_path):
     jobs = work(notes, 6, 0)
-    found = gather(jobs, tmp_path / "cells", 2, None, "local")
+    found = gather(jobs, Execution(2, tmp_path / "cells", "local"))
     assert set(counts(notes).values()) == {1}
     same(found, gather(jobs))
     told = []
-    again = gather(jobs, tmp_path / "cells", 2, told.append, "local")
+    again = gather(jobs, Execution(2, tmp_path / "cells", "local", told.append))
     assert sum(told) == 6
     assert set(counts(notes).values()) == {2}  # the serial run alone
     same(again, found)
@@ -95,12 +100,12 @@ def test_a_killed_worker(tmp_path, notes):
                 own.workers[0].kill()
                 killed.append(True)
 
-        found = gather(jobs, tmp_path / "cells", 1, kill, own.address)
+        found = gather(jobs, Execution(1, tmp_path / "cells", own.address, kill))
     assert killed
     begun = counts(notes)
     assert len(begun) == 12
     assert sum(begun.values()) <= 13  # at most the one cell that was under way
-    same(found, gather(jobs, tmp_path / "cells"))
+    same(found, gather(jobs, Execution(folder=tmp_path / "cells")))
 
 
 def test_a_killed_scheduler(tmp_path, notes):
@@ -113,17 +118,17 @@ def test_a_killed_scheduler(tmp_path, notes):
                 own.scheduler.kill()
 
         with pytest.raises(UnfinishedError, match=r"was lost; \d+ of 12 cells are kept in .*cells"):
-            gather(jobs, folder, 1, end, own.address)
+            gather(jobs, Execution(1, folder, own.address, end))
         for worker in own.workers:  # without a scheduler they end themselves
             worker.wait(120)
     durable = {x for x, job in enumerate(jobs) if (folder / f"{job.key}.npz").exists()}
     assert 4 <= len(durable) < 12
     before = counts(notes)
     with Cluster(tmp_path) as own:
-        found = gather(jobs, folder, 1, None, own.address)
+        found = gather(jobs, Execution(1, folder, own.address))
     after = counts(notes)
     assert all(after[x] == before[x] for x in durable)
-    same(found, gather(jobs, folder))
+    same(found, gather(jobs, Execution(folder=folder)))
 
 
 def test_a_killed_client(tmp_path, notes, cluster):
@@ -137,11 +142,11 @@ def test_a_killed_client(tmp_path, notes, cluster):
     jobs = work(notes, number, pause)
     durable = {x for x, job in enumerate(jobs) if (folder / f"{job.key}.npz").exists()}
     assert 4 <= len(durable) < number
-    found = gather(jobs, folder, 1, None, cluster.address)
+    found = gather(jobs, Execution(1, folder, cluster.address))
     begun = counts(notes)
     assert all(begun[x] == 1 for x in durable)
     assert sum(begun.values()) <= number + 2  # at most what was under way
-    same(found, gather(jobs, folder))
+    same(found, gather(jobs, Execution(folder=folder)))
 
 
 def test_a_killed_client_takes_its_local_cluster_with_it(tmp_path, notes):
@@ -174,55 +179,60 @@ def test_a_worker_that_does_not_share_the_folder(tmp_path, notes, cluster, monke
         call, {n: (job, tmp_path / "elsewhere") for n, (job, _) in tasks.items()}, *rest
     ))  # fmt: skip
     jobs = work(notes, 3, 0)
-    found = gather(jobs, tmp_path / "cells", 1, None, cluster.address)
+    found = gather(jobs, Execution(1, tmp_path / "cells", cluster.address))
     assert len(list((tmp_path / "cells").glob("*.npz"))) == 3
     assert not (tmp_path / "elsewhere").exists()
     monkeypatch.undo()
-    same(found, gather(jobs, tmp_path / "cells"))
+    same(found, gather(jobs, Execution(folder=tmp_path / "cells")))
     assert set(counts(notes).values()) == {1}
 
 
 def test_a_job_that_kills_its_workers_is_named(tmp_path):
     with Cluster(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1") as own:
-        with pytest.raises(UnfinishedError, match=r"cell deadly-0-.* ended 2 workers.*0 of 1"):
-            gather([Job(deadly, {"x": 0})], tmp_path / "cells", 1, None, own.address)
+        how, words = Execution(1, tmp_path / "cells", own.address), r"ended 2 workers.*0 of 1"
+        with pytest.raises(UnfinishedError, match=rf"cell simulation\.deadly-0-.* {words}"):
+            gather([Job(deadly, {"x": 0})], how)
 
 
 def test_an_error_keeps_its_name(cluster):
     with pytest.raises(DomainError, match="x = 7 is not admissible: expected a number"):
-        gather([Job(refused, {"x": 7})], None, 1, None, cluster.address)
+        gather([Job(refused, {"x": 7})], Execution(scheduler=cluster.address))
 
 
 def test_workers_with_several_threads_or_another_version_are_refused(monkeypatch):
     for name in THREADS:
         monkeypatch.setenv(name, "1")
-    assert _checked(__version__, pow, 2, 3) == 8
-    with pytest.raises(AssumptionError, match=f"a worker has sigprop {__version__}, not 0.0"):
+    here = _edition()
+    assert _checked(here, pow, 2, 3) == 8
+    with pytest.raises(AssumptionError, match=rf"a worker has sigprop {__version__} \(theory"):
         _checked("0.0", pow, 2, 3)
+    monkeypatch.setitem(REVISIONS, "theory", REVISIONS["theory"] + 1)  # of the same version
+    with pytest.raises(AssumptionError, match=rf"a worker has .*, not {re.escape(here)}"):
+        _checked(here, pow, 2, 3)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     with pytest.raises(AssumptionError, match="OPENBLAS_NUM_THREADS=1"):
-        _checked(__version__, pow, 2, 3)
+        _checked(_edition(), pow, 2, 3)
 
 
 def test_a_cluster_without_workers(tmp_path, notes, monkeypatch):
     monkeypatch.setattr("sigprop.core.jobs.cluster.PATIENCE", 1)
     with Cluster(tmp_path, 0) as own:
         with pytest.raises(UnfinishedError, match="no worker for 1 s; nothing is kept"):
-            gather(work(notes, 1, 0), None, 1, None, own.address)
+            gather(work(notes, 1, 0), Execution(scheduler=own.address))
 
 
 @pytest.mark.parametrize("address", ["nonsense", "foo://x:1", "127.0.0.1:x", "127.0.0.1:1", ""])
 def test_an_address_where_nobody_answers(address, notes, monkeypatch):
     monkeypatch.setattr("sigprop.core.jobs.cluster.ANSWER", 1)
     with pytest.raises(DomainError, match=r"scheduler = .* HOST:PORT"):
-        gather(work(notes, 1, 0), None, 1, None, address)
+        gather(work(notes, 1, 0), Execution(scheduler=address))
     assert counts(notes) == {}
 
 
 def test_without_the_extra(notes, monkeypatch):
     monkeypatch.setattr("sigprop.core.errors.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"--scheduler needs dask.*\.\[distributed\]"):
-        gather(work(notes, 1, 0), None, 1, None, "local")
+        gather(work(notes, 1, 0), Execution(scheduler="local"))
     same(gather(work(notes, 1, 0)), gather(work(notes, 1, 0)))
 
 

@@ -76,7 +76,8 @@ def test_what_load_returns_is_a_spec(tmp_path):
         if one not in HELD
     ],
 )
-def test_wrong_types_are_refused_by_name(module, name):
+def test_wrong_types_are_refused_by_name(module, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some text is a path to write to
     assert wrong(module, name) == []
 
 
@@ -147,8 +148,8 @@ def _stop(monkeypatch):
 
     steps = (
         ("simulation.run", "gather"),
-        ("propagation.solve", "build_blocks"),
-        ("propagation.causal", "build_blocks"),
+        ("propagation.solve", "solve"),
+        ("propagation.causal", "solve"),
     )
     for module, name in steps:
         monkeypatch.setattr(import_module(f"sigprop.{module}"), name, started)

@@ -14,6 +14,7 @@ from sigprop import Transformer
 from sigprop.core.errors import MissingExtraError
 from sigprop.layers.attention.statistics.correlated_scores import Field
 from sigprop.propagation.causal import causal
+from sigprop.propagation.drawn_layer import follow
 from sigprop.propagation.gradients.sampled import sampled_gradients
 from sigprop.simulation import Given
 
@@ -160,6 +161,30 @@ def test_another_basis_of_equal_eigenvalues_is_no_other_draw(monkeypatch, width)
     monkeypatch.setattr(np.linalg, "eigh", other)
     for now, then in zip(found(), before, strict=True):
         np.testing.assert_allclose(now, then, rtol=1e-5, atol=1e-5 * np.abs(then).max())
+
+
+def kernels(tokens=48):
+    """Ties of every kind: all alike, repeated, on a circle; and a rank without an end."""
+    apart = np.subtract.outer(np.arange(tokens), np.arange(tokens))
+    return {
+        "alike": 0.3 + 0.7 * np.eye(tokens),
+        "repeated": 0.2 + 0.8 * (apart % 5 == 0),
+        "circle": np.cos(2 * np.pi * apart / tokens) / 2 + np.eye(tokens) / 2,
+        "smooth": np.exp(-((apart / 20) ** 2)),
+    }
+
+
+@pytest.mark.parametrize("width", [None, 16])
+@pytest.mark.parametrize("name", kernels())
+def test_the_last_bit_of_a_kernel_is_no_other_draw(name, width):
+    """Processors round differently, and neither order nor rank of a factor may follow that."""
+    spec = Transformer(
+        depth=2, context=48, width=width, causal=True, beta=1, sigma_v2=1, sigma_w2=1, rho0=0
+    )
+    kernel, noise = kernels()[name], np.random.default_rng(3).uniform(-1, 1, (48, 48))
+    other = kernel + np.finfo(float).eps * (noise + noise.T) / 2
+    one, two = (follow([spec] * 2, k, 4, np.random.default_rng(0)) for k in (kernel, other))
+    np.testing.assert_allclose(one["samples"], two["samples"], atol=1e-10)
 
 
 def test_an_error_says_what_can_be_typed():

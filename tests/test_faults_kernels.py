@@ -4,26 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from kernels import archive, cosines, header
+from outcomes import outcome, run_cli
 
-from sigprop import DomainError, Transformer
+from sigprop import DomainError, Execution, Transformer
 from sigprop.propagation.causal import causal
 from sigprop.propagation.every_pair import Solved, read_kernel, solve, text_kernel
 from sigprop.simulation import Given, simulate
-from tests.outcomes import outcome, run_cli
 
 T = 64
 SPEC = Transformer(
     depth=2, context=T, width=48, beta=1.0, sigma_v2=1.0, sigma_w2=1.0, rho0=0.1, causal=True
 )
-
-
-def cosines(rank, context=T, seed=0):
-    """Exact kernel of random tokens of few features."""
-    x = np.random.default_rng(seed).standard_normal((context, rank))
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    out = x @ x.T
-    np.fill_diagonal(out, 1.0)
-    return out
 
 
 def solved(kernel, spec=SPEC):
@@ -149,7 +141,8 @@ def test_a_zero_row_names_its_token(entry):
 
 def test_a_kernel_that_does_not_fit_leaves_no_folder(tmp_path):
     source = outcome(Given, np.eye(3))
-    found = outcome(simulate, SPEC, 1, source=source, folder=tmp_path / "cells")
+    how = Execution(folder=tmp_path / "cells")
+    found = outcome(simulate, SPEC, 1, source=source, execution=how)
     assert isinstance(found, DomainError)
     assert not (tmp_path / "cells").exists()
 
@@ -168,16 +161,6 @@ def test_ids_of_a_text_are_a_row_of_integers(ids):
 
 
 # files
-
-
-def archive(path, **arrays):
-    np.savez(path.with_suffix(".npz"), **arrays)
-    return path.with_suffix(".npz").read_bytes()
-
-
-def header(shape, size=0):
-    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(size)
 
 
 FILES = {

@@ -22,7 +22,8 @@ from sigprop.analysis.design import recommend as design
 from sigprop.cli import app
 from sigprop.core.errors import DomainError
 from sigprop.core.jobs import cache as store
-from sigprop.core.jobs.cache import Job, gather
+from sigprop.core.jobs.cache import Job, gather, job
+from sigprop.core.jobs.execution import Execution
 
 VALUES = {
     "depth": 2,
@@ -37,6 +38,7 @@ GRID = ["--x", "beta=0:1:2", "--y", "q0=1:2:2"]
 CURVES = ["curves", "--contexts", "8", "--beta", "0:1:2"]
 
 
+@job("simulation.number")
 def number(seed):
     """Job: numbers of a seed."""
     return {"y": np.random.default_rng(seed).standard_normal(3)}
@@ -214,14 +216,15 @@ def test_the_sheet_is_written_whole_or_not_at_all(command, monkeypatch):
 
 
 def test_a_full_disk_is_named_and_leaves_no_half_cell(tmp_path):
-    job = Job(long, {"seed": 0})
+    todo = [Job(long, {"seed": 0})]
     with small_files(4096):
-        ended = outcome(gather, [job], tmp_path / "cells")
+        ended = outcome(gather, todo, Execution(folder=tmp_path / "cells"))
     assert isinstance(ended, DomainError)
     assert "File too large" in str(ended)
     assert list((tmp_path / "cells").iterdir()) == []
 
 
+@job("simulation.long")
 def long(seed):
     """Job: more numbers than fit."""
     return {"y": np.zeros(10_000)}
@@ -246,16 +249,16 @@ PLANTED = {
 
 @pytest.mark.parametrize("kind", PLANTED)
 def test_what_is_not_the_cell_is_computed_again(tmp_path, caplog, kind):
-    whole = gather(JOBS, tmp_path)
+    whole = gather(JOBS, Execution(folder=tmp_path))
     PLANTED[kind](tmp_path / f"{JOBS[0].key}.npz")
-    found = gather(JOBS, tmp_path)
+    found = gather(JOBS, Execution(folder=tmp_path))
     assert {n: v.tolist() for n, v in found[0].items()} == {"y": whole[0]["y"].tolist()}
     assert "1 of 3 cells" in caplog.text
 
 
 def test_no_flipped_byte_of_a_cell_is_used(tmp_path):
     """Every byte in three ways: none is read as a result, none is an exception."""
-    (whole,) = gather(JOBS[:1], tmp_path)
+    (whole,) = gather(JOBS[:1], Execution(folder=tmp_path))
     path = tmp_path / f"{JOBS[0].key}.npz"
     content, wrong = path.read_bytes(), []
     for i, mask in product(range(len(content)), (0x01, 0x11, 0x80)):
@@ -273,7 +276,7 @@ def test_no_flipped_byte_of_a_cell_is_used(tmp_path):
 def test_a_pipe_in_place_of_a_cell_does_not_wait(tmp_path):
     os.mkfifo(tmp_path / f"{JOBS[0].key}.npz")
     with alarm(20):
-        found = outcome(gather, JOBS, tmp_path)
+        found = outcome(gather, JOBS, Execution(folder=tmp_path))
     assert isinstance(found, list)
     assert found[0]["y"].tolist() == number(0)["y"].tolist()
 
@@ -290,10 +293,10 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path):
     process = os.fork()
     if process == 0:
         os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # in the middle of a write
-        gather(JOBS, tmp_path)
+        gather(JOBS, Execution(folder=tmp_path))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
-    gather(JOBS, tmp_path)
+    gather(JOBS, Execution(folder=tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {f"{job.key}.npz" for job in JOBS}
 
 
@@ -358,6 +361,7 @@ def test_a_damaged_checkpoint_is_put_aside(tmp_path):
 def test_an_interrupt_says_what_is_kept_where_something_is(command, monkeypatch, keep):
     from sigprop.simulation import run
 
+    @job("simulation.network")
     def measured(**arguments):
         if arguments["seed"] == 2:
             raise KeyboardInterrupt

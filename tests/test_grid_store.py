@@ -17,6 +17,7 @@ from sigprop.analysis.diagram.grid import load
 from sigprop.analysis.diagram.zarr_store import UNKNOWN, diagram_store, open_store
 from sigprop.cli import app
 from sigprop.core.errors import DomainError, UnfinishedError
+from sigprop.core.jobs.execution import Execution
 
 SWEEP = sys.modules["sigprop.propagation.points"]
 AXES = {"beta": np.linspace(0, 4, 23), "alpha_attn": np.linspace(0.3, 4, 29)}
@@ -64,8 +65,8 @@ def test_a_store_made_by_a_cluster_is_the_plain_diagram(spec, tmp_path, cluster,
     spec = spec.replace(context=64)
     plain = diagram(spec, **AXES)
     points, told = computed(monkeypatch), []
-    data = diagram_store(spec, tmp_path / "d.zarr", scheduler=cluster.address,
-                         progress=told.append, **AXES)  # fmt: skip
+    how = Execution(scheduler=cluster.address, progress=told.append)
+    data = diagram_store(spec, tmp_path / "d.zarr", execution=how, **AXES)
     assert points == []
     assert sum(told) == plain.rho.size
     xr.testing.assert_identical(data.load(), plain)
@@ -87,13 +88,13 @@ def test_an_interrupted_store_continues(spec, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        diagram_store(spec, path, progress=interrupt, **AXES)
+        diagram_store(spec, path, execution=Execution(progress=interrupt), **AXES)
     half = open_store(path)
     assert int((half.regime != UNKNOWN).sum()) == sum(points) == 4 * 87
     assert int(half.rho.isnull().sum()) == half.rho.size - 4 * 87
     points.clear()
     told = []
-    data = diagram_store(spec, path, progress=told.append, **AXES)
+    data = diagram_store(spec, path, execution=Execution(progress=told.append), **AXES)
     assert sum(points) == half.rho.size - 4 * 87
     assert sum(told) == half.rho.size
     monkeypatch.undo()
@@ -125,8 +126,9 @@ def test_a_killed_scheduler(spec, tmp_path, monkeypatch):
             if done:
                 own.scheduler.kill()
 
+        how = Execution(scheduler=own.address, progress=end)
         with pytest.raises(UnfinishedError, match=r"lost; \d+ of 23 cells are kept in .*d.zarr"):
-            diagram_store(spec, path, scheduler=own.address, progress=end, **AXES)
+            diagram_store(spec, path, execution=how, **AXES)
     assert 29 <= int((open_store(path).regime != UNKNOWN).sum()) < 23 * 29
     data = diagram_store(spec, path, **AXES)  # goes on here, without a cluster
     xr.testing.assert_identical(data.load(), diagram(spec, **AXES))
@@ -157,7 +159,8 @@ def test_a_worker_that_does_not_share_the_store(spec, tmp_path, cluster, monkeyp
 
     spread = grid_store.spread
     monkeypatch.setattr(grid_store, "spread", elsewhere)
-    data = diagram_store(spec, tmp_path / "d.zarr", scheduler=cluster.address, **AXES)
+    how = Execution(scheduler=cluster.address)
+    data = diagram_store(spec, tmp_path / "d.zarr", execution=how, **AXES)
     xr.testing.assert_identical(data.load(), diagram(spec, **AXES))
 
 

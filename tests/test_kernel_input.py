@@ -6,6 +6,8 @@ import pickle
 
 import numpy as np
 import pytest
+from kernels import archive, cosines, header
+from outcomes import outcome
 
 from sigprop import DomainError, Transformer
 from sigprop.core.numerics.kernel_rounding import DOUBLE, explained, nearest
@@ -13,8 +15,6 @@ from sigprop.model.inputs import MAX_TOKENS, TokenKernel, admit
 from sigprop.propagation.causal import causal
 from sigprop.propagation.every_pair import Solved, read_kernel, solve, text_kernel
 from sigprop.simulation import Given
-from tests.outcomes import outcome
-from tests.test_faults_kernels import archive, cosines, header
 
 NOISE = 5e-16  # of eigenvalues, times T
 

@@ -13,7 +13,8 @@ import pytest
 
 import sigprop
 from sigprop import DomainError, Transformer, propagate
-from sigprop.core.jobs.cache import Job, gather
+from sigprop.core.jobs.cache import Job, gather, job
+from sigprop.core.jobs.execution import Execution
 from sigprop.simulation import Exchangeable, Given, Tokens, query_gradient, simulate
 from sigprop.simulation.architecture import unseen
 from sigprop.simulation.inputs import _pairs, gaussian
@@ -47,7 +48,7 @@ def imported(text):
     return {".".join(part[: 2 if part[0] == "model" else 1]) for part in parts}
 
 
-MAY = {"core", "model.inputs", "model.spec", "simulation"}
+MAY = {"core", "model.inputs", "model.pattern", "model.spec", "simulation"}
 
 
 def test_the_simulator_shares_no_formula_with_the_theory():
@@ -95,7 +96,7 @@ def test_a_wrong_network_is_rejected(simulations):
 @pytest.mark.parametrize("name", references())
 def test_all_layers_of_the_references(simulations, name):
     spec = reference(name).spec
-    found = simulate(spec, seeds=SEEDS, workers=os.cpu_count())
+    found = simulate(spec, seeds=SEEDS, execution=Execution(os.cpu_count()))
     assert max(worst(simulations[name], found, spec.depth).values()) <= 4
 
 
@@ -296,7 +297,6 @@ def test_tokens_of_one_kind_are_one_token():
         ({"width": 45, "heads": 3, "rotary_base": 1e4}, {}, "width"),
         ({}, {"seeds": 0}, "seeds"),
         ({}, {"blocks": 33}, "blocks"),
-        ({}, {"workers": 0}, "workers"),
         ({}, {"source": Given(np.eye(3))}, "kernel"),
         ({}, {"source": Tokens(np.zeros((1, 9), int))}, "context"),
     ],
@@ -310,10 +310,12 @@ def test_refusals(changes, arguments, parameter):
 # cells
 
 
+@job("simulation.cell")
 def cell(x):
     return {"y": np.array(x) * 2.0}
 
 
+@job("simulation.counted")
 def counted(x, log):
     """A cell that leaves a mark each time it is computed."""
     with open(log, "a") as file:
@@ -324,19 +326,19 @@ def counted(x, log):
 def test_finished_cells_are_read_not_computed(tmp_path):
     log = tmp_path / "log"
     jobs = [Job(counted, {"x": i, "log": str(log)}) for i in range(3)]
-    first = gather(jobs, tmp_path)
-    assert [float(f["y"]) for f in gather(jobs, tmp_path)] == [0.0, 2.0, 4.0]
+    first = gather(jobs, Execution(folder=tmp_path))
+    assert [float(f["y"]) for f in gather(jobs, Execution(folder=tmp_path))] == [0.0, 2.0, 4.0]
     assert log.read_text() == "xxx"
     kept = tmp_path / f"{jobs[1].key}.npz"
     kept.write_bytes(kept.read_bytes()[:40])  # broken: computed again, it alone
-    assert gather(jobs, tmp_path)[1]["y"] == first[1]["y"] == 2.0
+    assert gather(jobs, Execution(folder=tmp_path))[1]["y"] == first[1]["y"] == 2.0
     assert log.read_text() == "xxxx"
 
 
 def test_a_change_of_anything_changes_the_key():
     keys = {
         Job(function, {"x": x}).key
-        for function in (cell, gather)
+        for function in (cell, counted)
         for x in (1, 1.5, np.zeros(2), np.zeros(3), np.zeros(2, np.float32))
     }
     assert len(keys) == 10
@@ -345,11 +347,11 @@ def test_a_change_of_anything_changes_the_key():
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DomainError):
-        gather([Job(cell, {"x": 1})], tmp_path / "file" / "cells")
+        gather([Job(cell, {"x": 1})], Execution(folder=tmp_path / "file" / "cells"))
 
 
 def test_workers_give_the_same_numbers(tmp_path):
-    alone, shared = (simulate(small(), seeds=3, workers=n) for n in (1, 2))
+    alone, shared = (simulate(small(), 3, execution=Execution(n)) for n in (1, 2))
     for name in alone.samples:
         np.testing.assert_allclose(alone.samples[name], shared.samples[name], rtol=1e-4, atol=1e-6)
 

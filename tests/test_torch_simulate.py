@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigprop import DomainError, Transformer
+from sigprop import DomainError, Execution, Transformer
 from sigprop.cli.app import main
 from sigprop.core.errors import MissingExtraError
 from sigprop.simulation import Given, simulate
@@ -86,9 +86,9 @@ def test_the_input_is_that_of_the_numpy_engine():
 
 def test_batches_are_kept_and_read(tmp_path):
     spec = small(context=512, heads=8)  # two seeds fill a batch
-    first = simulate(spec, 3, engine="torch", folder=tmp_path)
+    first = simulate(spec, 3, engine="torch", execution=Execution(folder=tmp_path))
     assert len(list(tmp_path.glob("*.npz"))) == 2
-    second = simulate(spec, 3, engine="torch", folder=tmp_path)
+    second = simulate(spec, 3, engine="torch", execution=Execution(folder=tmp_path))
     np.testing.assert_array_equal(first.samples["rho"], second.samples["rho"])
 
 

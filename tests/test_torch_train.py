@@ -13,8 +13,9 @@ import pytest
 import torch
 import xarray as xr
 
-from sigprop import AssumptionError, DomainError, Transformer, propagate
+from sigprop import AssumptionError, DomainError, Execution, Transformer, propagate
 from sigprop.cli.app import main
+from sigprop.core.version import REVISIONS
 from sigprop.studies.training_judge import (
     PREDICTORS,
     area,
@@ -314,6 +315,20 @@ def test_a_folder_of_another_run_is_refused(words, tmp_path):
         train(TINY, words, Plan(steps=2), tmp_path, device="cpu")
 
 
+def test_a_checkpoint_outlives_a_release_and_a_theory_but_not_its_revision(
+    words, tmp_path, monkeypatch
+):
+    whole = train(TINY, words, Plan(steps=4, every=2), tmp_path, device="cpu")
+    step = "sigprop.torch.training.train._Trainer._update"
+    monkeypatch.setattr("sigprop.torch.training.train.__version__", "99.0")
+    monkeypatch.setitem(REVISIONS, "theory", REVISIONS["theory"] + 1)
+    monkeypatch.setattr(step, lambda self: pytest.fail("trained again"))
+    same(whole, train(TINY, words, Plan(steps=4, every=2), tmp_path, device="cpu"))
+    monkeypatch.setitem(REVISIONS, "training", REVISIONS["training"] + 1)
+    with pytest.raises(DomainError, match="same run"):
+        train(TINY, words, Plan(steps=4, every=2), tmp_path, device="cpu")
+
+
 def test_a_run_that_diverges_says_so(words):
     spec = TINY.replace(norm="none", alpha_attn=1e6, depth=40)
     found = train(spec, words, Plan(steps=4), device="cpu")
@@ -423,7 +438,7 @@ def small(monkeypatch):
 def test_the_experiment_is_durable_and_judged(words, tmp_path, small):
     counts = []
     assert len(small) == 2 * (9 + 3 + 2 * 2) + 4
-    options = {"folder": tmp_path, "progress": counts.append}
+    options = {"execution": Execution(folder=tmp_path, progress=counts.append)}
     first = trainability.experiment(words, small, **options)
     unique = len({(one.spec.to_dict().__repr__(), one.plan) for one in small})
     assert (counts[0], sum(counts)) == (0, unique)

@@ -61,6 +61,7 @@ SYMBOL = Later(_symbol)
 DIAGRAM = Later(lambda: diagram(LIMIT, beta=[0.5, 1.0], alpha_attn=[0.5, 1.0]))
 MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments that are right
     "sigprop": {
+        "Execution": {},
         "Targets": {},
         "Transformer": {"depth": 2, "context": 16, **SCALES},
         "asymptotic_alpha": {"spec": SPEC},

@@ -4,8 +4,7 @@ Scores of fixed weights keep their variance, so beta, measured in units of :math
 (E1), falls as :math:`\beta_0\sqrt{\log T_0/\log T}` and attention turns uniform. Multiplying the
 scores by :math:`\sqrt{\log T/\log T_0}` holds beta; by :math:`\log T/\log T_0` ("log-n scaling")
 lets it grow as :math:`\beta_0\sqrt{\log T/\log T_0}`, until attention freezes: random energies
-compete at :math:`\sqrt{\log T}`, a favoured key (`sigprop.layers.attention.statistics.biased`) at
-log T.
+compete at :math:`\sqrt{\log T}`, the advantage of an own key (E2b) at log T.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from sigprop.core.errors import require
 from sigprop.layers.attention.statistics import reduced_beta
 from sigprop.layers.attention.statistics.coordinates import MAX_CONTEXT
 from sigprop.model.spec import RANGES, Transformer
-from sigprop.propagation.capabilities import require_theory
+from sigprop.propagation.capabilities import is_causal, is_rotary, require_theory
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.stack import build_block, initial_state, rem_of
+from sigprop.propagation.stack import any_norm, build_block, initial_state, rem_of
 
 __all__ = ["RULES", "Growth", "grow"]
 
@@ -156,7 +155,7 @@ def grow(
     if known.size:
         part = wide.replace(context=t[known], beta=beta[:, known])
         ends[:, :, known] = _ends(part, rho_max)
-    for i in np.flatnonzero(t > MAX_CONTEXT) if spec.norm != "none" else ():
+    for i in np.flatnonzero(t > MAX_CONTEXT) if any_norm(spec) is not None else ():
         for rule, heat_ in enumerate(beta[:, i]):  # one line of quadratures for each
             far = spec.replace(context=t[i], beta=heat_, width=None, heads=1)
             ends[:, rule, i] = _ends(far, rho_max)
@@ -196,12 +195,12 @@ def _notes(spec: Transformer, beyond: bool) -> tuple[str, ...]:
     if beyond:
         notes.append(
             f"Beyond T = {MAX_CONTEXT:g} overlaps are those of infinitely wide heads."
-            if spec.norm != "none"
+            if any_norm(spec) is not None
             else f"Beyond T = {MAX_CONTEXT:g} a stack without norms has no table of overlaps: beta "
             "and entropy alone."
         )
-    if spec.causal:
+    if is_causal(spec):
         notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
-    if spec.rotary_base is not None:
+    if is_rotary(spec):
         notes.append("Rotary positions are not in these numbers: they slow the collapse.")
     return tuple(notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,12 +13,13 @@ from sigprop.analysis.fixed_points import TINY, linear_response
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.core.errors import require
+from sigprop.core.export import Exported
 from sigprop.core.memory import allow
 from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import covers, require_theory
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.stack import build_block
+from sigprop.propagation.stack import any_norm, build_block, first_norm
 
 __all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
 
@@ -37,7 +38,7 @@ REASONS = (
 
 
 @dataclass(frozen=True)
-class Critical:
+class Critical(Exported):
     """Critical residual strength, and how its search ended.
 
     Attributes
@@ -74,6 +75,10 @@ class Critical:
     >>> bool(found.residual < 1e-9)
     True
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
+        ("alpha_attn", "rho", "asymptotic", "converged", "residual", "iterations", "monotone"), ()
+    )
 
     alpha_attn: Floats
     rho: Floats
@@ -288,9 +293,9 @@ def asymptotic_alpha(spec: Transformer, theory: str = "finite", geometry: str = 
     require_theory(spec, "asymptotic_alpha", theory, geometry)
     spec = spec.replace(alpha_attn=1.0)
     with np.errstate(all="ignore"):  # alpha_mlp = 0, chi_mlp = 1, and states that vanish
-        if spec.norm == "none":
+        if any_norm(spec) is None:
             return np.full(spec.shape, np.nan)
-        if spec.norm == "pre":
+        if first_norm(spec) is None:
             return np.broadcast_to(1 / np.asarray(spec.alpha_mlp), spec.shape)
         block = build_block(spec, theory)
         q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.checks import scalar
 from sigprop.core.errors import NotConvergedError, require
+from sigprop.core.export import Exported
 from sigprop.layers.attention.statistics import Limit, Rem, reduced_beta
-from sigprop.layers.interface import Place
 from sigprop.layers.state import State
 from sigprop.model.spec import RANGES, Transformer
 from sigprop.propagation.capabilities import TheoryError, geometry_of, refusal, require_theory
@@ -23,12 +23,11 @@ from sigprop.propagation.run import solve
 from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import (
     Block,
+    at_beta,
     build_block,
-    build_blocks,
-    distance_place,
+    build_stack,
     initial_state,
     iterate,
-    position_place,
     rem_of,
 )
 
@@ -145,21 +144,17 @@ def _resolved_boundary(spec: Transformer, ratio: float, guess: Floats) -> Floats
     """Boundary of stacks whose tokens are told apart, NaN behind the end of one of many."""
     out = np.full((spec.depth, *spec.shape), np.nan)
     for index, one in singles(spec):
-        place = _place(one)
-        blocks = build_blocks(one, place=place)
-        kernels = solve(blocks, initial_state(one, place)).kernels[:-1]
-        found = [_searched(blocks[0], kernel, ratio, guess[index]) for kernel in kernels]
+        stack = build_stack(one, geometry_of(one))
+        kernels = solve(stack, stack.initial(one)).kernels[:-1]
+        pairs = zip(stack.blocks, kernels, strict=False)
+        found = [_searched(block, kernel, ratio, guess[index]) for block, kernel in pairs]
         at: tuple[Any, ...] = (slice(len(found)), *index)
         out[at] = found
     return out if spec.shape else out[: len(found)]
 
 
-def _place(spec: Transformer) -> Place:
-    return distance_place(spec) if geometry_of(spec) == "distance" else position_place(spec)
-
-
 @dataclass(frozen=True)
-class BetaProfile:
+class BetaProfile(Exported):
     """Inverse temperatures that hold every block at one entropy.
 
     Attributes
@@ -177,6 +172,8 @@ class BetaProfile:
     >>> profile.beta.shape, profile.rho.shape
     ((6,), (7,))
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {"beta": ("block",), "rho": ("layer",)}
 
     beta: Floats
     rho: Floats
@@ -230,17 +227,33 @@ def beta_profile(
     require_theory(spec, "beta_profile", theory)
     b = entropy_beta(rem_of(spec, theory), entropy_ratio, np.shape(spec.context))
     if geometry_of(spec, theory) == "exchangeable":
-        return _held(spec, theory, None, lambda block, kernel: _inverse(block, kernel, b))
+        return _exchangeable(spec, theory, b)
     betas, rhos = (np.empty((spec.depth + more, *spec.shape)) for more in (0, 1))
     for index, one in singles(spec):
         search = partial(
             _searched, ratio=entropy_ratio, guess=np.broadcast_to(b, spec.shape)[index]
         )
         at: tuple[Any, ...] = (slice(None), *index)
-        betas[at], rhos[at] = vars(_held(one, theory, _place(one), search)).values()
+        stack, warm = build_stack(one, geometry_of(one)), partial(at_beta, one)
+        found = _held(one, stack.blocks, stack.initial(one), search, warm)
+        betas[at], rhos[at] = found.beta, found.rho
         if progress is not None:
             progress(1)
     return BetaProfile(betas, rhos)
+
+
+def _exchangeable(spec: Transformer, theory: str, b: Floats) -> BetaProfile:
+    """Profile of stacks of exchangeable tokens, at one reduced inverse temperature b."""
+    cold = build_block(spec.replace(beta=0.0), theory)
+
+    def find(block: Block, kernel: State) -> Floats:
+        with np.errstate(all="ignore"):  # what vanishes is refused
+            return np.asarray(b / reduced_beta(1.0, block.read(kernel)))
+
+    def warm(block: Block, beta: Floats) -> Block:
+        return build_block(spec.replace(beta=beta), theory)
+
+    return _held(spec, [cold] * spec.depth, initial_state(spec), find, warm)
 
 
 class _Passed(NamedTuple):
@@ -251,32 +264,30 @@ class _Passed(NamedTuple):
 
 
 def _held(
-    spec: Transformer, theory: str, place: Place | None, find: Callable[[Block, State], Floats]
+    spec: Transformer,
+    blocks: Sequence[Block],
+    start: State,
+    find: Callable[[Block, State], Floats],
+    warm: Callable[[Block, Floats], Block],
 ) -> BetaProfile:
-    """Profile of stacks, block by block; `find` gives the inverse temperature of a block."""
-    cold = build_block(spec.replace(beta=0.0), theory, place)
-    geometry = cold.place.geometry
+    """Profile of stacks: `find` gives a block's inverse temperature, `warm` the block at it."""
+    geometry = blocks[0].place.geometry
 
-    def step(last: _Passed, layer: int) -> _Passed:
-        beta = np.broadcast_to(find(cold, last.kernel), spec.shape)
+    def step(last: _Passed, numbered: tuple[int, Block]) -> _Passed:
+        layer, block = numbered
+        beta = np.broadcast_to(find(block, last.kernel), spec.shape)
         _require_admissible(beta, layer)
         with np.errstate(all="ignore"):  # what overflows or vanishes is refused
-            kernel = build_block(spec.replace(beta=beta), theory, place)(last.kernel)
+            kernel = warm(block, beta)(last.kernel)
         if not np.all(geometry.is_valid(kernel)):
             raise _lost(layer)
         return _Passed(kernel, beta)
 
-    start = _Passed(initial_state(spec, place), np.empty(0))
-    passed = list(iterate(start, range(1, spec.depth + 1), step))
-    rhos = [1 - geometry.deficit(one.kernel) for one in (start, *passed)]
+    first = _Passed(start, np.empty(0))
+    passed = list(iterate(first, enumerate(blocks, 1), step))
+    rhos = [1 - geometry.deficit(one.kernel) for one in (first, *passed)]
     wide = np.stack([np.broadcast_to(rho, spec.shape) for rho in rhos])
     return BetaProfile(np.stack([one.beta for one in passed]), wide)
-
-
-def _inverse(block: Block, kernel: State, b: Floats) -> Floats:
-    """Inverse temperature at which a block of exchangeable tokens has a reduced one b."""
-    with np.errstate(all="ignore"):  # what vanishes is refused
-        return np.asarray(b / reduced_beta(1.0, block.read(kernel)))
 
 
 def _searched(block: Block, kernel: State, ratio: float, guess: Floats) -> Floats:

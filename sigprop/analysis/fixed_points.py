@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
+from sigprop.core.export import Exported
 from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
-from sigprop.propagation.stack import Block, build_block
+from sigprop.propagation.stack import Block, build_block, first_norm
 
 __all__ = ["Exponents", "FixedPoint", "exponents", "fixed_points", "linear_response"]
 
@@ -26,7 +28,7 @@ SCAN = 400  # points between gap/q = 1e-12 and its largest value
 
 
 @dataclass(frozen=True)
-class Exponents:
+class Exponents(Exported):
     r"""Fate of a small gap between tokens.
 
     Attributes
@@ -53,6 +55,10 @@ class Exponents:
     >>> round(float(exponents(spec).depth_scale), 6)
     1.442695
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
+        ("chi", "angle_exponent", "depth_scale", "power_law"), ()
+    )
 
     chi: Floats
     angle_exponent: Floats
@@ -151,7 +157,7 @@ def exponents(spec: Transformer, theory: str = "finite", geometry: str = "auto")
     require_theory(spec, "exponents", theory, geometry)
     block = build_block(spec, theory)
     with np.errstate(all="ignore"):  # vanished branches are masked below
-        if spec.norm == "post":
+        if first_norm(spec) is not None:
             q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
             out, gain = linear_response(block, q)
             chi, power = gain * q / out, np.full(spec.shape, np.nan)

@@ -14,6 +14,7 @@ from sigprop.core.errors import DomainError
 from sigprop.core.notation import NOTATION
 from sigprop.core.version import __version__
 from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import is_rotary
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
 
@@ -59,7 +60,7 @@ def rotary_effect(spec: Transformer, beta: ArrayLike, rho_max: float = 0.9) -> x
     """
     import xarray as xr
 
-    if spec.rotary_base is None:
+    if not is_rotary(spec):
         raise DomainError("rotary_base", None, "a number: the effect of rotary positions is asked")
     values = np.atleast_1d(np.asarray(beta, dtype=np.float64))
     pair = (spec.replace(rotary_base=None), spec)

@@ -30,6 +30,7 @@ from sigprop.cli.console import (
 )
 from sigprop.core.errors import DomainError, require
 from sigprop.core.files import Target, check_targets
+from sigprop.core.jobs.execution import Execution
 from sigprop.propagation.positional import is_sampled
 
 
@@ -253,13 +254,13 @@ def diagram(
     for values in axes.values():
         total *= len(values)
     with progress(total, "grid points") as advance:
-        data = _computing(out if store else None, scheduler, workers)(
+        how = Execution(workers, None, scheduler, advance)
+        data = _computing(out if store else None, how)(
             reading.spec,
             rho_max=rho_max,
             entropy_min=entropy_min,
             theory=_theory(limit),
             gradients=gradients,
-            progress=advance,
             **axes,
         )
     if not store:
@@ -273,13 +274,13 @@ def diagram(
         return show(lambda: tables.regimes(_summary(data, out, png)))
 
 
-def _computing(store: Path | None, scheduler: str | None, workers: int) -> Callable[..., Any]:
+def _computing(store: Path | None, how: Execution) -> Callable[..., Any]:
     """Choose where a diagram is computed: in memory, or into a store."""
     if store is None:
-        return sigprop.diagram
+        return partial(sigprop.diagram, progress=how.progress)
     from sigprop.analysis.diagram.zarr_store import diagram_store
 
-    return partial(diagram_store, path=store, scheduler=scheduler, workers=workers)
+    return partial(diagram_store, path=store, execution=how)
 
 
 def _summary(data: Any, out: Path, png: Path | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from sigprop.cli.console import (
 )
 from sigprop.core.errors import DomainError
 from sigprop.core.files import Target, check_targets
+from sigprop.core.jobs.execution import Execution
 
 __all__ = ["COMMANDS"]
 
@@ -82,10 +83,7 @@ def simulate(
             projection=projection,
             engine=engine,
             device=device,
-            workers=workers,
-            folder=keep,
-            progress=advance,
-            scheduler=scheduler,
+            execution=Execution(workers, keep, scheduler, advance),
         )
     if as_json:
         return emit(found.to_dict())
@@ -143,10 +141,7 @@ def kernel(
             draws=draws,
             blocks=blocks,
             first_seed=first_seed,
-            workers=workers,
-            folder=keep,
-            progress=advance,
-            scheduler=scheduler,
+            execution=Execution(workers, keep, scheduler, advance),
         )
     if as_json:
         return emit(found.to_dict())
@@ -198,18 +193,8 @@ def validate(
     check_targets(wanted, specs or ())
     read = {name: reference(name).spec for name in specs or references()}
     with progress(seeds * len(read), "seeds") as advance:
-        found = [
-            compare(
-                Path(name).stem,
-                s,
-                seeds,
-                workers=workers,
-                folder=keep,
-                progress=advance,
-                scheduler=scheduler,
-            )
-            for name, s in read.items()
-        ]
+        how = Execution(workers, keep, scheduler, advance)
+        found = [compare(Path(name).stem, s, seeds, execution=how) for name, s in read.items()]
     with picture(png, lambda: plot_comparisons(found)):
         if as_json:
             return emit({"comparisons": [c.to_dict() for c in found]})
@@ -234,7 +219,7 @@ def reproduce(
     from sigprop.studies.figures import Lab
     from sigprop.studies.reproduce import reproduce as run
 
-    lab = Lab(quick, text, None, workers, progress, scheduler)
+    lab = Lab(quick, text, Execution(workers, scheduler=scheduler), progress)
 
     def tell(made: Any) -> None:
         wrote(*made.files)

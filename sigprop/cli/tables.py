@@ -256,7 +256,8 @@ def _layers(title: str, total: int, columns: dict[str, tuple[Floats, Floats]]) -
         row = []
         for mean, se in columns.values():
             j = i - (total - len(mean))
-            row.append("-" if j < 0 else f"{mean[j]:.4g} ± {se[j]:.1g}")
+            error = f"±{se[j]:.1g}" if np.isfinite(se[j]) else ""  # of one network none is known
+            row.append("-" if j < 0 else f"{mean[j]:.4g}{error}")
         table.add_row(str(i), *row)
     return table
 

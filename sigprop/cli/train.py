@@ -14,6 +14,7 @@ from sigprop.cli.console import DATA, AsJson, Scheduler, emit, picture, progress
 from sigprop.core.checks import choice
 from sigprop.core.errors import DomainError, need
 from sigprop.core.files import Target, check_targets, write
+from sigprop.core.jobs.execution import Execution
 
 __all__ = ["COMMANDS"]
 
@@ -134,8 +135,8 @@ def trainability(
     wanted = [*own, *(Target("out", file) for file in files), Target("keep", keep, folder=True)]
     check_targets(wanted, [text, runs])
     if runs is None:
-        data = _trained(text, depths, points, models, rate, seeds, steps, vocabulary, keep,
-                        workers, scheduler)  # fmt: skip
+        how = Execution(workers, keep, scheduler)
+        data = _trained(text, depths, points, models, rate, seeds, steps, vocabulary, how)
         save(data, out)
         wrote(out)
     else:
@@ -164,9 +165,7 @@ def _trained(
     seeds: int,
     steps: int,
     vocabulary: int,
-    keep: Path | None,
-    workers: int,
-    scheduler: str | None,
+    how: Execution,
 ) -> Any:
     """Train all runs of the experiment, with progress."""
     need("sigprop trainability", "torch", "torch", "tokenizers")
@@ -186,9 +185,7 @@ def _trained(
     words = corpus(text, int(BASE.context), vocabulary)
     asked = trials(plans=plans, depths=stacks, points=points, seeds=seeds)
     with progress(len(asked), "runs") as advance:
-        return experiment(
-            words, asked, folder=keep, workers=workers, progress=advance, scheduler=scheduler
-        )
+        return experiment(words, asked, execution=replace(how, progress=advance))
 
 
 def _depth(word: str) -> int:

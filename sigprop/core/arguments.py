@@ -135,6 +135,7 @@ OWN = {"Any", "TokenKernel"}  # whose check is the function's own
 KINDS: dict[str, Check] = {
     "ArrayLike": _numeric,
     "Callable": _where(callable, "a function"),
+    "Execution": _where(lambda value: _is_named("Execution", value), "an Execution"),
     "Expr": _symbolic,
     "Mapping": _where(lambda value: isinstance(value, Mapping), "a mapping"),
     "Floats": _numeric,

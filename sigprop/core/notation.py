@@ -1,4 +1,4 @@
-"""The dictionary: paper symbol, code name, meaning, unit, equation of theory.md."""
+"""The dictionary: paper symbol, code name, meaning, unit, equation of notebooks/theory.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Entry(NamedTuple):
     unit : str
         "1" for a pure number.
     equation : str
-        Where theory.md defines it.
+        Where notebooks/theory.md defines it: an equation, or a section.
 
     Examples
     --------
@@ -68,48 +68,48 @@ NOTATION: dict[str, Entry] = {
     "alpha_attn": Entry(r"\alpha_{SA}", "residual strength of attention", "1", "E13"),
     "alpha_mlp": Entry(r"\alpha_{MLP}", "residual strength of the MLP", "1", "E13"),
     "norm_gain": Entry(r"\gamma", "norm gain", "1", "E14"),
-    "identity": Entry(r"\gamma", "identity part of queries and keys", "1", "E6"),
-    "value_identity": Entry(r"\gamma_v", "identity part of values and output", "1", "E10"),
+    "identity": Entry(r"\gamma", "identity part of queries and keys", "1", "E2b"),
+    "value_identity": Entry(r"\gamma_v", "identity part of values and output", "1", "E10b"),
     "rho0": Entry(r"\rho_0", "token overlap of the input", "1", "section 1"),
     "q0": Entry("q_0", "variance of the input stream", "1", "section 1"),
     "window": Entry("w", "latest keys that a causal token sees", "tokens", "section 6"),
     "prefix": Entry("P", "leading tokens that see each other", "tokens", "section 6"),
     "position": Entry("t", "position", "tokens", "section 6"),
-    "distance": Entry("|t - s|", "distance of two tokens", "tokens", "section 2d"),
+    "distance": Entry("|t - s|", "distance of two tokens", "tokens", "E10r"),
     "entropy_by_position": Entry(
         r"H_t/\log n_t", "entropy over log of keys seen", "1", "section 6"
     ),
-    "first_weight": Entry("A_{t1}", "attention on the first token", "1", "section 6"),
+    "first_weight": Entry("A_{t1}", "attention on the first token", "1", "E6c"),
     "rho_late": Entry(r"\rho_{late}", "token overlap in the second half", "1", "section 6"),
     "kernel_blocks": Entry("K_{bb'}", "block means of the token kernel", "1", "E25"),
-    "rotary_base": Entry("b", "base of rotary positions", "1", "section 2d"),
+    "rotary_base": Entry("b", "base of rotary positions", "1", "E2r"),
     "rho_max": Entry(r"\rho_{max}", "largest overlap accepted", "1", "section 4"),
     "chi": Entry(r"\chi", "collapse slope of a block", "1", "E18"),
     "angle_exponent": Entry(r"\lambda_a", "angle exponent", "1", "E18"),
     "grad_q": Entry("q^g", "variance of the gradient", "1", "E23"),
     "grad_p": Entry("p^g", "covariance of two tokens' gradients", "1", "E23"),
     "grad_wq": Entry(
-        r"E\|\partial L/\partial W_Q\|^2", "squared gradient of the query weights", "1", "E22"
+        r"E\|\partial L/\partial W_Q\|^2", "squared gradient of the query weights", "1", "E22b"
     ),
     "grad_wk": Entry(
-        r"E\|\partial L/\partial W_K\|^2", "squared gradient of the key weights", "1", "E22"
+        r"E\|\partial L/\partial W_K\|^2", "squared gradient of the key weights", "1", "E22b"
     ),
     "grad_wv": Entry(
-        r"E\|\partial L/\partial W_V\|^2", "squared gradient of the value weights", "1", "E22"
+        r"E\|\partial L/\partial W_V\|^2", "squared gradient of the value weights", "1", "E22b"
     ),
     "grad_w1": Entry(
-        r"E\|\partial L/\partial W_1\|^2", "squared gradient of the first MLP weights", "1", "E23"
+        r"E\|\partial L/\partial W_1\|^2", "squared gradient of the first MLP weights", "1", "E22b"
     ),
     "grad_w2": Entry(
-        r"E\|\partial L/\partial W_2\|^2", "squared gradient of the second MLP weights", "1", "E23"
+        r"E\|\partial L/\partial W_2\|^2", "squared gradient of the second MLP weights", "1", "E22b"
     ),
     "lambda_g": Entry(r"\lambda_g", "gradient exponent", "1", "section 5"),
     "apjn": Entry(r"\mathcal{J}", "averaged partial Jacobian norm", "1", "section 5"),
     "score_gradient": Entry(
-        r"\min_l |\partial W_Q|^2/|\partial W_V|^2", "query over value gradient", "1", "E22"
+        r"\min_l |\partial W_Q|^2/|\partial W_V|^2", "query over value gradient", "1", "E22b"
     ),
     "response": Entry("P", "response of attention to its scores", "1", "E24"),
-    "crowding": Entry(r"\kappa", "width over directions that tokens share", "1", "E26"),
+    "crowding": Entry(r"\kappa", "width over directions that tokens share", "1", "E26f"),
     "rho_std": Entry(r"\sigma_\rho", "spread of the overlap over networks", "1", "section 7"),
     "y2_std": Entry(r"\sigma_{Y_2}", "spread of the participation ratio", "1", "section 7"),
     "entropy_std": Entry(r"\sigma_H", "spread of the entropy", "nats", "section 7"),
@@ -135,9 +135,9 @@ NOTATION: dict[str, Entry] = {
     "alpha_c": Entry(r"\alpha_c", "critical residual strength", "1", "E20"),
     "q_grad": Entry("q^g", "variance of output gradients", "1", "E23"),
     "p_grad": Entry("p^g", "covariance of output gradients", "1", "E23"),
-    "gamma": Entry(r"\gamma", "identity part of attention's product of weights", "1", "E6"),
-    "bias": Entry(r"\mu", "advantage of a query's own key", "nats", "E6"),
-    "own": Entry("A_1", "attention on the favoured key", "1", "E6"),
+    "gamma": Entry(r"\gamma", "identity part of attention's product of weights", "1", "E2b"),
+    "bias": Entry(r"\mu", "advantage of a query's own key", "nats", "E2b"),
+    "own": Entry("A_1", "attention on a query's own key", "1", "E6b"),
     "token_variance": Entry(r"cv^2", "relative token variance", "1", "E26"),
 }
 

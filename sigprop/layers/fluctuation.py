@@ -1,7 +1,4 @@
-"""How the kernels of networks vary, and what one residual branch adds to that (E26).
-
-The moments and the noise are those of `sigprop.propagation.finite_width.bands`.
-"""
+"""How the kernels of networks vary, and what one residual branch adds to that (E26a-E26f)."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ class Fluctuation(NamedTuple):
     mean, cov : arrays, shape (2,) and (2, 2)
         Of (log q, log gap) over networks.
     crowding : float
-        Width over the number of directions that tokens share, one for random tokens.
+        kappa, variance of pair overlaps in units of gap^2/d (E26f); one for random tokens.
     tokens : array, shape (2,)
         Variation over the tokens of one network, in units of q^2: variance of a squared norm, and
         its covariance with the mean overlap with the others.
@@ -71,7 +68,7 @@ class BranchNoise(NamedTuple):
     noise : array, shape (2, 2)
         Covariance over networks of (p, gap), beside that of the output matrix.
     crowding : float
-        Variance of pair overlaps, times d.
+        What it adds to the variance of pair overlaps, times d (E26f).
     kept : float
         Gap whose pairs of tokens stay what they were.
     tokens : array, shape (2,)

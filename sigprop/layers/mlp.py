@@ -229,7 +229,7 @@ class Mlp:
     def backward(
         self, kernel: State, gradient: Gradient, place: Place, spread: Spread
     ) -> BackwardStep:
-        """E23: the slopes' kernel times that of the gradient; gradients of w1 and w2."""
+        """E23: the slopes' kernel times that of the gradient; gradients of w1 and w2 (E22b)."""
         hidden, slopes = self.second_moments(kernel)
         own, cross = slopes.own * gradient.q, slopes.cross * gradient.others
         inner = self.sigma_w1_2 * self.sigma_w2_2
@@ -243,7 +243,7 @@ class Mlp:
     def branch(
         self, read: State, points: State, networks: Fluctuation, unit: State, place: Place
     ) -> BranchNoise:
-        """E26: sums over hidden units, and the pairs of tokens that stay what they were."""
+        """Noise of the hidden units (E26c), and the pairs of tokens that are kept (E26f)."""
         own, out, t = self.at(read), self.at(points), float(place.geometry.tokens)
         p, gap = common_part(own, t) / float(unit.q), float(own.gap) / float(unit.gap)
         units = HiddenUnits(

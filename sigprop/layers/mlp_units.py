@@ -1,4 +1,4 @@
-r"""Finite numbers of hidden units: what the units of one MLP differ by (section 7).
+r"""Finite numbers of hidden units: what the units of one MLP differ by (E26c).
 
 Given its common preactivation c, a unit gives a token h, with mean m(c) and moments over tokens. A
 sum over d_ff units then fluctuates over networks, as a mean kernel (p, gap) and token by token.
@@ -71,7 +71,7 @@ def unit_noise(
 
     Notes
     -----
-    theory.md section 7 (new there). Moments are taken about m, so that they keep their digits where
+    theory.md E26c. Moments are taken about m, so that they keep their digits where
     tokens merge.
 
     Examples

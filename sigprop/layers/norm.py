@@ -90,7 +90,7 @@ class Norm:
 
 
 def normed(norm: Layer | None, networks: Fluctuation, points: State, place: Place) -> State:
-    """Behind a norm all tokens have the same norm: second order in its variation (E26).
+    """Behind a norm all tokens have the same norm: second order in its variation (E26a).
 
     The change of the gap is taken relative to it, since its parts are of the order of the gap. T
     vectors have a mean cosine of at least -1/(T-1), which the points of a log-normal law may pass:

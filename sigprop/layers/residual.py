@@ -151,7 +151,7 @@ class Residual:
 
     Notes
     -----
-    theory.md E13; the spread is derived in `sigprop.propagation.finite_width.bands`.
+    theory.md E13, E10b (covariance); spread over networks E26b, tokens E26a, pair overlaps E26f.
 
     Examples
     --------

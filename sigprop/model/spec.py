@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from sigprop.core.arrays import Number
 from sigprop.core.checks import array, choice, count, flag, plain, scalar
 from sigprop.core.errors import AssumptionError, DomainError, require
+from sigprop.model.pattern import overrides, read_by_layer, read_pattern
 
 __all__ = ["ACTIVATIONS", "ATTENTIONS", "NORMS", "Transformer"]
 
@@ -68,9 +70,8 @@ class Transformer:
     attention : {"softmax", "centred"}
         A, or A - 1/T (E11).
     causal : bool
-        Whether token t sees keys up to t only. `propagate`, `sweep`, `critical` and `diagram` then
-        resolve positions; trajectories of arrays of specs, and the limit, describe the last tokens,
-        which see the whole context, and say so.
+        Whether token t sees keys up to t only. Positions are then told apart; the limit of infinite
+        context describes the last tokens, which see the whole context, and says so.
     window : int, optional
         Sliding window: a causal token sees this many latest keys, itself included; None sees all.
     prefix : int
@@ -99,7 +100,7 @@ class Transformer:
         Gain of the norms.
     identity : float *
         Identity part gamma of queries and keys: W_Q^T W_K / sqrt(d_h) contains gamma log T / d
-        times the identity, so that each token favours its own key.
+        times the identity, so that each token's own key has an advantage (E2b).
     value_identity : float *
         Multiple of the identity that the product of value and output matrices contains.
     rho0 : float *
@@ -107,6 +108,12 @@ class Transformer:
     q0 : float *
         Mean square entry of the input of the first block. A post-norm stack is preceded by its
         norm, so there q0 has no effect.
+    pattern : list or dict, optional
+        Layers that differ: objects that override parameters (`sigprop.model.pattern.PER_LAYER`), a
+        list cycled over the depth, or {"first": [...], "cycle": [...], "last": [...]}. What is
+        scanned or recommended applies to every layer that does not override it.
+    by_layer : dict, optional
+        Lists of numbers by name, one number for each layer.
 
     Raises
     ------
@@ -157,6 +164,8 @@ class Transformer:
     value_identity: Number = 0.0
     rho0: Number
     q0: Number = 1.0
+    pattern: Any = None
+    by_layer: Any = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in COUNTS.items():
@@ -178,6 +187,34 @@ class Transformer:
         self._numbers()
         self._geometry()
         self._mask()
+        self._set("pattern", read_pattern(self.pattern))
+        self._set("by_layer", read_by_layer(self.by_layer, self.depth))
+        self.layers  # noqa: B018  # raises when an override is inadmissible
+
+    @cached_property
+    def layers(self) -> tuple[Transformer, ...]:
+        """Description of each layer, of one that is uniform; layers that are alike are one object.
+
+        Examples
+        --------
+        >>> from sigprop import Transformer
+        >>> spec = Transformer(depth=3, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=1,
+        ...                    rho0=0, pattern=[{"window": 4}, {}])
+        >>> [layer.window for layer in spec.layers]
+        [4, None, 4]
+        """
+        if self.is_uniform:
+            return (self,) * self.depth
+        plain = replace(self, pattern=None, by_layer=None)
+        rows = overrides(self.depth, self.pattern, self.by_layer)
+        known = {repr(sorted(row.items())): row for row in rows}
+        made = {key: plain.replace(**row) if row else plain for key, row in known.items()}
+        return tuple(made[repr(sorted(row.items()))] for row in rows)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all layers are alike."""
+        return self.pattern is None and self.by_layer is None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Keep copies read-only: a pickle and a deep copy forget that their arrays were."""
@@ -235,7 +272,7 @@ class Transformer:
         if (self.window is not None or self.prefix) and not self.causal:
             raise AssumptionError("window and prefix are parts of a causal mask: set causal = true")
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Broadcast shape of all array parameters."""
         named = {name: np.shape(getattr(self, name)) for name in self.numbers()}
@@ -351,6 +388,11 @@ class Transformer:
             out["context"] = np.where(np.isinf(context), "inf", context.astype(object)).tolist()
         elif context.ndim == 0:
             out["context"] = int(context)
+        for name in ("pattern", "by_layer"):
+            if out[name] is None:
+                del out[name]
+            else:
+                out[name] = {part: _listed(value) for part, value in out[name].items() if value}
         return out
 
     @classmethod
@@ -385,6 +427,11 @@ class Transformer:
             if name not in values:
                 raise DomainError(name, None, "a value: it is required")
         return cls(**values)
+
+
+def _listed(values: tuple[Any, ...]) -> list[Any]:
+    """Copy of overrides or numbers."""
+    return [dict(one) if isinstance(one, dict) else one for one in values]
 
 
 def _known(values: Mapping[str, Any]) -> None:

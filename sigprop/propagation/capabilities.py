@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,12 +26,17 @@ __all__ = [
     "TheoryError",
     "covers",
     "geometry_of",
+    "has_positions",
+    "is_causal",
+    "is_rotary",
     "refusal",
     "require_theory",
 ]
 
 THEORIES = ("finite", "limit")  # exact at the context length; published, of infinite context
 GEOMETRIES = ("auto", "exchangeable")
+# without positions
+ALIKE: dict[str, Any] = {"causal": False, "window": None, "prefix": 0, "rotary_base": None}
 MAX_POSITIONS = 2**17  # tokens whose positions are told apart
 MAX_SAMPLED = 2048  # tokens up to which T^3 operations a layer and draw are affordable
 SMALLEST_GAIN = 1e-150  # whose square, the variance behind a norm, keeps its digits
@@ -107,10 +112,25 @@ def _is_mixed(spec: Transformer, theory: str) -> bool:
     return theory != "limit" and bool(np.any(infinite) and not np.all(infinite))
 
 
+def is_causal(spec: Transformer, theory: str = "finite") -> bool:
+    """Whether any layer has a causal mask."""
+    return any(layer.causal for layer in set(spec.layers))
+
+
+def is_rotary(spec: Transformer, theory: str = "finite") -> bool:
+    """Whether any layer has rotary positions."""
+    return any(layer.rotary_base is not None for layer in set(spec.layers))
+
+
+def has_positions(spec: Transformer) -> bool:
+    """Whether tokens at different positions differ in any layer."""
+    return is_causal(spec) or is_rotary(spec)
+
+
 def _has_positions(spec: Transformer, theory: str) -> bool:
     """Whether tokens at different positions differ, at finite context."""
     finite = theory != "limit" and not np.all(np.isinf(spec.context))
-    return finite and (spec.causal or spec.rotary_base is not None)
+    return finite and has_positions(spec)
 
 
 def _is_long(spec: Transformer, theory: str) -> bool:
@@ -126,12 +146,12 @@ TABLE = (
         "the variance behind the norm, its square, is no floating-point number",
         lambda s, theory: s.norm != "none" and bool(np.any(np.less(s.norm_gain, SMALLEST_GAIN)))),
     Row("causal = true", RATES,
-        f"positions are not resolved there; {LATE}", lambda s, theory: s.causal),
+        f"positions are not resolved there; {LATE}", is_causal),
     Row("rotary_base", RATES,
-        f"positions are not resolved there; {LATE}", lambda s, theory: s.rotary_base is not None),
+        f"positions are not resolved there; {LATE}", is_rotary),
     Row("norm = 'none' with causal = True", (*FORWARD, *HEAT, "bands"),
         f"tokens differ in size, and scores with them; {LATE}, or ask for the limit",
-        lambda s, theory: s.causal and s.norm == "none" and _has_positions(s, theory)),
+        lambda s, theory: s.norm == "none" and is_causal(s) and _has_positions(s, theory)),
     Row(f"context above {MAX_POSITIONS} with causal = true or rotary_base",
         (*FORWARD, *HEAT, "bands"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
@@ -171,11 +191,15 @@ TABLE = (
         and bool(np.any(np.greater(s.context, MAX_SAMPLED)))),
     Row("rotary_base with width = null", ("sampled_gradients",),
         "rotary positions depend on the width of a head; give a width",
-        lambda s, theory: s.rotary_base is not None and s.width is None),
+        lambda s, theory: is_rotary(s) and s.width is None),
     Row("width that heads do not divide", ("sampled_gradients",),
         "heads of one width are sampled", lambda s, theory: bool(s.width and s.width % s.heads)),
     Row("width = null", ("bands",),
         "networks differ by terms in 1/width; give a width", lambda s, theory: s.width is None),
+    Row("pattern or by_layer", (*RATES, *HEAT, "bands", *DESIGN),
+        "layers that differ have no common fixed point, spread or design; ask propagate, critical "
+        "or diagram, or describe a uniform stack",
+        lambda s, theory: not s.is_uniform),
     Row("no causal mask that is resolved", ("causal",),
         f"a single causal spec with norms is needed, of at most {MAX_POSITIONS} tokens", None),
     Row("no rotary positions that are resolved", ("by_distance",),
@@ -264,11 +288,20 @@ def covers(spec: Transformer, command: str, theory: str = "finite", geometry: st
     return _first(spec, command, theory, geometry) is None
 
 
+def _late(spec: Transformer) -> Transformer:
+    """Spec without masks and rotary positions, whose tokens are exchangeable."""
+    parts = spec.pattern and {
+        part: [{name: v for name, v in one.items() if name not in ALIKE} for one in layers]
+        for part, layers in spec.pattern.items()
+    }
+    return replace(spec, pattern=parts, **ALIKE)
+
+
 def _first(spec: Transformer, command: str, theory: str, geometry: str) -> Row | None:
     choice("theory", theory, THEORIES)
     choice("geometry", geometry, GEOMETRIES)
     if geometry == "exchangeable":
-        spec = replace(spec, causal=False, window=None, prefix=0, rotary_base=None)
+        spec = _late(spec)
     rows = (row for row in TABLE if row.holds is not None and command in row.commands)
     return next((row for row in rows if row.holds and row.holds(spec, theory)), None)
 
@@ -303,7 +336,7 @@ def geometry_of(spec: Transformer, theory: str = "finite", geometry: str = "auto
     far = bool(np.any(np.asarray(spec.context) > MAX_POSITIONS))
     if geometry != "auto" or not _has_positions(spec, theory) or far or spec.has_identity:
         return "exchangeable"
-    if spec.causal:
+    if is_causal(spec):
         return "exchangeable" if spec.norm == "none" else "position"
     return "distance"
 

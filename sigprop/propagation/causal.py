@@ -1,39 +1,17 @@
-r"""Causal attention position by position: the full token kernel through depth (E25).
+r"""Causal attention position by position: the full token kernel through depth (section 6).
 
 The kernel :math:`K_{tt'}` is carried in blocks of positions
-(`sigprop.layers.attention.position_grid`) as variances and gaps; attention and norm are those of
-`sigprop.layers.attention.by_position`, residual and MLP those of every other block. A layer costs
-one overlap of unequal lengths for each pair of blocks, whatever T.
-
-Approximations, with their sizes, against kernels drawn at infinite width
-(`sigprop.propagation.every_pair`):
-
-- what queries pick (`sigprop.layers.attention.by_position`): where rho grows from 0.02 to 0.97 in
-  ten blocks (beta = 1 to 3, sigma_v2 = 2, T = 128, 256, 32 heads) it is ahead by up to 0.011
-  (standard error 0.003), by 0.002 with windows, off by 0.004 with rotary positions; pairs of early
-  and late positions are up to 0.02 too alike at beta = 2 to 3. Equal weights, as in theory.md E25,
-  run ahead by 0.057;
-- real input kernels (128 tokens of a Zipf law, eight blocks, beta = 0.7 and 1.5): mean rho within
-  0.007, with or without positions (0.042 with equal weights); 0.019 at beta = 2.5 and sigma_v2 = 2
-  (0.098). A text of six words: 0.010 too low, because pairs of queries pick keys of one word
-  together more often than f says;
-- random networks of width 512 (T = 256, 20 layers, beta = 0.5 and 2): block means within 3 standard
-  errors and 0.004 (standard error 0.01);
-- rotary positions: rho within 0.011 and Y_2 within 0.02 (T = 96 to 384, beta = 1 to 3, bases of 100
-  to 1e6, heads of 16 to 128, 8 to 16 layers; standard errors 0.001 and 0.007);
-- one query at a kernel of this theory (T = 128, beta = 1 to 3, 5 to 24 layers): Y_2 within 0.002,
-  entropy within 0.04 nats; the weight on the first token within 4 % up to beta = 1.5, at 2 to 3 up
-  to 20 % too small while tokens merge;
-- blocks: 96 of them against 192 change block means by 0.001 (T = 256, 4096 and 131 072, 24 layers,
-  beta = 1.5), since draws are made at other positions;
-- quadrature and draws: see `sigprop.layers.attention.statistics.unequal_lengths` and
-  `sigprop.layers.attention.statistics.correlated_scores`.
+(`sigprop.layers.attention.position_grid`) as variances and gaps; attention is that of
+`sigprop.layers.attention.by_position` (E25c-E25f, E25r), norm, residual and MLP are those of every
+other block. A layer costs one overlap of unequal lengths for each pair of blocks, whatever T.
+Approximations: mean weights and correlated keys of one query at a time, f for two, blocks of
+positions; measured: notebooks/accuracy.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,6 +20,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Ints, finite_or_none
 from sigprop.core.checks import count as checked_count
 from sigprop.core.errors import require
+from sigprop.core.export import Exported
 from sigprop.core.memory import allow
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.position_grid import Layout
@@ -50,7 +29,7 @@ from sigprop.model.inputs import TokenKernel, admit
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import MAX_POSITIONS, geometry_of, refusal
 from sigprop.propagation.run import Run, solve
-from sigprop.propagation.stack import build_blocks, first_norm, initial_state, position_place
+from sigprop.propagation.stack import build_stack, first_norm
 
 __all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "positions_of"]
 
@@ -59,7 +38,7 @@ MAX_BLOCKS = 256
 
 
 @dataclass(frozen=True)
-class Positions:
+class Positions(Exported):
     r"""Token kernel and attention, position by position and layer by layer.
 
     Positions are those at the centres of P blocks; P is about 100 however long the context.
@@ -102,6 +81,17 @@ class Positions:
     >>> causal(spec).entropy.shape
     (2, 64)
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "size": ("position",),
+        **dict.fromkeys(("q", "rho"), ("layer", "position")),
+        "gap_ratio": ("layer", "position", "other_position"),
+        "rho_late": ("layer",),
+        **dict.fromkeys(("y2", "entropy", "entropy_ratio"), ("block", "position")),
+        **dict.fromkeys(("score_std", "first_weight", "overlap"), ("block", "position")),
+        "overlap_mean": ("block",),
+        "kernel_blocks": ("layer", "range", "other_range"),
+    }
 
     position: Floats
     size: Ints
@@ -206,7 +196,7 @@ def causal(
 
     Notes
     -----
-    theory.md E25 (new there).
+    theory.md section 6: E25c-E25f, with rotary positions E25r.
 
     Examples
     --------
@@ -223,15 +213,17 @@ def causal(
     checked_count("resolution", resolution, 24, MAX_RESOLUTION)
     if blocks is not None:
         checked_count("blocks", blocks, 1, min(MAX_BLOCKS, int(np.asarray(spec.context))))
-    place = position_place(spec, resolution, blocks)
+    betas = _betas(spec, beta_by_layer)
+    stack = build_stack(spec, "position", beta_by_layer=betas, resolution=resolution, ranges=blocks)
+    place = stack.place
     layout = place.geometry.layout
     given = None if kernel is None else admit(kernel, place.geometry.tokens)
     squares = 4 * len(layout.size) ** 2 + 2 * (blocks or 0) ** 2
     allow(8 * (spec.depth + 1) * squares, "depth", spec.depth, "fewer layers or blocks")
-    start = initial_state(spec, place)
+    start = stack.initial(spec)
     if given is not None:
         start = _given(given.values, layout, spec)
-    run = solve(build_blocks(spec, beta_by_layer=_betas(spec, beta_by_layer), place=place), start)
+    run = solve(stack, start)
     found = positions_of(place.geometry, run, blocks)
     return found if given is None else replace(found, kernel_moved=given.moved)
 
@@ -282,7 +274,7 @@ def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None
     cosines = np.stack([geometry.deficits(kernel) for kernel in run.kernels])
     visible = layout.visible(layout.centres) * layout.pairs / layout.size[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # tokens that see one key
-        ratio = columns["entropy"] / np.log(layout.centres.count)
+        ratio = columns["entropy"] / np.log(columns["count"])
     half = layout.merged(2)[1]
     late = layout.pairs * np.outer(half, half) / np.outer(layout.size, layout.size)
     return Positions(

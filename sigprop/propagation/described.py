@@ -11,6 +11,7 @@ from sigprop.layers.attention.statistics import Statistics, Weights, freezing
 from sigprop.layers.attention.statistics.correlated_scores import SEED
 from sigprop.layers.interface import Place
 from sigprop.model.spec import Transformer
+from sigprop.propagation.capabilities import is_causal, is_rotary
 from sigprop.propagation.causal import positions_of
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.rotary import distances_of
@@ -199,14 +200,14 @@ def _notes(spec: Transformer, theory: str, by_position: bool = False) -> tuple[s
         )
     if np.any(spec.identity):
         notes.append("Identity parts: heads are taken to be infinitely wide.")
-    if spec.causal and by_position:
+    if is_causal(spec) and by_position:
         notes.append("Causal mask: means over positions; `positions` has each.")
-    elif spec.causal:
+    elif is_causal(spec):
         notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
-    if spec.rotary_base is not None and by_position:
+    if is_rotary(spec) and by_position:
         notes.append("Rotary positions: means over pairs; near tokens are more alike than far.")
         notes.append(f"Scores under rotary positions are drawn, with seed {SEED}.")
-    elif spec.rotary_base is not None:
+    elif is_rotary(spec):
         notes.append(
             "Rotary positions are not in the score variance: at beta sqrt(log T) > 1 "
             "collapse is slower than predicted."

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sigprop.core.arrays import Bools, Floats
+from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.errors import AssumptionError, require
-from sigprop.core.jobs.cache import Arrays
+from sigprop.core.jobs.cache import Arrays, job
 from sigprop.layers.activations import activation
+from sigprop.layers.attention.drawn_heads import DrawnStep, angles, rotated, softmax
+from sigprop.layers.attention.layer import Attention
 from sigprop.layers.mlp import Mlp
+from sigprop.layers.residual import Sequence
 from sigprop.layers.state import State
 from sigprop.model.inputs import allow_tokens
 from sigprop.model.spec import Transformer
+from sigprop.propagation.stack import (
+    any_norm,
+    attention_of,
+    first_norm,
+    iterate,
+    mlp_of,
+    ordered,
+    sublayers,
+)
 
 __all__ = ["context_of", "follow", "kernel_cell"]
 
-HOMOGENEOUS = ("relu", "linear")  # phi(a x) = a phi(x), a > 0
+UNSEEN = 1e-10  # of a token's variance: what its scores leave out
 
 
+@job("theory.kernel")
 def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) -> Arrays:
     """Follow one draw through the layers: the job of one seed.
 
@@ -41,13 +55,13 @@ def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) ->
     """
     rng = np.random.Generator(np.random.SFC64(seed))
     known = Transformer.from_dict(spec)
-    if known.norm == "post":
-        kernel = _Draw(known, rng).norm(kernel)
-    return follow([known] * known.depth, kernel, blocks, rng)
+    if first_norm(known) is not None:
+        kernel = _Draw(known, rng).norm(kernel).kernel
+    return follow(known.layers, kernel, blocks, rng)
 
 
 def follow(
-    specs: Sequence[Transformer], kernel: Floats, blocks: int, rng: np.random.Generator
+    specs: Items[Transformer], kernel: Floats, blocks: int, rng: np.random.Generator
 ) -> Arrays:
     """Follow one draw through blocks that may differ, from the kernel that the first one reads.
 
@@ -77,13 +91,12 @@ def follow(
     >>> follow([spec, cold], np.eye(4), 1, np.random.default_rng(0))["rho"].shape
     (3,)
     """
-    kernels, heads, draw = [_described(kernel, blocks)], [], None
-    for spec in specs:
-        if draw is None or draw.spec is not spec:
-            draw = _Draw(spec, rng)
-        kernel, attention = draw.block(kernel)
+    kernels, heads = [_described(kernel, blocks)], []
+    draws = {id(spec): _Draw(spec, rng) for spec in specs}
+    steps = iterate((kernel, np.zeros(3)), specs, lambda step, spec: draws[id(spec)].block(step[0]))
+    for behind, attention in steps:
         heads.append(attention)
-        kernels.append(_described(kernel, blocks))
+        kernels.append(_described(behind, blocks))
     out = {name: np.stack([k[name] for k in kernels]) for name in kernels[0]}
     names = ("y2", "overlap", "entropy")
     return out | dict(zip(names, np.stack(heads, axis=1), strict=True))
@@ -122,25 +135,50 @@ def context_of(spec: Transformer) -> int:
         raise AssumptionError("the kernel solver knows no identity parts")
     context = float(spec.context)
     allow_tokens("context", spec.context, context)
-    if spec.norm == "none" and spec.activation not in HOMOGENEOUS:
+    if any_norm(spec) is None and not activation(spec.activation).homogeneous:
         raise AssumptionError(
             f"without norms tokens have different variances, for which {spec.activation} has no "
-            f"dual here: use a norm, or one of {', '.join(HOMOGENEOUS)}"
+            f"dual here: use a norm, or relu or linear"
         )
-    _head_size(spec)
+    for layer in set(spec.layers):
+        _head_size(attention_of(layer))
     return int(context)
 
 
-def _head_size(spec: Transformer) -> int | None:
-    if spec.width is None:
-        if spec.rotary_base is not None:
+def _head_size(layer: Attention) -> int | None:
+    if layer.width is None:
+        if layer.rotary_base is not None:
             raise AssumptionError("rotary positions depend on the width of a head: give width")
         return None
-    size, rest = divmod(spec.width, spec.heads)
-    require(rest == 0, "heads", spec.heads, f"a divisor of width = {spec.width}")
-    even = spec.rotary_base is None or size % 2 == 0
-    require(even, "width", spec.width, "heads of even width under rotary positions")
+    size, rest = divmod(layer.width, layer.heads)
+    require(rest == 0, "heads", layer.heads, f"a divisor of width = {layer.width}")
+    even = layer.rotary_base is None or size % 2 == 0
+    require(even, "width", layer.width, "heads of even width under rotary positions")
     return size
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A layer on the matrix of all pairs."""
+
+    step: Callable[[Floats], DrawnStep]
+
+    def forward(self, kernel: Floats, place: None) -> DrawnStep:
+        return self.step(kernel)
+
+
+@dataclass(frozen=True)
+class _Residual:
+    """Residual sublayer on the matrix of all pairs (E13)."""
+
+    alpha: Number
+    branches: tuple[Any, ...]
+    width: float
+
+    def forward(self, kernel: Floats, place: None) -> DrawnStep:
+        steps = [branch.forward(kernel, place) for branch in self.branches]
+        out: Floats = sum((step.kernel for step in steps), float(self.alpha) ** 2 * kernel)
+        return DrawnStep(out, steps[0].attention)
 
 
 @dataclass(frozen=True)
@@ -150,43 +188,43 @@ class _Draw:
     spec: Transformer
     rng: np.random.Generator
 
-    def block(self, kernel: Floats) -> tuple[Floats, Floats]:
-        spec = self.spec
-        read = self.norm(kernel) if spec.norm == "pre" else kernel
-        branch, attention = self._attention(read)
-        kernel = float(spec.alpha_attn) ** 2 * kernel + branch
-        if spec.parallel:
-            return kernel + self._mlp(read), attention
-        read = kernel if spec.norm == "none" else self.norm(kernel)
-        skip = kernel if spec.norm == "pre" else read
-        kernel = float(spec.alpha_mlp) ** 2 * skip + self._mlp(read)
-        return (self.norm(kernel) if spec.norm == "post" else kernel), attention
+    @cached_property
+    def _heads(self) -> Attention:
+        return attention_of(self.spec)
 
-    def norm(self, kernel: Floats) -> Floats:
+    def block(self, kernel: Floats) -> tuple[Floats, Floats]:
+        """Kernel behind the block, and statistics of its attention."""
+        norm, layers = _Drawn(self.norm), (_Drawn(self._attention), _Drawn(self._mlp))
+        branches = sublayers(self.spec, norm, *layers)
+        whole: Any = Sequence(ordered(self.spec, norm, branches, _Residual))
+        step = whole.forward(kernel, None)
+        return step.kernel, step.attention
+
+    def norm(self, kernel: Floats) -> DrawnStep:
         """Norm of every token (E14)."""
         _alive(kernel)
-        return float(self.spec.norm_gain) ** 2 * _cosines(kernel)
+        return DrawnStep(float(self.spec.norm_gain) ** 2 * _cosines(kernel))
 
-    def _attention(self, kernel: Floats) -> tuple[Floats, Floats]:
+    def _attention(self, kernel: Floats) -> DrawnStep:
         """E25b, without the residual; with participation, overlap and entropy."""
-        spec, root = self.spec, _root(kernel)
+        layer, root = self._heads, _root(kernel)
         total, statistics = np.zeros_like(kernel), np.zeros(3)
         for scores in self._scores(root):
-            weights = self._softmax(scores)
+            weights = softmax(scores, self._seen)
             statistics += _statistics(weights)
-            if spec.attention == "centred":
+            if layer.centred:
                 weights -= self._uniform
             total += weights @ kernel @ weights.T
-        bias = 0.0 if spec.attention == "centred" else float(spec.sigma_b2)
-        branch = float(spec.sigma_o2) * (float(spec.sigma_v2) / spec.heads * total + bias)
-        return (branch + branch.T) / 2, statistics / spec.heads
+        bias = 0.0 if layer.centred else float(layer.sigma_b2)
+        branch = float(layer.sigma_o2) * (float(layer.sigma_v2) / layer.heads * total + bias)
+        return DrawnStep((branch + branch.T) / 2, statistics / layer.heads)
 
     def _scores(self, root: Floats) -> Iterator[Floats]:
         """Scores of every head (E1, E25b)."""
-        size = _head_size(self.spec)
-        scale = float(self.spec.beta) * math.sqrt(math.log(len(root)) / (size or 1))
-        for head in range(self.spec.heads):
-            if head % self.spec.heads_per_key == 0:
+        layer, size = self._heads, _head_size(self._heads)
+        scale = float(layer.beta) * math.sqrt(math.log(len(root)) / (size or 1))
+        for head in range(layer.heads):
+            if head % layer.heads_per_key == 0:
                 keys = root if size is None else self._keys(root, size)
             query = root @ self.rng.standard_normal((root.shape[1], keys.shape[1]))
             yield np.asarray(scale * (self._turned(query) @ keys.T))
@@ -194,7 +232,7 @@ class _Draw:
     def _keys(self, root: Floats, size: int) -> Floats:
         """Keys of one group of heads."""
         rank = root.shape[1]
-        if size >= rank and self.spec.rotary_base is None:
+        if size >= rank and self._angles is None:
             return np.asarray(root @ self._wishart_root(rank, size))
         return self._turned(root @ self.rng.standard_normal((rank, size)))
 
@@ -209,56 +247,35 @@ class _Draw:
         return root
 
     def _turned(self, y: Floats) -> Floats:
-        """Rotary positions: pairs of features turn with the position (theory.md 2d)."""
-        base = self.spec.rotary_base
-        if base is None:
-            return y
-        rates = base ** (-np.arange(0, y.shape[1], 2) / y.shape[1])
-        turn = np.exp(1j * np.arange(len(y))[:, None] * rates)
-        pairs = np.ascontiguousarray(y).view(np.complex128) * turn
-        return np.asarray(pairs.view(np.float64))
+        """Turn queries or keys by their positions (theory.md 2d)."""
+        return y if self._angles is None else rotated(y, self._angles)
 
     @cached_property
-    def _mask(self) -> Bools:
-        """Keys that a query sees: those before it, in its window, or both in the prefix."""
-        query, key = np.ogrid[: int(self.spec.context), : int(self.spec.context)]
-        window = math.inf if self.spec.window is None else self.spec.window
-        last = np.maximum(query, self.spec.prefix - 1)
-        return np.asarray((key <= last) & (key > query - window))
+    def _angles(self) -> Floats | None:
+        return angles(self._heads, int(self._heads.context))
+
+    @cached_property
+    def _seen(self) -> Bools:
+        return self._heads.seen(int(self._heads.context))
 
     @cached_property
     def _uniform(self) -> Floats:
         """Equal weights on all keys that a query sees (E11)."""
-        context = int(self.spec.context)
-        if not self.spec.causal:
-            return np.full((context, context), 1 / context)
-        return np.asarray(self._mask / self._mask.sum(axis=1, keepdims=True))
-
-    def _softmax(self, scores: Floats) -> Floats:
-        if self.spec.causal:
-            scores = np.where(self._mask, scores, -np.inf)
-        scores -= scores.max(axis=1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=1, keepdims=True)
-        return scores
+        return np.asarray(self._seen / self._seen.sum(axis=1, keepdims=True))
 
     @cached_property
     def _perceptron(self) -> Mlp:
-        spec = self.spec
-        unit = None if spec.norm == "none" else float(spec.norm_gain) ** 2
-        dual = activation(spec.activation)
-        scales = (float(spec.sigma_w1_2), float(spec.sigma_w2_2), float(spec.sigma_b2))
-        return Mlp(dual, *scales, spec.gated, unit)
+        return mlp_of(self.spec)
 
-    def _mlp(self, kernel: Floats) -> Floats:
+    def _mlp(self, kernel: Floats) -> DrawnStep:
         """MLP on every entry (E15)."""
-        if self.spec.norm == "none":
-            return self._homogeneous(kernel)
+        if any_norm(self.spec) is None:
+            return DrawnStep(self._homogeneous(kernel))
         q = float(self.spec.norm_gain) ** 2
         out = self._perceptron.at(State(q, np.maximum(q - kernel, 0.0)))
         branch = np.asarray(out.q - out.gap)
         np.fill_diagonal(branch, out.q)
-        return branch
+        return DrawnStep(branch)
 
     def _homogeneous(self, kernel: Floats) -> Floats:
         """MLP on tokens of different variances: phi(a x) = a phi(x) reduces them to one."""
@@ -293,14 +310,18 @@ def _cosines(kernel: Floats) -> Floats:
 def _root(kernel: Floats) -> Floats:
     """R with R R^T = K, by pivoted Cholesky: repeated tokens make K singular, which costs no rank.
 
-    It stops at the rounding error of the largest variance times T.
+    Rounding, which differs between processors, decides neither the order nor the rank, on which
+    all draws depend: of tokens that are equally far the earliest comes first, and the rank ends
+    where less than `UNSEEN` of the variance of every token is left, far above rounding.
     """
     from scipy.linalg.lapack import dpstrf
 
-    factor, pivots, rank, _ = dpstrf(kernel, lower=1)
+    earlier = np.linspace(1.0, 0.5, len(kernel))
+    cosines = _cosines(kernel) * np.outer(earlier, earlier)
+    factor, pivots, rank, _ = dpstrf(cosines, tol=UNSEEN / 4, lower=1)
     root = np.empty((len(kernel), rank))
     root[pivots - 1] = np.tril(factor)[:, :rank]
-    return root
+    return root * (np.sqrt(np.diagonal(kernel)) / earlier)[:, None]
 
 
 def _statistics(weights: Floats) -> Floats:

@@ -14,9 +14,7 @@ scores :math:`\sigma^2 R Z R^T`, Z of shape T x T.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from sigprop.core.arrays import Floats, Ints, finite_or_none
 from sigprop.core.checks import choice, count
 from sigprop.core.errors import require
 from sigprop.core.jobs.cache import Arrays, Job, gather
+from sigprop.core.jobs.execution import Execution, takes_execution
 from sigprop.model.inputs import TokenKernel, admit, read_kernel
 from sigprop.model.spec import Transformer
 from sigprop.propagation.drawn_layer import context_of, kernel_cell
@@ -214,6 +213,7 @@ def _sinusoidal(context: int) -> Floats:
     return np.asarray(features @ features.T / features.shape[1])
 
 
+@takes_execution
 @validated
 def solve(
     spec: Transformer,
@@ -222,10 +222,7 @@ def solve(
     draws: int = 8,
     blocks: int = 16,
     first_seed: int = 0,
-    workers: int = 1,
-    folder: Path | None = None,
-    progress: Callable[[int], None] | None = None,
-    scheduler: str | None = None,
+    execution: Execution | None = None,
 ) -> Solved:
     """Follow a token kernel through the layers, at infinite width.
 
@@ -243,8 +240,8 @@ def solve(
         Position blocks, in [1, T].
     first_seed : int
         Seeds are first_seed, first_seed + 1, ...
-    workers, folder, progress, scheduler
-        As in `sigprop.core.jobs.cache.gather`.
+    execution : Execution, optional
+        Processes, folder of finished draws, cluster, progress.
 
     Returns
     -------
@@ -261,7 +258,7 @@ def solve(
 
     Notes
     -----
-    theory.md E25b (new there). Exact at any T and head width for one draw's statistics; what
+    theory.md E25b. Exact at any T and head width for one draw's statistics; what
     is left is the sampling error, which is reported.
 
     Examples
@@ -274,7 +271,7 @@ def solve(
     """
     start = admit(kernel, context_of(spec))
     todo = _draws(spec, start.values, draws, blocks, first_seed)
-    return collect(gather(todo, folder, workers, progress, scheduler), start.moved)
+    return collect(gather(todo, execution), start.moved)
 
 
 @validated

@@ -13,20 +13,12 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Bools, Floats
 from sigprop.core.memory import allow
 from sigprop.layers.attention.exchangeable import valid
-from sigprop.layers.interface import Place, Step
-from sigprop.layers.state import State
+from sigprop.layers.interface import Step
+from sigprop.layers.state import State, scaled
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import geometry_of, require_theory
 from sigprop.propagation.points import chunks, part_of, parts_of_one_context
-from sigprop.propagation.stack import (
-    Block,
-    build_block,
-    distance_place,
-    exchangeable_place,
-    initial_state,
-    iterate,
-    position_place,
-)
+from sigprop.propagation.stack import Block, Stack, any_norm, build_stack, iterate
 
 __all__ = ["FinalStates", "sweep"]
 
@@ -95,11 +87,8 @@ def sweep(
     -------
     FinalStates
         Final states. Causal specs with norms are solved by position, rotary positions by distance,
-        from tables on coarse blocks that are built once for each context. Against `propagate`,
-        causal: overlap within 0.005 (where it grows from 0.02 to 0.97 in ten blocks; 0.001 at
-        slower growth) and relative entropy within 0.0005 (T = 128 to 1024, beta = 0.7 to 3, with
-        and without a window); with rotary positions 0.001 and 0.0015 (T = 40 to 512, beta = 1 to
-        3), under a mask as well 0.008 and 0.007.
+        from tables on coarse blocks that are built once for each context; notebooks/accuracy.md
+        has their distance from `propagate`.
 
     Raises
     ------
@@ -142,15 +131,18 @@ def _forward(step: Step, block: Block) -> Step:
 
 def _run(spec: Transformer, theory: str) -> tuple[State, Floats]:
     """Last state of exchangeable tokens, and the largest reduced inverse temperature."""
-    place = exchangeable_place(spec, theory, prod(spec.shape) * spec.depth)
-    block = build_block(spec, theory, place)
-    heat = np.zeros(spec.shape)
-    steps = iterate(Step(initial_state(spec)), [block] * spec.depth, _forward)
+    states = prod(spec.shape) * spec.depth
+    stack = build_stack(spec, "exchangeable", theory, states=states)
+    heat, steady = np.zeros(spec.shape), stack.blocks[0].steady
+    steps = iterate(Step(stack.initial(spec)), stack.blocks, _forward)
     with np.errstate(all="ignore"):  # what overflows or vanishes is masked in sweep
         for step in steps:
-            read = step.attention.scores.kernel
-            np.maximum(heat, read.gap if block.steady else read.q * read.gap, out=heat)
-        return step.kernel, spec.beta * np.sqrt(heat * read.q if block.steady else heat)
+            scores = step.attention.scores
+            read, cold = scores.kernel, 1.0 if spec.is_uniform else scores.beta * scores.beta
+            found = read.gap if steady else read.q * read.gap
+            np.maximum(heat, scaled(found, cold), out=heat)
+        beta = spec.beta if spec.is_uniform else 1.0
+        return step.kernel, beta * np.sqrt(heat * read.q if steady else heat)
 
 
 def _resolved(spec: Transformer, kind: str, progress: Callable[[int], None] | None) -> FinalStates:
@@ -159,11 +151,9 @@ def _resolved(spec: Transformer, kind: str, progress: Callable[[int], None] | No
     tops = _tops(spec)
     out = np.empty((4, prod(spec.shape)))
     for index, part in parts_of_one_context(spec, tail, TOGETHER):
-        place = (position_place if kind == "position" else distance_place)(
-            part, top=tops[int(np.max(part.context))]
-        )
+        stack = build_stack(part, kind, top=tops[int(np.max(part.context))])
         with np.errstate(all="ignore"):  # what overflows or vanishes is masked
-            out[:, index] = _rows(part, place)
+            out[:, index] = _rows(part, stack)
         if progress is not None:
             progress(np.size(index))
     q, deficit, heat, entropy = out.reshape(4, *spec.shape)
@@ -172,24 +162,24 @@ def _resolved(spec: Transformer, kind: str, progress: Callable[[int], None] | No
 
 def _tops(spec: Transformer) -> dict[int, float]:
     """Largest score deviation that the table of each context must hold."""
-    context, level = np.broadcast_arrays(spec.context, np.square(spec.norm_gain) * spec.beta)
+    beta = np.max([np.broadcast_to(layer.beta, spec.shape) for layer in set(spec.layers)], axis=0)
+    context, level = np.broadcast_arrays(spec.context, np.square(spec.norm_gain) * beta)
     out = {}
     for one in np.unique(context).astype(int).tolist():
         sigma = ROOM * np.max(level[context == one]) * np.sqrt(np.log(one))
-        known = () if spec.norm == "none" else TOPS
+        known = () if any_norm(spec) is None else TOPS
         out[one] = next((t for t in known if t >= sigma), TOPS[-1])
     return out
 
 
-def _rows(spec: Transformer, place: Place) -> Floats:
+def _rows(spec: Transformer, stack: Stack) -> Floats:
     """Rows q, overlap deficit, largest reduced inverse temperature and smallest entropy ratio."""
-    geometry: Any = place.geometry
-    block = build_block(spec, place=place)
-    start = initial_state(spec, place)
+    geometry: Any = stack.place.geometry
+    start = stack.initial(spec)
     count = len(np.asarray(start.gap))
     heat, cold, good = np.zeros(count), np.full(count, np.inf), np.ones(count, dtype=bool)
     edge = TOPS[-1] / np.sqrt(np.log(spec.context))
-    for step in iterate(Step(start), [block] * spec.depth, _forward):
+    for step in iterate(Step(start), stack.blocks, _forward):
         heat = np.maximum(heat, step.attention.reduced_beta)
         cold = np.minimum(cold, step.attention.entropy_ratio)
         good &= geometry.is_valid(step.kernel) & (heat <= edge)

@@ -2,30 +2,17 @@ r"""Gradients and bands where positions matter: causal masks and rotary codes (E
 
 *Gradients* are sampled (`sigprop.propagation.gradients.sampled`), with their standard errors.
 
-*Bands* are carried along the trajectory of `propagate`, position by position. What networks differ
-in is the squared norm of the mean of T tokens, :math:`P = 1 - x (1 - 1/T)` of q, which random
-tokens have too; it moves the overlap deficit x of a pair by a multiple of x P. A block maps this
-change of its input into one of the mean deficit of its output; the slope is taken from the resolved
-map itself, by a step that lowers the gaps and is a fixed part of the largest change that P admits,
-and the block adds noise to log P, as one block of exchangeable tokens does
-(`sigprop.propagation.finite_width.bands`) of the same overlap, variance and mean score deviation,
-entered without any:
+*Bands* are carried along the trajectory of `propagate`, position by position. The mode of the
+kernel in which networks differ is the squared norm of the mean of T tokens,
+:math:`P = 1 - x (1 - 1/T)` of q, which moves the overlap deficit x of a pair by a multiple of x P;
+the slope of a block is that of the map of the geometry along it, its noise :math:`n_l` that of a
+block of exchangeable tokens (`sigprop.propagation.finite_width.bands`):
 
 .. math:: \mathrm{var}\,\rho_{l+1} = \Big(\frac{dx_{l+1}}{dx_l}\Big)^2 \mathrm{var}\,\rho_l + n_l .
 
-The shift of the mean at finite width is carried the same way. Under a mask the block's noise in the
-mean :math:`Y_2` counts positions: the temperature of the heads acts on all of them, and those of
-two queries of n and n' keys vary together as far as they share keys and scores, in proportion
-
-.. math:: \frac{(O - n_\cap/(n n'))^2}{(Y_2 - 1/n)(Y_2' - 1/n')} \frac{\sqrt{n n'}}{n_\cap}\,,
-
-which is exact for small s.
-
-Approximate: one mode of the kernel, and noise of exchangeable tokens. Coverage of rho by the
-central 90 % band, by depth thirds, from iid tokens, over 32 random stacks (half causal, half
-rotary, some with windows or both; 6 to 12 blocks, T = 64 to 160, heads 64 to 128 wide with keys of
-their own, 64 networks each): 87 % in each third; in single stacks 56 to 98 %, least where
-attention's overlap of narrow heads (E12b) shifts the mean.
+The shift of the mean is carried the same way (E26g). Under a mask the noise of the mean :math:`Y_2`
+counts positions (E26h). Approximation: one mode of the kernel, and noise of exchangeable tokens;
+the mean lacks what E12b does to the overlap of heads. Measured: notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -42,13 +29,14 @@ from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.statistics import Finite, participation_variance
-from sigprop.layers.interface import Place, Step
+from sigprop.layers.interface import Step
 from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import (
     MAX_SAMPLED,
     TheoryError,
     geometry_of,
+    has_positions,
     refusal,
     require_theory,
 )
@@ -60,13 +48,7 @@ from sigprop.propagation.gradients.sampled import VANISHES, sampled_gradients
 from sigprop.propagation.points import singles
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
-from sigprop.propagation.stack import (
-    build_block,
-    distance_place,
-    initial_state,
-    iterate,
-    position_place,
-)
+from sigprop.propagation.stack import Stack, build_stack, iterate
 
 __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
@@ -98,7 +80,7 @@ def is_sampled(spec: Transformer) -> bool:
     >>> is_sampled(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     False
     """
-    return spec.causal or spec.rotary_base is not None
+    return has_positions(spec)
 
 
 @validated
@@ -244,7 +226,7 @@ def bands(spec: Transformer) -> Trajectory:
 
     Notes
     -----
-    theory.md section 7 (E26).
+    theory.md section 7: E26a-E26h.
 
     Examples
     --------
@@ -328,20 +310,21 @@ def _common(deficits: Floats, context: float) -> Floats:
 
 
 def _slopes(
-    spec: Transformer, place: Place, averages: Callable[[dict[str, Floats]], Floats]
+    spec: Transformer, stack: Stack, averages: Callable[[dict[str, Floats]], Floats]
 ) -> tuple[list[_Slopes], list[dict[str, Floats]]]:
     """Apply every block to its input and to the same with more in common (`_common`).
 
     `averages` finds the mean participation and entropy of what attention did. Beside the slopes,
     what it did at the inputs themselves.
     """
-    geometry, blocks = place.geometry, [build_block(spec, place=place)] * spec.depth
+    geometry: Any = stack.place.geometry
     out, seen = [], []
-    before = initial_state(spec, place)
-    for step in iterate(Step(before), blocks, lambda s, b: b.forward(s.kernel)):
+    before = stack.initial(spec)
+    steps = iterate(Step(before), stack.blocks, lambda s, b: b.forward(s.kernel))
+    for block, step in zip(stack.blocks, steps, strict=True):
         lower = NUDGE * _common(geometry.deficits(before), float(spec.context))
         near = State(before.q, np.asarray(before.gap) * (1 - lower))
-        moved = blocks[0].forward(near)
+        moved = block.forward(near)
         entered = geometry.deficit(near) - geometry.deficit(before)
         rows = [
             np.array([geometry.deficit(one.kernel), *averages(one.attention.columns())])
@@ -354,14 +337,15 @@ def _slopes(
 
 
 def _by_position(spec: Transformer, base: Trajectory) -> list[_Slopes]:
-    place = position_place(spec, COARSE)
-    layout = place.geometry.layout
+    stack = build_stack(spec, "position", resolution=COARSE)
+    geometry: Any = stack.place.geometry
+    layout = geometry.layout
 
     def averages(columns: dict[str, Floats]) -> Floats:
         rows = np.stack([columns["excess"], -columns["deficit"]])
         return np.asarray(rows @ layout.size / layout.edges[-1])
 
-    slopes, seen = _slopes(spec, place, averages)
+    slopes, seen = _slopes(spec, stack, averages)
     rho = 1 - base.gap / base.q
     return [
         slope._replace(own=_own_y2(spec, layout, one, max(float(r), 0.0)))
@@ -372,8 +356,7 @@ def _by_position(spec: Transformer, base: Trajectory) -> list[_Slopes]:
 def _own_y2(spec: Transformer, layout: Layout, seen: dict[str, Floats], rho: float) -> float:
     """Variance of the mean Y_2 of given tokens: keys that queries share, and heads' temperature.
 
-    Y_2 of two queries varies together as far as their scores and their keys are the same; see the
-    module's docstring.
+    Y_2 of two queries varies together as far as their scores and their keys are the same (E26h).
     """
     assert spec.width is not None
     many, sizes = layout.centres.count >= 2, layout.size.astype(np.float64)
@@ -398,5 +381,5 @@ def _own_y2(spec: Transformer, layout: Layout, seen: dict[str, Floats], rho: flo
 
 
 def _by_distance(spec: Transformer, base: Trajectory) -> list[_Slopes]:
-    place = distance_place(spec)
-    return _slopes(spec, place, lambda columns: np.stack([columns["y2"], columns["entropy"]]))[0]
+    stack = build_stack(spec, "distance")
+    return _slopes(spec, stack, lambda columns: np.stack([columns["y2"], columns["entropy"]]))[0]

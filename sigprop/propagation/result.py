@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints, finite_or_none
+from sigprop.core.export import Exported
 from sigprop.propagation.causal import Positions
 from sigprop.propagation.rotary import ByDistance
 
@@ -15,7 +16,7 @@ __all__ = ["Trajectory"]
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Exported):
     r"""Token kernel and attention statistics, layer by layer.
 
     Entries after the end of a trajectory (see `ended`) are NaN in arrays of specs and absent in a
@@ -59,6 +60,13 @@ class Trajectory:
     >>> round(float(propagate(spec).rho[-1]), 4) > 0.99
     True
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
+        **dict.fromkeys(("q", "gap", "rho", "rho_std", "crowding"), ("layer",)),
+        **dict.fromkeys(("y2", "overlap", "entropy", "entropy_ratio"), ("block",)),
+        **dict.fromkeys(("score_std", "reduced_beta", "y2_std", "entropy_std"), ("block",)),
+        "kernel_blocks": ("layer", "range", "other_range"),
+    }
 
     layer: Ints
     q: Floats

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Ints, finite_or_none
+from sigprop.core.export import Exported
 from sigprop.layers.attention.by_distance import DistanceGeometry
 from sigprop.layers.attention.statistics.correlated_scores import SEED
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import geometry_of, refusal
 from sigprop.propagation.run import Run, solve
-from sigprop.propagation.stack import build_blocks, distance_place, initial_state
+from sigprop.propagation.stack import build_stack
 
 __all__ = ["ByDistance", "by_distance", "distances_of"]
 
@@ -22,7 +23,7 @@ SHOWN = ("edges", "gap_ratio", "y2_error", "seed")
 
 
 @dataclass(frozen=True)
-class ByDistance:
+class ByDistance(Exported):
     """Token kernel by distance and attention, layer by layer, under rotary positions.
 
     Attributes
@@ -53,6 +54,13 @@ class ByDistance:
     >>> bool(rho[0] > rho[-1])  # near tokens grow alike first
     True
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "q": ("layer",),
+        "gap_ratio": ("layer", "distance"),
+        "gap_ratio_mean": ("layer",),
+        **dict.fromkeys(("y2", "overlap", "entropy", "score_std", "y2_error"), ("block",)),
+    }
 
     edges: Ints
     q: Floats
@@ -109,8 +117,7 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
 
     Notes
     -----
-    theory.md 2d (new there); the map's derivation and the size of its approximations are in
-    `sigprop.layers.attention.by_distance`.
+    theory.md 2d: E2r, E9r, E10r.
 
     Examples
     --------
@@ -123,9 +130,8 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
     """
     if geometry_of(spec) != "distance" or spec.shape:
         raise refusal("no rotary positions that are resolved", "by_distance")
-    place = distance_place(spec)
-    blocks = build_blocks(spec, beta_by_layer=beta_by_layer, place=place)
-    return distances_of(place.geometry, solve(blocks, initial_state(spec, place)))
+    stack = build_stack(spec, "distance", beta_by_layer=beta_by_layer)
+    return distances_of(stack.place.geometry, solve(stack, stack.initial(spec)))
 
 
 def distances_of(geometry: DistanceGeometry, run: Run) -> ByDistance:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from sigprop.core.arrays import Bools, Floats, Ints
 from sigprop.layers.interface import Step
 from sigprop.layers.state import State
 from sigprop.propagation.capabilities import refusal
-from sigprop.propagation.stack import Block, iterate
+from sigprop.propagation.stack import Block, Stack, iterate
 
 __all__ = ["Run", "solve"]
 
@@ -44,12 +43,12 @@ class Run(NamedTuple):
         return np.asarray(np.cumprod(self.good, axis=0).sum(axis=0) - 1)
 
 
-def solve(blocks: Sequence[Block], start: State, shape: tuple[int, ...] = ()) -> Run:
+def solve(stack: Stack, start: State, shape: tuple[int, ...] = ()) -> Run:
     """Apply the blocks of a stack, up to the last layer at which any kernel is valid.
 
     Parameters
     ----------
-    blocks : sequence of Block
+    stack : Stack
         The blocks, in order of depth.
     start : State
         What enters the first; leading axes are many stacks.
@@ -70,13 +69,14 @@ def solve(blocks: Sequence[Block], start: State, shape: tuple[int, ...] = ()) ->
     Examples
     --------
     >>> from sigprop import Transformer
-    >>> from sigprop.propagation.stack import build_blocks, initial_state
+    >>> from sigprop.propagation.stack import build_stack
     >>> from sigprop.propagation.run import solve
     >>> spec = Transformer(depth=3, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> int(solve(build_blocks(spec), initial_state(spec)).ended)
+    >>> stack = build_stack(spec)
+    >>> int(solve(stack, stack.initial(spec)).ended)
     3
     """
-    geometry = blocks[0].place.geometry
+    geometry = stack.place.geometry
     kernels, rows, good = [start], [], [np.asarray(geometry.is_valid(start))]
 
     def step(last: Step, block: Block) -> Step:
@@ -88,7 +88,7 @@ def solve(blocks: Sequence[Block], start: State, shape: tuple[int, ...] = ()) ->
         return found
 
     with np.errstate(all="ignore"):  # what overflows or vanishes ends the loop
-        for found in iterate(Step(start), blocks, step):
+        for found in iterate(Step(start), stack.blocks, step):
             if not (shape or good[-1]):
                 good.pop()
                 break

@@ -14,21 +14,14 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.core.memory import allow
-from sigprop.layers.interface import Place
 from sigprop.model.spec import Transformer
-from sigprop.propagation.capabilities import geometry_of, require_theory
+from sigprop.propagation.capabilities import geometry_of, has_positions, require_theory
 from sigprop.propagation.causal import MAX_BLOCKS
 from sigprop.propagation.described import from_distances, from_positions, from_states, reason_of
 from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.run import Run, solve
-from sigprop.propagation.stack import (
-    build_blocks,
-    distance_place,
-    initial_state,
-    layer_betas,
-    position_place,
-)
+from sigprop.propagation.stack import Stack, build_stack, layer_betas
 
 __all__ = ["propagate", "whose"]
 
@@ -85,7 +78,8 @@ def propagate(
 
     Notes
     -----
-    theory.md sections 2-4 (E1-E17); Giorlandino & Goldt, arXiv 2505.24333, in the limit.
+    theory.md sections 2-4 (E1-E17); Giorlandino & Goldt, arXiv 2505.24333, in the limit. Distance
+    from random networks: notebooks/accuracy.md.
 
     Examples
     --------
@@ -115,30 +109,27 @@ def _exchangeable(spec: Transformer, theory: str, beta_by_layer: ArrayLike | Non
     """Trajectory of exchangeable tokens; of a causal spec, of its last ones."""
     size = prod(spec.shape)
     allow(size * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
-    layers = build_blocks(spec, theory, beta_by_layer)
-    run = solve(layers, initial_state(spec), spec.shape)
-    return from_states(spec, theory, run, layers[0].place)
+    stack = build_stack(spec, "exchangeable", theory, beta_by_layer)
+    run = solve(stack, stack.initial(spec), spec.shape)
+    return from_states(spec, theory, run, stack.place)
 
 
 def _resolved(
     spec: Transformer, kind: str, beta_by_layer: ArrayLike | None, blocks: int | None
 ) -> Trajectory:
     """Trajectory of stacks of one context, their parameters shaped for the geometry."""
+    stack = build_stack(spec, kind, beta_by_layer=beta_by_layer, ranges=blocks)
+    place: Any = stack.place
     if kind == "distance":
-        place = distance_place(spec)
-        run = _run(spec, place, beta_by_layer)
-        found = from_distances(spec, run, place)
+        found = from_distances(spec, _run(spec, stack), place)
         return found if blocks is None else replace(found, kernel_blocks=_even(spec, found, blocks))
-    place = position_place(spec, blocks=blocks)
     size = len(place.geometry.layout.size)
     allow(8 * (spec.depth + 1) * 4 * size**2, "depth", spec.depth, "fewer layers or blocks")
-    run = _run(spec, place, beta_by_layer)
-    return from_positions(spec, run, place, blocks)
+    return from_positions(spec, _run(spec, stack), place, blocks)
 
 
-def _run(spec: Transformer, place: Place, beta_by_layer: ArrayLike | None) -> Run:
-    blocks = build_blocks(spec, beta_by_layer=beta_by_layer, place=place)
-    return solve(blocks, initial_state(spec, place), spec.shape[:1])
+def _run(spec: Transformer, stack: Stack) -> Run:
+    return solve(stack, stack.initial(spec), spec.shape[:1])
 
 
 def _together(
@@ -188,8 +179,7 @@ def whose(spec: Transformer) -> str:
     >>> whose(Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0))
     'all tokens'
     """
-    alike = not spec.causal and spec.rotary_base is None
-    return "all tokens" if alike else "late tokens without mask or rotation"
+    return "all tokens" if not has_positions(spec) else "late tokens without mask or rotation"
 
 
 def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,9 +19,9 @@ from sigprop.layers.attention.distance_grid import make_distances, make_field
 from sigprop.layers.attention.exchangeable import Exchangeable
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_picks
-from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.position_grid import Layout, make_layout
 from sigprop.layers.attention.query_statistics import Exact
-from sigprop.layers.attention.query_tables import tabulated
+from sigprop.layers.attention.query_tables import coarse_layout, tabulated
 from sigprop.layers.attention.statistics import Finite, Limit, Statistics
 from sigprop.layers.attention.statistics.profile import along_line
 from sigprop.layers.attention.statistics.self_biased import Favoured
@@ -35,17 +36,21 @@ from sigprop.propagation.capabilities import require_theory
 
 __all__ = [
     "Block",
+    "Stack",
+    "any_norm",
+    "at_beta",
+    "attention_of",
     "build_block",
-    "build_blocks",
-    "distance_place",
+    "build_stack",
     "exchangeable_place",
     "first_norm",
     "initial_state",
     "iterate",
     "layer_betas",
+    "mlp_of",
     "ordered",
-    "position_place",
     "rem_of",
+    "sublayers",
 ]
 
 Value = TypeVar("Value")
@@ -221,6 +226,11 @@ def initial_state(spec: Transformer, place: Place | None = None) -> State:
     return state
 
 
+def any_norm(spec: Transformer) -> Norm | None:
+    """Norm of every sublayer, if there is one."""
+    return None if spec.norm == "none" else Norm(spec.norm_gain)
+
+
 def first_norm(spec: Transformer) -> Norm | None:
     """Norm before the first block, of a post-norm stack."""
     return Norm(spec.norm_gain) if spec.norm == "post" else None
@@ -234,7 +244,7 @@ def rem_of(spec: Transformer, theory: str = "finite") -> Statistics:
     spec : Transformer
         The description; an infinite context asks for the limit.
     theory : {"finite", "limit"}
-        The limit may be asked for at any context.
+        Exact at the context length, or the published limit of infinite context.
 
     Returns
     -------
@@ -293,77 +303,154 @@ def exchangeable_place(spec: Transformer, theory: str = "finite", states: int = 
     return Place(Exchangeable(spec.context), rem)
 
 
-def position_place(
-    spec: Transformer, resolution: int = 96, blocks: int | None = None, top: float | None = None
-) -> Place:
-    """Where blocks act whose tokens are told apart by position.
+def mask_of(spec: Transformer) -> tuple[float, int]:
+    """Window and prefix of a layer; a bidirectional one is all prefix."""
+    if not spec.causal:
+        return np.inf, int(np.max(spec.context))
+    return np.inf if spec.window is None else float(spec.window), spec.prefix
+
+
+class Stack(NamedTuple):
+    """Blocks of a spec, and the geometry that describes the kernels between them.
+
+    Attributes
+    ----------
+    blocks : list of Block
+        In order of depth; each has its own mask and rotation.
+    place : Place
+        Geometry of the kernels, under the mask that lets most pass, with statistics of one block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import build_stack
+    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
+    >>> float(build_stack(spec).initial(spec).gap)
+    0.75
+    """
+
+    blocks: list[Block]
+    place: Place
+
+    def initial(self, spec: Transformer) -> State:
+        """Kernel that enters the first block."""
+        return initial_state(spec, self.place)
+
+
+def build_stack(
+    spec: Transformer,
+    kind: str = "exchangeable",
+    theory: str = "finite",
+    beta_by_layer: ArrayLike | None = None,
+    *,
+    states: int = 1,
+    resolution: int = 96,
+    ranges: int | None = None,
+    top: float | None = None,
+) -> Stack:
+    """Blocks of a spec in a geometry.
 
     Parameters
     ----------
     spec : Transformer
-        A description of one context.
+        The description; of one context where tokens are told apart.
+    kind : {"exchangeable", "position", "distance"}
+        Which pairs of tokens are told apart.
+    theory : {"finite", "limit"}
+        Exact at the context length, or the published limit of infinite context.
+    beta_by_layer : array_like, shape (L, ...), optional
+        Inverse temperature of each block, in place of that of the spec.
+    states : int
+        How many states a block of exchangeable tokens will be applied to; many make it worth
+        preparing profiles.
     resolution : int
         About how many blocks of positions carry the kernel.
-    blocks : int, optional
+    ranges : int, optional
         Number of equal ranges of positions whose ends must be ends of blocks.
     top : float, optional
-        Largest score deviation of a table that takes the place of quadratures, on coarse blocks.
+        Largest score deviation of tables that take the place of quadratures and draws, on coarse
+        blocks of positions.
 
     Returns
     -------
-    Place
-        Geometry and statistics.
+    Stack
+        The blocks.
+
+    Raises
+    ------
+    DomainError
+        If `beta_by_layer` has the wrong length.
 
     Examples
     --------
     >>> from sigprop import Transformer
-    >>> from sigprop.propagation.stack import position_place
-    >>> spec = Transformer(depth=1, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> position_place(spec).geometry.tokens
-    64
+    >>> from sigprop.propagation.stack import build_stack
+    >>> spec = Transformer(depth=2, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=2, rho0=0,
+    ...                    pattern=[{"window": 4}, {}])
+    >>> stack = build_stack(spec, "position")
+    >>> [block.place.geometry.layout.window for block in stack.blocks]
+    [4.0, inf]
     """
-    context = int(np.max(spec.context))
-    window = np.inf if spec.window is None else float(spec.window)
-    if top is not None:
-        table = tabulated(context, top, window, spec.prefix, spec.head_width, spec.rotary_base)
-        return Place(PositionGeometry(table.layout), table)
-    cuts = np.empty(0)
-    if blocks is not None:
-        cuts = np.round(np.linspace(0, context, blocks + 1))
-    layout = make_layout(context, resolution, window, spec.prefix, cuts.astype(np.int64))
-    return Place(PositionGeometry(layout), Exact(layout, spec.head_width, spec.rotary_base))
+    layers = spec.layers
+    if beta_by_layer is not None:
+        betas = layer_betas(spec, beta_by_layer)
+        layers = tuple(one.replace(beta=beta) for one, beta in zip(layers, betas, strict=True))
+    place = None
+    if kind == "position":
+        place_of, place = _by_position(layers, resolution, ranges, top)
+    elif kind == "distance":
+        place_of = partial(_by_distance, top=top)
+    else:
+        place_of = partial(exchangeable_place, theory=theory, states=states)
+    made: dict[int, Block] = {}
+    for layer in layers:
+        if id(layer) not in made:
+            made[id(layer)] = build_block(layer, theory, place_of(layer))
+    blocks = [made[id(layer)] for layer in layers]
+    return Stack(blocks, place or blocks[0].place)
 
 
-def distance_place(spec: Transformer, top: float | None = None) -> Place:
-    """Where blocks act whose tokens are told apart by distance.
+def _by_position(
+    layers: tuple[Transformer, ...], resolution: int, ranges: int | None, top: float | None
+) -> tuple[Callable[[Transformer], Place], Place]:
+    """Where each layer acts, on blocks of positions that suit all masks; and the widest mask."""
+    context, masks = int(np.max(layers[0].context)), {mask_of(layer) for layer in layers}
+    cuts = np.empty(0) if ranges is None else np.round(np.linspace(0, context, ranges + 1))
+    make = coarse_layout if top is not None else partial(make_layout, resolution=resolution)
+    parts = [make(context, window=w, prefix=p, cuts=cuts.astype(np.int64)).edges for w, p in masks]
+    edges = tuple(np.unique(np.concatenate(parts)).tolist())
 
-    Parameters
-    ----------
-    spec : Transformer
-        A description of one context, with rotary positions.
-    top : float, optional
-        Largest score deviation of a table that takes the place of draws.
+    @cache
+    def placed(window: float, prefix: int, width: float | None, base: float | None) -> Place:
+        if top is not None:
+            table = tabulated(context, top, window, prefix, width, base, edges)
+            return Place(PositionGeometry(table.layout), table)
+        layout = Layout(np.array(edges), window, prefix)
+        return Place(PositionGeometry(layout), Exact(layout, width, base))
 
-    Returns
-    -------
-    Place
-        Geometry and statistics.
+    def place_of(layer: Transformer) -> Place:
+        return placed(*mask_of(layer), layer.head_width, layer.rotary_base)
 
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagation.stack import distance_place
-    >>> spec = Transformer(depth=1, context=8, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=2,
-    ...                    rho0=0)
-    >>> distance_place(spec).geometry.distances.edges.tolist()
-    [0, 1, 2, 4, 7]
-    """
-    context, base, width = int(np.max(spec.context)), float(spec.rotary_base or 1), spec.head_width
+    window, prefix = (max(part) for part in zip(*masks, strict=True))
+    return place_of, placed(window, prefix, layers[0].head_width, layers[0].rotary_base)
+
+
+@lru_cache(16)
+def _distance_place(
+    context: int, base: float | None, width: float | None, top: float | None
+) -> Place:
+    """Geometry by distance with draws, or tables of them."""
     distances = make_distances(context, base, width)
     geometry = DistanceGeometry(distances, context)
     if top is not None:
         return Place(geometry, tabulated_picks(context, base, width, top))
     return Place(geometry, Drawn(distances, make_field(context, base, width)))
+
+
+def _by_distance(layer: Transformer, top: float | None) -> Place:
+    """Where a layer acts whose tokens are told apart by distance."""
+    base = None if layer.rotary_base is None else float(layer.rotary_base)
+    return _distance_place(int(np.max(layer.context)), base, layer.head_width, top)
 
 
 def build_block(spec: Transformer, theory: str = "finite", place: Place | None = None) -> Block:
@@ -393,32 +480,73 @@ def build_block(spec: Transformer, theory: str = "finite", place: Place | None =
     """
     if place is None:
         place = exchangeable_place(spec, theory)
-    norm = None if spec.norm == "none" else Norm(spec.norm_gain)
-    return assembled(spec, norm, _attention(spec), _mlp(spec), place)
+    return assembled(spec, any_norm(spec), attention_of(spec), mlp_of(spec), place)
+
+
+def at_beta(spec: Transformer, block: Block, beta: Number) -> Block:
+    """Block at another inverse temperature, which may be beyond those of specs."""
+    attention = replace(block.attention, beta=beta)
+    return assembled(spec, any_norm(spec), attention, block.mlp, block.place)
 
 
 def assembled(
     spec: Transformer, norm: Norm | None, attention: Any, mlp: Any, place: Place
 ) -> Block:
     """Block of given layers."""
+    branches = sublayers(spec, norm, attention, mlp)
+    return Block(ordered(spec, norm, branches), *branches, place)
+
+
+def sublayers(spec: Transformer, norm: Any, attention: Any, mlp: Any) -> tuple[Sublayer, Sublayer]:
+    """Branches of attention and MLP, behind a norm each in a pre-norm block."""
     before = norm if spec.norm == "pre" else None
-    first, second = Sublayer(before, attention), Sublayer(before, mlp)
-    return Block(ordered(spec, norm, first, second), first, second, place)
+    return Sublayer(before, attention), Sublayer(before, mlp)
 
 
 def ordered(
-    spec: Transformer, norm: Layer | None, attention: Sublayer, mlp: Sublayer
-) -> tuple[Layer, ...]:
-    """Order of layers: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, no norm."""
-    after = (norm,) if norm is not None and spec.norm == "post" else ()
+    spec: Transformer,
+    norm: Any,
+    branches: tuple[Sublayer, Sublayer],
+    residual: Callable[..., Any] = Residual,
+) -> tuple[Any, ...]:
+    """Order of layers: post-norm `LN(alpha x + f(x))`, pre-norm `alpha x + f(LN(x))`, no norm.
+
+    Parameters
+    ----------
+    spec : Transformer
+        The description.
+    norm : Layer or None
+        The norm.
+    branches : tuple of Sublayer
+        Attention and MLP, as of `sublayers`.
+    residual : callable
+        Makes a residual sublayer from its strength, its branches and the width of the stream.
+
+    Returns
+    -------
+    tuple of Layer
+        The layers of one block.
+
+    Examples
+    --------
+    >>> from sigprop import Transformer
+    >>> from sigprop.propagation.stack import ordered
+    >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre",
+    ...                    parallel=True)
+    >>> ordered(spec, "norm", ("attention", "mlp"), lambda alpha, branches, width: branches)
+    (('attention', 'mlp'),)
+    """
+    after = (norm,) if spec.norm == "post" else ()
     width = np.inf if spec.width is None else float(spec.width)
     if spec.parallel:
-        return (Residual(spec.alpha_attn, (attention, mlp), width),)
-    first = Residual(spec.alpha_attn, (attention,), width)
-    return (first, *after, Residual(spec.alpha_mlp, (mlp,), width), *after)
+        return (residual(spec.alpha_attn, branches, width),)
+    first, second = branches
+    attend = residual(spec.alpha_attn, (first,), width)
+    return (attend, *after, residual(spec.alpha_mlp, (second,), width), *after)
 
 
-def _attention(spec: Transformer) -> Attention:
+def attention_of(spec: Transformer) -> Attention:
+    """Attention layer of a spec."""
     window = np.inf if spec.window is None else float(spec.window)
     return Attention(
         beta=_temperature(spec),
@@ -436,7 +564,8 @@ def _attention(spec: Transformer) -> Attention:
     )
 
 
-def _mlp(spec: Transformer) -> Mlp:
+def mlp_of(spec: Transformer) -> Mlp:
+    """MLP of a spec."""
     return Mlp(
         activation(spec.activation),
         spec.sigma_w1_2,
@@ -450,54 +579,15 @@ def _mlp(spec: Transformer) -> Mlp:
 
 
 def _temperature(spec: Transformer) -> Number:
-    r"""Inverse temperature of all random scores, :math:`\beta^2 + \gamma^2 \log T/d`.
+    r"""Inverse temperature of all random scores, :math:`\beta^2 + \gamma^2 \log T/d` (E3b).
 
     At finite width the identity part of queries and keys adds gamma log T x_t.x_s/d to a score,
-    whose spread over keys is that of a random part (new here).
+    whose spread over keys is that of a random part.
     """
     if spec.width is None or not np.any(spec.identity):
         return spec.beta
     share = np.square(spec.identity) * np.log(spec.context) / spec.width
     return np.asarray(np.sqrt(np.square(spec.beta) + share))
-
-
-def build_blocks(
-    spec: Transformer,
-    theory: str = "finite",
-    beta_by_layer: ArrayLike | None = None,
-    place: Place | None = None,
-) -> list[Block]:
-    """Block of each layer.
-
-    Parameters
-    ----------
-    spec, theory, place
-        As in `build_block`.
-    beta_by_layer : array_like, shape (L, ...), optional
-        Inverse temperature of each block, in place of `spec.beta`.
-
-    Returns
-    -------
-    list of Block
-        In order of depth.
-
-    Raises
-    ------
-    DomainError
-        If `beta_by_layer` has the wrong length.
-
-    Examples
-    --------
-    >>> from sigprop import Transformer
-    >>> from sigprop.propagation.stack import build_blocks
-    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> [float(block.attention.beta) for block in build_blocks(spec, beta_by_layer=[1, 2])]
-    [1.0, 2.0]
-    """
-    if beta_by_layer is None:
-        return [build_block(spec, theory, place)] * spec.depth
-    betas = layer_betas(spec, beta_by_layer)
-    return [build_block(spec.replace(beta=beta), theory, place) for beta in betas]
 
 
 def layer_betas(spec: Transformer, beta_by_layer: ArrayLike) -> Floats:
@@ -506,4 +596,9 @@ def layer_betas(spec: Transformer, beta_by_layer: ArrayLike) -> Floats:
     if betas.shape[:1] != (spec.depth,):
         raise DomainError("beta_by_layer", betas.shape, f"a first axis of length {spec.depth}")
     require(np.isfinite(betas), "beta_by_layer", betas, "numbers in [0, 1000]")
+    points = betas.shape[1:]
+    fits = len(points) <= len(spec.shape) and all(
+        own in (1, whole) for own, whole in zip(points[::-1], spec.shape[::-1], strict=False)
+    )
+    require(fits, "beta_by_layer", betas.shape, f"({spec.depth},) before axes of the spec's shape")
     return betas

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -48,14 +48,15 @@ def check(spec: Transformer) -> None:
     """
     if spec.width is None:
         raise DomainError("width", None, "an integer to simulate")
-    divides = spec.width % spec.heads == 0
-    require(divides, "heads", spec.heads, f"a divisor of width = {spec.width} to simulate")
+    for layer in set(spec.layers):
+        divides = spec.width % layer.heads == 0
+        require(divides, "heads", layer.heads, f"a divisor of width = {spec.width} to simulate")
+        even = layer.rotary_base is None or spec.width // layer.heads % 2 == 0
+        require(even, "width", spec.width, "heads of even width under rotary positions")
     one = np.ndim(spec.context) == 0 and np.isfinite(spec.context) and spec.context <= 2**17
     require(one, "context", spec.context, "one integer in [2, 131072] to simulate")
     if spec.has_identity:
         raise AssumptionError("the simulated network knows no identity parts")
-    even = spec.rotary_base is None or spec.width // spec.heads % 2 == 0
-    require(even, "width", spec.width, "heads of even width under rotary positions")
 
 
 def unseen(spec: Transformer) -> Bools | None:
@@ -179,9 +180,10 @@ class Architecture(ABC):
         Layer
             The stream after each block and the statistics of its attention.
         """
-        stream = self._array(x)
-        for _ in range(self.spec.depth):
-            stream = self._block(stream)
+        stream, layers = self._array(x), self.spec.layers
+        own = {layer: replace(self, spec=layer) for layer in set(layers)}
+        for layer in layers:
+            stream = own[layer]._block(stream)
             yield Layer(self._numpy(stream), self.statistics.pop())
 
     def _block(self, x: Any) -> Any:

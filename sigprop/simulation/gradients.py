@@ -11,7 +11,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.core.errors import require
-from sigprop.core.jobs.cache import Arrays
+from sigprop.core.jobs.cache import Arrays, job
 from sigprop.model.spec import Transformer
 from sigprop.simulation.architecture import check
 from sigprop.simulation.inputs import Exchangeable, Singles, gaussian
@@ -49,13 +49,14 @@ def query_gradient(spec: Transformer, seed: int) -> Floats:
     >>> from sigprop.simulation import query_gradient
     >>> spec = Transformer(depth=1, context=32, width=16, beta=[0.0, 1.0], sigma_v2=1, sigma_w2=1,
     ...                    rho0=0)
-    >>> cold, warm = query_gradient(spec, seed=1)
-    >>> bool(cold == 0 < warm)
+    >>> uniform, selective = query_gradient(spec, seed=1)
+    >>> bool(uniform == 0 < selective)
     True
     """
     check(spec)
     count("seed", seed, 0, 2**62)
     require(spec.heads == 1, "heads", spec.heads, "1")
+    require(spec.is_uniform, "pattern", spec.pattern, "null, and by_layer likewise")
     require(not spec.causal, "causal", spec.causal, "false")
     require(spec.attention == "softmax", "attention", spec.attention, "softmax")
     require(spec.rotary_base is None, "rotary_base", spec.rotary_base, "null")
@@ -92,6 +93,7 @@ def _norm2(
     return float(np.square(gradient).sum(dtype=np.float64))
 
 
+@job("simulation.query_gradient")
 def query_gradient_cell(spec: dict[str, Any], seed: int) -> Arrays:
     """Measure one seed of `query_gradient`, as a job.
 

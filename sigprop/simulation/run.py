@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import numpy as np
 from sigprop.core.arguments import validated
 from sigprop.core.checks import choice, count
 from sigprop.core.errors import AssumptionError, need, require
-from sigprop.core.jobs.cache import Arrays, Job, gather
+from sigprop.core.jobs.cache import Arrays, Job, gather, job
+from sigprop.core.jobs.execution import Execution, takes_execution
 from sigprop.core.memory import allow
 from sigprop.model.spec import Transformer
 from sigprop.simulation.architecture import Architecture, check
@@ -28,6 +28,7 @@ BATCH = {"cpu": 2**22, "cuda": 2**28}  # entries of the scores or streams of one
 ENGINES = ("numpy", "torch")
 
 
+@takes_execution
 @validated
 def simulate(
     spec: Transformer,
@@ -39,10 +40,7 @@ def simulate(
     projection: bool = False,
     engine: str = "numpy",
     device: str | None = None,
-    workers: int = 1,
-    folder: Path | None = None,
-    progress: Callable[[int], None] | None = None,
-    scheduler: str | None = None,
+    execution: Execution | None = None,
 ) -> Measured:
     """Measure random networks of a description, layer by layer.
 
@@ -68,15 +66,8 @@ def simulate(
         are not.
     device : {"cpu", "cuda"}, optional
         Where torch runs; by default the processor.
-    workers : int
-        Processes; with more than one, a script must be importable (its work under
-        ``if __name__ == "__main__"``).
-    folder : Path, optional
-        Where finished seeds are kept; a second call continues.
-    progress : callable, optional
-        Called with the number of finished seeds.
-    scheduler : str, optional
-        As in `sigprop.core.jobs.cache.gather`.
+    execution : Execution, optional
+        Processes, folder of finished seeds, cluster, progress.
 
     Returns
     -------
@@ -103,7 +94,7 @@ def simulate(
     """
     todo = jobs(spec, seeds, source, first_seed, blocks, projection, engine, device)
     moved = source.admitted.moved if isinstance(source, Given) else None
-    return measured(todo, gather(todo, folder, workers, progress, scheduler), moved)
+    return measured(todo, gather(todo, execution), moved)
 
 
 def jobs(
@@ -191,6 +182,7 @@ def _batch(spec: Transformer, device: str) -> int:
     return max(1, BATCH[device] // (int(np.prod(spec.shape)) * context * widest))
 
 
+@job("simulation.network")
 def network_cell(
     spec: dict[str, Any],
     blocks: int | None,
@@ -228,6 +220,7 @@ def network_cell(
     return {name: values[0] for name, values in whole.items()}
 
 
+@job("simulation.torch_network")
 def torch_cell(
     spec: dict[str, Any],
     blocks: int | None,

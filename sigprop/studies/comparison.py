@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.errors import AssumptionError
+from sigprop.core.jobs.execution import Execution, takes_execution
 from sigprop.model.huggingface import Reading, load
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import THEORIES
@@ -216,6 +216,7 @@ def reference(name: str | Path) -> Reading:
     return Reading(Transformer.from_dict(json.loads(text)), "sigprop", {}, ())
 
 
+@takes_execution
 @validated
 def compare(
     name: str,
@@ -223,10 +224,7 @@ def compare(
     seeds: int = 8,
     *,
     source: Source | None = None,
-    workers: int = 1,
-    folder: Path | None = None,
-    progress: Callable[[int], None] | None = None,
-    scheduler: str | None = None,
+    execution: Execution | None = None,
 ) -> Comparison:
     """Measure random networks, and predict them at finite context and in the limit.
 
@@ -238,7 +236,7 @@ def compare(
         What to call it.
     spec : Transformer
         A single description, with a width.
-    seeds, source, workers, folder, progress, scheduler
+    seeds, source, execution
         As in `sigprop.simulation.simulate`.
 
     Returns
@@ -263,15 +261,7 @@ def compare(
     """
     if spec.shape:
         raise AssumptionError(f"a comparison needs a single spec, not shape {spec.shape}")
-    found = simulate(
-        spec,
-        seeds,
-        source=source,
-        workers=workers,
-        folder=folder,
-        progress=progress,
-        scheduler=scheduler,
-    )
+    found = simulate(spec, seeds, source=source, execution=execution)
     start = spec.replace(rho0=float(found.mean("rho")[0]))
     finite, limit = (propagate(start, theory) for theory in THEORIES)
     tables = {

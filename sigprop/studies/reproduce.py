@@ -111,8 +111,8 @@ def reproduce(
     folder = _new_folder() if out is None else Path(out)
     fresh = not folder.exists()
     _make(folder, wanted, lab)
-    if lab.folder is None:
-        lab = replace(lab, folder=folder / CELLS)
+    if lab.execution.folder is None:
+        lab = replace(lab, execution=replace(lab.execution, folder=folder / CELLS))
     made = []
     try:
         for figure in wanted:

@@ -65,8 +65,7 @@ def score_path(q: sp.Expr, p: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     r"""Gradient kernel behind the scores of attention: through queries, and through keys (E24).
 
     :math:`P = E\,\mathrm{tr} J J = Y_2 - 2Y_3 + Y_{22}` for one query, P_r for two, J the Jacobian
-    of softmax; with a hat, in the ensemble tilted by the key that is differentiated. theory.md
-    gives both paths the factor :math:`(gap/q)^2` at q = 1; that of keys is gap/q (`pullback`).
+    of softmax; with a hat, in the ensemble tilted by the key that is differentiated.
 
     Parameters
     ----------

@@ -7,16 +7,13 @@ design nearest to the given one, in octaves summed over the parameters (0.05 mor
 moves at all), that meets every target with its margin. That sum rather than a sum of squares: it
 moves few parameters.
 
-The search runs on the exchangeable theory. Where `propagate` resolves positions (causal masks,
-rotary positions), the difference of both at the answer is added to the measures and the search
-repeated, so that the answer meets its targets in the resolved theory.
+The search runs on the exchangeable theory. Where `propagate` tells pairs apart by position or
+distance, the difference of both at the answer is added to the measures and the search repeated, so
+that the answer meets its targets in the theory by position.
 
-Approximation: gradients know of positions only by the number of keys that a query sees. Measured at
-T = 128, d = 256 on designs of the causal GPT-2 and OPT: the smallest query gradient within 0.1
-decades of the prediction (`decade_margin` is 0.2), the largest gradient 0.05 and 0.3 below it, on
-the safe side of its bound: in the first block of a stream that starts small, early tokens attend
-to few keys, so their streams grow larger and their gradients smaller, which is left out. At GPT-2's
-own beta of 0.12 the query gradient is 0.1 lower than predicted, at OPT's 0.5 higher.
+Approximation: gradients know of positions only by the number of keys that a query sees. Left out is
+that early tokens attend to few keys: in the first block of a stream that starts small their streams
+grow larger and their gradients smaller, on the safe side of the bound (notebooks/accuracy.md).
 """
 
 from __future__ import annotations
@@ -66,13 +63,13 @@ class Design:
     targets : Targets
         What was asked.
     predicted : Measures
-        What the design does, positions resolved where theory does.
+        What the design does, by position where theory is.
     changes : dict of str to tuple of float
         Parameters that moved: from, to.
     curve : dict of str to array
         Trade-off: beta, the four measures, `feasible` and `recommended` (the design itself), all
-        else as recommended. The exchangeable theory with the correction of the design to the
-        resolved one: at the design what `predicted` holds, elsewhere an approximation.
+        else as recommended. The exchangeable theory with the correction of the design to that by
+        position: at the design what `predicted` holds, elsewhere an approximation.
     prescription : Prescription
         Scale of every matrix.
 
@@ -196,7 +193,7 @@ def recommend(
         bounds of beta then hold for beta sqrt(q gap), the reduced one.
     progress : callable, optional
         Called with the number of evaluations done, or no longer needed: of one grid, or of one
-        design in the resolved theory.
+        design by position.
     expected : callable, optional
         Called with the number of evaluations that the next part takes at most: their sum is that
         of all calls of `progress`.
@@ -219,8 +216,7 @@ def recommend(
     -----
     Nine grids, each half as wide as the one before and around its best point, evaluated as arrays.
     The spec's own values are in every grid that reaches them. The answer is the nearest to the
-    resolution of the grids: among 4000 random designs none that is feasible was more than 7 %
-    nearer.
+    resolution of the grids.
 
     Examples
     --------

@@ -32,7 +32,7 @@ Count = Callable[[int], None]
 
 
 class Answer(NamedTuple):
-    """A point, what it costs and what it does, positions resolved."""
+    """A point, what it costs and what it does, by position."""
 
     price: float
     point: Floats
@@ -81,7 +81,7 @@ class Search:
         return self.answer.price
 
     def _settling(self, cost_of: Cost) -> Iterator[Answer]:
-        """Search, correct by the resolved theory at the answer until both agree; best so far."""
+        """Search, correct by the theory by position at the answer until both agree; best so far."""
         best: Answer | None = None
         left = PASSES * (ROUNDS + 1)
         self._tell(self.expected, left)
@@ -151,7 +151,7 @@ class Search:
         return self._evaluated(points, False)
 
     def resolved(self, point: Floats) -> Measures:
-        """Measures of one point in the resolved theory."""
+        """Measures of one point by position."""
         return self._evaluated(point, True)
 
     def _evaluated(self, points: Floats, resolved: bool) -> Measures:

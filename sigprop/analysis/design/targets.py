@@ -159,7 +159,7 @@ class Measures(NamedTuple):
 
 
 class Correction(NamedTuple):
-    r"""From the exchangeable theory to the resolved one: factors on what is far from its bound.
+    r"""From the exchangeable theory to that by position: factors on what is far from its bound.
 
     Of :math:`1 - \rho`, of :math:`1 - H/\log T` and of both gradients, so that a corrected overlap
     or entropy never exceeds one.
@@ -219,8 +219,8 @@ def measure(
         Inverse temperature of each block.
     resolved : bool
         Overlap and entropy by position where theory can: means over pairs and positions, those of
-        `sigprop.resolved.reach`, or of `propagate` where beta differs by block. Gradients with the
-        spread over networks, unless beta differs by block.
+        `sigprop.propagation.grids.sweep`, or of `propagate` where beta differs by block. Gradients
+        with the spread over networks, unless beta differs by block.
 
     Returns
     -------
@@ -232,8 +232,8 @@ def measure(
     >>> from sigprop import Transformer
     >>> from sigprop.analysis.design.targets import measure
     >>> spec = Transformer(depth=4, context=64, beta=[0.1, 2], sigma_v2=1, sigma_w2=2, rho0=0)
-    >>> cold, hot = measure(spec).query
-    >>> bool(cold < hot)
+    >>> uniform, selective = measure(spec).query
+    >>> bool(uniform < selective)
     True
     """
     flat = propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")

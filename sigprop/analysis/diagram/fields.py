@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sigprop.core.arrays import Floats
 from sigprop.core.errors import DomainError, require
 from sigprop.core.notation import NOTATION
-from sigprop.core.version import __version__
+from sigprop.core.version import REVISIONS, __version__
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import require_theory
 from sigprop.propagation.gradients.closed_form import gradient_sweep
@@ -199,6 +199,7 @@ class Plan:
         asked |= {"geometry": self.geometry} if self.geometry != "auto" else {}
         return asked | {
             "sigprop_version": __version__,
+            "theory_revision": REVISIONS["theory"],
             "spec": json.dumps(self.spec.to_dict()),
             "theory": "limit" if infinite else "finite context",
             "rho_max": self.rho_max,

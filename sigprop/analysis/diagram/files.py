@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
@@ -45,6 +45,8 @@ class Files:
         The store.
     name : str
         Digest of what the diagram asks.
+    revision : int
+        Of the theory that answers.
     known : dict of str to bytes
         Descriptions of the arrays, and the axes.
     variables : tuple of str
@@ -53,14 +55,16 @@ class Files:
 
     path: Path
     name: str
+    revision: int
     known: Mapping[str, bytes]
     variables: tuple[str, ...]
 
     @cached_property
     def about(self) -> str:
-        """What is sealed as a whole: the name, and digests of what is known."""
+        """What is sealed as a whole: name, revision, and digests of what is known."""
         digests = {key: _sha(content).hex() for key, content in sorted(self.known.items())}
-        return json.dumps({"name": self.name, "files": digests}, sort_keys=True)
+        about = {"name": self.name, "revision": self.revision, "files": digests}
+        return json.dumps(about, sort_keys=True)
 
     @cached_property
     def identity(self) -> str:
@@ -68,15 +72,17 @@ class Files:
         return str(_sha(self.about.encode()).hex())
 
     def make(self) -> None:
-        """Make the store without chunks, whole or not at all."""
+        """Make the store without chunks, whole or not at all, in place of one that is there."""
         clear(self.path.parent)
-        new = temporary(self.path)
+        new, old = temporary(self.path), temporary(self.path)
         try:
             new.mkdir()
             number = os.open(new, os.O_RDONLY)
             try:
                 hold(number)
-                Files(new, self.name, self.known, self.variables).repair()
+                replace(self, path=new).repair()
+                if self.path.exists():
+                    self.path.rename(old)
                 new.rename(self.path)
             finally:
                 os.close(number)
@@ -84,7 +90,8 @@ class Files:
             words = f"a store in an existing, writable folder ({error.strerror})"
             raise DomainError("out", str(self.path), words) from None
         finally:
-            rmtree(new, ignore_errors=True)
+            for left in (new, old):
+                rmtree(left, ignore_errors=True)
 
     def repair(self) -> bool:
         """Write what is known where the disk has something else; tell whether it had."""
@@ -96,10 +103,12 @@ class Files:
             _put(self.path / key, told[key])
         return bool(wrong)
 
-    def owner(self) -> str | None:
-        """Name of the diagram whose store is there; None if its seal is gone or damaged."""
+    def owner(self) -> tuple[str, int] | None:
+        """Name and revision of the diagram whose store is there; None if its seal says neither."""
         about = _about(self.path)
-        return None if about is None else str(about["name"])
+        if about is None or "revision" not in about:  # gone, damaged, or of version 0.2
+            return None
+        return str(about["name"]), int(about["revision"])
 
     def state(self, box: Box) -> bool | None:
         """Whether a chunk is whole; None if it is not there."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,11 @@ from sigprop.analysis.diagram.fields import Plan
 from sigprop.analysis.diagram.files import MARK, UNKNOWN, Box, Files, encoded, verify
 from sigprop.analysis.diagram.grid import boundaries, undefined
 from sigprop.core.arguments import validated
-from sigprop.core.errors import DomainError, UnfinishedError, need
-from sigprop.core.files import clear, note, tell
-from sigprop.core.jobs.cluster import kept_words, spread
+from sigprop.core.errors import DomainError, need, require
+from sigprop.core.files import clear, tell
+from sigprop.core.jobs.cluster import kept_said, spread
+from sigprop.core.jobs.execution import Execution, takes_execution
+from sigprop.core.version import REVISIONS, __version__
 from sigprop.model.spec import Transformer
 from sigprop.propagation.points import chunks
 
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["UNKNOWN", "diagram_store", "open_store"]
 
+ANSWER = ("undefined", "sigprop_version", "theory_revision")  # attributes that ask nothing
 
+
+@takes_execution
 @validated
 def diagram_store(
     spec: Transformer,
@@ -39,9 +43,7 @@ def diagram_store(
     theory: str = "finite",
     gradients: bool = False,
     geometry: str = "auto",
-    scheduler: str | None = None,
-    workers: int = 1,
-    progress: Callable[[int], None] | None = None,
+    execution: Execution | None = None,
     **axes: ArrayLike,
 ) -> xr.Dataset:
     """Compute a diagram chunk by chunk into a Zarr store; a second call continues.
@@ -52,7 +54,8 @@ def diagram_store(
     of two axes, which are traced at the end over the whole of it.
 
     Chunks are sealed with the diagram that they belong to and a digest of their files. One that
-    fails it (damaged, lost, of another store) is computed again, and standard error says so.
+    fails it (damaged, lost, of another store) is computed again, and standard error says so; so is
+    a store of another revision of the theory, as a whole.
 
     Parameters
     ----------
@@ -60,10 +63,8 @@ def diagram_store(
         As in `sigprop.diagram`.
     path : str or Path
         The store, a folder: a new one, or one of this very diagram.
-    scheduler, workers
-        As in `sigprop.core.jobs.cache.gather`; without a scheduler all is computed here.
-    progress : callable, optional
-        Called with the number of finished grid points.
+    execution : Execution, optional
+        Cluster and progress; without a scheduler all is computed here. The folder is `path`.
 
     Returns
     -------
@@ -91,37 +92,33 @@ def diagram_store(
     (2, 2)
     """
     need("a .zarr diagram", "distributed", "dask", "zarr")
-    told = progress or (lambda _: None)
+    how = execution or Execution()
+    require(how.folder is None, "folder", how.folder, "none: a diagram is kept in path")
     plan = Plan.of(spec, axes, rho_max, entropy_min, theory, gradients, geometry)
     files = _prepare(plan, Path(path).resolve())
     boxes = list(chunks(plan.wide.shape))
-    todo = {f"{files.name}-{i}": boxes[i] for i in _unfinished(files, boxes)}
-    told(prod(plan.wide.shape) - sum(_size(box) for box in todo.values()))
+    todo = {f"{files.identity}-{i}": boxes[i] for i in _unfinished(files, boxes)}
+    how.tell(prod(plan.wide.shape) - sum(_size(box) for box in todo.values()))
 
     def done(key: str, data: dict[str, NDArray[Any]]) -> None:
         if files.state(todo[key]) is None:
             files.keep(todo[key], data)
-        told(_size(todo[key]))
+        how.tell(_size(todo[key]))
 
-    def kept() -> int:
-        return sum(files.state(box) is not None for box in boxes)
-
-    try:
-        if scheduler is None:
+    with kept_said(lambda: _count(files, boxes), len(boxes), path):
+        if how.scheduler is None:
             for key, box in todo.items():
                 done(key, plan.part(box).values())
         elif todo:
             tasks = {key: (files, plan.part(box), box) for key, box in todo.items()}
-            spread(_computed_once, tasks, done, scheduler, workers)
-    except UnfinishedError as error:
-        words = kept_words(kept(), len(boxes), path)
-        raise UnfinishedError(f"{error}; {words}") from None
-    except BaseException as error:
-        if number := kept():
-            note(error, kept_words(number, len(boxes), path))
-        raise
+            spread(_computed_once, tasks, done, how.scheduler, how.workers)
     _close(files)
     return _open(files.path)
+
+
+def _count(files: Files, boxes: list[Box]) -> int:
+    """Count the chunks that are on disk."""
+    return sum(files.state(box) is not None for box in boxes)
 
 
 def _unfinished(files: Files, boxes: list[Box]) -> list[int]:
@@ -179,18 +176,29 @@ def _size(box: Box) -> int:
 def _prepare(plan: Plan, path: Path) -> Files:
     """Make an empty store, unless there is one of this diagram; what is damaged there is mended."""
     template = _template(plan)
-    files = Files(path, _name(template), encoded(template, values=False), plan.names)
-    if not os.path.lexists(path):
+    known = encoded(template, values=False)
+    files = Files(path, _name(template), REVISIONS["theory"], known, plan.names)
+    if not os.path.lexists(path) or _is_superseded(files):
         files.make()
         return files
-    if (files.owner() or _name(_open(path))) != files.name:
-        words = "a new store, or one of this diagram with these axes and this version"
-        raise DomainError("out", str(path), words)
     for folder, _, _ in os.walk(path):
         clear(Path(folder))
     if files.repair():
         tell(f"{path} was damaged, or written by another version, and is mended")
     return files
+
+
+def _is_superseded(files: Files) -> bool:
+    """Whether another revision of the theory answered what a diagram asks; others are refused."""
+    name, revision = files.owner() or _asked(_open(files.path))
+    if name != files.name:
+        words = "a new store, or one of this diagram with these axes"
+        raise DomainError("out", str(files.path), words)
+    if revision == files.revision:
+        return False
+    tell(f"{files.path} is of revision {revision} of the theory, not {files.revision}, "
+         "and is computed again")  # fmt: skip
+    return True
 
 
 def _template(plan: Plan) -> xr.Dataset:
@@ -200,13 +208,20 @@ def _template(plan: Plan) -> xr.Dataset:
     shape = plan.wide.shape
     sides = tuple(side.stop for side in next(chunks(shape)))
     kinds = {name: np.int8 if name == MARK else np.float64 for name in plan.names}
-    return plan.labelled({n: da.zeros(shape, dtype=k, chunks=sides) for n, k in kinds.items()})
+    out = plan.labelled({n: da.zeros(shape, dtype=k, chunks=sides) for n, k in kinds.items()})
+    del out.attrs["sigprop_version"]  # known at the end
+    return out
+
+
+def _asked(data: xr.Dataset) -> tuple[str, Any]:
+    """Digest of what a diagram asks, and the revision that answers; version 0.2 had none."""
+    return _name(data), data.attrs.get("theory_revision", 0)
 
 
 def _name(data: xr.Dataset) -> str:
     """Digest of what a diagram asks, the same for the store and for the plan."""
     dims = data["rho"].dims if "rho" in data else ()  # the store may hold anything
-    asked = {n: v for n, v in data.attrs.items() if n != "undefined"}
+    asked = {n: v for n, v in data.attrs.items() if n not in ANSWER}
     grid = {str(n): data[n].values.tolist() for n in dims}
     computed = sorted(str(n) for n, v in data.data_vars.items() if v.dims == dims)
     text = json.dumps([asked, list(grid), grid, computed], sort_keys=True)
@@ -217,7 +232,7 @@ def _computed_once(files: Files, part: Plan, box: Box) -> dict[str, NDArray[Any]
     """Compute a chunk on a worker, unless another one wrote it and died before it could answer."""
     import zarr
 
-    shared = files.owner() == files.name
+    shared = files.owner() == (files.name, files.revision)
     if shared and files.state(box):
         group = zarr.open_group(files.path, mode="r")
         return {n: np.asarray(a[box]) for n, a in group.arrays() if n in part.names}
@@ -228,7 +243,7 @@ def _computed_once(files: Files, part: Plan, box: Box) -> dict[str, NDArray[Any]
 
 
 def _close(files: Files) -> None:
-    """Add what is known at the end: undefined points, and boundaries of a plane."""
+    """Add what is known at the end: undefined points, version, and boundaries of a plane."""
     import xarray as xr
 
     if files.is_closed():
@@ -236,4 +251,5 @@ def _close(files: Files) -> None:
     files.open_again()
     data = _open(files.path)
     curves = boundaries(data) if len(data["rho"].dims) == 2 else {}
-    files.close(encoded(xr.Dataset(curves)), {"undefined": undefined(data)})
+    about = {"undefined": undefined(data), "sigprop_version": __version__}
+    files.close(encoded(xr.Dataset(curves)), about)

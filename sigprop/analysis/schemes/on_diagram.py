@@ -11,6 +11,7 @@ from sigprop.analysis.diagram.grid import diagram
 from sigprop.analysis.schemes.outcome import Outcome, recipe
 from sigprop.model.spec import Transformer
 from sigprop.model.weights import spec_of
+from sigprop.propagation.stack import any_norm
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,9 +23,8 @@ HOTTEST = 4.0  # beta at the edge of the diagram
 
 def _heat(spec: Transformer) -> float:
     """Beta of the scores that the first block sees: with the gain of its norm, or without one."""
-    return float(spec.beta) * (
-        float(spec.q0) if spec.norm == "none" else float(spec.norm_gain) ** 2
-    )
+    norm = any_norm(spec)
+    return float(spec.beta) * (float(spec.q0) if norm is None else float(norm.gain) ** 2)
 
 
 def scheme_diagram(

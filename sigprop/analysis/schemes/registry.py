@@ -18,7 +18,7 @@ from sigprop.layers.state import State
 from sigprop.model.spec import Transformer
 from sigprop.model.weights import MATRICES, Recipe, fan_in, fan_out, spec_of
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.stack import assembled, build_block, iterate
+from sigprop.propagation.stack import any_norm, assembled, build_block, first_norm, iterate
 
 __all__ = ["SCHEMES", "Normed", "Scheme", "normed"]
 
@@ -94,11 +94,10 @@ def normed(spec: Transformer, mlp: bool = True) -> Normed:
     outer, inner = _Meter(float(spec.sigma_o2)), _Meter(float(spec.sigma_w2_2))
     block = build_block(spec.replace(sigma_o2=1.0, sigma_w2_2=1.0 if mlp else spec.sigma_w2_2))
     attention, think = block.attention, block.mlp
-    norm = None if spec.norm == "none" else Norm(spec.norm_gain)
     layers: list[Any] = [(attention, outer), (think, inner) if mlp else (think,)]
     first, second = (Sequence(both) for both in layers)
-    whole = assembled(spec, norm, first, second, block.place)
-    q0 = 1.0 if spec.norm == "post" else float(spec.q0)
+    whole = assembled(spec, any_norm(spec), first, second, block.place)
+    q0 = float(spec.q0) if first_norm(spec) is None else 1.0
     start = State(q0, q0 * (1 - float(spec.rho0)))
     states = [start, *iterate(start, [whole] * spec.depth, lambda state, block: block(state))]
     rho = np.array([float(state.rho) for state in states])

@@ -12,74 +12,124 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.core.checks import count
 from sigprop.core.errors import DomainError, UnfinishedError
-from sigprop.core.files import clear, note, read, seal, tell, unseal, write
-from sigprop.core.jobs.cluster import THREADS, kept_words, spread
-from sigprop.core.version import __version__
+from sigprop.core.files import clear, read, seal, tell, unseal, write
+from sigprop.core.jobs.cluster import THREADS, kept_said, spread
+from sigprop.core.jobs.execution import Execution
+from sigprop.core.version import REVISIONS
 
-__all__ = ["Arrays", "Job", "gather"]
+__all__ = ["Arrays", "Job", "gather", "job"]
 
 Arrays = dict[str, NDArray[Any]]
+F = TypeVar("F", bound=Callable[..., Arrays])
+MARK = "stable_name"  # attribute of a function: it travels with one that is pickled by value
 
 
-class Job(NamedTuple):
+def job(name: str) -> Callable[[F], F]:
+    """Give a function the stable name under which its results are kept.
+
+    Parameters
+    ----------
+    name : str
+        KIND.WHAT, of no other function; the kind says whose revision voids the results: "theory",
+        "simulation" or "training" (`sigprop.core.version.REVISIONS`).
+
+    Returns
+    -------
+    callable
+        Decorator of a function at module level, which may move.
+
+    Raises
+    ------
+    DomainError
+        If there is no such kind.
+
+    Examples
+    --------
+    >>> from sigprop.core.jobs.cache import job
+    >>> job("square")
+    Traceback (most recent call last):
+        ...
+    sigprop.core.errors.DomainError: name = 'square' is not admissible: expected KIND.WHAT, ...
+    """
+    kind, _, what = name.partition(".")
+    if kind not in REVISIONS or not what:
+        words = "KIND.WHAT, the kind one of " + ", ".join(REVISIONS)
+        raise DomainError("name", name, words)
+
+    def named(function: F) -> F:
+        setattr(function, MARK, name)
+        return function
+
+    return named
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
     """A piece of work: a function at module level, and arguments that say all about the result.
 
     Attributes
     ----------
     function : callable
-        From the arguments to a dict of arrays.
+        From the arguments to a dict of arrays, with a stable name (`job`).
     arguments : dict
         JSON values and arrays; the seed is one of them.
-    edition : str
-        What else the result depends on: the version of the package, unless the function states an
-        edition of its own and so outlives versions that do not change its results.
 
     Examples
     --------
-    >>> from sigprop.core.jobs.cache import Job
-    >>> def square(x): return {"y": x * x}
-    >>> len(Job(square, {"x": 3}).key)
-    32
+    >>> from sigprop.core.jobs.cache import Job, job
+    >>> @job("theory.square")
+    ... def square(x): return {"y": x * x}
+    >>> Job(square, {"x": 3}).key[32:]
+    '-1'
     """
 
     function: Callable[..., Arrays]
     arguments: dict[str, Any]
-    edition: str = __version__
+
+    @property
+    def name(self) -> str:
+        """Stable name of the function."""
+        name: str | None = getattr(self.function, MARK, None)
+        if name is None:
+            raise DomainError("function", self.function.__qualname__, "one with a name by `job`")
+        return name
+
+    @cached_property
+    def question(self) -> str:
+        """Digest of the stable name and the arguments."""
+        text = json.dumps([self.name, self.arguments], sort_keys=True, default=_plain)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     @property
     def key(self) -> str:
-        """Name under which the result is kept: a digest of function, arguments and edition."""
-        name = f"{self.function.__module__}.{self.function.__qualname__}"
-        text = json.dumps([self.edition, name, self.arguments], sort_keys=True, default=_digest)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        """Name under which the result is kept: the question, and the revision that answers it."""
+        return f"{self.question}-{REVISIONS[self.name.partition('.')[0]]}"
 
 
-def _digest(value: Any) -> str:
+def _plain(value: Any) -> Any:
+    """Integers and flags of numpy as those of Python; of an array, a digest."""
+    if isinstance(value, np.integer | np.bool_):
+        return value.item()
     values = np.ascontiguousarray(value)
     return hashlib.sha256(f"{values.dtype}{values.shape}".encode() + values.tobytes()).hexdigest()
 
 
-def gather(
-    jobs: list[Job],
-    folder: Path | None = None,
-    workers: int = 1,
-    progress: Callable[[int], None] | None = None,
-    scheduler: str | None = None,
-) -> list[Arrays]:
+def gather(jobs: list[Job], execution: Execution | None = None) -> list[Arrays]:
     """Results of all jobs, those that a folder holds already included.
 
     Files are sealed with the job that they answer and a digest of their content. One that fails it
-    (damaged, of another job, written by another program) is computed again, and standard error
-    says so. What killed writers left half done in the folder is removed.
+    (damaged, of another job, written by another program) is computed again, as is one of another
+    revision, and standard error says so. What killed writers left half done is removed.
 
     On a cluster a worker writes what it finishes where it sees the folder, before it answers: then
     a client that is killed loses nothing. What is not in the folder by then, because the worker's
@@ -89,16 +139,8 @@ def gather(
     ----------
     jobs : list of Job
         What to do.
-    folder : Path, optional
-        Where results are kept, one file a job, written whole or not at all.
-    workers : int
-        Processes, in [1, 1024]; each uses one thread of the linear algebra library.
-    progress : callable, optional
-        Called with 1 after each job.
-    scheduler : str, optional
-        Address of a dask scheduler whose workers do the jobs, or "local" for a dask cluster of
-        `workers` processes. Results are those of one process with one thread, bit for bit, on
-        machines with the same processors and libraries.
+    execution : Execution, optional
+        How; by default here, one after the other.
 
     Returns
     -------
@@ -114,30 +156,35 @@ def gather(
 
     Examples
     --------
-    >>> from sigprop.core.jobs.cache import Job, gather
-    >>> def square(x): return {"y": x * x}
+    >>> from sigprop.core.jobs.cache import Job, gather, job
+    >>> @job("theory.square")
+    ... def square(x): return {"y": x * x}
     >>> gather([Job(square, {"x": 3}), Job(square, {"x": 4})])
     [{'y': 9}, {'y': 16}]
     """
-    count("workers", workers, 1, 1024)
-    told = progress or (lambda _: None)
-    found = {} if folder is None else _opened(jobs, folder)
-    told(len(found))
-    todo = [i for i in range(len(jobs)) if i not in found]
-    try:
-        if scheduler is not None and todo:
-            _spread(jobs, todo, folder, workers, scheduler, found, told)
-        elif workers == 1 or not todo:  # one job too runs in a process: threads change last digits
-            for i in todo:
-                found[i] = _done(jobs[i], folder)
-                told(1)
-        else:
-            _pooled(jobs, todo, folder, min(workers, len(todo)), found, told)
-    except BaseException as error:
-        if folder is not None and (kept := _count(jobs, folder)):
-            note(error, kept_words(kept, len(jobs), folder))
-        raise
+    how = execution or Execution()
+    found = {} if how.folder is None else _opened(jobs, how.folder)
+    how.tell(len(found))
+    todo = {i: one for i, one in enumerate(jobs) if i not in found}
+
+    def done(i: int, out: Arrays) -> None:
+        found[i] = out
+        how.tell(1)
+
+    with kept_said(lambda: _count(jobs, how.folder), len(jobs), how.folder):
+        if todo:
+            _way(how)(todo, how, done)
     return [found[i] for i in range(len(jobs))]
+
+
+Done = Callable[[int, Arrays], None]  # told of each job, by its place in the list, and its result
+
+
+def _way(how: Execution) -> Callable[[dict[int, Job], Execution, Done], None]:
+    """Choose who works; one job too runs in a process: threads change last digits."""
+    if how.scheduler is not None:
+        return _spread
+    return _one_by_one if how.workers == 1 else _pooled
 
 
 def _opened(jobs: list[Job], folder: Path) -> dict[int, Arrays]:
@@ -149,24 +196,41 @@ def _opened(jobs: list[Job], folder: Path) -> dict[int, Arrays]:
         raise DomainError("folder", str(folder), words) from None
     clear(folder)
     found = {i: kept for i, job in enumerate(jobs) if (kept := _kept(job, folder)) is not None}
-    failed = [job.key for i, job in enumerate(jobs) if i not in found and _is_there(job, folder)]
-    for key in failed:  # so that from here on what is there is whole
-        with suppress(OSError):
-            (folder / f"{key}.npz").unlink(missing_ok=True)
-    if failed:
-        names = ", ".join(key[:8] for key in failed[:3]) + (", ..." if len(failed) > 3 else "")
-        tell(f"{len(failed)} of {len(jobs)} cells in {folder} fail their checksum "
-             f"and are computed again: {names}")  # fmt: skip
+    missing = [job for i, job in enumerate(jobs) if i not in found]
+    damaged = [job for job in missing if _is_there(job, folder)]
+    _say_superseded(set(missing) - set(damaged), len(jobs), folder)
+    if damaged:
+        _remove(damaged, len(jobs), folder)
     return found
+
+
+def _remove(damaged: list[Job], total: int, folder: Path) -> None:
+    """Remove what fails its checksum: from here on what is there is whole."""
+    for job in damaged:
+        with suppress(OSError):
+            _place(job, folder).unlink(missing_ok=True)
+    names = ", ".join(job.key[:8] for job in damaged[:3]) + (", ..." if len(damaged) > 3 else "")
+    tell(f"{len(damaged)} of {total} cells in {folder} fail their checksum "
+         f"and are computed again: {names}")  # fmt: skip
+
+
+def _say_superseded(missing: set[Job], total: int, folder: Path) -> None:
+    """Say how many cells are there in another revision only."""
+    there = set()
+    with suppress(OSError):
+        there = {entry.name.partition("-")[0] for entry in os.scandir(folder)}
+    if number := sum(job.question in there for job in missing):
+        tell(f"{number} of {total} cells in {folder} are of another revision "
+             "and are computed again")  # fmt: skip
 
 
 def _is_there(job: Job, folder: Path) -> bool:
     return os.path.lexists(_place(job, folder))
 
 
-def _count(jobs: list[Job], folder: Path) -> int:
+def _count(jobs: list[Job], folder: Path | None) -> int:
     """Count the jobs that are on disk."""
-    return len({job.key for job in jobs if _is_there(job, folder)})
+    return 0 if folder is None else len({job.key for job in jobs if _is_there(job, folder)})
 
 
 def _kept(job: Job, folder: Path | None) -> Arrays | None:
@@ -200,32 +264,25 @@ def _keep(job: Job, folder: Path, out: Arrays) -> None:
     write(_place(job, folder), seal(job.key, file.getvalue()), "folder")
 
 
-def _spread(
-    jobs: list[Job],
-    todo: list[int],
-    folder: Path | None,
-    workers: int,
-    scheduler: str,
-    found: dict[int, Arrays],
-    told: Callable[[int], None],
-) -> None:
+def _one_by_one(todo: dict[int, Job], how: Execution, done: Done) -> None:
+    for i, job in todo.items():
+        done(i, _done(job, how.folder))
+
+
+def _spread(todo: dict[int, Job], how: Execution, done: Done) -> None:
     """Run jobs on a dask cluster."""
-    where = None if folder is None else folder.resolve()  # workers start in folders of their own
-    names = {f"{jobs[i].function.__qualname__}-{i}-{jobs[i].key}": i for i in todo}
+    assert how.scheduler is not None
+    where = None if how.folder is None else how.folder.resolve()  # workers start in their own
+    places = {f"{job.name}-{i}-{job.key}": i for i, job in todo.items()}
 
-    def done(name: str, out: Arrays) -> None:
-        i = names[name]
-        if where is not None and not _is_there(jobs[i], where):
-            _keep(jobs[i], where, out)
-        found[i] = out
-        told(1)
+    def answered(name: str, out: Arrays) -> None:
+        job = todo[places[name]]
+        if where is not None and not _is_there(job, where):
+            _keep(job, where, out)
+        done(places[name], out)
 
-    try:
-        tasks = {name: (jobs[i], where) for name, i in names.items()}
-        spread(_done_once, tasks, done, scheduler, workers)
-    except UnfinishedError as error:
-        kept = 0 if where is None else _count(jobs, where)
-        raise UnfinishedError(f"{error}; {kept_words(kept, len(jobs), folder)}") from None
+    tasks = {name: (todo[i], where) for name, i in places.items()}
+    spread(_done_once, tasks, answered, how.scheduler, how.workers)
 
 
 def _done_once(job: Job, folder: Path | None) -> Arrays:
@@ -239,23 +296,15 @@ def _done_once(job: Job, folder: Path | None) -> Arrays:
     return out
 
 
-def _pooled(
-    jobs: list[Job],
-    todo: list[int],
-    folder: Path | None,
-    workers: int,
-    found: dict[int, Arrays],
-    told: Callable[[int], None],
-) -> None:
+def _pooled(todo: dict[int, Job], how: Execution, done: Done) -> None:
     """Run jobs in fresh processes, one thread each: products are as fast, and all cores busy."""
-    others = set(active_children())
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _follow, (os.getpid(),))
+    others, number = set(active_children()), min(how.workers, len(todo))
+    pool = ProcessPoolExecutor(number, get_context("spawn"), _follow, (os.getpid(),))
     try:
         with _starting():
-            waiting = {pool.submit(_done, jobs[i], folder): i for i in todo}
+            waiting = {pool.submit(_done, job, how.folder): i for i, job in todo.items()}
         for future in as_completed(waiting):
-            found[waiting[future]] = future.result()
-            told(1)
+            done(waiting[future], future.result())
     except BrokenExecutor:
         raise UnfinishedError("a worker process was ended from outside") from None
     except BaseException:

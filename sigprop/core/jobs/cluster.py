@@ -14,9 +14,10 @@ from typing import Any
 
 from sigprop.core.checks import count
 from sigprop.core.errors import AssumptionError, DomainError, SigpropError, UnfinishedError, need
-from sigprop.core.version import __version__
+from sigprop.core.files import note
+from sigprop.core.version import REVISIONS, __version__
 
-__all__ = ["LOCAL", "THREADS", "kept_words", "spread"]
+__all__ = ["LOCAL", "THREADS", "kept_said", "spread"]
 
 LOCAL = "local"  # in place of an address: a cluster of our own, for as long as the work lasts
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -79,7 +80,7 @@ def spread(
     with _client(scheduler, workers) as client:
         ended: SimpleQueue[Any] = SimpleQueue()
         futures = {}  # a task is wanted for as long as its future is held
-        call = partial(_checked, __version__, function)
+        call = partial(_checked, _edition(), function)
         for name, arguments in tasks.items():
             futures[name] = client.submit(call, *arguments, key=name)
             futures[name].add_done_callback(ended.put)
@@ -89,27 +90,45 @@ def spread(
             del futures[future.key]
 
 
-def kept_words(kept: int, total: int, folder: object) -> str:
-    """Say what of an unfinished work is kept, and how to go on.
+@contextmanager
+def kept_said(kept: Callable[[], int], total: int, folder: object) -> Iterator[None]:
+    """Let what ends a work say what of it is kept, and how to go on.
 
     Parameters
     ----------
-    kept, total : int
-        Cells that are on disk, and all.
+    kept : callable
+        Counts the cells that are on disk.
+    total : int
+        All cells.
     folder : object
         Where they are kept; None is nowhere.
 
-    Returns
-    -------
-    str
-        A clause.
+    Raises
+    ------
+    UnfinishedError
+        The one that ended the work, in its own words and these.
 
     Examples
     --------
-    >>> from sigprop.core.jobs.cluster import kept_words
-    >>> kept_words(3, 8, "cells")
-    '3 of 8 cells are kept in cells: the same call goes on from there'
+    >>> from sigprop.core.errors import UnfinishedError
+    >>> from sigprop.core.jobs.cluster import kept_said
+    >>> with kept_said(lambda: 3, 8, "cells"):
+    ...     raise UnfinishedError("the scheduler was lost")
+    Traceback (most recent call last):
+        ...
+    sigprop.core.errors.UnfinishedError: the scheduler was lost; 3 of 8 cells are kept in cells: ...
     """
+    try:
+        yield
+    except UnfinishedError as error:
+        raise UnfinishedError(f"{error}; {_kept_words(kept(), total, folder)}") from None
+    except BaseException as error:
+        if number := kept():
+            note(error, _kept_words(number, total, folder))
+        raise
+
+
+def _kept_words(kept: int, total: int, folder: object) -> str:
     if folder is None:
         return "nothing is kept without a folder (--keep)"
     return f"{kept} of {total} cells are kept in {folder}: the same call goes on from there"
@@ -227,10 +246,16 @@ def _deaf() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _checked(version: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def _edition() -> str:
+    """Version and revisions: those of a worker say under which names it keeps results."""
+    revisions = ", ".join(f"{kind} {number}" for kind, number in REVISIONS.items())
+    return f"{__version__} ({revisions})"
+
+
+def _checked(edition: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function on a worker that gives the same digits as any other."""
-    if version != __version__:
-        raise AssumptionError(f"a worker has sigprop {__version__}, not {version}")
+    if edition != _edition():
+        raise AssumptionError(f"a worker has sigprop {_edition()}, not {edition}")
     if not all(os.environ.get(name) == "1" for name in THREADS):
         words = "=1 ".join(THREADS) + "=1"
         raise AssumptionError(f"workers use one thread for products: start them with {words}")

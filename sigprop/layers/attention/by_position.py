@@ -27,37 +27,16 @@ __all__ = ["PositionGeometry"]
 
 @dataclass(frozen=True)
 class PositionGeometry:
-    r"""Geometry in which every query sees its own keys (E25).
+    r"""Geometry in which every query sees its own keys (E25, E25c-E25f).
 
-    Query t sees :math:`n_t` keys. With :math:`M_t` the mean gap of two different ones and
-    :math:`M_{ts}` that of key s to the others, its scores have the standard deviation
-    :math:`s_t = \beta \sqrt{\log T\,q\,M_t}`.
-
-    *One by one.* About the others the score of key s has the variance
-    :math:`(2M_{ts}/M_t - 1)\,s_t^2`, so that differences of two scores keep their mean variances.
-    Its mean weight :math:`w_{ts}` is that of such an energy among :math:`n_t - 1` of variance
-    :math:`s_t^2`; weights are scaled to the sum one. Keys that stand apart are picked more.
-
-    *By two queries.* About their means over what each sees, scores of t on the keys that both see
-    covary with those of a later t' as among themselves, times :math:`K_{tt'}/q`: their correlation
-    is :math:`r = (K_{tt'}/q) \sqrt{M_t/M_{t'}}`. With E the excess of E9 for two lengths, and
-    :math:`f = E/\sqrt{(Y_2 - 1/n_t)(Y_2' - 1/n_{t'})}`,
-
-    .. math:: O_{tt'} = \frac{n_\cap}{n_t n_{t'}} + E
-              + (1 - f) \Big(\sum_\cap w_{ts} w_{t's} - \frac{n_\cap}{n_t n_{t'}}\Big) .
-
-    *Together.* Keys whose scores correlate are picked together: two different keys that one query
-    picks are nearer than two that are picked one by one, by a factor :math:`\nu_t` on their mean
-    gap, Y_2 is that of smaller scores, and w keeps only a part of its deviation from equal weights.
-    All three come from draws (`sigprop.layers.attention.key_correlations`). With
-    :math:`m_{tt'}` the mean gap of different keys of t and t' weighted by w,
+    With :math:`m_{tt'}` the mean gap of different keys of t and t', weighted by their mean weights,
+    :math:`\nu_t` what correlated scores make of it for one query, and f the share of the way from
+    equal weights to Y_2 that the overlap of t and t' goes,
 
     .. math:: K'_{tt} = q - (1 - Y_2(t))\,\nu_t\,m_{tt}, \qquad K'_{tt'} = q
               - (1 - O_{tt'})\,m_{tt'}\,[1 + f\,(\sqrt{\nu_t \nu_{t'}} - 1)]
 
-    times :math:`\sigma_v^2`, plus bias: exact for what w and :math:`\nu` stand for at r = 0 and for
-    t = t'. theory.md E25 has equal weights, :math:`\nu = 1` and :math:`r = K_{tt'}/q`, which is
-    this for exchangeable tokens. Centred attention subtracts :math:`1/n_t` from every weight.
+    times :math:`\sigma_v^2`, plus bias.
 
     Parameters
     ----------
@@ -66,13 +45,9 @@ class PositionGeometry:
 
     Notes
     -----
-    theory.md E25 (new there), and beyond it. What attention reads must be behind a norm, so that
-    its q is one number. With windows, what both queries see is taken to vary as all that the
-    earlier one sees. Heads of finite width: Y_2 and entropy are averaged over it exactly (E12); the
-    excess of O over its value without correlation is scaled by the geometric mean of what E12 does
-    to the excess of both queries, exact for small s and at r = 1. Rotary positions: gaps that make
-    scores differ are those of turned keys, :math:`q - K_{ss'} \kappa(s - s')`, and r sums over
-    frequencies as in `sigprop.layers.attention.by_distance`.
+    theory.md section 6: score deviations and mean weights E25c, two queries E25d, correlated keys
+    E25e, the map E25f, rotary positions E25r. What attention reads must be behind a norm, so that
+    its q is one number.
 
     Examples
     --------

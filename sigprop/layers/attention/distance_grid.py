@@ -86,15 +86,15 @@ class Distances(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def make_distances(context: int, base: float, head_width: float | None) -> Distances:
+def make_distances(context: int, base: float | None, head_width: float | None) -> Distances:
     """Group the distances of a context, and average the waves over each group.
 
     Parameters
     ----------
     context : int
         Context length T, in [2, 131072].
-    base : float
-        Base of rotary positions.
+    base : float, optional
+        Base of rotary positions; None is no rotation.
     head_width : float, optional
         Width of a head.
 
@@ -106,7 +106,7 @@ def make_distances(context: int, base: float, head_width: float | None) -> Dista
     Examples
     --------
     >>> from sigprop.layers.attention.distance_grid import make_distances
-    >>> d = make_distances(256, 1e4, 128)  # mean of kappa over the context, theory.md 2d
+    >>> d = make_distances(256, 1e4, 128)  # mean of kappa over the context (E3r)
     >>> float(round(d.even @ d.waves[1:].mean(axis=1), 3))
     0.488
     """

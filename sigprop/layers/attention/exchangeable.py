@@ -71,7 +71,7 @@ class Exchangeable:
         return State(added(added(q, bias), kept), gap)
 
     def covariance(self, kernel: State, attention: ExchangeableStats, centred: bool) -> State:
-        r"""Covariance of :math:`x_t` with :math:`\sum_s A_{ts} x_s`, :math:`p + gap\,E A_{tt}`."""
+        r"""Covariance of x and :math:`\sum_s A_{ts} x_s` at t: :math:`p + gap\,E A_{tt}` (E10b)."""
         even, own = attention.even, attention.own
         first = even + (1 - even) * own - (even if centred else 0.0)
         common = 0.0 if centred else kernel.q - kernel.gap

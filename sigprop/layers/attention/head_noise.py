@@ -1,8 +1,8 @@
-r"""What the heads of one attention layer differ by over networks and tokens (section 7).
+r"""What the heads of one attention layer differ by over networks and tokens (E26d).
 
-Keys that queries share and the temperature of a head (`sigprop.propagation.finite_width.bands`
-describes both) let participation, overlap and entropy of a head vary. Everything is found from
-deviations from uniform attention, so that it keeps its digits where tokens merge.
+Keys that queries share and the score variance of a head let its participation, overlap and entropy
+vary. Everything is found from deviations from uniform attention, so that it keeps its digits where
+tokens merge.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keys that one query picks together: correlations of their scores, by fixed draws."""
+"""Keys of one query whose scores are correlated (E25e), by fixed draws."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ EVEN = 1e-12  # sum of squared deviations of weights that draws do not resolve
 
 
 class Turned(NamedTuple):
-    r"""What correlated scores do to the attention of one query.
+    r"""What correlated scores do to the attention of one query (E25e).
 
     Attributes
     ----------
     shrink : array, shape (..., P)
         Factor on the score deviation, at which independent scores have the Y_2 of correlated ones.
     near : array, shape (..., P)
-        Mean gap of two different keys that are picked together, over that of two that are picked
-        one by one, less one.
+        :math:`\nu - 1`: mean gap of two different keys drawn from one row of weights, over that of
+        two drawn independently from the mean weights, less one.
     part : array, shape (..., P)
-        What correlated keys keep of the deviations of mean weights from equal ones: keys that stand
-        apart together are picked less.
+        What correlated keys keep of the deviations of mean weights from equal ones.
 
     Examples
     --------
@@ -104,7 +103,7 @@ def between(layout: Layout, ratio: Floats) -> Floats:
     layout : Layout
         Blocks and mask.
     ratio : array, shape (..., K)
-        Values at the resolved blocks.
+        Values at these blocks.
 
     Returns
     -------
@@ -127,9 +126,9 @@ def between(layout: Layout, ratio: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Together:
-    """What correlations of the scores of its keys do to one query.
+    """What correlations of the scores of its keys do to one query (E25e).
 
-    They are those of `sigprop.layers.attention.statistics.correlated_scores`.
+    Fields are drawn as in `sigprop.layers.attention.statistics.correlated_scores` (E6r).
 
     Parameters
     ----------

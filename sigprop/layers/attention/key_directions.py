@@ -1,4 +1,4 @@
-"""Keys of finite width that crowd on fewer directions."""
+"""Keys of finite width that share fewer directions than d (E26e, E26f)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["keys", "pull"]
 
 
 def keys(layer: AttentionNumbers, crowding: float) -> Sphere | None:
-    """Sphere of the keys when tokens crowd on d / crowding directions.
+    """Sphere of the keys when tokens share d / crowding directions.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def keys(layer: AttentionNumbers, crowding: float) -> Sphere | None:
 
 
 def pull(layer: AttentionNumbers, sphere: Sphere | None, points: State, rem: Statistics) -> State:
-    """Find what keys of finite width add to the output of attention, at sigma_v2 = 1.
+    """Find what keys of finite width add to the output of attention (E26e), at sigma_v2 = 1.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Keys that are picked one by one, each with a mean weight of its own."""
+"""Mean weights of keys, each its own (E25c)."""
 
 from __future__ import annotations
 

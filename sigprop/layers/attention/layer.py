@@ -49,7 +49,7 @@ class Attention(AttentionNumbers):
         return bool(np.any(self.value_identity))
 
     def forward(self, kernel: State, place: Place) -> Step:
-        """Apply the map; the covariance is that of value identities (E20)."""
+        """Apply the map; the covariance is that of value identities (E10b)."""
         geometry, statistics = place
         attention = statistics(geometry.scores(self, kernel))
         bias = self.sigma_o2 * self.sigma_b2
@@ -63,12 +63,12 @@ class Attention(AttentionNumbers):
     def backward(
         self, kernel: State, gradient: Gradient, place: Place, spread: Spread
     ) -> BackwardStep:
-        """E23 and E24, and the gradients of the query, key and value weights (E22)."""
+        """E23 and E24, and the gradients of the query, key and value weights (E22b)."""
         return attention_backward.pull(self, kernel, gradient, place.statistics, spread)
 
     def branch(
         self, read: State, points: State, networks: Fluctuation, unit: State, place: Place
     ) -> BranchNoise:
-        """E26: heads that differ, shared values and keys of finite width."""
+        """Heads that differ, shared values and keys of finite width (E26b, E26d, E26e)."""
         out = self.forward(read, place).kernel, self.forward(points, place).kernel
         return head_noise.branch(self, read, points, out, networks, unit)

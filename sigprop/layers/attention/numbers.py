@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sigprop.core.arrays import Number
+from sigprop.core.arrays import Bools, Number
 from sigprop.layers.attention.statistics.finite_width_keys import Sphere
 
 __all__ = ["AttentionNumbers", "Mask"]
@@ -49,7 +49,7 @@ class AttentionNumbers:
         Whether equal weights are subtracted.
     value_identity : float or array
         Multiple c of the identity in the product of value and output matrices; adds c^2 to
-        sigma_v2 sigma_o2, and a covariance with the stream.
+        sigma_v2 sigma_o2, and a covariance with the stream (E10b).
     context : float or array
         Context length T, whose logarithm scales the scores.
     width : int, optional
@@ -80,6 +80,31 @@ class AttentionNumbers:
     heads_per_key: int = 1
     mask: Mask | None = None
     rotary_base: float | None = None
+
+    def seen(self, tokens: int) -> Bools:
+        """Keys (columns) that each query sees.
+
+        Parameters
+        ----------
+        tokens : int
+            Number of tokens T.
+
+        Returns
+        -------
+        array of bool, shape (T, T)
+            All without a mask.
+
+        Examples
+        --------
+        >>> from sigprop.layers.attention.numbers import AttentionNumbers, Mask
+        >>> AttentionNumbers(1.0, 1.0, mask=Mask(window=1)).seen(2).tolist()
+        [[True, False], [False, True]]
+        """
+        if self.mask is None:
+            return np.ones((tokens, tokens), dtype=bool)
+        query, key = np.ogrid[:tokens, :tokens]
+        last = np.maximum(query, self.mask.prefix - 1)
+        return np.asarray((key <= last) & (key > query - self.mask.window))
 
     @property
     def head_width(self) -> float | None:

@@ -1,4 +1,4 @@
-r"""Which keys one query picks under rotary positions: by draws, or interpolated for many stacks.
+r"""Distances of two keys of one query under rotary positions (E6r): drawn, or interpolated.
 
 `Tabulated` takes kernels whose gap is linear in log distance, :math:`gap/q = g\,(1 + \tau\ell)`,
 with the same mean and slope over all pairs, and interpolates what draws of them give: at Chebyshev
@@ -6,8 +6,6 @@ nodes of the score deviation, g and :math:`\tau`,
 
 .. math:: \frac{Y_2 - 1/T}{s^2/(1 + s^2)}, \quad \frac{P_j - P_j^0}{Y_2 - 1/T}, \quad
           \frac{\log T - H}{s^2/(1 + s)}.
-
-What comes of it after 6 to 12 layers is given in `sigprop.resolved.reach`.
 """
 
 from __future__ import annotations
@@ -41,12 +39,12 @@ SHORTEST = 0.2  # floor of the mean log distance over the nearest: only T = 2 is
 
 
 class Picked(NamedTuple):
-    """Which keys a query picks.
+    """Distances of two keys drawn from the weights of one query.
 
     Attributes
     ----------
     excess : array, shape (..., J+1)
-        Probability that two picked keys are the same, or in each group of distances, less its
+        Probability that two such keys are the same, or in each group of distances, less its
         value for uniform attention.
     entropy : array, shape (...)
         In nats.
@@ -97,7 +95,7 @@ class DistanceStats:
     scores : DistanceScores
         The scores.
     excess : array, shape (..., J+1)
-        Probability that two picked keys are the same, or in each group of distances, less its value
+        Probability that two keys are the same, or in each group of distances, less its value
         for uniform attention.
     entropy : array, shape (...)
         In nats.
@@ -137,7 +135,7 @@ class DistanceStats:
 
 
 class PairProbabilities(ABC):
-    """Source of the probabilities that two picked keys are at a distance."""
+    """Source of the probabilities that two keys of one query are at a distance."""
 
     distances: Distances
 
@@ -148,7 +146,7 @@ class PairProbabilities(ABC):
 
     @abstractmethod
     def picked(self, scale: Floats, deficit: Floats) -> Picked:
-        """Which keys a query picks."""
+        """Distances of two keys of one query."""
 
 
 class Drawn(PairProbabilities):
@@ -283,7 +281,9 @@ class Tabulated(PairProbabilities):
 
 
 @lru_cache(maxsize=16)
-def tabulated_picks(context: int, base: float, head_width: float | None, top: float) -> Tabulated:
+def tabulated_picks(
+    context: int, base: float | None, head_width: float | None, top: float
+) -> Tabulated:
     """Table of a context, built once.
 
     Parameters

@@ -1,7 +1,7 @@
 r"""Positions of a context in blocks, and which keys each position sees.
 
 A kernel that is smooth in position is kept as means over pairs of blocks. The first `SINGLES`
-positions are blocks of one, so a short context is resolved fully; after them block lengths grow in
+positions are blocks of one, so a short context is kept in full; after them block lengths grow in
 proportion to the position, as the kernel's variation does. A block is represented by its centre,
 pairs within a block by its points at 1/3 and 2/3 (the mean positions of the earlier and the later
 of two tokens drawn from it). Sums over the visible part of a block are taken linear in position.

@@ -1,4 +1,4 @@
-"""Attention weights of the queries of a layout, from the deviations of their scores (E6-E9)."""
+"""Attention of the queries of a layout, from the deviations of their scores (E6-E9, E25c-E25e)."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ class PositionScores(NamedTuple):
     std : array, shape (..., P)
         Standard deviation over the keys that a query sees.
     correlation : array, shape (..., N)
-        Correlation of the scores of the two queries of each couple, about their means.
+        Correlation of the scores of the two queries of each couple, about their means (E25d).
     key_variance : array, shape (..., P, B)
-        Variance of the score of a key of each block, over the mean one.
+        Variance of the score of a key of each block, over the mean one (E25c).
     whole : float or array, shape (..., 1)
         Score variance of two keys of gap q.
     deficit : array, shape (..., B, B)
@@ -144,7 +144,7 @@ class PositionStats:
     keys : Preferred
         Mean weights of the keys.
     near : array, shape (..., P)
-        What correlations of scores do to the mean gap of two keys that one query picks.
+        What correlations of scores do to the mean gap of two keys of one query (E25e).
     std : array, shape (..., P)
         Standard deviation of independent scores that one query would pick as much by.
     single : Single
@@ -186,7 +186,7 @@ class PositionStats:
 
     @cached_property
     def alike(self) -> Floats:
-        """Share of the way from equal weights to Y_2 that the overlap of a couple goes."""
+        """Share f of the way from equal weights to Y_2 that the overlap of a couple goes (E25d)."""
         i, j = self.layout.couples
         excess = self.single.excess
         most = np.sqrt(np.maximum(excess[..., i] * excess[..., j], 0.0))
@@ -241,7 +241,8 @@ class PositionStats:
         }
         out = {name: value[..., :keep] for name, value in one.items()}
         first = np.where(rows.low < 1, self.keys.weight[..., :keep, 0] / rows.count, 0.0)
-        out |= {"y2": 1 / rows.count + out["excess"], "first_weight": first}
+        count = np.broadcast_to(rows.count, first.shape)
+        out |= {"y2": 1 / count + out["excess"], "first_weight": first, "count": count}
         two = {"overlap": self.overlap, "joint": self.joint}
         return out | {name: self.layout.spread_out(value) for name, value in two.items()}
 
@@ -350,7 +351,7 @@ class Exact(QueryStatistics):
         return Single(excess, entropy, np.sqrt(heads), deficit)
 
     def shared(self, sigma: Floats, r: Floats) -> Floats:
-        """Excess overlap of two queries, before the average over heads.
+        """Excess overlap of two queries (E9b), before the average over heads.
 
         Parameters
         ----------
@@ -380,7 +381,7 @@ class Exact(QueryStatistics):
         return part[i] * part[j] * shared_excess(own, i, j, self.layout.common, r)
 
     def favour(self, sigma: Floats, ratio: Floats) -> Floats:
-        """Weight of a key whose score varies more or less than those of the others.
+        """Weight of a key whose score varies more or less than those of the others (E6c).
 
         Parameters
         ----------

@@ -9,26 +9,23 @@ deviation alone, and the excess overlap of a couple is one of both deviations an
 
 in the coordinates of `sigprop.layers.attention.statistics.coordinates`, and afterwards a stack
 costs a few small matrix products a layer. A query whose deviation leaves the shipped table of
-`sigprop.layers.attention.statistics` (early tokens of hot stacks) is continued by :math:`1 - Y_2
-\propto 1/s` and :math:`H \propto 1/s`. Largest errors of O measured against `Exact` (lengths 8 to
-1024, s up to 8): 1.3e-3, and 7.4e-4 for s < 6. What correlations of scores do
-(`sigprop.layers.attention.key_correlations`) is interpolated for gaps that rise linearly with log
-distance, of the mean and slope that the kernel's have. Under rotary positions the score deviation
-it stands for is within 0.9 % (root mean square) of that of such a kernel at T = 256; without them
-it depends on more than the rise (0.95 to 1), and is left as it is. `sigprop.resolved. reach` gives
-what comes of it.
+`sigprop.layers.attention.statistics` (early tokens of cold stacks) is continued by :math:`1 - Y_2
+\propto 1/s` and :math:`H \propto 1/s`. What correlations of scores do (E25e) is interpolated for
+gaps that rise linearly with log distance, of the mean and slope that the kernel's have; without
+rotary positions the factor on the score deviation depends on more than the rise, and is left out
+(notebooks/accuracy.md).
 """
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.core.numerics.chebyshev import basis, fitted, nodes
 from sigprop.layers.attention.key_correlations import RATIOS, Together, Turned, between, resolved
-from sigprop.layers.attention.position_grid import make_layout, pairs_between
+from sigprop.layers.attention.position_grid import Layout, make_layout, pairs_between
 from sigprop.layers.attention.query_statistics import (
     Exact,
     QueryStatistics,
@@ -40,7 +37,7 @@ from sigprop.layers.attention.statistics import coordinates as co
 from sigprop.layers.attention.statistics.table import head_nodes
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
 
-__all__ = ["Tabulated", "tabulated"]
+__all__ = ["Tabulated", "coarse_layout", "tabulated"]
 
 RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of one
 ONE = 32  # nodes of one query, in s
@@ -296,6 +293,9 @@ def _rise(sizes: Ints) -> Floats:
     return np.asarray(log / max(-log[pairs > 0].min(), SMALL))
 
 
+coarse_layout = partial(make_layout, resolution=RESOLUTION, singles=SINGLES)
+
+
 @lru_cache(maxsize=16)
 def tabulated(
     context: int,
@@ -304,6 +304,7 @@ def tabulated(
     prefix: int = 0,
     head_width: float | None = None,
     rotary_base: float | None = None,
+    edges: tuple[int, ...] | None = None,
 ) -> Tabulated:
     """Table of a context on coarse blocks, built once.
 
@@ -319,6 +320,8 @@ def tabulated(
         Width of a head.
     rotary_base : float, optional
         Base of rotary positions.
+    edges : tuple of int, optional
+        Ends of the blocks; by default those of `coarse_layout`.
 
     Returns
     -------
@@ -332,5 +335,7 @@ def tabulated(
     >>> tabulated(2, 1.0) is tabulated(2, 1.0)
     True
     """
-    layout = make_layout(context, RESOLUTION, window, prefix, singles=SINGLES)
+    layout = coarse_layout(context, window=window, prefix=prefix)
+    if edges is not None:
+        layout = Layout(np.array(edges), window, prefix)
     return Tabulated(Exact(layout, head_width, rotary_base), top)

@@ -1,54 +1,19 @@
-r"""Spread of the trajectory over networks, and what it and finite width do to the mean (E26).
+r"""Spread of the trajectory over networks, and the mean at finite width (E26a-E26f).
 
-The state of one network is taken as log-normal: y = (log q, log gap) has a mean and a covariance.
-A map moves four sigma points, mean +- sqrt(2) times the columns of a Cholesky factor, which carries
-the covariance to first order and the mean to second (Julier & Uhlmann 1997). Each residual
-sublayer then injects noise, with p the common part of its kernel, f its branches, d width, h heads:
-
-* *weights*: a Gaussian matrix of d outputs maps the common direction to a random vector, so
-  :math:`\mathrm{var}\,p = (2 p_f^2 + 4 \alpha^2 p\,p_f)/d`; the gap averages T directions,
-  :math:`\mathrm{var}\,gap = (2 gap_f^2 + 4\alpha^2 gap\,gap_f)/(dT)`;
-  values that a group of query heads shares count :math:`2 p_f^2/d` once for each of them;
-* *hidden units*: an MLP averages over d_ff units; given its common preactivation c a unit
-  contributes the squared mean of T tokens, about :math:`m(c)^2 + v(c)/T`, to p, and :math:`v(c)` to
-  the gap, m and v its mean and variance over tokens (`sigprop.layers.mlp_units`);
-* *temperature*: the common part of the queries gives all scores of a head one variance factor, of
-  variance :math:`2\rho^2(1/d_h + 1/d)`;
-* *keys*: the participation ratio averaged over tokens keeps the part of its variance that queries
-  share, taken as the square of :math:`(O - 1/T)/(Y_2 - 1/T)`: exact at r = 0 and 1 and within
-  0.12 of that variance between (measured at T = 64-512, s = 1-7).
-
-The mean kernel is as without noise, so noise lowers its mean logarithm by half the variance.
-
-Tokens differ too: a norm divides each by its own squared norm. With u that norm and w the mean
-overlap with the others, the mean overlap behind it is, to second order in their variation over the
-tokens of one network,
+The state of one network is log-normal: y = (log q, log gap) has a mean and a covariance. A map
+moves four sigma points, mean +- sqrt(2) times the columns of a Cholesky factor, which carries the
+covariance to first order and the mean to second (Julier & Uhlmann 1997). Each residual sublayer
+then adds noise: of its weights (E26b), of the units of an MLP (E26c), of score variance and shared
+keys of its heads (E26d). The mean kernel is as without noise, so noise lowers its mean logarithm by
+half the variance. Means shift by the variation of tokens in front of a norm,
 
 .. math:: \rho' = \frac{p}{q} \Big(1 + \frac34 \frac{\mathrm{var}\,u}{q^2}\Big)
           - \frac{\mathrm{cov}(u, w)}{q^2}
 
-(E26, which keeps the first term). Attention adds :math:`(\sigma_v^2 gap)^2 [\mathrm{var} Y +
-\ldots]/h` to var u, dots for heads of finite width (E12); a matrix of d outputs adds :math:`2
-[p_f gap_f + \alpha^2 (p\,gap_f + gap\,p_f)]/d` to cov(u, w), and to var u twice that and
-:math:`[2 gap_f^2 + 4\alpha^2 gap\,gap_f]/d`; hidden units add theirs (`sigprop.layers.mlp_units`).
-Behind a post-norm all starts afresh; a pre-norm stream keeps what it gathered.
-
-Keys of finite width (`sigprop.layers.attention.statistics.finite_width_keys`) are pulled along the
-query: the gap of attention's output becomes :math:`\sigma_v^2 gap [(Y_2 - O) Y_2'/Y_2 + (1 - \rho)
-drift]`, Y_2' the participation at width d.
-
-Directions also *crowd*: every random matrix of d outputs adds to the off-diagonal entries of the
-kernel about its common part a variance of :math:`[gap_f^2 + 2\alpha^2 gap\,gap_f]/d`, and hidden
-units :math:`gap_f^2\, E v^2/(E v)^2/d_{ff}`. The variance that was there passes coherently through
-the skip branch and the MLP, and attention adds that of other pairs. Relative to gap^2/d the
-variance kappa, one for random tokens, grows with depth unless attention mixes: tokens share d/kappa
-directions, which stands for d wherever keys of finite width matter. The gap averages T directions
-only as far as they are apart: beside 1/T of the first item stands kappa/d.
-
-Approximate: Gaussian noise, at first order in 1/d. Largest deviation from the measured mean overlap
-over 50 layers of the published encoder, and that of `propagate`: 0.0025 and 0.038 (standard error
-0.001) at beta = 0.5, T = 64, d = 96; 0.003 and 0.030 (0.003) at beta = 1.5, T = 128, d = 192;
-0.0007 and 0.0054 (0.0007, 1600 networks) at beta = 0.5, T = 512, d = 720.
+with u the squared norm of a token and w its mean overlap with the others (E26a), by keys of finite
+width (E26e), and by the variance of pair overlaps, kappa gap^2/d, which grows with depth unless
+attention mixes (E26f). Approximation: Gaussian noise, at first order in 1/d
+(notebooks/accuracy.md).
 """
 
 from __future__ import annotations
@@ -68,7 +33,7 @@ from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
-from sigprop.propagation.stack import Block, build_block, iterate
+from sigprop.propagation.stack import Block, at_beta, build_block, iterate
 
 __all__ = ["Noise", "bands", "block_noise", "input_variance"]
 
@@ -98,7 +63,7 @@ def bands(spec: Transformer) -> Trajectory:
 
     Notes
     -----
-    theory.md section 7 (E26).
+    theory.md section 7: E26a-E26f.
 
     Examples
     --------
@@ -188,8 +153,7 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
     """
     plain = build_block(spec)
     read = plain.read(state)
-    cold = spec.replace(beta=b / float(np.sqrt(read.q * read.gap)))
-    block = build_block(cold, place=plain.place)
+    block = at_beta(spec, plain, b / float(np.sqrt(read.q * read.gap)))
     with np.errstate(all="ignore"):  # what overflows is refused
         rows = []
         for entering in (0.0, variance):

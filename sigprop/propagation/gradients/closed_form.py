@@ -1,10 +1,10 @@
-"""Gradient kernel and weight gradients of a stack, layer by layer (E22-E24)."""
+"""Gradient kernel and weight gradients of a stack, layer by layer (E22-E24, E22b)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,16 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Number, finite_or_none
 from sigprop.core.errors import AssumptionError
+from sigprop.core.export import Exported
 from sigprop.layers.attention.statistics import freezing
 from sigprop.layers.interface import BackwardStep, Spread
 from sigprop.layers.state import Gradient, State
 from sigprop.model.spec import Transformer
-from sigprop.propagation.capabilities import require_theory
+from sigprop.propagation.capabilities import covers, require_theory
 from sigprop.propagation.finite_width.bands import bands
 from sigprop.propagation.points import chunks, part_of
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
-from sigprop.propagation.stack import Block, build_block, build_blocks, iterate
+from sigprop.propagation.stack import Block, build_block, build_stack, iterate
 
 __all__ = [
     "EXPLODING",
@@ -38,7 +39,7 @@ VANISHING, EXPLODING = 1e-3, 1e3  # squared norm over the largest of the last bl
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(Exported):
     r"""Gradients of a stack, for independent output gradients.
 
     Entries where a trajectory has ended are NaN.
@@ -75,6 +76,11 @@ class Gradients:
     >>> gradients(spec).q.tolist()
     [64.0, 16.0, 4.0]
     """
+
+    AXES: ClassVar[dict[str, tuple[str, ...]]] = {
+        **dict.fromkeys(("q", "p", "wq", "wk", "wv", "w1", "w2"), ("block",)),
+        **dict.fromkeys(("apjn", "exponent"), ()),
+    }
 
     q: Floats
     p: Floats
@@ -197,7 +203,7 @@ def gradients(
     if trajectory is None and beta_by_layer is not None:
         trajectory = _late(spec, beta_by_layer)
     found, gap, spread = _typical(spec, trajectory)
-    blocks = build_blocks(spec, beta_by_layer=beta_by_layer)[: len(found.q) - 1]
+    blocks = build_stack(spec, beta_by_layer=beta_by_layer).blocks[: len(found.q) - 1]
 
     def back(step: BackwardStep, layer: tuple[int, Block]) -> BackwardStep:
         index, block = layer
@@ -221,8 +227,7 @@ def _typical(
 ) -> tuple[Trajectory, Floats, list[Spread]]:
     """Trajectory, the gap of a typical network and the variation around it."""
     if trajectory is None:
-        single = spec.width is not None and spec.shape == () and not np.isinf(spec.context)
-        trajectory = bands(spec) if single else _late(spec)
+        trajectory = bands(spec) if covers(spec, "bands") else _late(spec)
     if trajectory.rho_std is None or trajectory.crowding is None:
         return trajectory, trajectory.gap, [Spread()] * len(trajectory.q)
     variance = np.log1p((trajectory.rho_std * trajectory.q / trajectory.gap) ** 2)

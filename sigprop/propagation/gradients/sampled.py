@@ -31,14 +31,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.core.arrays import Bools, Floats
+from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.errors import DomainError, require
 from sigprop.core.memory import LIMIT, allow
 from sigprop.layers.activations import activation
+from sigprop.layers.attention.drawn_heads import DrawnStep, angles, drawn, head, root_of
+from sigprop.layers.residual import Sequence
 from sigprop.model.spec import Transformer
 from sigprop.propagation.capabilities import refusal, require_theory
-from sigprop.propagation.drawn_heads import angles, drawn, head, root_of
-from sigprop.propagation.stack import initial_state
+from sigprop.propagation.stack import (
+    attention_of,
+    first_norm,
+    initial_state,
+    iterate,
+    ordered,
+    sublayers,
+)
 
 __all__ = ["SampledGradients", "sampled_gradients"]
 
@@ -150,15 +158,14 @@ def sampled_gradients(
     needed = _block_bytes(spec) + _stream_bytes(spec)
     allow(needed, "context", t, "fewer tokens, heads or features, or a smaller depth")
     start = _input(spec, t, kernel)
-    seen = _mask(spec, t, mask)
+    masks = {layer: _mask(layer, t, mask) for layer in set(spec.layers)}
     layers, rhos, first = [], [], np.zeros((t, t))
     for _ in range(draws):
         with np.errstate(all="ignore"):  # what vanishes or overflows is refused
-            tape, rho = _forward(spec, rng, start, seen)
-            gradient, rows = np.eye(t), []
-            while tape:
-                pull, book = tape.pop()()
-                gradient = pull(gradient)
+            tape, rho = _forward(spec, rng, start, masks)
+            rows = []
+            blocks = (tape.pop() for _ in range(spec.depth))
+            for gradient, book in iterate((np.eye(t), Book()), blocks, _back):
                 if not np.all(np.isfinite(gradient)):
                     raise refusal(*VANISHES, where="the way back")
                 rows.append((*_means(gradient), *(book[name] / t for name in WEIGHTS)))
@@ -173,6 +180,12 @@ def sampled_gradients(
     weights, weights_se = (dict(zip(WEIGHTS, v[2:], strict=True)) for v in (mean, error))
     ends = (mean[0], mean[1], error[0], error[1])
     return SampledGradients(*ends, rho, first, draws, weights, weights_se)
+
+
+def _back(behind: tuple[Floats, Book], block: Back) -> tuple[Floats, Book]:
+    """Gradient kernel before a block, and what its weights receive."""
+    pull, book = block()
+    return pull(behind[0]), book
 
 
 def _check(spec: Transformer) -> None:
@@ -194,19 +207,11 @@ def _input(spec: Transformer, t: int, kernel: ArrayLike | None) -> Floats:
 
 def _mask(spec: Transformer, t: int, mask: ArrayLike | None) -> Bools:
     if mask is None:
-        return _default_mask(spec, t)
+        return attention_of(spec).seen(t)
     values = np.asarray(mask, dtype=bool)
     if values.shape != (t, t) or not values.any(axis=1).all():
         raise DomainError("mask", values.shape, f"shape ({t}, {t}), a key for every query")
     return values
-
-
-def _default_mask(spec: Transformer, t: int) -> Bools:
-    if not spec.causal:
-        return np.ones((t, t), dtype=bool)
-    place = np.arange(t)
-    seen = (place[:, None] >= place) | (np.maximum(place[:, None], place) < spec.prefix)
-    return seen & (place[:, None] - place < (spec.window or t))
 
 
 def _means(kernel: Floats) -> tuple[float, float]:
@@ -216,7 +221,7 @@ def _means(kernel: Floats) -> tuple[float, float]:
 
 def _block_bytes(spec: Transformer) -> float:
     """Memory of one block: weights of all heads, kernels and products, and drawn units."""
-    t, heads = float(spec.context), spec.heads * (2 if spec.attention == "centred" else 1)
+    t, heads = float(spec.context), spec.heads * (2 if attention_of(spec).centred else 1)
     matrices = 8 * t**2 * (heads + SQUARES)
     if spec.width is None:
         return matrices
@@ -230,7 +235,7 @@ def _stream_bytes(spec: Transformer) -> float:
 
 
 def _forward(
-    spec: Transformer, rng: np.random.Generator, kernel: Floats, seen: Bools
+    spec: Transformer, rng: np.random.Generator, kernel: Floats, masks: dict[Transformer, Bools]
 ) -> tuple[list[Back], Floats]:
     """One stack: what gives its pullbacks, block by block, and its tokens' overlap.
 
@@ -238,21 +243,21 @@ def _forward(
     """
     fits = spec.depth * _block_bytes(spec) <= LIMIT
     x = kernel if spec.width is None else drawn(rng, root_of(kernel), spec.width)
-    if spec.norm == "post" and spec.width is not None:
+    if first_norm(spec) is not None and spec.width is not None:
         x = _norm(spec, x, float(spec.norm_gain))[0]
     tape: list[Back] = []
     rho = [_overlap(spec, x)]
-    for layer in range(1, spec.depth + 1):
-        book, state, entered = Book(), rng.bit_generator.state, x
-        x, pull = _block(spec, rng, entered, seen, book)
+
+    def step(entered: Floats, layer: Transformer) -> Floats:
+        book, state = Book(), rng.bit_generator.state
+        x, pull = _block(layer, rng, entered, masks[layer], book)
         if not np.all(np.isfinite(_norm(spec, x, 1.0)[0])):
-            raise refusal(*VANISHES, where=f"block {layer}")
-        if not fits:
-            del pull
-            tape.append(partial(_again, spec, rng, entered, seen, state))
-        else:
-            tape.append(partial(_same, pull, book))
-        rho.append(_overlap(spec, x))
+            raise refusal(*VANISHES, where=f"block {len(tape) + 1}")
+        again = partial(_again, layer, rng, entered, masks[layer], state)
+        tape.append(partial(_same, pull, book) if fits else again)
+        return x
+
+    rho += [_overlap(spec, x) for x in iterate(x, spec.layers, step)]
     return tape, np.array(rho)
 
 
@@ -287,35 +292,52 @@ def _overlap(spec: Transformer, x: Floats) -> float:
 def _block(
     spec: Transformer, rng: np.random.Generator, x: Floats, seen: Bools, book: Book
 ) -> tuple[Floats, Pull]:
-    gain = float(spec.norm_gain)
-    alphas = float(spec.alpha_attn) ** 2, float(spec.alpha_mlp) ** 2
-    skip = alphas if spec.width is None else (float(spec.alpha_attn), float(spec.alpha_mlp))
-    if spec.norm == "pre":
-        read, inner = _norm(spec, x, gain)
-        mixed, attend = _attention(spec, rng, read, seen, book)
-        middle = skip[0] * x + mixed
-        again, outer = (read, inner) if spec.parallel else _norm(spec, middle, gain)
-        thought, think = _mlp(spec, rng, again, book)
-        if spec.parallel:
-            return middle + thought, lambda g: alphas[0] * g + inner(attend(g) + think(g))
-        return skip[1] * middle + thought, _chain(
-            lambda g: alphas[1] * g + outer(think(g)), lambda g: alphas[0] * g + inner(attend(g))
-        )
-    mixed, attend = _attention(spec, rng, x, seen, book)
-    middle, first = _norm(spec, skip[0] * x + mixed, gain)
-    thought, think = _mlp(spec, rng, middle, book)
-    out, second = _norm(spec, skip[1] * middle + thought, gain)
-    return out, _chain(
-        second,
-        lambda g: alphas[1] * g + think(g),
-        first,
-        lambda g: alphas[0] * g + attend(g),
-    )
+    """Apply a block of drawn weights; what leaves it, and its pullback."""
+    norm = _Drawn(lambda x: _norm(spec, x, float(spec.norm_gain)))
+    attention = _Drawn(lambda x: _attention(spec, rng, x, seen, book))
+    mlp = _Drawn(lambda x: _mlp(spec, rng, x, book))
+    residual = partial(_Residual, spec.width is None)
+    whole: Any = Sequence(ordered(spec, norm, sublayers(spec, norm, attention, mlp), residual))
+    tape: list[Pull] = []
+    return whole.forward(x, tape).kernel, _chain(tape)
 
 
-def _chain(*pulls: Pull) -> Pull:
+@dataclass(frozen=True)
+class _Drawn:
+    """A layer that puts its pullback on a tape."""
+
+    step: Callable[[Floats], tuple[Floats, Pull]]
+
+    def forward(self, x: Floats, tape: list[Pull]) -> DrawnStep:
+        out, pull = self.step(x)
+        tape.append(pull)
+        return DrawnStep(out)
+
+
+@dataclass(frozen=True)
+class _Residual:
+    """Residual sublayer of a kernel, or of tokens, whose skip has the root of the kernel's gain."""
+
+    of_kernels: bool
+    alpha: Number
+    branches: tuple[Any, ...]
+    width: float
+
+    def forward(self, x: Floats, tape: list[Pull]) -> DrawnStep:
+        square, parts = float(self.alpha) ** 2, [list[Pull]() for _ in self.branches]
+        out = (square if self.of_kernels else float(self.alpha)) * x
+        for branch, part in zip(self.branches, parts, strict=True):
+            out = out + branch.forward(x, part).kernel
+        pulls = [_chain(part) for part in parts]
+        tape.append(lambda g: sum((pull(g) for pull in pulls), square * g))
+        return DrawnStep(out)
+
+
+def _chain(tape: list[Pull]) -> Pull:
+    """Pullback of layers that acted one after the other."""
+
     def pull(gradient: Floats) -> Floats:
-        for one in pulls:
+        for one in reversed(tape):
             gradient = one(gradient)
         return gradient
 
@@ -373,13 +395,14 @@ def _attention(
 ) -> tuple[Floats, Pull]:
     value = float(spec.sigma_v2 * spec.sigma_o2)
     variance = float(spec.beta * np.sqrt(np.log(spec.context)))
-    (kernel, root), turn = _read(spec, x), angles(spec)
-    heads = [head(spec, rng, root, seen, variance, turn) for _ in range(spec.heads)]
+    layer, (kernel, root) = attention_of(spec), _read(spec, x)
+    turn = angles(layer, len(kernel))
+    heads = [head(layer, rng, root, seen, variance, turn) for _ in range(spec.heads)]
     mixers = [one.weights for one in heads]
-    if spec.attention == "centred":
+    if layer.centred:
         flat = seen / seen.sum(axis=1, keepdims=True)
         mixers = [mixer - flat for mixer in mixers]
-    bias = float(spec.sigma_b2 * spec.sigma_o2) if spec.attention == "softmax" else 0.0
+    bias = 0.0 if layer.centred else float(spec.sigma_b2 * spec.sigma_o2)
 
     def pull(gradient: Floats) -> Floats:
         own, parts = root_of(gradient), np.zeros((3, *gradient.shape))

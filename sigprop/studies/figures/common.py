@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.jobs.cache import Arrays, Job, gather
+from sigprop.core.jobs.execution import Execution
 from sigprop.core.notation import NOTATION
 from sigprop.model.spec import Transformer
 from sigprop.model.text import windows
@@ -31,10 +32,6 @@ Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 THEORIES = {"finite": "theory at finite T", "limit": "published limit"}
 
 
-def _silent(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda _: None)
-
-
 @dataclass(frozen=True)
 class Lab:
     """How the data of a figure are made.
@@ -45,14 +42,11 @@ class Lab:
         Small networks and few seeds, for a check in minutes.
     text : Path, optional
         Text file whose tokens are the input where a figure uses text.
-    folder : Path, optional
-        Where finished cells are kept.
-    workers : int
-        Processes.
-    bar : callable
-        From a total and a label to a context that yields a progress callback.
-    scheduler : str, optional
-        As in `sigprop.core.jobs.cache.gather`.
+    execution : Execution
+        Processes, folder of finished cells, cluster, progress.
+    bar : callable, optional
+        From a total and a label to a context that yields a progress callback, for each part of the
+        work in place of the one of `execution`.
 
     Examples
     --------
@@ -63,10 +57,8 @@ class Lab:
 
     quick: bool = False
     text: Path | None = None
-    folder: Path | None = None
-    workers: int = 1
-    bar: Bar = _silent
-    scheduler: str | None = None
+    execution: Execution = field(default_factory=Execution)
+    bar: Bar | None = None
 
     def pick(self, full: T, quick: T) -> T:
         """Choose by how much is to be computed.
@@ -104,7 +96,7 @@ class Lab:
         return None if self.text is None else windows(self.text, context)
 
     def gather(self, todo: list[Job], what: str) -> list[Arrays]:
-        """Results of jobs, with a progress bar.
+        """Results of jobs, with a progress bar where there is one.
 
         Parameters
         ----------
@@ -118,8 +110,10 @@ class Lab:
         list of dict of str to array
             In the order of the jobs.
         """
+        if self.bar is None:
+            return gather(todo, self.execution)
         with self.bar(len(todo), what) as advance:
-            return gather(todo, self.folder, self.workers, advance, self.scheduler)
+            return gather(todo, replace(self.execution, progress=advance))
 
     def measure(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 from sigprop.analysis.critical import asymptotic_alpha, critical, odds_law_alpha
 from sigprop.analysis.diagram.grid import BOUNDARIES, diagram
 from sigprop.core.arrays import Floats
-from sigprop.core.jobs.cache import Arrays, Job
+from sigprop.core.jobs.cache import Arrays, Job, job
 from sigprop.core.notation import label
 from sigprop.model.spec import Transformer
 from sigprop.plotting.base import BLACK, BLUE, GREEN, VERMILLION, panels
@@ -216,6 +216,7 @@ def _solved(lab: Lab, specs: list[Transformer], depths: list[int]) -> Floats:
     return np.reshape([float(f["alpha"]) for f in found], (2, len(specs), len(depths)))
 
 
+@job("theory.critical")
 def critical_cell(spec: dict[str, Any], theory: str) -> Arrays:
     """Solve for the critical strength of one description, as a job.
 

@@ -196,7 +196,7 @@ def bench(config: Transformer, seed: int = 0, draws: int = 8) -> Bench:
     Returns
     -------
     Bench
-        With a laboratory of width 96, 64 tokens, at most 6 blocks, two-way attention, no rotation.
+        Its networks have width 96, 64 tokens, at most 6 blocks, neither mask nor rotation.
 
     Raises
     ------

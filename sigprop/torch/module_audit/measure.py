@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional
 
 from sigprop.core.arrays import Floats
+from sigprop.simulation.network_torch import ACTIVATIONS
 
 __all__ = [
     "ACTIVATIONS",
@@ -23,14 +22,6 @@ __all__ = [
 ]
 
 MASKED = -1e4  # a score below it is a mask, not a product
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": torch.relu,
-    "gelu": functional.gelu,
-    "tanh": torch.tanh,
-    "erf": torch.erf,
-    "silu": functional.silu,
-    "linear": lambda x: x,
-}
 
 
 class Attended(NamedTuple):

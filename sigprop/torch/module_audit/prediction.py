@@ -126,7 +126,7 @@ def predict(
 
     Notes
     -----
-    theory.md E25b and E26. Approximate: the spread over networks and the shift of the mean are
+    theory.md E25b, E26a-E26h. Approximate: the spread over networks and the shift of the mean are
     those of tokens alike but for their positions, to first order in 1/d.
 
     Examples

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +23,8 @@ from sigprop.analysis.design.targets import Targets
 from sigprop.analysis.schemes.outcome import described
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.jobs.cache import Arrays, Job, gather
+from sigprop.core.jobs.cache import job as named_job
+from sigprop.core.jobs.execution import Execution, takes_execution
 from sigprop.core.version import __version__
 from sigprop.model.spec import Transformer
 from sigprop.torch.training.config import Plan
@@ -86,6 +87,7 @@ class Trial(NamedTuple):
     plan: Plan
 
 
+@named_job("training.run")
 def cell(
     spec: dict[str, Any],
     plan: dict[str, Any],
@@ -252,14 +254,12 @@ def trials(
     return found
 
 
+@takes_execution
 def experiment(
     text: Corpus,
     asked: Sequence[Trial],
     *,
-    folder: Path | None = None,
-    workers: int = 1,
-    progress: Callable[[int], None] | None = None,
-    scheduler: str | None = None,
+    execution: Execution | None = None,
 ) -> xr.Dataset:
     """Train every trial, and tabulate what was measured.
 
@@ -269,15 +269,8 @@ def experiment(
         What is trained on, in windows of the context of the trials.
     asked : sequence of Trial
         From `trials`.
-    folder : Path, optional
-        Where finished runs are kept; a second call continues.
-    workers : int
-        Processes, one thread each.
-    progress : callable, optional
-        Called with the number of finished runs.
-    scheduler : str, optional
-        Address of a dask scheduler whose workers do the runs, as in
-        `sigprop.core.jobs.cache.gather`.
+    execution : Execution, optional
+        Processes, folder of finished runs, cluster, progress.
 
     Returns
     -------
@@ -304,7 +297,7 @@ def experiment(
 
     jobs = [job(one.spec, one.plan, text) for one in asked]
     unique = {one.key: one for one in jobs}
-    done = gather([*unique.values()], folder, workers, progress, scheduler)
+    done = gather([*unique.values()], execution)
     runs = dict(zip(unique, done, strict=True))
     found = [runs[one.key] for one in jobs]
     rows = {

@@ -23,18 +23,11 @@ from torch.nn import functional as F
 from sigprop.core.checks import count
 from sigprop.core.errors import AssumptionError, DomainError, require
 from sigprop.model.spec import Transformer
+from sigprop.simulation.network_torch import ACTIVATIONS
 
 __all__ = ["LanguageModel", "Seen", "check"]
 
 Branch = Callable[[Tensor], Tensor]
-ACTIVATIONS: dict[str, Branch] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "tanh": torch.tanh,
-    "erf": torch.erf,
-    "silu": F.silu,
-    "linear": lambda x: x,
-}
 EPSILON = 1e-12  # of the norms, as in BERT
 TABLE = 0.4  # norm of a row of the embedding tables
 
@@ -82,6 +75,8 @@ def check(spec: Transformer) -> None:
     if spec.width is None:
         raise DomainError("width", None, "an integer to train")
     require(spec.width % spec.heads == 0, "heads", spec.heads, f"a divisor of {spec.width}")
+    if not spec.is_uniform:
+        raise AssumptionError("training needs layers that are alike: no pattern, no by_layer")
     if spec.shape or math.isinf(float(spec.context)):
         raise AssumptionError("training needs a single spec of finite context")
     if spec.has_identity or spec.heads_per_key > 1:

@@ -28,7 +28,7 @@ from sigprop.core.arrays import Floats, Ints
 from sigprop.core.checks import choice
 from sigprop.core.errors import DomainError
 from sigprop.core.files import clear, kept, note, seal, write
-from sigprop.core.version import __version__
+from sigprop.core.version import REVISIONS, __version__
 from sigprop.model.spec import Transformer
 from sigprop.torch.training.config import Held, Plan, Run
 from sigprop.torch.training.corpus import KINDS, Corpus, Guesses, baseline, guesses
@@ -165,7 +165,8 @@ class _Trainer:
         )
         self.step, self.wall, self.diverged = 0, 0.0, -1
         self.rows: list[dict[str, Any]] = []
-        about = [spec.to_dict(), asdict(plan), text.digest, text.vocabulary, versions(device)]
+        machine = versions(device) | {"sigprop": f"revision {REVISIONS['training']}"}
+        about = [spec.to_dict(), asdict(plan), text.digest, text.vocabulary, machine]
         self.identity = repr(about)
 
     def run(self, path: Path | None, told: Callable[[dict[str, Any]], None]) -> Run:
@@ -268,7 +269,8 @@ class _Trainer:
             return
         state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
         if state["identity"] != self.identity:
-            words = "a folder of the same run (spec, text, plan, versions); this one holds another"
+            same = "the same run (spec, text, plan, revision, machine)"
+            words = f"a folder of {same}; this one holds another"
             raise DomainError("out", str(path.parent), words)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,10 +1,9 @@
-r"""One favoured level: queries and keys that are partly alike, exactly at finite context.
+r"""One level with an advantage: queries and keys with an identity part, exactly (E2b, E6b, E9c).
 
 Identity-like attention has :math:`W_Q^\top W_K/\sqrt{d_h} = R + (\gamma \log T/d)\, 1` with R
 random as in E1. The identity adds :math:`\gamma \log T\, x_t\cdot x_s/d` to a score: gamma log T q
-on a query's own key, gamma log T p on the others. What is common to all keys drops out of the
-softmax, so a query sees T random energies of standard deviation s (E3) of which its own has the
-advantage
+on a query's own key, gamma log T p on the others. A query sees T random energies of standard
+deviation s (E3) of which its own has the advantage
 
 .. math:: \mu = \gamma \log T\; gap .
 
@@ -15,9 +14,9 @@ mu:
 .. math:: E A_1^k = \frac{1}{\Gamma(k)} \int F_k(u+\mu)\, G(u)^{T-1} du, \qquad
           E \sum_{s>1} A_s^k = \frac{T-1}{\Gamma(k)} \int F_k(u)\, G(u)^{T-2}\, G(u+\mu)\, du .
 
-Two queries favour a key each, their own. A pair of queries brings a joint density and a joint
+Two queries have their own key each. A pair of queries brings a joint density and a joint
 survival to E9, :math:`J(u, u') = E[w w' e^{-\lambda w - \lambda' w'}]` and
-:math:`G_2(u, u') = E\,e^{-\lambda w - \lambda' w'}` at corr(z, z') = r, and each favoured key
+:math:`G_2(u, u') = E\,e^{-\lambda w - \lambda' w'}` at corr(z, z') = r, and each own key
 shifts one argument of its factor. With key 1 that of the first query and key 2 that of the second,
 
 .. math:: O = \iint \big[2\, J(u+\mu, u')\, G_2(u, u'+\mu)\, G_2^{T-2}
@@ -25,10 +24,9 @@ shifts one argument of its factor. With key 1 that of the first query and key 2 
 
 where factors without arguments are at (u, u') and symmetry has counted the first term twice.
 
-Approximation: infinite width. At width d the identity adds a score variance of relative size
-:math:`\gamma^2 \log T/(\beta^2 d)`, which `sigprop.propagation.stack` counts; the own key's score
-varies more than the others', by up to 1.7 of the variance for identity-like matrices, which nothing
-counts.
+Approximation: infinite width. At width d the identity adds a score variance (E3b), which
+`sigprop.propagation.stack` counts; the own key's score varies more than the others', which nothing
+counts (notebooks/accuracy.md).
 """
 
 from __future__ import annotations
@@ -60,14 +58,14 @@ KINDS = (0, 1, 2)  # of F_k; 0 is the derivative in k
 
 @dataclass(frozen=True)
 class Biased:
-    r"""Disorder averages of attention weights of which one is favoured.
+    r"""Disorder averages of attention weights of which one has an advantage.
 
     Attributes
     ----------
     own : array
-        Mean weight :math:`E A_1` of the favoured level, in [0, 1].
+        Mean weight :math:`E A_1` of that level, in [0, 1].
     y2 : array
-        Participation ratio :math:`E \sum_s A_s^2`, the favoured level included.
+        Participation ratio :math:`E \sum_s A_s^2`, that level included.
     entropy : array
         :math:`-E \sum_s A_s \log A_s`, in nats, in [0, log T].
     log_z : array
@@ -95,7 +93,7 @@ def biased(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike) -> Biased:
     sigma : array_like
         Standard deviation s of the scores (E3), in [0, 1e6].
     bias : array_like
-        Advantage mu of the favoured score, in [-1e6, 1e6]; see `own_bias`.
+        Advantage mu of the one score, in [-1e6, 1e6]; see `own_bias`.
     context : array_like
         Context length T, in [2, 1e12].
 
@@ -111,7 +109,7 @@ def biased(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike) -> Biased:
 
     Notes
     -----
-    theory.md E6 and E8 with one shifted factor (new here). Without noise the weight is
+    theory.md E6b; E8 likewise. Without noise the weight is
     :math:`e^\mu/(e^\mu + T - 1)`, the model of Chen et al., arXiv 2510.05554; without bias the
     random energy model of E6. The entropy is the derivative of the moments at k = 1, and
     :math:`E\log Z = H + s^2 (1 - Y_2) + \mu E A_1` is Stein's lemma.
@@ -160,7 +158,7 @@ def _grid(s: Floats, mu: Floats, t: Floats) -> Grid:
 
 @validated
 def biased_overlap(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike, r: ArrayLike) -> Floats:
-    r"""Overlap :math:`E \sum_s A_{ts} A_{t's}` of two queries of which each favours its own key.
+    r"""Overlap :math:`E \sum_s A_{ts} A_{t's}` of two queries, each with its own key.
 
     Parameters
     ----------
@@ -182,7 +180,7 @@ def biased_overlap(sigma: ArrayLike, bias: ArrayLike, context: ArrayLike, r: Arr
 
     Notes
     -----
-    theory.md E9 with shifted factors (new here; the formula is at the head of this module). Without
+    theory.md E9c (the formula is at the head of this module). Without
     noise it is :math:`2 a o + (T-2) o^2` for the own weight a and that on another key, o.
 
     Examples
@@ -255,10 +253,7 @@ def own_bias(gamma: ArrayLike, gap: ArrayLike, context: ArrayLike) -> Floats:
 
 @validated
 def critical_gamma(b: ArrayLike, gap: ArrayLike) -> Floats:
-    r"""Identity part above which a query attends to its own key alone, at infinite context.
-
-    The favoured level :math:`T^{\gamma\,gap}` competes with the others' partition function,
-    :math:`T^{1 + b^2/2}` above freezing and :math:`T^{\sqrt 2\, b}` below:
+    r"""Identity part above which a query attends to its own key alone, at infinite context (E4b).
 
     .. math:: \gamma_c\, gap = 1 + b^2/2 \;(b \le \sqrt 2), \qquad \sqrt 2\, b \;(b > \sqrt 2).
 

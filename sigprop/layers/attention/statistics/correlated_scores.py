@@ -1,14 +1,12 @@
-r"""Random energies correlated along a line: attention over stationary Gaussian fields, by draws.
+r"""Random energies correlated along a line: attention over stationary Gaussian fields (E6r).
 
-The scores of one query under rotary positions are a stationary field over the keys,
+No closed form of E6 is known for them, so fields are drawn, with normals that are fixed by `SEED`:
+results are smooth in every parameter. With the covariance
 
 .. math:: Cov(a_s, a_{s'}) = \frac{v}{F} \sum_i g_i K(s - s') \cos\omega_i(s - s'),
 
-with weights :math:`g_i \sim \chi^2_2/2` of a head of finite width, or one. No closed form of E6 is
-known for it; a tree of energies with the same pair covariances (Derrida & Gardner 1986) has too
-large a Y_2, by up to 0.04, because its clusters are tighter than those of a line. So the field is
-drawn, with normals that are fixed by `SEED`: results are smooth in every parameter. What all tokens
-have in common, :math:`K_\infty`, is a sum of waves with random amplitudes; the rest,
+:math:`g_i \sim \chi^2_2/2` for a head of finite width, or one, what all tokens have in common,
+:math:`K_\infty`, is a sum of waves with random amplitudes; the rest,
 :math:`(K - K_\infty) \cos\omega_i\Delta`, vanishes at distance T and is drawn by circulant
 embedding (Dietrich & Newsam 1997, SIAM J. Sci. Comput. 18, 1088), which is exact when K falls and
 is convex; otherwise negative parts of its spectrum are set to zero. Amplitudes of waves are
@@ -16,13 +14,11 @@ whitened over the draws (scaled, where there are fewer draws than waves), and ev
 with both signs, so that the first order is within 1 %; below `LINEAR` it is exact.
 
 Under a mask the kernel is one number for each pair of blocks, with or without rotation, and is
-drawn from its `RANK` largest factors; what they leave is each key's own. At 12 layers, T = 512,
-beta = 2 that changes the mean Y_2 by 0.0005 from three times as many, and four factors by 0.008.
+drawn from its `RANK` largest factors; what they leave is each key's own.
 
 Error: that of the mean over draws, given as `Picks.error` (not under a mask, where it is the same);
-small scores err less than it says, since first orders cancel. Largest seen for Y_2, at beta = 1.5
-to 3 and heads of 64: 0.0043 at T = 1024 (2048 draws), 0.0086 at 4096 (512), 0.012 at 8192 (256),
-0.018 from T = 16 384 on (128). The same draws serve all layers of a stack, so their errors add up.
+small scores err less than it says, since first orders cancel. The same draws serve all layers of a
+stack, so their errors add up. Sizes: notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -53,7 +49,7 @@ class Picks(NamedTuple):
     Attributes
     ----------
     pairs : array, shape (T,)
-        Probability that two picked keys are at each distance, 0 to T - 1; first Y_2.
+        Probability that two keys of one query are at each distance, 0 to T - 1; first Y_2.
     entropy : float
         In nats.
     error : float
@@ -72,14 +68,14 @@ class Picks(NamedTuple):
 
 
 class Blocked(NamedTuple):
-    """What attention picks where the kernel is blockwise.
+    """Attention where the kernel is blockwise.
 
     Attributes
     ----------
     y2 : float
         Participation ratio.
     deficit : float
-        Mean of one minus the kernel over two picked keys, zero where they are the same.
+        Mean of one minus the kernel over two keys of one query, zero where they are the same.
     weights : array, shape (B,)
         Mean weight of all keys of each block.
 
@@ -307,7 +303,7 @@ class Field:
         return Picks(np.asarray(pairs), float(np.mean(entropy)), error)
 
     def _spectrum(self, kernel: Floats) -> Single:
-        """Spectra of the kernel turned by each frequency, shape (F, N/2+1), period N."""
+        """Spectra of the kernel rotated by each frequency, shape (F, N/2+1), period N."""
         from scipy.fft import dct
 
         rows = np.zeros((self.omega.size, self._half + 1), np.float32)

@@ -92,7 +92,7 @@ class Weights(NamedTuple):
 
 
 class Response(NamedTuple):
-    r"""How attention weights answer to their scores: :math:`P = E\,\mathrm{tr}\,J J'`.
+    r"""How attention weights answer to their scores: :math:`P = E\,\mathrm{tr}\,J J'` (E24).
 
     J is the Jacobian of the softmax, :math:`J_{su} = A_s (\delta_{su} - A_u)`, and J' that of a
     second query whose scores have correlation r = 1 - x. By Price's theorem :math:`s^2 P` is the
@@ -268,7 +268,7 @@ class Source:
         return ExchangeableStats(self, scores)
 
     def own(self, b: Number, x: Number) -> Number:
-        """Mean weight on the own key less that on another: random scores favour no key."""
+        """Mean weight on the own key less that on another: none for random scores."""
         return 0.0
 
     def response(self, b: Number, x: Number, tilt: int = 0) -> Response:

@@ -87,8 +87,7 @@ def freezing(b: ArrayLike) -> Floats:
 class Limit(Source):
     """Attention statistics at infinite context (E5); overlap vanishes and 1/T is dropped.
 
-    The size of the approximation at T = 512 is 0.25 in Y_2 at beta = sqrt(2) and 0.07 at
-    beta = 3; it decays as 1/log T (theory.md 2b).
+    Its error decays as 1/log T (notebooks/accuracy.md).
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ With :math:`u = \log\lambda` and the averages :math:`F_k`, :math:`G` of
 .. math:: Y_k = \frac{T}{\Gamma(k)} \int F_k\, G^{T-1}\, du, \qquad
           Y_{22} = Y_4 + \frac{T(T-1)}{6} \int F_2^2\, G^{T-2}\, du .
 
-The entropy is the derivative of :math:`Y_k` at k = 1, which unlike E8 subtracts nothing large:
+The entropy is the derivative of :math:`Y_k` at k = 1, in which nothing cancels (E8b):
 
 .. math:: H = -\partial_k Y_k|_{k=1} = -\gamma - T \int E[x e^{x - e^x}]\, G^{T-1}\, du,
           \quad x = u + s z,
@@ -93,7 +93,7 @@ def moments(sigma: ArrayLike, context: ArrayLike) -> Moments:
 
     Notes
     -----
-    theory.md E6-E8 (new there); the limit is Derrida, Phys. Rev. B 24, 2613 (1981).
+    theory.md E6-E8; the limit is Derrida, Phys. Rev. B 24, 2613 (1981).
 
     Examples
     --------
@@ -129,9 +129,8 @@ def _moments(s: Floats, t: Floats) -> Floats:
 
 @validated
 def entropy_deficit(sigma: ArrayLike, context: ArrayLike) -> Floats:
-    r"""Deficit log T - H in nats, with relative accuracy also where attention is almost uniform.
+    r"""Deficit log T - H in nats, with relative accuracy where attention is almost uniform (E8b).
 
-    From :math:`d E\log Z/d(s^2) = (1 - Y_2)/2` and E8,
     :math:`\log T - H = s^2 [(1 - Y_2(s)) - \tfrac12 \int_0^1 (1 - Y_2(s \sqrt x)) dx]`.
 
     Parameters

@@ -59,7 +59,7 @@ def overlap(sigma: ArrayLike, context: ArrayLike, r: ArrayLike) -> Floats:
 
     Notes
     -----
-    theory.md E9 (new there). In the limit of infinite context it vanishes for r < 1 (E5).
+    theory.md E9. In the limit of infinite context it vanishes for r < 1 (E5).
 
     Examples
     --------

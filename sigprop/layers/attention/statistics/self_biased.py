@@ -1,4 +1,4 @@
-"""Attention statistics of queries that favour their own key (`biased`)."""
+"""Attention statistics of queries whose own key has an advantage (E2b, `biased`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Function = Callable[[Floats, Floats, Floats, Floats], Floats]
 
 
 class Favoured(Source):
-    r"""Attention statistics of queries that favour their own key, behind a norm.
+    r"""Attention statistics of queries whose own key has an advantage, behind a norm.
 
     Behind a norm the variance q is one number, so that the advantage
     :math:`\mu = \gamma \log T\, q x` follows from x = gap/q. Everything is computed by quadrature,

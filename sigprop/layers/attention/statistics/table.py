@@ -107,7 +107,7 @@ class Finite(Source):
         Context length T, in [2, 1e12].
     head_width : float, optional
         Width of a head; None is infinite. The two queries of E9 are given one common score
-        variance, which is exact at r = 1 and at r = 0.
+        variance, which is exact at r = 1 and at r = 0 and low between (E12b).
     exact : bool
         Compute everything by quadrature, with relative accuracy 1e-10 and slowly.
 
@@ -118,7 +118,7 @@ class Finite(Source):
 
     Notes
     -----
-    theory.md 2b (new there).
+    theory.md 2b and 2c; measured: notebooks/accuracy.md.
 
     Examples
     --------

@@ -1,23 +1,16 @@
-r"""Overlap of two queries that see different numbers of keys, with some in common (E9, E25).
+r"""Overlap of two queries that see different numbers of keys, with some in common (E9b).
 
 Query t sees n keys and query t' sees n'; c of them are common, and scores on a common key have
-correlation r. With :math:`\lambda = e^u`, :math:`w = e^{sz}`,
-
-.. math:: O = c \iint J(u, u')\, G_2(u, u')^{c-1}\, G(u)^{n-c}\, G'(u')^{n'-c}\, du\, du', \quad
-          J = E\,g_1(u + s z)\,g_1(u' + s' z'), \quad G_2 = E\,e^{-e^{u+sz} - e^{u'+s'z'}} .
-
-A bivariate normal average is a sum over Hermite polynomials (Mehler 1866): with
+correlation r. With :math:`\lambda = e^u` and the Hermite coefficients
 :math:`a_m(u) = E\,h_m(z)\,g_1(u + s z)` and :math:`k_m(u) = E\,h_m(z)\,(1 - e^{-e^{u+sz}})`,
 
-.. math:: J = \sum_m r^m a_m(u)\,a_m'(u'), \qquad
+.. math:: O = c \iint J\, G_2^{c-1}\, G^{n-c}\, G'^{\,n'-c}\, du\, du', \quad
+          J = \sum_m r^m a_m(u)\,a_m'(u'), \quad
           1 - G_2 = k_0 + k_0' - \sum_m r^m k_m(u)\,k_m'(u') ,
 
 so the coefficients belong to one query alone and every pair costs two small matrix products.
-At r = 0 the overlap is c/(n n') exactly, because the mean weight of a key is 1/n.
-
-Approximation: `TERMS` polynomials on `POINTS` points of u. Largest error of O against finer and
-wider grids, c up to 128, n' up to 1e5, r up to 0.99: 3e-7 for s <= 2, 3e-5 for s <= 4, 4e-4 for
-s <= 6 (the last two at r = 0.99, where the series in r is cut).
+At r = 0 the overlap is c/(n n') exactly, because the mean weight of a key is 1/n. Approximation:
+`TERMS` polynomials on `POINTS` points of u (notebooks/accuracy.md).
 """
 
 from __future__ import annotations
@@ -127,10 +120,9 @@ def _averages(u: Floats, sigma: Floats, terms: int) -> tuple[Floats, Floats]:
 
 
 def mean_weights(sigma: Floats, count: Floats, ratio: Floats) -> Floats:
-    r"""Mean weight of a key whose score varies more or less than those of the others.
+    r"""Mean weight of a key whose score varies more or less than those of the others (E6c).
 
-    :math:`E A_1 = \int (n-1)\, G(u)^{n-2}\, E\,g_1(u + s z)\, (1 - G_1(u))\, du`, which is E6 with
-    k = 1 by parts.
+    :math:`E A_1 = \int (n-1)\, G(u)^{n-2}\, E\,g_1(u + s z)\, (1 - G_1(u))\, du`.
 
     Parameters
     ----------
@@ -186,7 +178,7 @@ def shared_excess(own: Queries, i: Ints, j: Ints, common: Floats, r: Floats) -> 
 
     Notes
     -----
-    theory.md E9 with two lengths, as E25 needs it.
+    theory.md E9b.
 
     Examples
     --------

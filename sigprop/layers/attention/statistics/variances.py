@@ -1,4 +1,4 @@
-r"""Variances over the disorder of participation and entropy, with relative accuracy.
+r"""Variances over the disorder of participation and entropy, with relative accuracy (E7b).
 
 Differences of averages lose their digits where attention is almost uniform or the context is long.
 There both sums are those of many small independent parts: with :math:`a = s^2` and weights
@@ -8,7 +8,7 @@ There both sums are those of many small independent parts: with :math:`a = s^2` 
           - \frac{2 w}{E w}\Big) = \frac{Y_2^2}{T} \sum_{n \ge 2} \frac{(2^n - 2)^2 a^n}{n!}, \qquad
           \mathrm{var}\,H \to \frac1T \sum_{n \ge 2} \frac{(n - 1)^2 a^n}{n!}
 
-(new here), and times 1 - 1/T both are exact as s vanishes, at any T.
+and times 1 - 1/T both are exact as s vanishes, at any T.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def participation_variance(sigma: ArrayLike, context: ArrayLike) -> Floats:
 
     Notes
     -----
-    theory.md E6, E7; the law of small variances is new here.
+    theory.md E6, E7, E7b.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def entropy_variance(sigma: ArrayLike, context: ArrayLike) -> Floats:
 
     Notes
     -----
-    theory.md E6-E8 (new there); the law of small variances is new here.
+    theory.md E6-E8, E7b.
 
     Examples
     --------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sigprop.core.arrays import Bools, Floats
-from sigprop.model.spec import Transformer
+from sigprop.layers.attention.numbers import AttentionNumbers
 
-__all__ = ["Head", "angles", "drawn", "head", "root_of"]
+__all__ = ["DrawnStep", "Head", "angles", "drawn", "head", "root_of", "rotated", "softmax"]
 
 
 def root_of(kernel: Floats) -> Floats:
@@ -31,7 +32,7 @@ def root_of(kernel: Floats) -> Floats:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.propagation.drawn_heads import root_of
+    >>> from sigprop.layers.attention.drawn_heads import root_of
     >>> root_of(4 * np.eye(1)).tolist()
     [[2.0]]
     """
@@ -44,10 +45,21 @@ def drawn(rng: np.random.Generator, root: Floats, columns: int) -> Floats:
     return np.asarray(root @ rng.standard_normal((root.shape[1], columns)))
 
 
-def _softmax(scores: Floats, seen: Bools) -> Floats:
-    scores = np.where(seen, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+def softmax(scores: Floats, seen: Bools) -> Floats:
+    """Attention weights over the keys that each query sees."""
+    weights = np.where(seen, scores, -np.inf)
+    weights -= weights.max(axis=1, keepdims=True)
+    np.exp(weights, out=weights)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
+
+
+class DrawnStep(NamedTuple):
+    """What a drawn layer did, as `sigprop.layers.interface.Step`: the stream is an array."""
+
+    kernel: Floats
+    attention: Any = None
+    covariance: None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +75,12 @@ class Head:
         c = self.weights * (product - (self.weights * product).sum(axis=1, keepdims=True))
         dq, dk = c @ self.keys, c.T @ self.queries
         if turn is not None:
-            dq, dk = _rotated(dq, -turn), _rotated(dk, -turn)
+            dq, dk = rotated(dq, -turn), rotated(dk, -turn)
         return dq @ dq.T, dk @ dk.T
 
 
 def head(
-    spec: Transformer,
+    layer: AttentionNumbers,
     rng: np.random.Generator,
     root: Floats,
     seen: Bools,
@@ -76,27 +88,26 @@ def head(
     turn: Floats | None,
 ) -> Head:
     """Draw queries and keys over sqrt(d_h); at infinite width, the roots of their kernels."""
-    if spec.head_width is None:
-        weights = _softmax(variance * drawn(rng, root, len(root)) @ root.T, seen)
+    if layer.head_width is None:
+        weights = softmax(variance * drawn(rng, root, len(root)) @ root.T, seen)
         return Head(weights, np.sqrt(variance) * root, np.sqrt(variance) * root)
-    size = int(spec.head_width)
+    size = int(layer.head_width)
     q, k = (drawn(rng, np.sqrt(variance) * root, size) for _ in range(2))
     if turn is not None:
-        q, k = _rotated(q, turn), _rotated(k, turn)
+        q, k = rotated(q, turn), rotated(k, turn)
     scale = np.sqrt(size)
-    return Head(_softmax(q @ k.T / scale, seen), q / scale, k / scale)
+    return Head(softmax(q @ k.T / scale, seen), q / scale, k / scale)
 
 
-def angles(spec: Transformer) -> Floats | None:
+def angles(layer: AttentionNumbers, tokens: int) -> Floats | None:
     """Rotary angles, position by frequency."""
-    if spec.rotary_base is None or spec.head_width is None:
+    if layer.rotary_base is None or layer.head_width is None:
         return None
-    half = int(spec.head_width) // 2
-    frequency = spec.rotary_base ** (-np.arange(half) / half)
-    return np.outer(np.arange(int(spec.context)), frequency)
+    half = int(layer.head_width) // 2
+    return np.outer(np.arange(tokens), layer.rotary_base ** (-np.arange(half) / half))
 
 
-def _rotated(x: Floats, angle: Floats) -> Floats:
+def rotated(x: Floats, angle: Floats) -> Floats:
     """Turn pairs (i, i + d_h/2) of features; an odd last one stays."""
     half = angle.shape[1]
     a, b, rest = x[:, :half], x[:, half : 2 * half], x[:, 2 * half :]
