@@ -9,6 +9,7 @@ import pytest
 
 import sigprop
 from sigprop import (
+    DomainError,
     State,
     Transformer,
     asymptotic_alpha,
@@ -127,6 +128,20 @@ def test_the_limit_has_no_positions(command):
     spec = SPEC.replace(context=2**18, causal=True)
     assert not covers(spec, command)
     assert covers(spec, command, "limit")
+
+
+@pytest.mark.parametrize("pattern", [None, [{"causal": True, "window": 4}, {"causal": True}]])
+def test_late_tokens_have_no_positions(pattern):
+    """Whether all layers have a mask, or each its own, late tokens are those of no mask."""
+    spec = SPEC.replace(norm="none", causal=True, pattern=pattern)
+    for command in ("propagate", "sweep", "critical"):
+        assert not covers(spec, command)
+        assert covers(spec, command, geometry="exchangeable")
+    late = propagate(spec, geometry="exchangeable")
+    plain = propagate(spec.replace(causal=False, pattern=None))
+    np.testing.assert_array_equal(late.rho, plain.rho)
+    with pytest.raises(DomainError, match=r"^geometry = 'position'"):
+        propagate(SPEC, geometry="position")
 
 
 def test_a_refusal_survives_a_process():
