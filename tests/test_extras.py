@@ -34,14 +34,14 @@ def test_packages_of_an_extra_are_looked_for(monkeypatch):
     absent.cache_clear()
     try:
         assert absent("torch") == ("torch", "transformers", "tokenizers")
-        assert "distributed" in lacking("tests/test_grid_store.py::test_x")
-        assert lacking("tests/test_cli.py::test_x") is None
+        assert "distributed" in lacking("tests/analysis/test_grid_store.py::test_x")
+        assert lacking("tests/cli/test_cli.py::test_x") is None
     finally:
         absent.cache_clear()
 
 
 def test_no_test_skips_itself_without_the_name_of_an_extra():
     calls = re.compile(r"importorskip\(.+")
-    lines = [line for p in ROOT.glob("tests/*.py") for line in calls.findall(p.read_text())]
+    lines = [line for p in ROOT.glob("tests/**/*.py") for line in calls.findall(p.read_text())]
     named = [line for line in lines if re.search(r"the extra (torch|distributed)\b", line)]
     assert [line for line in lines if line not in named] == []

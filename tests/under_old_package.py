@@ -97,7 +97,7 @@ def old_tree(revision, tests, folder):
         archive.extractall(folder, filter="data")
     shutil.rmtree(folder / "tests")
     shutil.copytree(tests, folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    return sorted(str(p.relative_to(folder)) for p in (folder / "tests").glob("test_faults_*.py"))
+    return sorted(str(p.relative_to(folder)) for p in (folder / "tests").rglob("test_faults_*.py"))
 
 
 def outcomes(folder, files, words):
@@ -111,6 +111,7 @@ def outcomes(folder, files, words):
     env = os.environ | {"PYTHONPATH": str(folder), "OUTCOMES": str(noted)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "noted", "-p", "no:cacheprovider"]
     command += ["-o", "addopts=", "-W", "ignore::pytest.PytestUnknownMarkWarning"]
+    command += ["-o", "pythonpath=tests tests/support"]
     command += ["-p", "no:unraisableexception"]  # files that the old package leaves open
     command += ["--tb=no", "--continue-on-collection-errors", *words, *files]
     subprocess.run(command, cwd=folder, env=env, stdout=sys.stderr, check=False)

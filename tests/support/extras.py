@@ -8,20 +8,20 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STORE = "sigprop/analysis/diagram/zarr_store"
 NEEDS = {  # start of the pytest id of modules, tests and doctests: the extra that they need
     f"{STORE}.py::{STORE.replace('/', '.')}.diagram_store": "distributed",
     "sigprop/cli/tables_audit.py": "torch",
     "sigprop/simulation/network_torch.py": "torch",
     "sigprop/torch/": "torch",
-    "tests/cluster.py": "distributed",
-    "tests/test_distribute.py": "distributed",
-    "tests/test_grid_store.py": "distributed",
-    "tests/test_torch_": "torch",
-    "tests/test_torch_train.py::test_the_experiment_as_a_command": "distributed",
-    "tests/placed_models.py": "torch",
-    "tests/torch_models.py": "torch",
+    "tests/support/cluster.py": "distributed",
+    "tests/core/test_distribute.py": "distributed",
+    "tests/analysis/test_grid_store.py": "distributed",
+    "tests/with_torch/test_torch_": "torch",
+    "tests/with_torch/test_torch_train.py::test_the_experiment_as_a_command": "distributed",
+    "tests/support/placed_models.py": "torch",
+    "tests/support/torch_models.py": "torch",
 }
 
 

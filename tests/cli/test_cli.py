@@ -14,7 +14,7 @@ from sigprop import load, propagate, sweep
 from sigprop.cli.app import main
 from sigprop.model.huggingface import examples
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SPEC = {"depth": 6, "context": 512, "beta": 1.0, "sigma_v2": 0.5, "sigma_w2": 0.5, "rho0": 0.1}
 
 

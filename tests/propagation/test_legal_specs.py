@@ -1,7 +1,7 @@
 """2000 random legal specs: every command answers or refuses by a row of the table, never else.
 
 All of them in one command, in parts that can be repeated alone:
-`python -m pytest -n 0 -m slow tests/test_legal_specs.py`, parts with -k "part3-".
+`python -m pytest -n 0 -m slow tests/propagation/test_legal_specs.py`, parts with -k "part3-".
 """
 
 import warnings

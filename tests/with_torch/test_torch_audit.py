@@ -488,7 +488,7 @@ def test_models_of_full_size_lie_in_the_band(name):
 
 
 def test_readme(capsys):
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
     torch.manual_seed(0)
     exec(compile(block, "README.md", "exec"), {})

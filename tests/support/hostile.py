@@ -109,7 +109,7 @@ def run(root, folder, *words):
     script = root / "bin" / "sigprop"
     script.parent.mkdir(exist_ok=True)
     script.write_text("import sys\nfrom sigprop.cli.app import main\nsys.exit(main())\n")
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "HF_HOME": str(root / "hf")}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "HF_HOME": str(root / "hf")}
     command = [sys.executable, script, "audit", "--hf", folder, "--text", root / "text.txt", *words]
     return subprocess.run(
         list(map(str, command)), cwd=folder, env=env, input="y\n" * 50, capture_output=True,

@@ -11,7 +11,7 @@ import numpy as np
 
 from sigprop.core.jobs.cache import job
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 

@@ -24,7 +24,7 @@ def run_cli(
     *words: object, folder: Path | None = None, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """`sigprop` in a process of its own, with standard input closed."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     env = os.environ | {"PYTHONPATH": root, "COLUMNS": "80"} | environment
     command = [sys.executable, "-c", MAIN, *map(str, words)]
     return subprocess.run(

@@ -402,7 +402,7 @@ def test_names_that_are_no_text(command):
 
 
 def process(words, *, shell='exec "$@"', **environment):
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([environment.pop("first", ""), root]).strip(os.pathsep)
     whole = ["sh", "-c", shell, "sh", sys.executable, "-m", "sigprop", *words]
     return subprocess.run(

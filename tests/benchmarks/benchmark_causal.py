@@ -1,4 +1,6 @@
-"""Time, memory and coarse-graining error of causal propagation: `python tests/benchmark_causal.py`.
+"""Time, memory and coarse-graining error of causal propagation.
+
+Run it as `python tests/benchmarks/benchmark_causal.py`.
 
 A report, not a test: the exit status is 0 whatever the numbers.
 """

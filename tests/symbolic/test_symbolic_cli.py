@@ -14,7 +14,7 @@ from sigprop.core.notation import NOTATION
 from sigprop.symbolic import EQUATIONS, derive, entries
 from sigprop.symbolic.sheet import markdown, sheet
 
-SHEET = Path(__file__).parents[1] / "figures" / "theory.md"
+SHEET = Path(__file__).parents[2] / "figures" / "theory.md"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from test_theory_page import cited, tagged
 
 from sigprop.studies.accuracy_page import COLUMNS, measurements
 
-PAGE = Path(__file__).parents[1] / "notebooks" / "accuracy.md"
+PAGE = Path(__file__).parents[2] / "notebooks" / "accuracy.md"
 
 
 def test_the_committed_page_is_what_the_command_prints():

@@ -1,7 +1,7 @@
 """Throughput of the simulator: its time against that of its matrix products alone.
 
 Times of the processor, so that other work on the machine disturbs little. Run with one thread:
-OPENBLAS_NUM_THREADS=1 python tests/benchmark_simulate.py [REFERENCE]...
+OPENBLAS_NUM_THREADS=1 python tests/benchmarks/benchmark_simulate.py [REFERENCE]...
 """
 
 import sys

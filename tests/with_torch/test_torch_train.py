@@ -512,7 +512,7 @@ def test_the_experiment_as_a_command(monkeypatch, capsys, text, tmp_path):
 def test_the_committed_data_say_what_their_findings_say():
     from sigprop.analysis.diagram.grid import load
 
-    folder = Path(__file__).parents[1] / "figures"
+    folder = Path(__file__).parents[2] / "figures"
     runs, prediction = (load(folder / f"training{end}.nc") for end in ("", "_prediction"))
     kept = json.loads((folder / "training.json").read_text())
     assert kept["findings"] == findings(judged(runs, prediction))

@@ -18,7 +18,7 @@ from sigprop.propagation.drawn_layer import follow
 from sigprop.propagation.gradients.sampled import sampled_gradients
 from sigprop.simulation import Given
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MARKDOWN = """
 ## Another section
 
@@ -74,7 +74,7 @@ def run_without(packages, folder, *words):
     """Run pytest where packages cannot be imported."""
     hidden = "".join(f"sys.modules[{name!r}] = None\n" for name in packages)
     (folder / "hide.py").write_text(f"import sys\n{hidden}")
-    path = os.pathsep.join([str(folder), str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(folder), str(ROOT), str(ROOT / "tests" / "support")])
     command = [
         sys.executable,
         "-m",
@@ -102,7 +102,7 @@ def test_a_doctest_of_an_optional_part_is_skipped_by_the_name_of_its_extra(tmp_p
     assert "1 skipped" in done.stdout
 
 
-@pytest.mark.parametrize("where", ["sigprop/torch", "tests/test_torch_simulate.py"])
+@pytest.mark.parametrize("where", ["sigprop/torch", "tests/with_torch/test_torch_simulate.py"])
 def test_a_module_of_an_optional_part_is_skipped_by_the_name_of_its_extra(tmp_path, where):
     done = run_without(["torch", "transformers", "tokenizers"], tmp_path, where)
     assert "needs the extra torch: without torch, transformers, tokenizers" in done.stdout
