@@ -6,6 +6,8 @@ Importing it loads numpy alone; scipy, xarray and matplotlib load where they are
 from sigprop.core import interrupts  # noqa: F401  # before all else
 
 # isort: split
+import warnings
+
 from sigprop import moved
 from sigprop.analysis.context_growth import grow
 from sigprop.analysis.critical import Critical, asymptotic_alpha, critical
@@ -27,7 +29,7 @@ from sigprop.core.version import __version__
 from sigprop.layers.attention.statistics.biased import biased
 from sigprop.layers.state import State
 from sigprop.model.huggingface import example, from_config, load
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.gradients.closed_form import gradient_exponent
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.positional import bands, gradients
@@ -39,13 +41,13 @@ __all__ = [
     "Critical",
     "DomainError",
     "Execution",
+    "ModelSpec",
     "NoBracketError",
     "NotConvergedError",
     "SigpropError",
     "State",
     "Targets",
     "Trajectory",
-    "Transformer",
     "__version__",
     "asymptotic_alpha",
     "bands",
@@ -70,3 +72,12 @@ __all__ = [
 ]
 
 moved.install()
+
+
+def __getattr__(name: str) -> type[ModelSpec]:
+    """Name of 0.2, with a warning."""
+    if name != "Transformer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    told = f"{__name__}.Transformer is now {__name__}.ModelSpec"
+    warnings.warn(told, DeprecationWarning, stacklevel=2)
+    return ModelSpec

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sigprop import Transformer, beta_profile, entropy_boundary, propagate
+from sigprop import ModelSpec, beta_profile, entropy_boundary, propagate
 
-SPEC = Transformer(depth=3, context=10, width=32, heads=2, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.1)
+SPEC = ModelSpec(depth=3, context=10, width=32, heads=2, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.1)
 PLAIN = {"causal": False, "window": None, "rotary_base": None}
 KINDS = {
     "causal": {"causal": True},

@@ -210,7 +210,7 @@ class Refused:
 
 sys.meta_path.insert(0, Refused())
 import sigprop as s
-spec = s.Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+spec = s.ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
 wide, late = spec.replace(width=16), spec.replace(width=16, causal=True)
 for one in (spec, wide, late, wide.replace(rotary_base=1e3), late.replace(rotary_base=1e3)):
     s.propagate(one), s.gradients(one, draws=2)

@@ -95,3 +95,13 @@ def test_nothing_of_ours_uses_an_old_path():
             "    if m.name.split('.')[1] in ('torch', 'simulation', '__main__', 'cli'): continue\n"
             "    importlib.import_module(m.name)\n")  # fmt: skip
     assert "DeprecationWarning: sigprop" not in run(code).stderr
+
+
+@pytest.mark.parametrize("module", ["sigprop", "sigprop.model.spec"])
+def test_an_old_name_is_the_new_one_and_says_so(module):
+    where = importlib.import_module(module)
+    told = f"^{module}.Transformer is now {module}.ModelSpec$"
+    with pytest.warns(DeprecationWarning, match=told):
+        assert where.Transformer is sigprop.ModelSpec
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = where.Nothing

@@ -85,6 +85,9 @@ def pytest_sessionstart():
     import sigprop
     assert sigprop.__file__.startswith(os.getcwd()), sigprop.__file__
     import sigprop.cli
+    import sigprop.spec
+    if not hasattr(sigprop, "ModelSpec"):
+        sigprop.ModelSpec = sigprop.spec.ModelSpec = sigprop.Transformer
     sigprop.cli.__path__ = getattr(sigprop.cli, "__path__", [])
 '''
 

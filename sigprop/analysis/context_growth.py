@@ -23,7 +23,7 @@ from sigprop.core.arrays import Floats, finite_or_none
 from sigprop.core.errors import require
 from sigprop.layers.attention.statistics import reduced_beta
 from sigprop.layers.attention.statistics.coordinates import MAX_CONTEXT
-from sigprop.model.spec import RANGES, Transformer
+from sigprop.model.spec import RANGES, ModelSpec
 from sigprop.propagation.capabilities import is_causal, is_rotary, require_theory
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.stack import any_norm, build_block, initial_state, rem_of
@@ -61,9 +61,9 @@ class Growth:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.context_growth import grow
-    >>> spec = Transformer(depth=2, context=1024, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=2, context=1024, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> grow(spec, [1024, 4096]).beta[1].tolist()
     [1.0, 1.0]
     """
@@ -97,7 +97,7 @@ class Growth:
 
 @validated
 def grow(
-    spec: Transformer,
+    spec: ModelSpec,
     context: ArrayLike,
     rho_max: float = 0.98,
     progress: Callable[[int], None] | None = None,
@@ -106,7 +106,7 @@ def grow(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         A single description of finite context T0.
     context : array_like, shape (N,)
         Context lengths, integers in [2, 1e12].
@@ -134,9 +134,9 @@ def grow(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.context_growth import grow
-    >>> spec = Transformer(depth=2, context=1024, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=2, context=1024, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> found = grow(spec, [1024, 65536])
     >>> bool(found.entropy_ratio[0, 1] > found.entropy_ratio[1, 1] > found.entropy_ratio[2, 1])
     True
@@ -168,14 +168,14 @@ def grow(
     return Growth(t, reference, beta, std, ratio, ends[0], ends[1], rho_max, notes)
 
 
-def _ends(spec: Transformer, rho_max: float) -> Floats:
+def _ends(spec: ModelSpec, rho_max: float) -> Floats:
     """Overlap after the last block and critical alpha_attn, shape (2, ...)."""
     state = sweep(spec, geometry="exchangeable").state
     alpha = critical(spec, rho_max, geometry="exchangeable").alpha_attn
     return np.stack([1 - state.gap / state.q, alpha])
 
 
-def _temperatures(spec: Transformer, wide: Transformer, t: Floats) -> Floats:
+def _temperatures(spec: ModelSpec, wide: ModelSpec, t: Floats) -> Floats:
     """Inverse temperature under each rule, shape (4, N)."""
     beta = float(np.asarray(spec.beta))
     growth = np.sqrt(np.log(t) / np.log(spec.context))
@@ -185,12 +185,12 @@ def _temperatures(spec: Transformer, wide: Transformer, t: Floats) -> Floats:
     return np.minimum(np.stack([*rows, held]), RANGES["beta"][1])
 
 
-def _heat(spec: Transformer, beta: Any) -> Floats:
+def _heat(spec: ModelSpec, beta: Any) -> Floats:
     """Reduced inverse temperature of block 1."""
     return reduced_beta(beta, build_block(spec).read(initial_state(spec)))
 
 
-def _notes(spec: Transformer, beyond: bool) -> tuple[str, ...]:
+def _notes(spec: ModelSpec, beyond: bool) -> tuple[str, ...]:
     notes = []
     if beyond:
         notes.append(

@@ -16,7 +16,7 @@ from sigprop.core.errors import require
 from sigprop.core.export import Exported
 from sigprop.core.memory import allow
 from sigprop.layers.state import State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import covers, require_theory
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.stack import any_norm, build_block, first_norm
@@ -67,8 +67,8 @@ class Critical(Exported):
 
     Examples
     --------
-    >>> from sigprop import Transformer, critical
-    >>> spec = Transformer(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=0, rho0=0.5)
+    >>> from sigprop import ModelSpec, critical
+    >>> spec = ModelSpec(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=0, rho0=0.5)
     >>> found = critical(spec, 0.9)
     >>> print(found.reason)
     converged
@@ -100,8 +100,8 @@ class Critical(Exported):
 
         Examples
         --------
-        >>> from sigprop import Transformer, critical
-        >>> spec = Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+        >>> from sigprop import ModelSpec, critical
+        >>> spec = ModelSpec(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
         >>> critical(spec, 0.99).to_dict()["reason"]
         'no skip branch is needed: the overlap stays below rho_max at alpha_attn = 0'
         """
@@ -116,13 +116,13 @@ class Critical(Exported):
 
 @validated
 def critical(
-    spec: Transformer, rho_max: ArrayLike, theory: str = "finite", geometry: str = "auto"
+    spec: ModelSpec, rho_max: ArrayLike, theory: str = "finite", geometry: str = "auto"
 ) -> Critical:
     r"""Smallest alpha_attn at which the overlap after all blocks is at most rho_max.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; its alpha_attn is ignored. Arrays broadcast.
     rho_max : array_like
         Largest overlap that is accepted, in (0, 1).
@@ -152,8 +152,8 @@ def critical(
 
     Examples
     --------
-    >>> from sigprop import Transformer, critical
-    >>> spec = Transformer(depth=24, context="inf", beta=0, sigma_v2=1, sigma_w2=0, rho0=0.5)
+    >>> from sigprop import ModelSpec, critical
+    >>> spec = ModelSpec(depth=24, context="inf", beta=0, sigma_v2=1, sigma_w2=0, rho0=0.5)
     >>> round(float(critical(spec, 0.9).alpha_attn), 6)
     3.229...
     """
@@ -183,7 +183,7 @@ class _Search:
     """log[(1 - rho_L)/(1 - rho_max)] as a function of log alpha_attn, for a subset of specs."""
 
     def __init__(
-        self, spec: Transformer, asked: tuple[str, str], shape: tuple[int, ...], target: Floats
+        self, spec: ModelSpec, asked: tuple[str, str], shape: tuple[int, ...], target: Floats
     ) -> None:
         self.spec, self.asked, self.shape, self.target = spec, asked, shape, target
         self._wide = {
@@ -253,7 +253,7 @@ def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, Bools]:
 
 
 @validated
-def asymptotic_alpha(spec: Transformer, theory: str = "finite", geometry: str = "auto") -> Floats:
+def asymptotic_alpha(spec: ModelSpec, theory: str = "finite", geometry: str = "auto") -> Floats:
     r"""Residual strength above which the collapsed state is unstable at infinite depth (E20).
 
     Post-norm: :math:`\chi_{attn}\chi_{mlp} = 1`, so
@@ -264,7 +264,7 @@ def asymptotic_alpha(spec: Transformer, theory: str = "finite", geometry: str = 
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; its alpha_attn is ignored.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
@@ -284,9 +284,9 @@ def asymptotic_alpha(spec: Transformer, theory: str = "finite", geometry: str = 
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.critical import asymptotic_alpha
-    >>> spec = Transformer(depth=1, context=512, beta=0, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=512, beta=0, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> float(asymptotic_alpha(spec))
     inf
     """

@@ -16,7 +16,7 @@ from sigprop.core.errors import NotConvergedError, require
 from sigprop.core.export import Exported
 from sigprop.layers.attention.statistics import Limit, Rem, reduced_beta
 from sigprop.layers.state import State
-from sigprop.model.spec import RANGES, Transformer
+from sigprop.model.spec import RANGES, ModelSpec
 from sigprop.propagation.capabilities import TheoryError, geometry_of, refusal, require_theory
 from sigprop.propagation.points import singles
 from sigprop.propagation.run import solve
@@ -95,7 +95,7 @@ def entropy_beta(rem: Rem, entropy_ratio: float, shape: tuple[int, ...] = ()) ->
 
 
 @validated
-def entropy_boundary(spec: Transformer, entropy_ratio: float, theory: str = "finite") -> Floats:
+def entropy_boundary(spec: ModelSpec, entropy_ratio: float, theory: str = "finite") -> Floats:
     """Inverse temperature at which each block's entropy would fall to a fraction of log T.
 
     The states are those of the spec; the boundary is lowest where tokens differ most. In the
@@ -104,7 +104,7 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, theory: str = "fin
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; arrays broadcast.
     entropy_ratio : float
         H / log T on the boundary.
@@ -125,8 +125,8 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, theory: str = "fin
 
     Examples
     --------
-    >>> from sigprop import Transformer, entropy_boundary
-    >>> spec = Transformer(depth=3, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> from sigprop import ModelSpec, entropy_boundary
+    >>> spec = ModelSpec(depth=3, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> bool((entropy_boundary(spec, 0.5)[1:] > entropy_boundary(spec, 0.5)[:-1]).all())
     True
     """
@@ -140,7 +140,7 @@ def entropy_boundary(spec: Transformer, entropy_ratio: float, theory: str = "fin
         return np.asarray(b / reduced_beta(1.0, read))
 
 
-def _resolved_boundary(spec: Transformer, ratio: float, guess: Floats) -> Floats:
+def _resolved_boundary(spec: ModelSpec, ratio: float, guess: Floats) -> Floats:
     """Boundary of stacks whose tokens are told apart, NaN behind the end of one of many."""
     out = np.full((spec.depth, *spec.shape), np.nan)
     for index, one in singles(spec):
@@ -166,8 +166,8 @@ class BetaProfile(Exported):
 
     Examples
     --------
-    >>> from sigprop import Transformer, beta_profile
-    >>> spec = Transformer(depth=6, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> from sigprop import ModelSpec, beta_profile
+    >>> spec = ModelSpec(depth=6, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> profile = beta_profile(spec, 0.7)
     >>> profile.beta.shape, profile.rho.shape
     ((6,), (7,))
@@ -181,7 +181,7 @@ class BetaProfile(Exported):
 
 @validated
 def beta_profile(
-    spec: Transformer,
+    spec: ModelSpec,
     entropy_ratio: float,
     theory: str = "finite",
     progress: Callable[[int], None] | None = None,
@@ -193,7 +193,7 @@ def beta_profile(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; its beta is ignored. Arrays broadcast; stacks whose tokens are told apart
         are solved one by one.
     entropy_ratio : float
@@ -218,8 +218,8 @@ def beta_profile(
 
     Examples
     --------
-    >>> from sigprop import Transformer, beta_profile, propagate
-    >>> spec = Transformer(depth=6, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> from sigprop import ModelSpec, beta_profile, propagate
+    >>> spec = ModelSpec(depth=6, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> profile = beta_profile(spec, 0.7)
     >>> [round(float(h), 6) for h in propagate(spec, beta_by_layer=profile.beta).entropy_ratio]
     [0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
@@ -242,7 +242,7 @@ def beta_profile(
     return BetaProfile(betas, rhos)
 
 
-def _exchangeable(spec: Transformer, theory: str, b: Floats) -> BetaProfile:
+def _exchangeable(spec: ModelSpec, theory: str, b: Floats) -> BetaProfile:
     """Profile of stacks of exchangeable tokens, at one reduced inverse temperature b."""
     cold = build_block(spec.replace(beta=0.0), theory)
 
@@ -264,7 +264,7 @@ class _Passed(NamedTuple):
 
 
 def _held(
-    spec: Transformer,
+    spec: ModelSpec,
     blocks: Sequence[Block],
     start: State,
     find: Callable[[Block, State], Floats],

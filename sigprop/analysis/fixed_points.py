@@ -17,7 +17,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.export import Exported
 from sigprop.layers.state import State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import refusal, require_theory
 from sigprop.propagation.stack import Block, build_block, first_norm
 
@@ -50,8 +50,8 @@ class Exponents(Exported):
 
     Examples
     --------
-    >>> from sigprop import Transformer, exponents
-    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> from sigprop import ModelSpec, exponents
+    >>> spec = ModelSpec(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
     >>> round(float(exponents(spec).depth_scale), 6)
     1.442695
     """
@@ -81,8 +81,8 @@ class FixedPoint:
 
     Examples
     --------
-    >>> from sigprop import Transformer, fixed_points
-    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> from sigprop import ModelSpec, fixed_points
+    >>> spec = ModelSpec(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
     >>> point = fixed_points(spec)[0]
     >>> point.rho, point.stable
     (1.0, True)
@@ -123,12 +123,12 @@ def linear_response(step: Callable[[State], State], q: Floats) -> tuple[Floats, 
 
 
 @validated
-def exponents(spec: Transformer, theory: str = "finite", geometry: str = "auto") -> Exponents:
+def exponents(spec: ModelSpec, theory: str = "finite", geometry: str = "auto") -> Exponents:
     """Angle exponent, depth scale and power law at the collapsed fixed point.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         Post- or pre-norm; arrays broadcast.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
@@ -149,8 +149,8 @@ def exponents(spec: Transformer, theory: str = "finite", geometry: str = "auto")
 
     Examples
     --------
-    >>> from sigprop import Transformer, exponents
-    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> from sigprop import ModelSpec, exponents
+    >>> spec = ModelSpec(depth=1, context=512, beta=0.5, sigma_v2=1, sigma_w2=0, rho0=0)
     >>> float(exponents(spec).chi)
     0.5
     """
@@ -169,7 +169,7 @@ def exponents(spec: Transformer, theory: str = "finite", geometry: str = "auto")
         return Exponents(chi, rate, np.where(rate == 0, np.inf, -1 / rate), power)
 
 
-def _pre_norm(spec: Transformer, block: Block) -> tuple[Floats, Floats]:
+def _pre_norm(spec: ModelSpec, block: Block) -> tuple[Floats, Floats]:
     """Slope at the fixed point of q, or the power law when skips neither grow nor shrink.
 
     At rho = 1 the block acts on q as q -> a q + c; without branches, c = 0, all overlaps stay.
@@ -189,12 +189,12 @@ def _pre_norm(spec: Transformer, block: Block) -> tuple[Floats, Floats]:
 
 
 @validated
-def fixed_points(spec: Transformer, theory: str = "finite") -> list[FixedPoint]:
+def fixed_points(spec: ModelSpec, theory: str = "finite") -> list[FixedPoint]:
     """Find the fixed points of the overlap of a single post-norm spec, from rho = 1 downwards.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         Post-norm, without arrays.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
@@ -213,8 +213,8 @@ def fixed_points(spec: Transformer, theory: str = "finite") -> list[FixedPoint]:
 
     Examples
     --------
-    >>> from sigprop import Transformer, fixed_points
-    >>> spec = Transformer(depth=1, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=9,
+    >>> from sigprop import ModelSpec, fixed_points
+    >>> spec = ModelSpec(depth=1, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=9,
     ...                    sigma_b2=0.05, activation="tanh", alpha_attn=2, rho0=0)
     >>> [(round(p.rho, 3), p.stable) for p in fixed_points(spec)]
     [(1.0, False), (0.118, True)]

@@ -13,7 +13,7 @@ from sigprop.core.arrays import Floats
 from sigprop.core.errors import DomainError
 from sigprop.core.notation import NOTATION
 from sigprop.core.version import __version__
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import is_rotary
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
@@ -25,12 +25,12 @@ __all__ = ["rotary_effect"]
 
 
 @validated
-def rotary_effect(spec: Transformer, beta: ArrayLike, rho_max: float = 0.9) -> xr.Dataset:
+def rotary_effect(spec: ModelSpec, beta: ArrayLike, rho_max: float = 0.9) -> xr.Dataset:
     """Compare a spec with rotary positions to the same without, against temperature.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         A single description with `rotary_base`.
     beta : array_like, shape (N,)
         Inverse temperatures.
@@ -50,9 +50,9 @@ def rotary_effect(spec: Transformer, beta: ArrayLike, rho_max: float = 0.9) -> x
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.rotary_effect import rotary_effect
-    >>> spec = Transformer(depth=3, context=64, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=0,
+    >>> spec = ModelSpec(depth=3, context=64, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=0,
     ...                    rho0=0.1)
     >>> data = rotary_effect(spec, [2.0])
     >>> bool(data.gap_ratio[1, 0, -1] > data.gap_ratio[0, 0, -1])

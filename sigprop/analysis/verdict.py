@@ -11,7 +11,7 @@ from sigprop.analysis.critical import Critical, critical
 from sigprop.analysis.diagram.fields import FREEZING
 from sigprop.analysis.fixed_points import Exponents, exponents
 from sigprop.core.arguments import validated
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import covers, require_theory
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate, whose
@@ -71,12 +71,12 @@ class Verdict:
 
 
 @validated
-def judge(spec: Transformer, rho_max: float = 0.98, theory: str = "finite") -> Verdict:
+def judge(spec: ModelSpec, rho_max: float = 0.98, theory: str = "finite") -> Verdict:
     """Verdict on a single spec.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         Without arrays.
     rho_max : float
         Overlap above which the stack is called rank collapsed, in (0, 1).
@@ -102,9 +102,9 @@ def judge(spec: Transformer, rho_max: float = 0.98, theory: str = "finite") -> V
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.verdict import judge
-    >>> spec = Transformer(depth=48, context=512, beta=0.5, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> spec = ModelSpec(depth=48, context=512, beta=0.5, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> judge(spec).verdict
     'rank collapse'
     """
@@ -132,7 +132,7 @@ def judge(spec: Transformer, rho_max: float = 0.98, theory: str = "finite") -> V
 
 
 def _reasons(
-    spec: Transformer, t: Trajectory, found: Critical, rho_max: float, rank: bool, cold: bool
+    spec: ModelSpec, t: Trajectory, found: Critical, rho_max: float, rank: bool, cold: bool
 ) -> list[str]:
     alpha, low = float(found.alpha_attn), float(t.entropy_ratio.min())
     out = [

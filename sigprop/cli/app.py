@@ -352,8 +352,8 @@ def _named_axis(text: str) -> tuple[str, Any]:
     name, equals, rest = text.partition("=")
     if not equals:
         raise DomainError("axis", text, "NAME=LO:HI:N, as in beta=0:4:200")
-    if name not in sigprop.Transformer.numbers():
-        raise DomainError("axis", text, "one of " + ", ".join(sigprop.Transformer.numbers()))
+    if name not in sigprop.ModelSpec.numbers():
+        raise DomainError("axis", text, "one of " + ", ".join(sigprop.ModelSpec.numbers()))
     return name, _axis(name, rest)
 
 

@@ -34,7 +34,7 @@ def description(name: str, value: object) -> Any:
 
     Returns
     -------
-    Transformer
+    ModelSpec
         The description.
 
     Raises
@@ -50,8 +50,8 @@ def description(name: str, value: object) -> Any:
     12
     """
     spec = getattr(value, "spec", None) if _is_named("Reading", value) else value
-    if not _is_named("Transformer", spec):
-        raise DomainError(name, value, "a Transformer, or what load, example or from_config return")
+    if not _is_named("ModelSpec", spec):
+        raise DomainError(name, value, "a ModelSpec, or what load, example or from_config return")
     return spec
 
 
@@ -146,7 +146,7 @@ KINDS: dict[str, Check] = {
     "Sequence": _where(lambda value: isinstance(value, list | tuple), "a list"),
     "Source": _where(lambda value: hasattr(value, "draw"), "a kind of input"),
     "State": _state,
-    "Transformer": description,
+    "ModelSpec": description,
     "bool": _flag,
     "float": _real,
     "int": _integer,

@@ -20,8 +20,8 @@ class Exported:
 
     Examples
     --------
-    >>> from sigprop import Transformer, propagate
-    >>> spec = Transformer(depth=2, context=8, beta=[0.5, 1], sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> from sigprop import ModelSpec, propagate
+    >>> spec = ModelSpec(depth=2, context=8, beta=[0.5, 1], sigma_v2=1, sigma_w2=2, rho0=0)
     >>> dict(propagate(spec).to_dataset().sizes)
     {'layer': 3, 'point_0': 2, 'block': 2}
     """
@@ -49,8 +49,8 @@ class Exported:
 
         Examples
         --------
-        >>> from sigprop import Transformer, propagate
-        >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+        >>> from sigprop import ModelSpec, propagate
+        >>> spec = ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
         >>> propagate(spec).to_dataset().y2.dims
         ('block',)
         """
@@ -73,8 +73,8 @@ class Exported:
 
         Examples
         --------
-        >>> from sigprop import Transformer, propagate
-        >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+        >>> from sigprop import ModelSpec, propagate
+        >>> spec = ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
         >>> propagate(spec).to_frame().shape[0]
         3
         """

@@ -20,7 +20,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.errors import AssumptionError, DomainError, require
 from sigprop.core.version import __version__
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import require_theory
 
 __all__ = ["MATRICES", "Prescription", "prescribe"]
@@ -37,7 +37,7 @@ class Prescription:
 
     Attributes
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     beta : array, shape (L,)
         Inverse temperature of each block.
@@ -57,7 +57,7 @@ class Prescription:
     0.02
     """
 
-    spec: Transformer
+    spec: ModelSpec
     beta: Floats
     variance: dict[str, Floats]
     bias: dict[str, Floats]
@@ -145,12 +145,12 @@ class Prescription:
 
 
 @validated
-def prescribe(spec: Transformer, beta_by_layer: ArrayLike | None = None) -> Prescription:
+def prescribe(spec: ModelSpec, beta_by_layer: ArrayLike | None = None) -> Prescription:
     """Scales of every matrix of a description.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         A single description of finite context.
     beta_by_layer : array_like, shape (L,), optional
         Inverse temperature of each block, in place of `spec.beta`.
@@ -208,7 +208,7 @@ def prescribe(spec: Transformer, beta_by_layer: ArrayLike | None = None) -> Pres
     return Prescription(spec, np.broadcast_to(beta, spec.depth), variance, bias, folded)
 
 
-def _shares(spec: Transformer) -> dict[str, Floats]:
+def _shares(spec: ModelSpec) -> dict[str, Floats]:
     """Factor on the variance of the matrices that write to the stream, which folds the alphas."""
     attention, mlp = (float(np.asarray(getattr(spec, a))) for a in WRITERS.values())
     if attention == 0 or mlp == 0:

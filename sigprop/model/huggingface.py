@@ -29,7 +29,7 @@ from sigprop.core.checks import choice, read_json
 from sigprop.core.errors import DomainError
 from sigprop.model.huggingface_families import ACTIVATIONS, family_of
 from sigprop.model.huggingface_keys import Config, architecture, rotary, sides
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 
 __all__ = ["Reading", "example", "examples", "from_config", "is_config", "load"]
 
@@ -42,7 +42,7 @@ class Reading:
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The model at initialisation, with the overrides of the key "sigprop" applied.
     family : str
         Name of the model family, as in the key "model_type".
@@ -58,7 +58,7 @@ class Reading:
     'width d = 768'
     """
 
-    spec: Transformer
+    spec: ModelSpec
     family: str
     facts: dict[str, str]
     notes: tuple[str, ...]
@@ -94,7 +94,7 @@ def from_config(config: Mapping[str, Any]) -> Reading:
     Parameters
     ----------
     config : mapping
-        The content of a config.json. A key "sigprop" may hold parameters of `Transformer` that
+        The content of a config.json. A key "sigprop" may hold parameters of `ModelSpec` that
         replace what was read; a new context keeps the weights, so beta follows unless given.
 
     Returns
@@ -179,7 +179,7 @@ def example(name: str) -> Reading:
     return from_config(json.loads(text))
 
 
-def _spec(config: Config) -> Transformer:
+def _spec(config: Config) -> ModelSpec:
     """Convert a config of any family; the only place where weights become variances."""
     family = config.family
     parts, joint, hidden = architecture(config)
@@ -196,7 +196,7 @@ def _spec(config: Config) -> Transformer:
     _std_fact(config, s, scales)
     parts |= _activation(config) | rotary(config) | _input(config, s, d)
     try:
-        return Transformer(**scales, **parts)
+        return ModelSpec(**scales, **parts)
     except DomainError as error:
         words = f"a value that leaves {error.parameter} {error.admissible}"
         raise DomainError(family.std, s, words) from None
@@ -282,7 +282,7 @@ def _epsilon(config: Config, variance: float) -> None:
         )
 
 
-def _override(spec: Transformer, config: Config) -> Transformer:
+def _override(spec: ModelSpec, config: Config) -> ModelSpec:
     """Apply the parameters under the key "sigprop"; a new context keeps the weights."""
     changes = config.mapping("sigprop")
     for name, value in changes.items():
@@ -300,7 +300,7 @@ def _override(spec: Transformer, config: Config) -> Transformer:
     return spec.replace(**changes, beta=np.asarray(spec.beta) * np.sqrt(ratio))
 
 
-def _closing_notes(spec: Transformer, config: Config) -> None:
+def _closing_notes(spec: ModelSpec, config: Config) -> None:
     family, notes = config.family, config.notes
     if spec.norm == "post" and not family.embedding_norm:
         notes.append(
@@ -317,7 +317,7 @@ def _closing_notes(spec: Transformer, config: Config) -> None:
         notes.append(f"Missing keys took the defaults of the transformers class: {used}.")
 
 
-def _window_note(spec: Transformer, config: Config) -> None:
+def _window_note(spec: ModelSpec, config: Config) -> None:
     key, flag = config.family.window, config.family.window_flag
     if key is None or (flag is not None and not config.flag(flag)):
         return
@@ -361,4 +361,4 @@ def load(path: str | Path) -> Reading:
     values = read_json(path)
     if is_config(values):
         return from_config(values)
-    return Reading(spec=Transformer.from_dict(values), family="sigprop", facts={}, notes=())
+    return Reading(spec=ModelSpec.from_dict(values), family="sigprop", facts={}, notes=())

@@ -103,7 +103,7 @@ def architecture(config: Config) -> tuple[dict[str, Any], int, int]:
     Returns
     -------
     parts : dict
-        Parameters of `Transformer`: norm, causal, parallel, gated, depth, width, heads, context
+        Parameters of `ModelSpec`: norm, causal, parallel, gated, depth, width, heads, context
         and mlp_ratio.
     joint, hidden : int
         Fan-in of the output projections: joint width of the heads, hidden width of the MLP.
@@ -282,7 +282,7 @@ def rotary(config: Config) -> dict[str, float]:
     Returns
     -------
     dict
-        The parameter rotary_base of `Transformer`; empty without rotary positions.
+        The parameter rotary_base of `ModelSpec`; empty without rotary positions.
 
     Raises
     ------

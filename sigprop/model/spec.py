@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from sigprop.core.checks import array, choice, count, flag, plain, scalar
 from sigprop.core.errors import AssumptionError, DomainError, require
 from sigprop.model.pattern import overrides, read_by_layer, read_pattern
 
-__all__ = ["ACTIVATIONS", "ATTENTIONS", "NORMS", "Transformer"]
+__all__ = ["ACTIVATIONS", "ATTENTIONS", "NORMS", "ModelSpec"]
 
 
 NORMS = ("post", "pre", "none")
@@ -46,7 +47,7 @@ COUNTS = {"depth": (1, 100_000), "heads": (1, 100_000)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Transformer:
+class ModelSpec:
     r"""Architecture and weight scales of a transformer at initialisation.
 
     Numbers marked * may be arrays; they broadcast against each other.
@@ -129,8 +130,8 @@ class Transformer:
 
     Examples
     --------
-    >>> from sigprop import Transformer
-    >>> spec = Transformer(depth=12, context=512, beta=1.0, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> from sigprop import ModelSpec
+    >>> spec = ModelSpec(depth=12, context=512, beta=1.0, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> spec.norm, spec.shape
     ('post', ())
     """
@@ -192,13 +193,13 @@ class Transformer:
         self.layers  # noqa: B018  # raises when an override is inadmissible
 
     @cached_property
-    def layers(self) -> tuple[Transformer, ...]:
+    def layers(self) -> tuple[ModelSpec, ...]:
         """Description of each layer, of one that is uniform; layers that are alike are one object.
 
         Examples
         --------
-        >>> from sigprop import Transformer
-        >>> spec = Transformer(depth=3, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=1,
+        >>> from sigprop import ModelSpec
+        >>> spec = ModelSpec(depth=3, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=1,
         ...                    rho0=0, pattern=[{"window": 4}, {}])
         >>> [layer.window for layer in spec.layers]
         [4, None, 4]
@@ -295,8 +296,8 @@ class Transformer:
 
         Examples
         --------
-        >>> from sigprop import Transformer
-        >>> "beta" in Transformer.numbers()
+        >>> from sigprop import ModelSpec
+        >>> "beta" in ModelSpec.numbers()
         True
         """
         return ("context", "rho0", *RANGES)
@@ -306,18 +307,18 @@ class Transformer:
         """Whether queries and keys or values have an identity part."""
         return bool(np.any(self.identity) or np.any(self.value_identity))
 
-    def without_identity(self) -> Transformer:
+    def without_identity(self) -> ModelSpec:
         """Copy whose queries, keys and values have no identity part.
 
         Returns
         -------
-        Transformer
+        ModelSpec
             The description itself if it has none.
 
         Examples
         --------
-        >>> from sigprop import Transformer
-        >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0,
+        >>> from sigprop import ModelSpec
+        >>> spec = ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0,
         ...                    identity=0.5)
         >>> spec.has_identity, spec.without_identity().has_identity
         (True, False)
@@ -334,7 +335,7 @@ class Transformer:
         """Number of query heads that share one key and value head."""
         return 1 if self.kv_heads is None else self.heads // self.kv_heads
 
-    def replace(self, **changes: Any) -> Transformer:
+    def replace(self, **changes: Any) -> ModelSpec:
         """Copy with some parameters changed, validated again.
 
         Parameters
@@ -344,7 +345,7 @@ class Transformer:
 
         Returns
         -------
-        Transformer
+        ModelSpec
             The new description.
 
         Raises
@@ -354,8 +355,8 @@ class Transformer:
 
         Examples
         --------
-        >>> from sigprop import Transformer
-        >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+        >>> from sigprop import ModelSpec
+        >>> spec = ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
         >>> spec.replace(depth=5).depth
         5
         """
@@ -365,7 +366,7 @@ class Transformer:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values of every parameter; `Transformer.from_dict` reads them back.
+        """Plain JSON values of every parameter; `ModelSpec.from_dict` reads them back.
 
         Returns
         -------
@@ -374,9 +375,9 @@ class Transformer:
 
         Examples
         --------
-        >>> from sigprop import Transformer
-        >>> spec = Transformer(depth=2, context="inf", beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
-        >>> Transformer.from_dict(spec.to_dict()).to_dict() == spec.to_dict()
+        >>> from sigprop import ModelSpec
+        >>> spec = ModelSpec(depth=2, context="inf", beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+        >>> ModelSpec.from_dict(spec.to_dict()).to_dict() == spec.to_dict()
         True
         """
         out = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -396,7 +397,7 @@ class Transformer:
         return out
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Transformer:
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
         """Read a description from plain values, as in a SPEC.json.
 
         Parameters
@@ -406,7 +407,7 @@ class Transformer:
 
         Returns
         -------
-        Transformer
+        ModelSpec
             The validated description.
 
         Raises
@@ -416,8 +417,8 @@ class Transformer:
 
         Examples
         --------
-        >>> from sigprop import Transformer
-        >>> Transformer.from_dict({"depth": 2})
+        >>> from sigprop import ModelSpec
+        >>> ModelSpec.from_dict({"depth": 2})
         Traceback (most recent call last):
             ...
         sigprop.core.errors.DomainError: context = None is not admissible: expected a value...
@@ -435,7 +436,7 @@ def _listed(values: tuple[Any, ...]) -> list[Any]:
 
 
 def _known(values: Mapping[str, Any]) -> None:
-    names = [f.name for f in fields(Transformer)]
+    names = [f.name for f in fields(ModelSpec)]
     for name, value in values.items():
         if name not in names:
             from difflib import get_close_matches
@@ -444,3 +445,12 @@ def _known(values: Mapping[str, Any]) -> None:
             hint = f" (did you mean {near[0]}?)" if near else ""
             shown = name if isinstance(name, str) and name.isidentifier() else ascii(name)
             raise DomainError(shown[:80], value, "a known parameter name" + hint)
+
+
+def __getattr__(name: str) -> type[ModelSpec]:
+    """Name of 0.2, with a warning."""
+    if name != "Transformer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    told = f"{__name__}.Transformer is now {__name__}.ModelSpec"
+    warnings.warn(told, DeprecationWarning, stacklevel=2)
+    return ModelSpec

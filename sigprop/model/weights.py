@@ -8,7 +8,7 @@ from typing import Any
 
 from sigprop.core.arguments import validated
 from sigprop.core.errors import DomainError
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import require_theory
 
 __all__ = ["MATRICES", "Recipe", "check", "fan_in", "fan_out", "spec_of"]
@@ -17,12 +17,12 @@ MATRICES = ("query", "key", "value", "output", "mlp_in", "mlp_out")
 
 
 @validated
-def check(spec: Transformer) -> None:
+def check(spec: ModelSpec) -> None:
     """Refuse an architecture for which no standard deviation can be written down.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The architecture.
 
     Raises
@@ -34,9 +34,9 @@ def check(spec: Transformer) -> None:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.model.weights import check
-    >>> check(Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
+    >>> check(ModelSpec(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     Traceback (most recent call last):
         ...
     sigprop.core.errors.DomainError: width = None is not admissible: expected an integer: a ...
@@ -48,12 +48,12 @@ def check(spec: Transformer) -> None:
 
 
 @validated
-def fan_in(spec: Transformer) -> dict[str, int]:
+def fan_in(spec: ModelSpec) -> dict[str, int]:
     """Count the inputs of each matrix.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The architecture, with a width.
 
     Returns
@@ -74,12 +74,12 @@ def fan_in(spec: Transformer) -> dict[str, int]:
 
 
 @validated
-def fan_out(spec: Transformer) -> dict[str, int]:
+def fan_out(spec: ModelSpec) -> dict[str, int]:
     """Count the outputs of each matrix.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The architecture, with a width.
 
     Returns
@@ -157,7 +157,7 @@ class Recipe:
 
 
 @validated
-def spec_of(recipe: Recipe, architecture: Transformer) -> Transformer:
+def spec_of(recipe: Recipe, architecture: ModelSpec) -> ModelSpec:
     r"""Make the description that a recipe amounts to.
 
     :math:`\sigma^2 = s^2 n` at fan-in n, :math:`\beta = c\, s_q s_k d / \sqrt{\log T}` with the
@@ -169,12 +169,12 @@ def spec_of(recipe: Recipe, architecture: Transformer) -> Transformer:
     recipe : Recipe
         The numbers typed. Its `sub_norm` is not part of a description (see
         `sigprop.analysis.schemes.outcome`).
-    architecture : Transformer
+    architecture : ModelSpec
         Everything but the scales; with a width.
 
     Returns
     -------
-    Transformer
+    ModelSpec
         The description. A bias is not scaled by the branch multiplier.
 
     Raises

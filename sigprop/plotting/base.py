@@ -112,9 +112,9 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
     Examples
     --------
-    >>> from sigprop import Transformer, propagate
+    >>> from sigprop import ModelSpec, propagate
     >>> from sigprop.plotting import plot_trajectory, save_figure
-    >>> spec = Transformer(depth=4, context="inf", beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=4, context="inf", beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> save_figure(plot_trajectory(propagate(spec)), "/nowhere/a.png")
     Traceback (most recent call last):
         ...

@@ -64,9 +64,9 @@ def plot_diagram(data: xr.Dataset, title: str = "") -> Figure:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer, diagram
+    >>> from sigprop import ModelSpec, diagram
     >>> from sigprop.plotting import plot_diagram
-    >>> spec = Transformer(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> spec = ModelSpec(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> d = diagram(spec, beta=np.linspace(0, 3, 7), alpha_attn=np.linspace(0.5, 4, 8))
     >>> len(plot_diagram(d).axes)
     4

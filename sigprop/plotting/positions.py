@@ -60,10 +60,10 @@ def plot_rotary(data: xr.Dataset) -> Figure:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.rotary_effect import rotary_effect
     >>> from sigprop.plotting.positions import plot_rotary
-    >>> spec = Transformer(depth=2, context=64, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=0,
+    >>> spec = ModelSpec(depth=2, context=64, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=0,
     ...                    rho0=0.1)
     >>> len(plot_rotary(rotary_effect(spec, [1.0, 2.0])).axes)
     3
@@ -105,10 +105,10 @@ def plot_positions(positions: Positions | xr.Dataset) -> Figure:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.causal import causal
     >>> from sigprop.plotting.positions import plot_positions
-    >>> spec = Transformer(depth=3, context=16, causal=True, beta=1, sigma_v2=1, sigma_w2=1,
+    >>> spec = ModelSpec(depth=3, context=16, causal=True, beta=1, sigma_v2=1, sigma_w2=1,
     ...                    rho0=0)
     >>> len(plot_positions(causal(spec)).axes)
     3

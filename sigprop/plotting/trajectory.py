@@ -64,9 +64,9 @@ def plot_trajectory(
 
     Examples
     --------
-    >>> from sigprop import Transformer, propagate
+    >>> from sigprop import ModelSpec, propagate
     >>> from sigprop.plotting import plot_trajectory
-    >>> spec = Transformer(depth=4, context="inf", beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=4, context="inf", beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> len(plot_trajectory(propagate(spec)).axes)
     3
     """

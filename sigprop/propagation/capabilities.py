@@ -15,7 +15,7 @@ import numpy as np
 
 from sigprop.core.checks import choice
 from sigprop.core.errors import AssumptionError
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 
 __all__ = [
     "GEOMETRIES",
@@ -100,40 +100,40 @@ class Row(NamedTuple):
     structure: str
     commands: tuple[str, ...]
     missing: str
-    holds: Callable[[Transformer, str], bool] | None
+    holds: Callable[[ModelSpec, str], bool] | None
 
 
-def _is_infinite(spec: Transformer, theory: str) -> bool:
+def _is_infinite(spec: ModelSpec, theory: str) -> bool:
     return theory == "limit" or bool(np.any(np.isinf(spec.context)))
 
 
-def _is_mixed(spec: Transformer, theory: str) -> bool:
+def _is_mixed(spec: ModelSpec, theory: str) -> bool:
     infinite = np.isinf(spec.context)
     return theory != "limit" and bool(np.any(infinite) and not np.all(infinite))
 
 
-def is_causal(spec: Transformer, theory: str = "finite") -> bool:
+def is_causal(spec: ModelSpec, theory: str = "finite") -> bool:
     """Whether any layer has a causal mask."""
     return any(layer.causal for layer in set(spec.layers))
 
 
-def is_rotary(spec: Transformer, theory: str = "finite") -> bool:
+def is_rotary(spec: ModelSpec, theory: str = "finite") -> bool:
     """Whether any layer has rotary positions."""
     return any(layer.rotary_base is not None for layer in set(spec.layers))
 
 
-def has_positions(spec: Transformer) -> bool:
+def has_positions(spec: ModelSpec) -> bool:
     """Whether tokens at different positions differ in any layer."""
     return is_causal(spec) or is_rotary(spec)
 
 
-def _has_positions(spec: Transformer, theory: str) -> bool:
+def _has_positions(spec: ModelSpec, theory: str) -> bool:
     """Whether tokens at different positions differ, at finite context."""
     finite = theory != "limit" and not np.all(np.isinf(spec.context))
     return finite and has_positions(spec)
 
 
-def _is_long(spec: Transformer, theory: str) -> bool:
+def _is_long(spec: ModelSpec, theory: str) -> bool:
     context = np.asarray(spec.context)
     far = np.any((context > MAX_POSITIONS) & np.isfinite(context))
     return _has_positions(spec, theory) and bool(far)
@@ -226,13 +226,13 @@ def _error(row: Row, command: str, **words: str) -> TheoryError:
 
 
 def require_theory(
-    spec: Transformer, command: str, theory: str = "finite", geometry: str = "auto"
+    spec: ModelSpec, command: str, theory: str = "finite", geometry: str = "auto"
 ) -> None:
     """Refuse a spec that has a structure which no theory of a command covers.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; arrays broadcast.
     command : str
         Who asks, one of those in `TABLE`.
@@ -248,9 +248,9 @@ def require_theory(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.capabilities import require_theory
-    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    >>> spec = ModelSpec(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
     ...                    rho0=0)
     >>> require_theory(spec, "critical")
     >>> require_theory(spec, "exponents")
@@ -263,7 +263,7 @@ def require_theory(
         raise _error(row, command)
 
 
-def covers(spec: Transformer, command: str, theory: str = "finite", geometry: str = "auto") -> bool:
+def covers(spec: ModelSpec, command: str, theory: str = "finite", geometry: str = "auto") -> bool:
     """Whether no row of the table refuses a spec.
 
     Parameters
@@ -278,9 +278,9 @@ def covers(spec: Transformer, command: str, theory: str = "finite", geometry: st
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.capabilities import covers
-    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    >>> spec = ModelSpec(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
     ...                    rho0=0)
     >>> covers(spec, "critical"), covers(spec, "exponents")
     (True, False)
@@ -288,7 +288,7 @@ def covers(spec: Transformer, command: str, theory: str = "finite", geometry: st
     return _first(spec, command, theory, geometry) is None
 
 
-def _late(spec: Transformer) -> Transformer:
+def _late(spec: ModelSpec) -> ModelSpec:
     """Spec without masks and rotary positions, whose tokens are exchangeable."""
     parts = spec.pattern and {
         part: [{name: v for name, v in one.items() if name not in ALIKE} for one in layers]
@@ -297,7 +297,7 @@ def _late(spec: Transformer) -> Transformer:
     return replace(spec, pattern=parts, **ALIKE)
 
 
-def _first(spec: Transformer, command: str, theory: str, geometry: str) -> Row | None:
+def _first(spec: ModelSpec, command: str, theory: str, geometry: str) -> Row | None:
     choice("theory", theory, THEORIES)
     choice("geometry", geometry, GEOMETRIES)
     if geometry == "exchangeable":
@@ -306,12 +306,12 @@ def _first(spec: Transformer, command: str, theory: str, geometry: str) -> Row |
     return next((row for row in rows if row.holds and row.holds(spec, theory)), None)
 
 
-def geometry_of(spec: Transformer, theory: str = "finite", geometry: str = "auto") -> str:
+def geometry_of(spec: ModelSpec, theory: str = "finite", geometry: str = "auto") -> str:
     """Which pairs of tokens a spec needs told apart.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; arrays broadcast.
     theory : {"finite", "limit"}
         In the limit of infinite context positions do not matter.
@@ -327,9 +327,9 @@ def geometry_of(spec: Transformer, theory: str = "finite", geometry: str = "auto
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.capabilities import geometry_of
-    >>> geometry_of(Transformer(depth=1, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=1,
+    >>> geometry_of(ModelSpec(depth=1, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=1,
     ...                         rho0=0))
     'position'
     """

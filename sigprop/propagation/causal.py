@@ -26,7 +26,7 @@ from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.state import State
 from sigprop.model.inputs import TokenKernel, admit
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import MAX_POSITIONS, geometry_of, refusal
 from sigprop.propagation.run import Run, solve
 from sigprop.propagation.stack import build_stack, first_norm
@@ -74,9 +74,9 @@ class Positions(Exported):
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.causal import causal
-    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    >>> spec = ModelSpec(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
     ...                    rho0=0)
     >>> causal(spec).entropy.shape
     (2, 64)
@@ -119,9 +119,9 @@ class Positions(Exported):
 
         Examples
         --------
-        >>> from sigprop import Transformer
+        >>> from sigprop import ModelSpec
         >>> from sigprop.propagation.causal import causal
-        >>> spec = Transformer(depth=1, context=4, causal=True, beta=0, sigma_v2=1, sigma_w2=1,
+        >>> spec = ModelSpec(depth=1, context=4, causal=True, beta=0, sigma_v2=1, sigma_w2=1,
         ...                    rho0=0)
         >>> [round(h, 4) for h in causal(spec).to_dict()["first_weight"][0]]
         [1.0, 0.5, 0.3333, 0.25]
@@ -144,9 +144,9 @@ class Positions(Exported):
 
         Examples
         --------
-        >>> from sigprop import Transformer
+        >>> from sigprop import ModelSpec
         >>> from sigprop.propagation.causal import causal
-        >>> spec = Transformer(depth=1, context=2, causal=True, beta=0, sigma_v2=1, sigma_w2=1,
+        >>> spec = ModelSpec(depth=1, context=2, causal=True, beta=0, sigma_v2=1, sigma_w2=1,
         ...                    rho0=0)
         >>> causal(spec).mean(causal(spec).y2).tolist()
         [0.75]
@@ -158,7 +158,7 @@ class Positions(Exported):
 
 @validated
 def causal(
-    spec: Transformer,
+    spec: ModelSpec,
     kernel: ArrayLike | TokenKernel | None = None,
     blocks: int | None = None,
     resolution: int = 96,
@@ -168,7 +168,7 @@ def causal(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         A single causal description with norms, context at most 131 072.
     kernel : array_like, shape (T, T), optional
         Token kernel of the input; exchangeable with overlap rho0 when absent. Any positive
@@ -200,9 +200,9 @@ def causal(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.causal import causal
-    >>> spec = Transformer(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
+    >>> spec = ModelSpec(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
     ...                    rho0=0.1)
     >>> late = causal(spec)
     >>> bool(late.rho_late[-1] > late.rho_late[1] > 0.1)
@@ -228,7 +228,7 @@ def causal(
     return found if given is None else replace(found, kernel_moved=given.moved)
 
 
-def _betas(spec: Transformer, beta_by_layer: ArrayLike | None) -> Floats | None:
+def _betas(spec: ModelSpec, beta_by_layer: ArrayLike | None) -> Floats | None:
     if beta_by_layer is None:
         return None
     betas = np.asarray(beta_by_layer, dtype=np.float64)
@@ -238,7 +238,7 @@ def _betas(spec: Transformer, beta_by_layer: ArrayLike | None) -> Floats | None:
     return np.broadcast_to(betas, (spec.depth,))
 
 
-def _given(kernel: Floats, layout: Layout, spec: Transformer) -> State:
+def _given(kernel: Floats, layout: Layout, spec: ModelSpec) -> State:
     """Means over blocks of a given kernel; behind the first norm in a post-norm stack."""
     variance = np.diagonal(kernel)
     gap = (variance[:, None] + variance) / 2 - kernel

@@ -10,7 +10,7 @@ from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.layers.attention.statistics import Statistics, Weights, freezing
 from sigprop.layers.attention.statistics.correlated_scores import SEED
 from sigprop.layers.interface import Place
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import is_causal, is_rotary
 from sigprop.propagation.causal import positions_of
 from sigprop.propagation.result import Trajectory
@@ -23,12 +23,12 @@ __all__ = ["from_distances", "from_positions", "from_states", "reason_of"]
 ROOM = 2**16  # states whose statistics are computed together
 
 
-def from_states(spec: Transformer, theory: str, run: Run, place: Place) -> Trajectory:
+def from_states(spec: ModelSpec, theory: str, run: Run, place: Place) -> Trajectory:
     """Trajectory of exchangeable tokens, with the statistics of attention.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     theory : {"finite", "limit"}
         Whether the statistics are those of the context length or of infinite context.
@@ -96,7 +96,7 @@ def _attention(rem: Statistics, b: Floats, x: Floats) -> tuple[Weights, Floats]:
     return Weights(*weights), ratio
 
 
-def _in_nats(spec: Transformer, b: Floats, ratio: Floats) -> tuple[Floats, Floats]:
+def _in_nats(spec: ModelSpec, b: Floats, ratio: Floats) -> tuple[Floats, Floats]:
     r"""Entropy and standard deviation of scores, in nats.
 
     At infinite context both are infinite, but at b = 0, and where attention has frozen: weights are
@@ -111,7 +111,7 @@ def _in_nats(spec: Transformer, b: Floats, ratio: Floats) -> tuple[Floats, Float
     return frozen, np.where(b > 0, np.inf, 0.0)
 
 
-def from_distances(spec: Transformer, run: Run, place: Place) -> Trajectory:
+def from_distances(spec: ModelSpec, run: Run, place: Place) -> Trajectory:
     """Means over pairs of positions, as one trajectory; `distances` has each of a single spec.
 
     Parameters
@@ -139,7 +139,7 @@ def from_distances(spec: Transformer, run: Run, place: Place) -> Trajectory:
 
 
 def from_positions(
-    spec: Transformer, run: Run, place: Place, blocks: int | None = None
+    spec: ModelSpec, run: Run, place: Place, blocks: int | None = None
 ) -> Trajectory:
     """Means over positions, as one trajectory; `positions` has each of a single spec.
 
@@ -171,7 +171,7 @@ def from_positions(
 
 
 def _of_means(
-    spec: Transformer, run: Run, place: Place, means: dict[str, Any], **more: Any
+    spec: ModelSpec, run: Run, place: Place, means: dict[str, Any], **more: Any
 ) -> Trajectory:
     """Trajectory of means over tokens and pairs, NaN behind the end of one of many stacks."""
     ended = run.ended
@@ -191,7 +191,7 @@ def _of_means(
     )
 
 
-def _notes(spec: Transformer, theory: str, by_position: bool = False) -> tuple[str, ...]:
+def _notes(spec: ModelSpec, theory: str, by_position: bool = False) -> tuple[str, ...]:
     """Approximations that the exchangeable theory makes for a spec, one sentence each."""
     notes = []
     if theory == "limit" or np.any(np.isinf(spec.context)):
@@ -215,7 +215,7 @@ def _notes(spec: Transformer, theory: str, by_position: bool = False) -> tuple[s
     return tuple(notes)
 
 
-def reason_of(spec: Transformer, ended: Ints) -> str:
+def reason_of(spec: ModelSpec, ended: Ints) -> str:
     """How trajectories ended, as a sentence."""
     short = int(np.sum(ended < spec.depth))
     if not short:

@@ -21,7 +21,7 @@ from sigprop.layers.mlp import Mlp
 from sigprop.layers.residual import Sequence
 from sigprop.layers.state import State
 from sigprop.model.inputs import allow_tokens
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.stack import (
     any_norm,
     attention_of,
@@ -44,7 +44,7 @@ def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) ->
     Parameters
     ----------
     spec : dict
-        As from `Transformer.to_dict`.
+        As from `ModelSpec.to_dict`.
     kernel, blocks, seed
         As in `solve`.
 
@@ -54,20 +54,20 @@ def kernel_cell(spec: dict[str, Any], kernel: Floats, blocks: int, seed: int) ->
         The attributes of `Solved` without their first axis.
     """
     rng = np.random.Generator(np.random.SFC64(seed))
-    known = Transformer.from_dict(spec)
+    known = ModelSpec.from_dict(spec)
     if first_norm(known) is not None:
         kernel = _Draw(known, rng).norm(kernel).kernel
     return follow(known.layers, kernel, blocks, rng)
 
 
 def follow(
-    specs: Items[Transformer], kernel: Floats, blocks: int, rng: np.random.Generator
+    specs: Items[ModelSpec], kernel: Floats, blocks: int, rng: np.random.Generator
 ) -> Arrays:
     """Follow one draw through blocks that may differ, from the kernel that the first one reads.
 
     Parameters
     ----------
-    specs : sequence of Transformer
+    specs : sequence of ModelSpec
         One for each block; their depth has no meaning, nor has a window or a prefix.
     kernel : array, shape (T, T)
         Kernel of the stream; no norm precedes it.
@@ -84,9 +84,9 @@ def follow(
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.drawn_layer import follow
-    >>> spec = Transformer(depth=1, context=4, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=4, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> cold = spec.replace(beta=3.0)
     >>> follow([spec, cold], np.eye(4), 1, np.random.default_rng(0))["rho"].shape
     (3,)
@@ -102,12 +102,12 @@ def follow(
     return out | dict(zip(names, np.stack(heads, axis=1), strict=True))
 
 
-def context_of(spec: Transformer) -> int:
+def context_of(spec: ModelSpec) -> int:
     """Context of a spec that the solver takes.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
 
     Returns
@@ -124,9 +124,9 @@ def context_of(spec: Transformer) -> int:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.drawn_layer import context_of
-    >>> context_of(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
+    >>> context_of(ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     8
     """
     if spec.shape:
@@ -185,7 +185,7 @@ class _Residual:
 class _Draw:
     """Attention of one block drawn, norms and MLP exact."""
 
-    spec: Transformer
+    spec: ModelSpec
     rng: np.random.Generator
 
     @cached_property

@@ -27,7 +27,7 @@ from sigprop.core.errors import require
 from sigprop.core.jobs.cache import Arrays, Job, gather
 from sigprop.core.jobs.execution import Execution, takes_execution
 from sigprop.model.inputs import TokenKernel, admit, read_kernel
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.drawn_layer import context_of, kernel_cell
 
 __all__ = [
@@ -64,9 +64,9 @@ class Solved:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.every_pair import exchangeable_kernel, solve
-    >>> spec = Transformer(depth=2, context=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> spec = ModelSpec(depth=2, context=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> solve(spec, exchangeable_kernel(spec), draws=2, blocks=4).mean("samples").shape
     (3, 4, 4)
     """
@@ -134,12 +134,12 @@ class Solved:
 
 
 @validated
-def exchangeable_kernel(spec: Transformer) -> Floats:
+def exchangeable_kernel(spec: ModelSpec) -> Floats:
     """Kernel of tokens that all overlap alike, q0 on the diagonal.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         A single description.
 
     Returns
@@ -149,9 +149,9 @@ def exchangeable_kernel(spec: Transformer) -> Floats:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.every_pair import exchangeable_kernel
-    >>> spec = Transformer(depth=1, context=2, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
+    >>> spec = ModelSpec(depth=1, context=2, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
     >>> exchangeable_kernel(spec).tolist()
     [[1.0, 0.25], [0.25, 1.0]]
     """
@@ -216,7 +216,7 @@ def _sinusoidal(context: int) -> Floats:
 @takes_execution
 @validated
 def solve(
-    spec: Transformer,
+    spec: ModelSpec,
     kernel: ArrayLike | TokenKernel,
     *,
     draws: int = 8,
@@ -228,7 +228,7 @@ def solve(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         A single description. Its width only sets the width of its heads, width / heads; None is
         the limit of wide heads. One draw has as many heads as the spec.
     kernel : array, shape (T, T)
@@ -263,9 +263,9 @@ def solve(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.every_pair import exchangeable_kernel, solve
-    >>> spec = Transformer(depth=1, context=32, beta=0, sigma_v2=1, sigma_w2=0, rho0=0, causal=True)
+    >>> spec = ModelSpec(depth=1, context=32, beta=0, sigma_v2=1, sigma_w2=0, rho0=0, causal=True)
     >>> solve(spec, exchangeable_kernel(spec), draws=1, blocks=2).rho.round(4).tolist()
     [[0.0, 0.0489]]
     """
@@ -276,7 +276,7 @@ def solve(
 
 @validated
 def jobs(
-    spec: Transformer,
+    spec: ModelSpec,
     kernel: ArrayLike | TokenKernel,
     *,
     draws: int,
@@ -297,18 +297,16 @@ def jobs(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.every_pair import exchangeable_kernel, jobs
-    >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> len(jobs(spec, exchangeable_kernel(spec), draws=3, blocks=2))
     3
     """
     return _draws(spec, admit(kernel, context_of(spec)).values, draws, blocks, first_seed)
 
 
-def _draws(
-    spec: Transformer, kernel: Floats, draws: int, blocks: int, first_seed: int
-) -> list[Job]:
+def _draws(spec: ModelSpec, kernel: Floats, draws: int, blocks: int, first_seed: int) -> list[Job]:
     """Jobs of an admissible kernel."""
     known = {
         "spec": spec.to_dict(),

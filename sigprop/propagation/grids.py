@@ -15,7 +15,7 @@ from sigprop.core.memory import allow
 from sigprop.layers.attention.exchangeable import valid
 from sigprop.layers.interface import Step
 from sigprop.layers.state import State, scaled
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, require_theory
 from sigprop.propagation.points import chunks, part_of, parts_of_one_context
 from sigprop.propagation.stack import Block, Stack, any_norm, build_stack, iterate
@@ -51,8 +51,8 @@ class FinalStates:
 
     Examples
     --------
-    >>> from sigprop import Transformer, sweep
-    >>> final = sweep(Transformer(depth=2, context=8, beta=[1, 2], sigma_v2=1, sigma_w2=2, rho0=0))
+    >>> from sigprop import ModelSpec, sweep
+    >>> final = sweep(ModelSpec(depth=2, context=8, beta=[1, 2], sigma_v2=1, sigma_w2=2, rho0=0))
     >>> final.defined.tolist()
     [True, True]
     """
@@ -65,7 +65,7 @@ class FinalStates:
 
 @validated
 def sweep(
-    spec: Transformer,
+    spec: ModelSpec,
     theory: str = "finite",
     progress: Callable[[int], None] | None = None,
     geometry: str = "auto",
@@ -74,7 +74,7 @@ def sweep(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; memory grows with the output alone, not with depth.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
@@ -98,9 +98,9 @@ def sweep(
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.grids import sweep
-    >>> spec = Transformer(depth=12, context=512, beta=np.linspace(0, 3, 5), sigma_v2=1,
+    >>> spec = ModelSpec(depth=12, context=512, beta=np.linspace(0, 3, 5), sigma_v2=1,
     ...                    sigma_w2=2, rho0=0.1)
     >>> sweep(spec).state.gap.shape
     (5,)
@@ -129,7 +129,7 @@ def _forward(step: Step, block: Block) -> Step:
     return block.forward(step.kernel)
 
 
-def _run(spec: Transformer, theory: str) -> tuple[State, Floats]:
+def _run(spec: ModelSpec, theory: str) -> tuple[State, Floats]:
     """Last state of exchangeable tokens, and the largest reduced inverse temperature."""
     states = prod(spec.shape) * spec.depth
     stack = build_stack(spec, "exchangeable", theory, states=states)
@@ -145,7 +145,7 @@ def _run(spec: Transformer, theory: str) -> tuple[State, Floats]:
         return step.kernel, beta * np.sqrt(heat * read.q if steady else heat)
 
 
-def _resolved(spec: Transformer, kind: str, progress: Callable[[int], None] | None) -> FinalStates:
+def _resolved(spec: ModelSpec, kind: str, progress: Callable[[int], None] | None) -> FinalStates:
     """Solve stacks whose tokens are told apart, from tables."""
     tail = (1, 1) if kind == "position" else (1,)
     tops = _tops(spec)
@@ -160,7 +160,7 @@ def _resolved(spec: Transformer, kind: str, progress: Callable[[int], None] | No
     return FinalStates(State(q, q * deficit), heat, np.isfinite(q), entropy)
 
 
-def _tops(spec: Transformer) -> dict[int, float]:
+def _tops(spec: ModelSpec) -> dict[int, float]:
     """Largest score deviation that the table of each context must hold."""
     beta = np.max([np.broadcast_to(layer.beta, spec.shape) for layer in set(spec.layers)], axis=0)
     context, level = np.broadcast_arrays(spec.context, np.square(spec.norm_gain) * beta)
@@ -172,7 +172,7 @@ def _tops(spec: Transformer) -> dict[int, float]:
     return out
 
 
-def _rows(spec: Transformer, stack: Stack) -> Floats:
+def _rows(spec: ModelSpec, stack: Stack) -> Floats:
     """Rows q, overlap deficit, largest reduced inverse temperature and smallest entropy ratio."""
     geometry: Any = stack.place.geometry
     start = stack.initial(spec)

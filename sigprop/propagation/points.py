@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.core.arrays import Ints
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 
 __all__ = ["chunks", "part_of", "parts_of_one_context", "singles"]
 
@@ -18,13 +18,13 @@ CHUNK = 30000  # states iterated together: a dozen work arrays of 240 KB
 
 
 def parts_of_one_context(
-    spec: Transformer, tail: tuple[int, ...], size: int
-) -> Iterator[tuple[Ints, Transformer]]:
+    spec: ModelSpec, tail: tuple[int, ...], size: int
+) -> Iterator[tuple[Ints, ModelSpec]]:
     """Stacks of one context, a few at a time.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; arrays broadcast.
     tail : tuple of int
         Axes of length one that the numbers get behind that of the stacks.
@@ -35,14 +35,14 @@ def parts_of_one_context(
     ------
     index : array of int, shape (n,)
         Places of the stacks in the flattened array.
-    part : Transformer
+    part : ModelSpec
         Their description, numbers of shape (n, 1, ...), of one context.
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.points import parts_of_one_context
-    >>> spec = Transformer(depth=1, context=[8, 9, 8], beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=[8, 9, 8], beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> [index.tolist() for index, part in parts_of_one_context(spec, (), 10)]
     [[0, 2], [1]]
     """
@@ -56,26 +56,26 @@ def parts_of_one_context(
             yield index, replace(spec, **(own | {"context": context, "sigma_w2": None}))
 
 
-def singles(spec: Transformer) -> Iterator[tuple[tuple[int, ...], Transformer]]:
+def singles(spec: ModelSpec) -> Iterator[tuple[tuple[int, ...], ModelSpec]]:
     """Stacks of an array, one by one.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; arrays broadcast.
 
     Yields
     ------
     index : tuple of int
         Place of the stack in the array.
-    one : Transformer
+    one : ModelSpec
         Its description, without arrays.
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.points import singles
-    >>> spec = Transformer(depth=1, context=8, beta=[0, 1], sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=8, beta=[0, 1], sigma_v2=1, sigma_w2=1, rho0=0)
     >>> [(index, one.beta) for index, one in singles(spec)]
     [((0,), 0.0), ((1,), 1.0)]
     """
@@ -117,26 +117,26 @@ def chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
     yield from product(*boxes)
 
 
-def part_of(spec: Transformer, index: tuple[slice, ...]) -> Transformer:
+def part_of(spec: ModelSpec, index: tuple[slice, ...]) -> ModelSpec:
     """Part of a spec: every array sliced where it is not of length one.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The whole.
     index : tuple of slice
         One slice for each axis of `spec.shape`.
 
     Returns
     -------
-    Transformer
+    ModelSpec
         The part.
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.points import part_of
-    >>> spec = Transformer(depth=1, context=8, beta=[0, 1, 2], sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=8, beta=[0, 1, 2], sigma_v2=1, sigma_w2=1, rho0=0)
     >>> part_of(spec, (slice(0, 2),)).shape
     (2,)
     """

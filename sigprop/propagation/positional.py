@@ -31,7 +31,7 @@ from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.statistics import Finite, participation_variance
 from sigprop.layers.interface import Step
 from sigprop.layers.state import State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import (
     MAX_SAMPLED,
     TheoryError,
@@ -60,12 +60,12 @@ FLAT = 1e-9  # common part below which it is taken to be the same for all pairs
 
 
 @validated
-def is_sampled(spec: Transformer) -> bool:
+def is_sampled(spec: ModelSpec) -> bool:
     """Whether the gradients of a spec are sampled.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
 
     Returns
@@ -75,9 +75,9 @@ def is_sampled(spec: Transformer) -> bool:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.positional import is_sampled
-    >>> is_sampled(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
+    >>> is_sampled(ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     False
     """
     return has_positions(spec)
@@ -85,7 +85,7 @@ def is_sampled(spec: Transformer) -> bool:
 
 @validated
 def gradients(
-    spec: Transformer,
+    spec: ModelSpec,
     trajectory: Trajectory | None = None,
     beta_by_layer: ArrayLike | None = None,
     draws: int = DRAWS,
@@ -97,7 +97,7 @@ def gradients(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; arrays broadcast. With a causal mask or rotary positions gradients are
         sampled (`sigprop.propagation.gradients.sampled`), those of an array one stack after the
         other, each from the same seed.
@@ -132,8 +132,8 @@ def gradients(
 
     Examples
     --------
-    >>> from sigprop import Transformer, gradients
-    >>> spec = Transformer(depth=2, context=16, width=32, causal=True, beta=1, sigma_v2=1,
+    >>> from sigprop import ModelSpec, gradients
+    >>> spec = ModelSpec(depth=2, context=16, width=32, causal=True, beta=1, sigma_v2=1,
     ...                    sigma_w2=1, rho0=0.1)
     >>> found = gradients(spec, draws=2)
     >>> found.q.shape, sorted(found.errors)[:2]
@@ -159,7 +159,7 @@ def gradients(
 
 
 def _passed(
-    spec: Transformer, draws: int, seed: int, progress: Callable[[int], None] | None
+    spec: ModelSpec, draws: int, seed: int, progress: Callable[[int], None] | None
 ) -> Gradients:
     """Gradients of one of many stacks, NaN where nothing passes it."""
     try:
@@ -173,7 +173,7 @@ def _passed(
 
 
 def _sampled(
-    spec: Transformer, draws: int, seed: int, progress: Callable[[int], None] | None
+    spec: ModelSpec, draws: int, seed: int, progress: Callable[[int], None] | None
 ) -> Gradients:
     found = sampled_gradients(spec, np.random.default_rng(seed), draws, progress=progress)
     width = 1.0 if spec.width is None else float(spec.width)
@@ -204,12 +204,12 @@ class _Slopes(NamedTuple):
 
 
 @validated
-def bands(spec: Transformer) -> Trajectory:
+def bands(spec: ModelSpec) -> Trajectory:
     """Trajectory with its spread over networks, and the mean at finite width.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         One description, with a width.
 
     Returns
@@ -230,8 +230,8 @@ def bands(spec: Transformer) -> Trajectory:
 
     Examples
     --------
-    >>> from sigprop import Transformer, bands
-    >>> spec = Transformer(depth=2, context=32, width=64, causal=True, beta=1, sigma_v2=1,
+    >>> from sigprop import ModelSpec, bands
+    >>> spec = ModelSpec(depth=2, context=32, width=64, causal=True, beta=1, sigma_v2=1,
     ...                    sigma_w2=1, rho0=0.1)
     >>> bands(spec).rho_std.shape
     (3,)
@@ -249,7 +249,7 @@ def bands(spec: Transformer) -> Trajectory:
     return _spread(spec, base, by(spec, base))
 
 
-def _spread(spec: Transformer, base: Trajectory, slopes: list[_Slopes]) -> Trajectory:
+def _spread(spec: ModelSpec, base: Trajectory, slopes: list[_Slopes]) -> Trajectory:
     """Carry variance and shift of the mean deficit x through the blocks."""
     x, t = base.gap / base.q, float(spec.context)
     entering = fluctuations.input_variance(spec, State(1.0, x[0]))
@@ -310,7 +310,7 @@ def _common(deficits: Floats, context: float) -> Floats:
 
 
 def _slopes(
-    spec: Transformer, stack: Stack, averages: Callable[[dict[str, Floats]], Floats]
+    spec: ModelSpec, stack: Stack, averages: Callable[[dict[str, Floats]], Floats]
 ) -> tuple[list[_Slopes], list[dict[str, Floats]]]:
     """Apply every block to its input and to the same with more in common (`_common`).
 
@@ -336,7 +336,7 @@ def _slopes(
     return out, seen
 
 
-def _by_position(spec: Transformer, base: Trajectory) -> list[_Slopes]:
+def _by_position(spec: ModelSpec, base: Trajectory) -> list[_Slopes]:
     stack = build_stack(spec, "position", resolution=COARSE)
     geometry: Any = stack.place.geometry
     layout = geometry.layout
@@ -353,7 +353,7 @@ def _by_position(spec: Transformer, base: Trajectory) -> list[_Slopes]:
     ]
 
 
-def _own_y2(spec: Transformer, layout: Layout, seen: dict[str, Floats], rho: float) -> float:
+def _own_y2(spec: ModelSpec, layout: Layout, seen: dict[str, Floats], rho: float) -> float:
     """Variance of the mean Y_2 of given tokens: keys that queries share, and heads' temperature.
 
     Y_2 of two queries varies together as far as their scores and their keys are the same (E26h).
@@ -380,6 +380,6 @@ def _own_y2(spec: Transformer, layout: Layout, seen: dict[str, Floats], rho: flo
     return float(total / (spec.heads * sizes.sum() ** 2))
 
 
-def _by_distance(spec: Transformer, base: Trajectory) -> list[_Slopes]:
+def _by_distance(spec: ModelSpec, base: Trajectory) -> list[_Slopes]:
     stack = build_stack(spec, "distance")
     return _slopes(spec, stack, lambda columns: np.stack([columns["y2"], columns["entropy"]]))[0]

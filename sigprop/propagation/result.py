@@ -55,8 +55,8 @@ class Trajectory(Exported):
 
     Examples
     --------
-    >>> from sigprop import Transformer, propagate
-    >>> spec = Transformer(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> from sigprop import ModelSpec, propagate
+    >>> spec = ModelSpec(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> round(float(propagate(spec).rho[-1]), 4) > 0.99
     True
     """
@@ -99,8 +99,8 @@ class Trajectory(Exported):
 
         Examples
         --------
-        >>> from sigprop import Transformer, propagate
-        >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+        >>> from sigprop import ModelSpec, propagate
+        >>> spec = ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
         >>> propagate(spec).to_dict()["layer"]
         [0, 1, 2]
         """

@@ -12,7 +12,7 @@ from sigprop.core.arrays import Floats, Ints, finite_or_none
 from sigprop.core.export import Exported
 from sigprop.layers.attention.by_distance import DistanceGeometry
 from sigprop.layers.attention.statistics.correlated_scores import SEED
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, refusal
 from sigprop.propagation.run import Run, solve
 from sigprop.propagation.stack import build_stack
@@ -46,9 +46,9 @@ class ByDistance(Exported):
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.rotary import by_distance
-    >>> spec = Transformer(depth=3, context=256, rotary_base=1e4, beta=3, sigma_v2=1, sigma_w2=1,
+    >>> spec = ModelSpec(depth=3, context=256, rotary_base=1e4, beta=3, sigma_v2=1, sigma_w2=1,
     ...                    rho0=0.1)
     >>> rho = 1 - by_distance(spec).gap_ratio[-1]
     >>> bool(rho[0] > rho[-1])  # near tokens grow alike first
@@ -83,9 +83,9 @@ class ByDistance(Exported):
 
         Examples
         --------
-        >>> from sigprop import Transformer
+        >>> from sigprop import ModelSpec
         >>> from sigprop.propagation.rotary import by_distance
-        >>> spec = Transformer(depth=1, context=4, rotary_base=1e4, beta=0, sigma_v2=1, sigma_w2=1,
+        >>> spec = ModelSpec(depth=1, context=4, rotary_base=1e4, beta=0, sigma_v2=1, sigma_w2=1,
         ...                    rho0=0)
         >>> by_distance(spec).to_dict()["edges"]
         [0, 1, 2, 3]
@@ -94,12 +94,12 @@ class ByDistance(Exported):
 
 
 @validated
-def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDistance:
+def by_distance(spec: ModelSpec, beta_by_layer: Floats | None = None) -> ByDistance:
     """Solve a bidirectional spec with rotary positions, distance by distance.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         A single bidirectional description with `rotary_base`, context at most 131 072.
     beta_by_layer : array, shape (L,), optional
         Inverse temperature of each block, in place of `spec.beta`.
@@ -121,9 +121,9 @@ def by_distance(spec: Transformer, beta_by_layer: Floats | None = None) -> ByDis
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.rotary import by_distance
-    >>> spec = Transformer(depth=3, context=256, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=1,
+    >>> spec = ModelSpec(depth=3, context=256, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=1,
     ...                    rho0=0.1)
     >>> by_distance(spec).y2.shape
     (3,)

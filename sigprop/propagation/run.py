@@ -68,10 +68,10 @@ def solve(stack: Stack, start: State, shape: tuple[int, ...] = ()) -> Run:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.stack import build_stack
     >>> from sigprop.propagation.run import solve
-    >>> spec = Transformer(depth=3, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=3, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> stack = build_stack(spec)
     >>> int(solve(stack, stack.initial(spec)).ended)
     3

@@ -14,7 +14,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.core.memory import allow
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, has_positions, require_theory
 from sigprop.propagation.causal import MAX_BLOCKS
 from sigprop.propagation.described import from_distances, from_positions, from_states, reason_of
@@ -32,7 +32,7 @@ TOGETHER = 16  # stacks whose tokens are told apart that are solved together
 
 @validated
 def propagate(
-    spec: Transformer,
+    spec: ModelSpec,
     theory: str = "finite",
     beta_by_layer: ArrayLike | None = None,
     blocks: int | None = None,
@@ -48,7 +48,7 @@ def propagate(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; arrays broadcast to many trajectories at once.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
@@ -83,8 +83,8 @@ def propagate(
 
     Examples
     --------
-    >>> from sigprop import Transformer, propagate
-    >>> spec = Transformer(depth=50, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=0.2,
+    >>> from sigprop import ModelSpec, propagate
+    >>> spec = ModelSpec(depth=50, context=512, beta=0.5, sigma_v2=0.2, sigma_w2=0.2,
     ...                    sigma_b2=4e-4, rho0=0.025)
     >>> t = propagate(spec)
     >>> t.rho.shape, t.y2.shape, t.reason
@@ -105,7 +105,7 @@ def propagate(
     return _together(spec, kind, beta_by_layer, progress)
 
 
-def _exchangeable(spec: Transformer, theory: str, beta_by_layer: ArrayLike | None) -> Trajectory:
+def _exchangeable(spec: ModelSpec, theory: str, beta_by_layer: ArrayLike | None) -> Trajectory:
     """Trajectory of exchangeable tokens; of a causal spec, of its last ones."""
     size = prod(spec.shape)
     allow(size * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
@@ -115,7 +115,7 @@ def _exchangeable(spec: Transformer, theory: str, beta_by_layer: ArrayLike | Non
 
 
 def _resolved(
-    spec: Transformer, kind: str, beta_by_layer: ArrayLike | None, blocks: int | None
+    spec: ModelSpec, kind: str, beta_by_layer: ArrayLike | None, blocks: int | None
 ) -> Trajectory:
     """Trajectory of stacks of one context, their parameters shaped for the geometry."""
     stack = build_stack(spec, kind, beta_by_layer=beta_by_layer, ranges=blocks)
@@ -128,12 +128,12 @@ def _resolved(
     return from_positions(spec, _run(spec, stack), place, blocks)
 
 
-def _run(spec: Transformer, stack: Stack) -> Run:
+def _run(spec: ModelSpec, stack: Stack) -> Run:
     return solve(stack, stack.initial(spec), spec.shape[:1])
 
 
 def _together(
-    spec: Transformer,
+    spec: ModelSpec,
     kind: str,
     beta_by_layer: ArrayLike | None,
     progress: Callable[[int], None] | None,
@@ -159,12 +159,12 @@ def _together(
     return replace(found, **columns, reason=reason_of(spec, columns["ended"]))
 
 
-def whose(spec: Transformer) -> str:
+def whose(spec: ModelSpec) -> str:
     """Whom the exchangeable theory of a spec describes, in words.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
 
     Returns
@@ -174,22 +174,22 @@ def whose(spec: Transformer) -> str:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.solve import whose
-    >>> whose(Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0))
+    >>> whose(ModelSpec(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0))
     'all tokens'
     """
     return "all tokens" if not has_positions(spec) else "late tokens without mask or rotation"
 
 
-def _even(spec: Transformer, found: Trajectory, blocks: int) -> Floats:
+def _even(spec: ModelSpec, found: Trajectory, blocks: int) -> Floats:
     """Block means of an exchangeable kernel: every block of n tokens has n of n^2 pairs alike."""
     size = _checked(spec, blocks) / blocks
     gap = (found.gap / found.q)[:, None, None]
     return np.asarray(1 - gap * (1 - np.eye(blocks) / size))
 
 
-def _checked(spec: Transformer, blocks: int) -> int:
+def _checked(spec: ModelSpec, blocks: int) -> int:
     """Context length, of a single spec of which `blocks` equal ranges can be formed."""
     require_theory(spec, "blocks")
     context = int(np.asarray(spec.context))

@@ -31,7 +31,7 @@ from sigprop.layers.mlp import Mlp
 from sigprop.layers.norm import Norm
 from sigprop.layers.residual import Residual, Sequence, Sublayer
 from sigprop.layers.state import Gradient, State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import require_theory
 
 __all__ = [
@@ -102,9 +102,9 @@ class Block:
 
     Examples
     --------
-    >>> from sigprop import State, Transformer
+    >>> from sigprop import State, ModelSpec
     >>> from sigprop.propagation.stack import build_block
-    >>> spec = Transformer(depth=1, context=64, beta=0, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=64, beta=0, sigma_v2=1, sigma_w2=0, rho0=0)
     >>> float(round(build_block(spec)(State(1.0, 1.0)).gap, 6))
     0.984615
     """
@@ -163,9 +163,9 @@ class Block:
 
         Examples
         --------
-        >>> from sigprop import State, Transformer
+        >>> from sigprop import State, ModelSpec
         >>> from sigprop.propagation.stack import build_block
-        >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0,
+        >>> spec = ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0,
         ...                    norm="pre")
         >>> float(build_block(spec).read(State(4.0, 1.0)).gap)
         0.25
@@ -187,9 +187,9 @@ class Block:
 
         Examples
         --------
-        >>> from sigprop import State, Transformer
+        >>> from sigprop import State, ModelSpec
         >>> from sigprop.propagation.stack import build_block
-        >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=0, rho0=0)
+        >>> spec = ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=0, rho0=0)
         >>> block = build_block(spec)
         >>> block.part(block.mlp_branch)(State(1.0, 1.0)).q
         0.0
@@ -197,12 +197,12 @@ class Block:
         return lambda kernel: Sequence(layers).forward(kernel, self.place).kernel
 
 
-def initial_state(spec: Transformer, place: Place | None = None) -> State:
+def initial_state(spec: ModelSpec, place: Place | None = None) -> State:
     """Kernel that enters the first block; behind the first norm in a post-norm stack.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     place : Place, optional
         Where the blocks act; exchangeable tokens by default.
@@ -214,9 +214,9 @@ def initial_state(spec: Transformer, place: Place | None = None) -> State:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.stack import initial_state
-    >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
+    >>> spec = ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
     >>> float(initial_state(spec).gap)
     0.75
     """
@@ -226,22 +226,22 @@ def initial_state(spec: Transformer, place: Place | None = None) -> State:
     return state
 
 
-def any_norm(spec: Transformer) -> Norm | None:
+def any_norm(spec: ModelSpec) -> Norm | None:
     """Norm of every sublayer, if there is one."""
     return None if spec.norm == "none" else Norm(spec.norm_gain)
 
 
-def first_norm(spec: Transformer) -> Norm | None:
+def first_norm(spec: ModelSpec) -> Norm | None:
     """Norm before the first block, of a post-norm stack."""
     return Norm(spec.norm_gain) if spec.norm == "post" else None
 
 
-def rem_of(spec: Transformer, theory: str = "finite") -> Statistics:
+def rem_of(spec: ModelSpec, theory: str = "finite") -> Statistics:
     """Attention statistics of a spec: exact at its context length, or the published limit.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; an infinite context asks for the limit.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
@@ -258,9 +258,9 @@ def rem_of(spec: Transformer, theory: str = "finite") -> Statistics:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.stack import rem_of
-    >>> spec = Transformer(depth=1, context="inf", beta=3, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context="inf", beta=3, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> type(rem_of(spec)).__name__
     'Limit'
     """
@@ -272,12 +272,12 @@ def rem_of(spec: Transformer, theory: str = "finite") -> Statistics:
     return Finite(spec.context, spec.head_width)
 
 
-def exchangeable_place(spec: Transformer, theory: str = "finite", states: int = 1) -> Place:
+def exchangeable_place(spec: ModelSpec, theory: str = "finite", states: int = 1) -> Place:
     """Where blocks of exchangeable tokens act.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
@@ -291,9 +291,9 @@ def exchangeable_place(spec: Transformer, theory: str = "finite", states: int = 
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.stack import exchangeable_place
-    >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> exchangeable_place(spec).geometry.tokens
     64.0
     """
@@ -303,7 +303,7 @@ def exchangeable_place(spec: Transformer, theory: str = "finite", states: int = 
     return Place(Exchangeable(spec.context), rem)
 
 
-def mask_of(spec: Transformer) -> tuple[float, int]:
+def mask_of(spec: ModelSpec) -> tuple[float, int]:
     """Window and prefix of a layer; a bidirectional one is all prefix."""
     if not spec.causal:
         return np.inf, int(np.max(spec.context))
@@ -322,9 +322,9 @@ class Stack(NamedTuple):
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.stack import build_stack
-    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
+    >>> spec = ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.25)
     >>> float(build_stack(spec).initial(spec).gap)
     0.75
     """
@@ -332,13 +332,13 @@ class Stack(NamedTuple):
     blocks: list[Block]
     place: Place
 
-    def initial(self, spec: Transformer) -> State:
+    def initial(self, spec: ModelSpec) -> State:
         """Kernel that enters the first block."""
         return initial_state(spec, self.place)
 
 
 def build_stack(
-    spec: Transformer,
+    spec: ModelSpec,
     kind: str = "exchangeable",
     theory: str = "finite",
     beta_by_layer: ArrayLike | None = None,
@@ -352,7 +352,7 @@ def build_stack(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; of one context where tokens are told apart.
     kind : {"exchangeable", "position", "distance"}
         Which pairs of tokens are told apart.
@@ -383,9 +383,9 @@ def build_stack(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.stack import build_stack
-    >>> spec = Transformer(depth=2, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=2, rho0=0,
+    >>> spec = ModelSpec(depth=2, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=2, rho0=0,
     ...                    pattern=[{"window": 4}, {}])
     >>> stack = build_stack(spec, "position")
     >>> [block.place.geometry.layout.window for block in stack.blocks]
@@ -411,8 +411,8 @@ def build_stack(
 
 
 def _by_position(
-    layers: tuple[Transformer, ...], resolution: int, ranges: int | None, top: float | None
-) -> tuple[Callable[[Transformer], Place], Place]:
+    layers: tuple[ModelSpec, ...], resolution: int, ranges: int | None, top: float | None
+) -> tuple[Callable[[ModelSpec], Place], Place]:
     """Where each layer acts, on blocks of positions that suit all masks; and the widest mask."""
     context, masks = int(np.max(layers[0].context)), {mask_of(layer) for layer in layers}
     cuts = np.empty(0) if ranges is None else np.round(np.linspace(0, context, ranges + 1))
@@ -428,7 +428,7 @@ def _by_position(
         layout = Layout(np.array(edges), window, prefix)
         return Place(PositionGeometry(layout), Exact(layout, width, base))
 
-    def place_of(layer: Transformer) -> Place:
+    def place_of(layer: ModelSpec) -> Place:
         return placed(*mask_of(layer), layer.head_width, layer.rotary_base)
 
     window, prefix = (max(part) for part in zip(*masks, strict=True))
@@ -447,18 +447,18 @@ def _distance_place(
     return Place(geometry, Drawn(distances, make_field(context, base, width)))
 
 
-def _by_distance(layer: Transformer, top: float | None) -> Place:
+def _by_distance(layer: ModelSpec, top: float | None) -> Place:
     """Where a layer acts whose tokens are told apart by distance."""
     base = None if layer.rotary_base is None else float(layer.rotary_base)
     return _distance_place(int(np.max(layer.context)), base, layer.head_width, top)
 
 
-def build_block(spec: Transformer, theory: str = "finite", place: Place | None = None) -> Block:
+def build_block(spec: ModelSpec, theory: str = "finite", place: Place | None = None) -> Block:
     """Block of a spec.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
@@ -472,9 +472,9 @@ def build_block(spec: Transformer, theory: str = "finite", place: Place | None =
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.stack import build_block
-    >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre")
+    >>> spec = ModelSpec(depth=1, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre")
     >>> len(build_block(spec).layers)
     2
     """
@@ -483,28 +483,26 @@ def build_block(spec: Transformer, theory: str = "finite", place: Place | None =
     return assembled(spec, any_norm(spec), attention_of(spec), mlp_of(spec), place)
 
 
-def at_beta(spec: Transformer, block: Block, beta: Number) -> Block:
+def at_beta(spec: ModelSpec, block: Block, beta: Number) -> Block:
     """Block at another inverse temperature, which may be beyond those of specs."""
     attention = replace(block.attention, beta=beta)
     return assembled(spec, any_norm(spec), attention, block.mlp, block.place)
 
 
-def assembled(
-    spec: Transformer, norm: Norm | None, attention: Any, mlp: Any, place: Place
-) -> Block:
+def assembled(spec: ModelSpec, norm: Norm | None, attention: Any, mlp: Any, place: Place) -> Block:
     """Block of given layers."""
     branches = sublayers(spec, norm, attention, mlp)
     return Block(ordered(spec, norm, branches), *branches, place)
 
 
-def sublayers(spec: Transformer, norm: Any, attention: Any, mlp: Any) -> tuple[Sublayer, Sublayer]:
+def sublayers(spec: ModelSpec, norm: Any, attention: Any, mlp: Any) -> tuple[Sublayer, Sublayer]:
     """Branches of attention and MLP, behind a norm each in a pre-norm block."""
     before = norm if spec.norm == "pre" else None
     return Sublayer(before, attention), Sublayer(before, mlp)
 
 
 def ordered(
-    spec: Transformer,
+    spec: ModelSpec,
     norm: Any,
     branches: tuple[Sublayer, Sublayer],
     residual: Callable[..., Any] = Residual,
@@ -513,7 +511,7 @@ def ordered(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     norm : Layer or None
         The norm.
@@ -529,9 +527,9 @@ def ordered(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.stack import ordered
-    >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre",
+    >>> spec = ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre",
     ...                    parallel=True)
     >>> ordered(spec, "norm", ("attention", "mlp"), lambda alpha, branches, width: branches)
     (('attention', 'mlp'),)
@@ -545,7 +543,7 @@ def ordered(
     return (attend, *after, residual(spec.alpha_mlp, (second,), width), *after)
 
 
-def attention_of(spec: Transformer) -> Attention:
+def attention_of(spec: ModelSpec) -> Attention:
     """Attention layer of a spec."""
     window = np.inf if spec.window is None else float(spec.window)
     return Attention(
@@ -564,7 +562,7 @@ def attention_of(spec: Transformer) -> Attention:
     )
 
 
-def mlp_of(spec: Transformer) -> Mlp:
+def mlp_of(spec: ModelSpec) -> Mlp:
     """MLP of a spec."""
     return Mlp(
         activation(spec.activation),
@@ -578,7 +576,7 @@ def mlp_of(spec: Transformer) -> Mlp:
     )
 
 
-def _temperature(spec: Transformer) -> Number:
+def _temperature(spec: ModelSpec) -> Number:
     r"""Inverse temperature of all random scores, :math:`\beta^2 + \gamma^2 \log T/d` (E3b).
 
     At finite width the identity part of queries and keys adds gamma log T x_t.x_s/d to a score,
@@ -590,7 +588,7 @@ def _temperature(spec: Transformer) -> Number:
     return np.asarray(np.sqrt(np.square(spec.beta) + share))
 
 
-def layer_betas(spec: Transformer, beta_by_layer: ArrayLike) -> Floats:
+def layer_betas(spec: ModelSpec, beta_by_layer: ArrayLike) -> Floats:
     """Inverse temperatures with one entry of the first axis for each block."""
     betas = np.asarray(beta_by_layer, dtype=np.float64)
     if betas.shape[:1] != (spec.depth,):

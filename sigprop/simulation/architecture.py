@@ -13,7 +13,7 @@ import numpy as np
 
 from sigprop.core.arrays import Bools, Floats
 from sigprop.core.errors import AssumptionError, DomainError, require
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.simulation.inputs import Singles
 
 __all__ = ["MASKED", "Architecture", "Layer", "check", "unseen"]
@@ -21,12 +21,12 @@ __all__ = ["MASKED", "Architecture", "Layer", "check", "unseen"]
 MASKED = -1e30  # of a score; zero times it is zero, unlike infinity
 
 
-def check(spec: Transformer) -> None:
+def check(spec: ModelSpec) -> None:
     """Refuse a description that no finite network realises.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
 
     Raises
@@ -39,9 +39,9 @@ def check(spec: Transformer) -> None:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation.architecture import check
-    >>> check(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
+    >>> check(ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     Traceback (most recent call last):
         ...
     sigprop.core.errors.DomainError: width = None is not admissible: expected an integer to simulate
@@ -59,12 +59,12 @@ def check(spec: Transformer) -> None:
         raise AssumptionError("the simulated network knows no identity parts")
 
 
-def unseen(spec: Transformer) -> Bools | None:
+def unseen(spec: ModelSpec) -> Bools | None:
     """Keys that a query does not see.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; its window and prefix are parts of a causal mask.
 
     Returns
@@ -74,9 +74,9 @@ def unseen(spec: Transformer) -> Bools | None:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation.architecture import unseen
-    >>> spec = Transformer(depth=1, context=3, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, causal=True,
+    >>> spec = ModelSpec(depth=1, context=3, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, causal=True,
     ...                    window=2)
     >>> (1 - unseen(spec)).tolist()
     [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
@@ -112,7 +112,7 @@ class Architecture(ABC):
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description, its numbers of shape (G,).
     projection : bool
         Draw the output matrix of attention; else it is a rotation with the same gain, which acts on
@@ -126,7 +126,7 @@ class Architecture(ABC):
     True
     """
 
-    spec: Transformer
+    spec: ModelSpec
     projection: bool = field(default=False, kw_only=True)
     statistics: list[Floats] = field(default_factory=list, repr=False, kw_only=True)
 

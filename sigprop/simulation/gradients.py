@@ -12,7 +12,7 @@ from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.core.errors import require
 from sigprop.core.jobs.cache import Arrays, job
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.simulation.architecture import check
 from sigprop.simulation.inputs import Exchangeable, Singles, gaussian
 
@@ -20,14 +20,14 @@ __all__ = ["query_gradient", "query_gradient_cell"]
 
 
 @validated
-def query_gradient(spec: Transformer, seed: int) -> Floats:
+def query_gradient(spec: ModelSpec, seed: int) -> Floats:
     r"""Measure :math:`\|\partial L/\partial W_Q\|^2 / \sum_t |g_t|^2` in one attention layer.
 
     The output gradients g_t are independent standard normal vectors. One head, no mask.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description, with a width; its arrays must have one axis or none.
     seed : int
         Seed of input, weights and output gradients, the same for all settings.
@@ -45,9 +45,9 @@ def query_gradient(spec: Transformer, seed: int) -> Floats:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation import query_gradient
-    >>> spec = Transformer(depth=1, context=32, width=16, beta=[0.0, 1.0], sigma_v2=1, sigma_w2=1,
+    >>> spec = ModelSpec(depth=1, context=32, width=16, beta=[0.0, 1.0], sigma_v2=1, sigma_w2=1,
     ...                    rho0=0)
     >>> uniform, selective = query_gradient(spec, seed=1)
     >>> bool(uniform == 0 < selective)
@@ -100,7 +100,7 @@ def query_gradient_cell(spec: dict[str, Any], seed: int) -> Arrays:
     Parameters
     ----------
     spec : dict
-        As from `Transformer.to_dict`.
+        As from `ModelSpec.to_dict`.
     seed : int
         The seed.
 
@@ -109,4 +109,4 @@ def query_gradient_cell(spec: dict[str, Any], seed: int) -> Arrays:
     dict of str to array
         The ratio under "gain".
     """
-    return {"gain": query_gradient(Transformer.from_dict(spec), seed)}
+    return {"gain": query_gradient(ModelSpec.from_dict(spec), seed)}

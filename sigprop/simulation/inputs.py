@@ -15,7 +15,7 @@ from sigprop.core.arrays import Floats, Ints
 from sigprop.core.checks import choice
 from sigprop.core.errors import require
 from sigprop.model.inputs import TokenKernel, admit
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 
 __all__ = [
     "Exchangeable",
@@ -43,12 +43,12 @@ class Source(Protocol):
     >>> source: Source = Exchangeable()
     """
 
-    def check(self, spec: Transformer) -> None:
+    def check(self, spec: ModelSpec) -> None:
         """Refuse a description that this input does not fit, before any work.
 
         Parameters
         ----------
-        spec : Transformer
+        spec : ModelSpec
             The description.
 
         Raises
@@ -58,12 +58,12 @@ class Source(Protocol):
         """
         ...
 
-    def draw(self, spec: Transformer, rng: np.random.Generator) -> Singles:
+    def draw(self, spec: ModelSpec, rng: np.random.Generator) -> Singles:
         """Tokens that enter the first block.
 
         Parameters
         ----------
-        spec : Transformer
+        spec : ModelSpec
             The description, its numbers of shape (G,).
         rng : numpy.random.Generator
             Source of randomness.
@@ -155,7 +155,7 @@ def layer_norm(x: Singles) -> Singles:
     return x
 
 
-def _scale(spec: Transformer) -> Singles:
+def _scale(spec: ModelSpec) -> Singles:
     """Root mean square of the entries that enter the first block, shape (G, 1, 1)."""
     rms = spec.norm_gain if spec.norm == "post" else np.sqrt(spec.q0)
     return np.asarray(rms, np.float32).reshape(-1, 1, 1)
@@ -172,11 +172,11 @@ class Exchangeable:
     Exchangeable()
     """
 
-    def check(self, spec: Transformer) -> None:
+    def check(self, spec: ModelSpec) -> None:
         """Refuse negative overlaps."""
         require(np.asarray(spec.rho0) >= 0, "rho0", spec.rho0, "a number in [0, 1] to simulate")
 
-    def draw(self, spec: Transformer, rng: np.random.Generator) -> Singles:
+    def draw(self, spec: ModelSpec, rng: np.random.Generator) -> Singles:
         """Tokens that enter the first block, shape (G, T, d); `rho0` must not be negative."""
         self.check(spec)
         assert spec.width is not None
@@ -223,12 +223,12 @@ class Given:
         object.__setattr__(self, "kernel", found.values)
         object.__setattr__(self, "admitted", found)
 
-    def check(self, spec: Transformer) -> None:
+    def check(self, spec: ModelSpec) -> None:
         """Refuse a kernel of another number of tokens."""
         shape = (int(spec.context),) * 2
         require(self.kernel.shape == shape, "kernel", self.kernel.shape, f"shape {shape}")
 
-    def draw(self, spec: Transformer, rng: np.random.Generator) -> Singles:
+    def draw(self, spec: ModelSpec, rng: np.random.Generator) -> Singles:
         """Tokens that enter the first block, shape (G, T, d)."""
         self.check(spec)
         assert spec.width is not None
@@ -278,12 +278,12 @@ class Tokens:
         require(whole, "ids", ids.shape, "integers of shape (windows, T)")
         choice("positions", self.positions, ("sinusoidal", "learned", "none"))
 
-    def check(self, spec: Transformer) -> None:
+    def check(self, spec: ModelSpec) -> None:
         """Refuse windows of another length."""
         size = self.ids.shape[1]
         require(size == spec.context, "context", spec.context, f"the length of the windows, {size}")
 
-    def draw(self, spec: Transformer, rng: np.random.Generator) -> Singles:
+    def draw(self, spec: ModelSpec, rng: np.random.Generator) -> Singles:
         """Tokens that enter the first block, shape (G, T, d)."""
         self.check(spec)
         assert spec.width is not None

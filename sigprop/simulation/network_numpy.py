@@ -33,10 +33,10 @@ class Network(Architecture):
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation.inputs import gaussian
     >>> from sigprop.simulation.network_numpy import Network
-    >>> spec = Transformer(depth=2, context=8, width=4, beta=[1.0], sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=2, context=8, width=4, beta=[1.0], sigma_v2=1, sigma_w2=1, rho0=0)
     >>> rng = np.random.Generator(np.random.SFC64(1))
     >>> layers = Network(spec, rng).run(gaussian(rng, 1, 8, 4))
     >>> [layer.x.shape for layer in layers]

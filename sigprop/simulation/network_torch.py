@@ -37,9 +37,9 @@ class TorchNetwork(Architecture):
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation.network_torch import TorchNetwork
-    >>> spec = Transformer(depth=2, context=8, width=4, beta=[1.0], sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=2, context=8, width=4, beta=[1.0], sigma_v2=1, sigma_w2=1, rho0=0)
     >>> x = np.random.default_rng(1).standard_normal((3, 1, 8, 4), dtype=np.float32)
     >>> [layer.x.shape for layer in TorchNetwork(spec, (1, 2, 3), "cpu").run(x)]
     [(3, 1, 8, 4), (3, 1, 8, 4)]

@@ -31,9 +31,9 @@ class Measured:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation import simulate
-    >>> spec = Transformer(depth=2, context=16, width=32, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> spec = ModelSpec(depth=2, context=16, width=32, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> found = simulate(spec, seeds=2)
     >>> found.mean("rho").shape, found.mean("y2").shape
     ((3,), (2,))
@@ -119,11 +119,11 @@ def measured(todo: list[Job], found: list[Arrays], kernel_moved: float | None = 
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation.result import measured
     >>> from sigprop.simulation.run import jobs
     >>> from sigprop.core.jobs.cache import gather
-    >>> spec = Transformer(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> measured(todo := jobs(spec, 2), gather(todo)).seeds
     (0, 1)
     """

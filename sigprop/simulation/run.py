@@ -14,7 +14,7 @@ from sigprop.core.errors import AssumptionError, need, require
 from sigprop.core.jobs.cache import Arrays, Job, gather, job
 from sigprop.core.jobs.execution import Execution, takes_execution
 from sigprop.core.memory import allow
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.simulation.architecture import Architecture, check
 from sigprop.simulation.inputs import Exchangeable, Given, Singles, Source
 from sigprop.simulation.network_numpy import Network
@@ -31,7 +31,7 @@ ENGINES = ("numpy", "torch")
 @takes_execution
 @validated
 def simulate(
-    spec: Transformer,
+    spec: ModelSpec,
     seeds: int = 8,
     *,
     source: Source | None = None,
@@ -48,7 +48,7 @@ def simulate(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description, with a width; arrays run with the same draws, so that differences between
         settings are sharper than their standard errors.
     seeds : int
@@ -86,9 +86,9 @@ def simulate(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation import simulate
-    >>> spec = Transformer(depth=3, context=32, width=64, beta=0, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> spec = ModelSpec(depth=3, context=32, width=64, beta=0, sigma_v2=1, sigma_w2=0, rho0=0)
     >>> bool(simulate(spec, seeds=2).mean("rho")[-1] > 0.1)
     True
     """
@@ -98,7 +98,7 @@ def simulate(
 
 
 def jobs(
-    spec: Transformer,
+    spec: ModelSpec,
     seeds: int,
     source: Source | None = None,
     first_seed: int = 0,
@@ -121,9 +121,9 @@ def jobs(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation.run import jobs
-    >>> spec = Transformer(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> len(jobs(spec, 3))
     3
     """
@@ -150,7 +150,7 @@ def jobs(
     return [Job(torch_cell, known | {"seeds": part, "device": where}) for part in parts]
 
 
-def _bytes(spec: Transformer, engine: str) -> tuple[float, float]:
+def _bytes(spec: ModelSpec, engine: str) -> tuple[float, float]:
     """Memory of one network: scores and masks; streams, hidden layer and the largest matrix."""
     t, d = float(spec.context), float(spec.width or 1)
     hidden = max(1.0, spec.mlp_ratio * d) * (2 if spec.gated else 1)
@@ -175,7 +175,7 @@ def _device(engine: str, device: str | None) -> str | None:
     return device or "cpu"
 
 
-def _batch(spec: Transformer, device: str) -> int:
+def _batch(spec: ModelSpec, device: str) -> int:
     """Count the seeds that run at once."""
     context, width = int(spec.context), spec.width or 1
     widest = max(width, round(width * spec.mlp_ratio), spec.heads * context)
@@ -196,7 +196,7 @@ def network_cell(
     Parameters
     ----------
     spec : dict
-        As from `Transformer.to_dict`.
+        As from `ModelSpec.to_dict`.
     blocks, projection, seed
         As in `simulate`.
     source, given : str, dict
@@ -210,13 +210,13 @@ def network_cell(
     np.empty(2**22)  # its release makes glibc keep freed memory (see sigprop.propagate)
     kind = _source(source, given)
 
-    def one(part: Transformer) -> Arrays:
+    def one(part: ModelSpec) -> Arrays:
         rng = np.random.Generator(np.random.SFC64(seed))
         x = kind.draw(part, rng)
         found = _measure(Network(part, rng, projection=projection), x, blocks)
         return {name: values[None] for name, values in found.items()}
 
-    whole = _over_settings(Transformer.from_dict(spec), one)
+    whole = _over_settings(ModelSpec.from_dict(spec), one)
     return {name: values[0] for name, values in whole.items()}
 
 
@@ -250,14 +250,14 @@ def torch_cell(
 
     kind = _source(source, given)
 
-    def all_seeds(part: Transformer) -> Arrays:
+    def all_seeds(part: ModelSpec) -> Arrays:
         rngs = [np.random.Generator(np.random.SFC64(seed)) for seed in seeds]
         x = np.stack([kind.draw(part, rng) for rng in rngs])
         network = TorchNetwork(part, tuple(seeds), device, projection=projection)
         found = _measure(network, x, blocks)
         return {name: np.moveaxis(values, 1, 0) for name, values in found.items()}
 
-    return _over_settings(Transformer.from_dict(spec), all_seeds)
+    return _over_settings(ModelSpec.from_dict(spec), all_seeds)
 
 
 def _source(name: str, given: dict[str, Any]) -> Source:
@@ -267,7 +267,7 @@ def _source(name: str, given: dict[str, Any]) -> Source:
     return kind
 
 
-def _over_settings(spec: Transformer, measure: Callable[[Transformer], Arrays]) -> Arrays:
+def _over_settings(spec: ModelSpec, measure: Callable[[ModelSpec], Arrays]) -> Arrays:
     """Statistics of all settings, (seeds, layers, settings...), as many at a time as there is room.
 
     Every part is measured with the same draws.
@@ -282,7 +282,7 @@ def _over_settings(spec: Transformer, measure: Callable[[Transformer], Arrays]) 
     }
 
 
-def _settings(spec: Transformer, part: slice) -> Transformer:
+def _settings(spec: ModelSpec, part: slice) -> ModelSpec:
     """Take some of the settings of a spec, as arrays of one axis."""
     changes = {
         name: np.broadcast_to(getattr(spec, name), spec.shape).reshape(-1)[part]

@@ -14,7 +14,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats
 from sigprop.core.errors import AssumptionError
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.simulation.architecture import check
 from sigprop.simulation.network_numpy import ACTIVATIONS
 
@@ -46,7 +46,7 @@ class Typed:
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The architecture, with a width; of its numbers only context, rho0 and q0 count.
     std : mapping of str to float
         Standard deviations of query, key, value, output, mlp_in and mlp_out.
@@ -71,16 +71,16 @@ class Typed:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.simulation.typed_weights import Typed
-    >>> spec = Transformer(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> names = ("query", "key", "value", "output", "mlp_in", "mlp_out")
     >>> network = Typed(spec, dict.fromkeys(names, 0.25))
     >>> len(network.walk(np.random.default_rng(1)).streams)
     3
     """
 
-    spec: Transformer
+    spec: ModelSpec
     std: Mapping[str, float]
     multipliers: Mapping[str, float] | None = None
     bias: float = 0.0

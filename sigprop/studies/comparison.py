@@ -15,7 +15,7 @@ from sigprop.core.arrays import Floats
 from sigprop.core.errors import AssumptionError
 from sigprop.core.jobs.execution import Execution, takes_execution
 from sigprop.model.huggingface import Reading, load
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import THEORIES
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
@@ -90,7 +90,7 @@ class Comparison:
     ----------
     name : str
         What it is called.
-    spec : Transformer
+    spec : ModelSpec
         The description.
     measured : Measured
         Random networks.
@@ -101,15 +101,15 @@ class Comparison:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.studies.comparison import compare
-    >>> spec = Transformer(depth=2, context=64, width=64, beta=0, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> spec = ModelSpec(depth=2, context=64, width=64, beta=0, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> compare("small", spec, seeds=2).deviations["finite"]["y2"].agrees
     True
     """
 
     name: str
-    spec: Transformer
+    spec: ModelSpec
     measured: Measured
     finite: Trajectory
     limit: Trajectory
@@ -213,14 +213,14 @@ def reference(name: str | Path) -> Reading:
     if str(name) not in references() or Path(name).exists():
         return load(name)
     text = files("sigprop.model").joinpath("references", f"{name}.json").read_text(encoding="utf-8")
-    return Reading(Transformer.from_dict(json.loads(text)), "sigprop", {}, ())
+    return Reading(ModelSpec.from_dict(json.loads(text)), "sigprop", {}, ())
 
 
 @takes_execution
 @validated
 def compare(
     name: str,
-    spec: Transformer,
+    spec: ModelSpec,
     seeds: int = 8,
     *,
     source: Source | None = None,
@@ -234,7 +234,7 @@ def compare(
     ----------
     name : str
         What to call it.
-    spec : Transformer
+    spec : ModelSpec
         A single description, with a width.
     seeds, source, execution
         As in `sigprop.simulation.simulate`.
@@ -253,9 +253,9 @@ def compare(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.studies.comparison import compare
-    >>> spec = Transformer(depth=2, context=64, width=64, beta=0, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> spec = ModelSpec(depth=2, context=64, width=64, beta=0, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> compare("small", spec, seeds=2).verdict.split(":")[0]
     'small'
     """

@@ -30,10 +30,10 @@ def plot_comparisons(found: list[Comparison]) -> Figure:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.studies.comparison import compare
     >>> from sigprop.studies.comparison_plot import plot_comparisons
-    >>> spec = Transformer(depth=2, context=32, width=32, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> spec = ModelSpec(depth=2, context=32, width=32, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> len(plot_comparisons([compare("small", spec, seeds=2)]).axes)
     3
     """

@@ -17,7 +17,7 @@ from sigprop.analysis.diagram.grid import diagram
 from sigprop.core.arrays import Floats
 from sigprop.core.version import __version__
 from sigprop.layers.state import State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import is_causal
 from sigprop.propagation.grids import FinalStates
 
@@ -52,16 +52,16 @@ def predict(runs: xr.Dataset) -> xr.Dataset:
     Examples
     --------
     >>> import json, xarray
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.studies.training_prediction import predict
-    >>> spec = Transformer(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> row = {"model": "encoder", "part": "gpt2", "spec": json.dumps(spec.to_dict()), "depth": 2}
     >>> float(predict(xarray.Dataset({n: ("run", [v]) for n, v in row.items()})).rho[0].round(3))
     0.401
     """
     import xarray as xr
 
-    specs = [Transformer.from_dict(json.loads(text)) for text in runs["spec"].values.tolist()]
+    specs = [ModelSpec.from_dict(json.loads(text)) for text in runs["spec"].values.tolist()]
     stacks: dict[str, list[int]] = {}
     for row, spec in enumerate(specs):
         stacks.setdefault(json.dumps(spec.replace(beta=0.0, alpha_attn=0.0).to_dict()), []).append(
@@ -79,7 +79,7 @@ def predict(runs: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(data | _curves(runs, specs), attrs=about)
 
 
-def _predicted(spec: Transformer) -> dict[str, Floats]:
+def _predicted(spec: ModelSpec) -> dict[str, Floats]:
     """Fields of the diagram at an array of specs, and the distance to its nearer boundary."""
     data = Plan(spec, {}, RHO_MAX, None, gradients=not is_causal(spec)).values()
     gap, heat = data["gap_ratio"], data["reduced_beta"]
@@ -88,7 +88,7 @@ def _predicted(spec: Transformer) -> dict[str, Floats]:
     return data | {"distance": np.minimum(*fields.values())}
 
 
-def _strength(spec: Transformer) -> float:
+def _strength(spec: ModelSpec) -> float:
     """alpha_attn/(sigma_v sigma_o)."""
     return float(spec.alpha_attn / np.sqrt(np.asarray(spec.sigma_v2) * spec.sigma_o2))
 
@@ -117,7 +117,7 @@ def boundary_names(model: str, depth: int) -> str:
     return f"{model}_{depth}_"
 
 
-def _curves(runs: xr.Dataset, specs: list[Transformer]) -> dict[str, Any]:
+def _curves(runs: xr.Dataset, specs: list[ModelSpec]) -> dict[str, Any]:
     """Boundaries of each grid, on a finer one over the same range."""
     out: dict[str, Any] = {}
     grid = runs["part"].values == "grid"

@@ -66,12 +66,12 @@ def initialise_(
     Examples
     --------
     >>> from torch import nn
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.model.export import prescribe
     >>> from sigprop.torch import initialise_
     >>> layer = nn.TransformerEncoderLayer(64, 2, 128, batch_first=True)
     >>> model = nn.TransformerEncoder(layer, 2)
-    >>> spec = Transformer(depth=2, context=16, width=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0,
+    >>> spec = ModelSpec(depth=2, context=16, width=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0,
     ...                    alpha_mlp=2)
     >>> changes = initialise_(model, prescribe(spec))
     >>> [round(c.after, 2) for c in changes if c.role == "w2"]  # sqrt(2 / 128) / 2

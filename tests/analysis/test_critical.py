@@ -10,7 +10,7 @@ from random_specs import STRUCTURES, random_specs
 
 from sigprop import (
     DomainError,
-    Transformer,
+    ModelSpec,
     asymptotic_alpha,
     beta_profile,
     critical,
@@ -32,14 +32,14 @@ def logit(p):
 @given(st.integers(1, 400), st.floats(0.01, 0.8), st.floats(0.81, 0.9999), st.floats(0.01, 5))
 def test_exact_law(depth, rho0, rho_max, sigma_v2):
     """E21: attention only, low beta, no bias."""
-    spec = Transformer(depth=depth, context="inf", beta=0, sigma_v2=sigma_v2, sigma_w2=0, rho0=rho0)
+    spec = ModelSpec(depth=depth, context="inf", beta=0, sigma_v2=sigma_v2, sigma_w2=0, rho0=rho0)
     exact = np.sqrt(sigma_v2 / np.expm1((logit(rho_max) - logit(rho0)) / depth))
     assert float(critical(spec, rho_max).alpha_attn) == pytest.approx(exact, rel=1e-10)
 
 
 def test_depth_asymptote():
     """alpha_c grows as sqrt(L): the usual 1/sqrt(L) branch scaling, with its constant."""
-    spec = Transformer(depth=4000, context="inf", beta=0, sigma_v2=2, sigma_w2=0, rho0=0.2)
+    spec = ModelSpec(depth=4000, context="inf", beta=0, sigma_v2=2, sigma_w2=0, rho0=0.2)
     found = float(critical(spec, 0.9).alpha_attn)
     assert found**2 == pytest.approx(2 * 4000 / (logit(0.9) - logit(0.2)), rel=1e-3)
 
@@ -49,7 +49,7 @@ def test_depth_asymptote():
 def test_asymptotic_tanh(context, gain):
     """E20 for a chaotic tanh network, against a direct quadrature of the slopes."""
     v, w, b, am = 0.8, 6.0, 0.05, 0.9
-    spec = Transformer(
+    spec = ModelSpec(
         depth=1,
         context=context,
         beta=0.4,
@@ -72,7 +72,7 @@ def test_asymptotic_tanh(context, gain):
 
 
 def test_relu_always_collapses():
-    spec = Transformer(
+    spec = ModelSpec(
         depth=1,
         context=512,
         beta=1,
@@ -131,7 +131,7 @@ def _check_ends(spec, c, rho_max):
 
 def test_monotone():
     """More depth needs more skip; a laxer target needs less; overlap falls with the skip."""
-    spec = Transformer(depth=12, context=512, beta=1.0, sigma_v2=0.5, sigma_w2=0.2, rho0=0.1)
+    spec = ModelSpec(depth=12, context=512, beta=1.0, sigma_v2=0.5, sigma_w2=0.2, rho0=0.1)
     targets = np.linspace(0.7, 0.999, 20)
     c = critical(spec, targets)
     assert (np.diff(c.alpha_attn) < 0).all()
@@ -143,7 +143,7 @@ def test_monotone():
 
 
 SCAN = np.geomspace(1e-6, 1e6, 25)  # strengths that the documentation promises
-BACK = Transformer(  # the overlap falls with the skip branch, then rises back to that of the input
+BACK = ModelSpec(  # the overlap falls with the skip branch, then rises back to that of the input
     depth=6, context=512, norm="pre", beta=0.5, sigma_v2=0.2, sigma_w2=9, sigma_b2=0.1, rho0=0.9,
     activation="tanh",
 )  # fmt: skip
@@ -190,7 +190,7 @@ def test_a_search_counts_its_evaluations():
 @pytest.mark.parametrize("norm", ["post", "pre"])
 def test_the_first_block_freezes_at_the_beta_that_is_named(norm):
     """beta_c = sqrt(2/gap) at unit variance (E3, E8), on both sides of it."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=1, context=512, norm=norm, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.28, norm_gain=1
     )
     edge = judge(spec).beta_freezing
@@ -205,7 +205,7 @@ def test_the_first_block_freezes_at_the_beta_that_is_named(norm):
 @pytest.mark.parametrize("rho_max", [0.9, 0.95, 0.99])
 def test_the_block_of_collapse_follows_from_the_odds_law(rho_max):
     """E21: the odds of the overlap grow by 1 + sigma_v2/alpha^2 in each block."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=40, context="inf", beta=0, sigma_v2=0.8, sigma_w2=0, rho0=0.2, alpha_attn=2
     )
     growth = np.log1p(0.8 / 4)
@@ -220,7 +220,7 @@ def test_the_block_of_collapse_follows_from_the_odds_law(rho_max):
 
 
 def test_reasons():
-    base = Transformer(depth=30, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.3)
+    base = ModelSpec(depth=30, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.3)
     assert critical(base, 0.5).reason.startswith("no alpha_attn up to")
     apart = base.replace(activation="tanh", sigma_w2=20, rho0=0.0, sigma_v2=1e-12)
     assert float(critical(apart, 0.9).alpha_attn) >= 0
@@ -231,7 +231,7 @@ def test_reasons():
 
 def test_entropy_boundary():
     """At the boundary's beta, a block that sees the same tokens has that entropy."""
-    spec = Transformer(depth=6, context=512, beta=0.8, sigma_v2=1, sigma_w2=2, rho0=0.2)
+    spec = ModelSpec(depth=6, context=512, beta=0.8, sigma_v2=1, sigma_w2=2, rho0=0.2)
     t, edge = propagate(spec), entropy_boundary(spec, 0.5)
     for layer in range(6):
         one = spec.replace(depth=1, beta=float(edge[layer]), rho0=float(t.rho[layer]))
@@ -243,7 +243,7 @@ def test_entropy_boundary():
 
 def test_beta_profile():
     for theory in ("finite", "limit"):
-        spec = Transformer(depth=8, context=[64, 4096], beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
+        spec = ModelSpec(depth=8, context=[64, 4096], beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
         profile = beta_profile(spec, 0.6, theory)
         t = propagate(spec, theory, beta_by_layer=profile.beta)
         np.testing.assert_allclose(t.entropy_ratio, 0.6, atol=1e-9)
@@ -253,7 +253,7 @@ def test_beta_profile():
 
 def test_fixed_points():
     """The chaotic network is drawn to a fixed point below one, at the rate its slope says."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=400,
         context=512,
         beta=0.5,
@@ -276,7 +276,7 @@ def test_fixed_points():
 
 def test_depth_scale():
     """Near collapse 1 - rho shrinks by chi a block (without ReLU's square-root correction)."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=300, context=512, beta=0.3, sigma_v2=0.1, sigma_w2=0.5, activation="erf", rho0=0.5
     )
     t = propagate(spec)
@@ -285,7 +285,7 @@ def test_depth_scale():
 
 def test_pre_norm_power_law():
     """1 - rho ~ l^(kappa/c - 1): the local exponent of a deep stack approaches the prediction."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=60_000,
         context="inf",
         norm="pre",

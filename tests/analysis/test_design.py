@@ -12,7 +12,7 @@ import pytest
 from sigprop import (
     AssumptionError,
     DomainError,
-    Transformer,
+    ModelSpec,
     critical,
     example,
     from_config,
@@ -32,7 +32,7 @@ from sigprop.propagation.stack import build_block, initial_state
 from sigprop.simulation import simulate
 
 SMALL = {"context": 128, "width": 256, "heads": 4}
-TOY = Transformer(depth=6, context=64, width=64, beta=0.1, sigma_v2=1, sigma_w2=2, rho0=0)
+TOY = ModelSpec(depth=6, context=64, width=64, beta=0.1, sigma_v2=1, sigma_w2=2, rho0=0)
 
 
 def reduced(name):
@@ -164,7 +164,7 @@ def test_a_trade_off_is_printed_at_its_own_betas(run):
     top = next(i for i, row in enumerate(rows) if row[:3] == ["beta", "overlap", "H/log"])
     rows = rows[top + 2 :]
     rows = [[float(cell) for cell in row[:3]] for row in rows[: rows.index([])]]
-    spec = Transformer(**found["spec"])
+    spec = ModelSpec(**found["spec"])
     assert any(row[0] == pytest.approx(spec.beta, rel=1e-3) for row in rows)
     assert (rows[0][0], rows[-1][0]) == pytest.approx(BAND["beta"], rel=1e-3)
     for beta, *statistics in rows:

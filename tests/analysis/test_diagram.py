@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from sigprop import DomainError, Transformer, critical, diagram, exponents, propagate, sweep
+from sigprop import DomainError, ModelSpec, critical, diagram, exponents, propagate, sweep
 from sigprop.analysis.diagram.grid import REGIMES, boundaries, load, rem_curves, save
 from sigprop.plotting import plot_diagram, plot_rem, plot_trajectory, save_figure
 
@@ -16,7 +16,7 @@ BETA, ALPHA = np.linspace(0, 4, 33), np.linspace(0.3, 4, 41)
 
 @pytest.fixture(scope="module")
 def spec():
-    return Transformer(depth=24, context=512, beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
+    return ModelSpec(depth=24, context=512, beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
 
 
 @pytest.fixture(scope="module")

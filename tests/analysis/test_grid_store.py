@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from cluster import Cluster, wait_for
 
-from sigprop import Transformer, diagram
+from sigprop import ModelSpec, diagram
 from sigprop.analysis.diagram.fields import Plan
 from sigprop.analysis.diagram.grid import load
 from sigprop.analysis.diagram.zarr_store import UNKNOWN, diagram_store, open_store
@@ -25,7 +25,7 @@ AXES = {"beta": np.linspace(0, 4, 23), "alpha_attn": np.linspace(0.3, 4, 29)}
 
 @pytest.fixture(scope="module")
 def spec():
-    return Transformer(depth=12, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
+    return ModelSpec(depth=12, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sigprop import AssumptionError, DomainError, Transformer, load, propagate
+from sigprop import AssumptionError, DomainError, ModelSpec, load, propagate
 from sigprop.analysis.schemes.outcome import (
     admin_skips,
     described,
@@ -23,7 +23,7 @@ from sigprop.model.weights import MATRICES, Recipe, fan_in, spec_of
 from sigprop.propagation.gradients.closed_form import gradients
 from sigprop.simulation.typed_weights import Typed, overlap
 
-SMALL = Transformer(
+SMALL = ModelSpec(
     depth=4, context=64, width=128, heads=2, mlp_ratio=2, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2
 )
 BERT = load("bert-base").spec

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.integrate import dblquad
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.layers.activations import activation
 from sigprop.propagation.grids import sweep
 
@@ -118,7 +118,7 @@ def grid(size, **changes):
         "sigma_b2": BIAS,
         "rho0": RHO0,
     }
-    return Transformer(**(values | changes))
+    return ModelSpec(**(values | changes))
 
 
 def points(spec):

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.propagation.causal import causal
 
 DEPTH, BLOCKS = 24, 16
@@ -24,7 +24,7 @@ def main():
         "context", "changes", "seconds", "wanted", "peak MB", "change at twice the blocks"
     )
     for context, wanted, changes in CASES:
-        spec = Transformer(
+        spec = ModelSpec(
             depth=DEPTH,
             context=context,
             causal=True,

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.simulation import simulate
 from sigprop.studies.comparison import reference, references
 
@@ -53,7 +53,7 @@ def _timed(action):
 
 
 def main(names):
-    wide = Transformer(
+    wide = ModelSpec(
         depth=1, context=1024, width=1024, heads=1, beta=1.0, sigma_v2=1, sigma_w2=1, rho0=0.1
     )
     specs = {name: reference(name).spec for name in references()} | {"T = d = 1024": wide}

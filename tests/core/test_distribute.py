@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cluster import Cluster, counts, deadly, environment, noted, product, refused, wait_for
 
-from sigprop import Execution, Transformer, __version__
+from sigprop import Execution, ModelSpec, __version__
 from sigprop.cli import app
 from sigprop.core.errors import AssumptionError, DomainError, MissingExtraError, UnfinishedError
 from sigprop.core.jobs.cache import Job, gather
@@ -22,13 +22,13 @@ SERIAL = """
 import json
 from pathlib import Path
 from cluster import product
-from sigprop import Execution, Transformer
+from sigprop import Execution, ModelSpec
 from sigprop.cli import app
 from sigprop.simulation import simulate
 from sigprop.core.jobs.cache import Job, gather
 how = Execution(folder=Path({folder!r}))
 gather([Job(product, {{"x": x}}) for x in range(3)], how)
-simulate(Transformer.from_dict(json.loads({spec!r})), 4, execution=how)
+simulate(ModelSpec.from_dict(json.loads({spec!r})), 4, execution=how)
 """
 CLIENT = """
 from pathlib import Path
@@ -64,7 +64,7 @@ def same(found, expected):
 
 def test_results_are_those_of_a_serial_run(cluster, tmp_path):
     """Bit for bit: products whose digits would change with threads, and a simulation."""
-    spec = Transformer(depth=4, context=128, width=256, heads=4, beta=1.5, sigma_v2=1, sigma_w2=2,
+    spec = ModelSpec(depth=4, context=128, width=256, heads=4, beta=1.5, sigma_v2=1, sigma_w2=2,
                        rho0=0.1)  # fmt: skip
     serial = SERIAL.format(spec=json.dumps(spec.to_dict()), folder=str(tmp_path))
     subprocess.run([sys.executable, "-c", serial], env=environment(), check=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sigprop import Transformer, bands, beta_profile, critical, exponents, gradients, propagate
+from sigprop import ModelSpec, bands, beta_profile, critical, exponents, gradients, propagate
 
-SPEC = Transformer(depth=3, context=8, width=32, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+SPEC = ModelSpec(depth=3, context=8, width=32, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
 MANY = SPEC.replace(beta=[0.5, 1.0], sigma_v2=[[1.0], [2.0], [3.0]])
 RESULTS = {
     "propagate": lambda: propagate(SPEC),

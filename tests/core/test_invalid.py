@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.cli import app
 
 BASE = {
@@ -624,6 +624,6 @@ def test_the_base_of_these_tests_is_admissible(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("context", ["inf", 8, ["inf", 64.0], [["inf"], ["inf"]], [["inf"], [9.0]]])
 def test_infinite_contexts_survive_a_round_trip(context):
     values = {key: json.loads(text) for key, text in BASE.items()} | {"context": context}
-    once = Transformer.from_dict(values).to_dict()
+    once = ModelSpec.from_dict(values).to_dict()
     assert once["context"] == context
-    assert Transformer.from_dict(json.loads(json.dumps(once, allow_nan=False))).to_dict() == once
+    assert ModelSpec.from_dict(json.loads(json.dumps(once, allow_nan=False))).to_dict() == once

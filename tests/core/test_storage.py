@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from damage import damage, number
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.core.errors import DomainError
 from sigprop.core.jobs.cache import Job, gather
 from sigprop.core.jobs.execution import Execution
 
-SPEC = Transformer(depth=2, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
+SPEC = ModelSpec(depth=2, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
 AXES = {"beta": np.linspace(0, 2, 4), "alpha_attn": np.linspace(0.5, 2, 5)}
 JOBS = [Job(number, {"seed": seed}) for seed in range(3)]
 

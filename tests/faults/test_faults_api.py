@@ -11,7 +11,7 @@ from outcomes import outcome, run_cli
 from wrong_types import CAUSAL, HELD, SPEC, SURFACE, wrong
 
 import sigprop
-from sigprop import DomainError, Transformer, critical, load, propagate
+from sigprop import DomainError, ModelSpec, critical, load, propagate
 from sigprop.analysis.entropy import entropy_beta
 from sigprop.layers.attention.statistics import Finite, moments
 from sigprop.plotting import plot_trajectory
@@ -24,7 +24,7 @@ LATE = [(module, name) for module, name in SURFACE if module != "sigprop.torch"]
 
 @pytest.mark.parametrize("sigma_v2", [0.2, 0.0])
 def test_the_end_of_a_critical_search_reads_as_a_sentence(sigma_v2):
-    spec = Transformer(depth=12, context=512, beta=1, sigma_v2=sigma_v2, sigma_w2=0.2, rho0=0.1)
+    spec = ModelSpec(depth=12, context=512, beta=1, sigma_v2=sigma_v2, sigma_w2=0.2, rho0=0.1)
     found = critical(spec, 0.9)
     assert str(found.reason) == found.to_dict()["reason"]
     assert not str(found.reason).isdigit()

@@ -154,9 +154,9 @@ def test_help_keeps_its_brackets(command):
 
 
 def test_titles_are_no_mathematics(tmp_path):
-    from sigprop import Transformer, propagate
+    from sigprop import ModelSpec, propagate
     from sigprop.plotting import plot_trajectory, save_figure
 
-    spec = Transformer(depth=2, context="inf", beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    spec = ModelSpec(depth=2, context="inf", beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     figure = plot_trajectory(propagate(spec), r"a $x_$ \frac b")
     assert outcome(save_figure, figure, tmp_path / "a.png") is None

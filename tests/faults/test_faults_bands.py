@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from outcomes import outcome
 
-from sigprop import Transformer, bands
+from sigprop import ModelSpec, bands
 from sigprop.layers.attention.statistics import entropy_variance
 
-FLAT = Transformer(  # uniform attention alone
+FLAT = ModelSpec(  # uniform attention alone
     depth=3, context=16, width=10**6, heads=10**5, norm="post", beta=0, sigma_v2=0.7, sigma_w2=0,
     rho0=0, alpha_attn=1.3,
 )  # fmt: skip
-SMALL = Transformer(
+SMALL = ModelSpec(
     depth=2, context=12, width=64, heads=2, norm="post", beta=1.2, sigma_v2=0.8, sigma_w2=1, rho0=0
 )
 STRUCTURES = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.core.errors import MissingExtraError
 from sigprop.layers.attention.statistics.correlated_scores import Field
 from sigprop.propagation.causal import causal
@@ -118,7 +118,7 @@ def test_where_nothing_may_be_skipped_a_skip_fails(tmp_path):
 
 def test_signs_of_eigenvectors_are_no_other_draws(monkeypatch):
     """A solver may return either sign, and which one hangs on the processor."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=3, context=40, heads=32, causal=True, beta=2, sigma_v2=2, sigma_w2=0.3, rho0=0.02
     )
     field = Field(24, np.zeros(1), most=128)
@@ -141,7 +141,7 @@ def test_signs_of_eigenvectors_are_no_other_draws(monkeypatch):
 @pytest.mark.parametrize("width", [None, 32])
 def test_another_basis_of_equal_eigenvalues_is_no_other_draw(monkeypatch, width):
     """All tokens but one direction are alike: any basis of the rest solves the problem."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=2, context=12, width=width, causal=True, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.3
     )
     kernel = 0.3 + 0.7 * np.eye(12)
@@ -178,7 +178,7 @@ def kernels(tokens=48):
 @pytest.mark.parametrize("name", kernels())
 def test_the_last_bit_of_a_kernel_is_no_other_draw(name, width):
     """Processors round differently, and neither order nor rank of a factor may follow that."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=2, context=48, width=width, causal=True, beta=1, sigma_v2=1, sigma_w2=1, rho0=0
     )
     kernel, noise = kernels()[name], np.random.default_rng(3).uniform(-1, 1, (48, 48))

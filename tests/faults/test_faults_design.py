@@ -9,7 +9,7 @@ import pytest
 from outcomes import outcome
 from rich.console import Console
 
-from sigprop import Targets, Transformer, load, propagate, recommend
+from sigprop import ModelSpec, Targets, load, propagate, recommend
 from sigprop.analysis.design.recommend import Design
 from sigprop.analysis.design.search import Search
 from sigprop.analysis.design.targets import measure
@@ -82,7 +82,7 @@ def test_preserved_norms_have_a_bound_on_what_branches_add():
 
 
 SMALL = {"context": 64, "width": 64, "heads": 4, "depth": 4}
-ENCODER = Transformer(beta=0.1, sigma_v2=1, sigma_w2=2, rho0=0, **SMALL)
+ENCODER = ModelSpec(beta=0.1, sigma_v2=1, sigma_w2=2, rho0=0, **SMALL)
 CASES = {
     "encoder": (ENCODER, Targets(rho_max=0.6, query_min=3e-2)),
     "gpt2": (load("gpt2").spec.replace(**SMALL), Targets(rho_max=0.9, query_min=1e-3)),

@@ -7,13 +7,13 @@ import pytest
 from kernels import archive, cosines, header
 from outcomes import outcome, run_cli
 
-from sigprop import DomainError, Execution, Transformer
+from sigprop import DomainError, Execution, ModelSpec
 from sigprop.propagation.causal import causal
 from sigprop.propagation.every_pair import Solved, read_kernel, solve, text_kernel
 from sigprop.simulation import Given, simulate
 
 T = 64
-SPEC = Transformer(
+SPEC = ModelSpec(
     depth=2, context=T, width=48, beta=1.0, sigma_v2=1.0, sigma_w2=1.0, rho0=0.1, causal=True
 )
 

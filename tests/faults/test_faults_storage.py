@@ -17,7 +17,7 @@ import pytest
 from outcomes import outcome
 
 import sigprop.plotting
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.analysis.design import recommend as design
 from sigprop.cli import app
 from sigprop.core.errors import DomainError
@@ -300,7 +300,7 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {f"{job.key}.npz" for job in JOBS}
 
 
-SPEC = Transformer(depth=2, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
+SPEC = ModelSpec(depth=2, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
 AXES = {"beta": np.linspace(0, 2, 4), "alpha_attn": np.linspace(0.5, 2, 5)}
 
 
@@ -348,7 +348,7 @@ def test_a_damaged_checkpoint_is_put_aside(tmp_path):
 
     draws = np.random.default_rng(0).integers(5, 16, (40, 8))
     text = Corpus(draws[:30], draws[30:], 16, "", "draws", "")
-    spec, plan = Transformer.from_dict(VALUES | {"context": 8}), Plan(steps=3, every=1)
+    spec, plan = ModelSpec.from_dict(VALUES | {"context": 8}), Plan(steps=3, every=1)
     whole = train(spec, text, plan, tmp_path, device="cpu")
     cut = (tmp_path / CHECKPOINT).read_bytes()[:-200]
     (tmp_path / CHECKPOINT).write_bytes(cut)

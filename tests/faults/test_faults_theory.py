@@ -8,9 +8,9 @@ import pytest
 from outcomes import outcome, run_cli
 
 from sigprop import (
+    ModelSpec,
     SigpropError,
     State,
-    Transformer,
     asymptotic_alpha,
     beta_profile,
     critical,
@@ -24,7 +24,7 @@ from sigprop import (
     sweep,
 )
 
-SPEC = Transformer(depth=3, context=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+SPEC = ModelSpec(depth=3, context=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
 POSITIONS = {
     "causal": {"causal": True},
     "window": {"causal": True, "window": 4},

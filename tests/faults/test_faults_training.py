@@ -10,13 +10,13 @@ from outcomes import outcome, run_cli
 pytest.importorskip("torch", reason="needs the extra torch")
 pytest.importorskip("tokenizers", reason="needs the extra torch")
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.torch.training import experiment as trainability
 from sigprop.torch.training.config import Plan
 from sigprop.torch.training.corpus import SPECIAL, Corpus
 from sigprop.torch.training.train import train
 
-SPEC = Transformer(
+SPEC = ModelSpec(
     depth=2, context=8, width=32, heads=2, beta=1.0, sigma_v2=1, sigma_w2=1, alpha_attn=3.0,
     alpha_mlp=3.0, rho0=0.02,
 )  # fmt: skip

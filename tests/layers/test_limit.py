@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from random_specs import STRUCTURES
 
-from sigprop import Transformer, propagate
+from sigprop import ModelSpec, propagate
 from sigprop.layers.state import State
 from sigprop.propagation.stack import build_block
 
@@ -74,7 +74,7 @@ def test_transcription(norm, centred):
     for _ in range(200):
         p = random_case(rng, norm, centred)
         numbers = {k: v for k, v in p.items() if k not in ("norm", "centred")}
-        spec = Transformer(
+        spec = ModelSpec(
             depth=20,
             context="inf",
             norm=norm,
@@ -93,14 +93,14 @@ def test_transcription_has_power():
     """Negative control: dropping the root in beta_c is seen at once."""
     p = random_case(np.random.default_rng(1), "post", False) | {"beta": 3.0}
     numbers = {k: v for k, v in p.items() if k not in ("norm", "centred")}
-    found = propagate(Transformer(depth=1, context="inf", **numbers))
+    found = propagate(ModelSpec(depth=1, context="inf", **numbers))
     _, gap = block(1.0, 1 - p["rho0"], p | {"beta": p["beta"] ** 2 / 2})
     assert abs(found.gap[1] / gap - 1) > 1e-3
 
 
 def test_pre_norm_attention_sees_the_normalised_state():
     """The stream's q grows, yet the score standard deviation is that of q = 1."""
-    spec = Transformer(depth=8, context=512, norm="pre", beta=1.0, sigma_v2=2, sigma_w2=2, rho0=0.1)
+    spec = ModelSpec(depth=8, context=512, norm="pre", beta=1.0, sigma_v2=2, sigma_w2=2, rho0=0.1)
     t = propagate(spec)
     assert t.q[-1] > 10
     expected = np.sqrt(np.log(512) * (t.gap / t.q)[:-1])
@@ -110,7 +110,7 @@ def test_pre_norm_attention_sees_the_normalised_state():
 def test_freezing_point_is_continuous():
     """E4 below, at and above beta_c = sqrt(2/gap)."""
     beta = np.sqrt(2 / 0.9) * np.array([1 - 1e-9, 1.0, 1 + 1e-9])
-    spec = Transformer(depth=1, context="inf", beta=beta, sigma_v2=1, sigma_w2=1, rho0=0.1)
+    spec = ModelSpec(depth=1, context="inf", beta=beta, sigma_v2=1, sigma_w2=1, rho0=0.1)
     gap = propagate(spec).gap[1]
     assert np.ptp(gap) < 1e-8
     assert gap[0] == gap[1]
@@ -120,7 +120,7 @@ def test_freezing_point_is_continuous():
 def test_a_block_leaves_its_input_alone(structure):
     """Work arrays are reused inside the maps, never those of the state that enters."""
     norm, attention, activation, gated = structure
-    spec = Transformer(
+    spec = ModelSpec(
         depth=1,
         context=64,
         beta=np.linspace(0, 2, 5),
@@ -169,5 +169,5 @@ def test_published_curves(changes, blocks, rho):
         common |= {"depth": 100, "beta": 0.1, "sigma_v2": 1.0, "rho0": 0.2}
     else:
         common |= {"depth": 50, "sigma_v2": 0.2, "sigma_b2": 4e-4, "rho0": 0.02}
-    found = propagate(Transformer(**(common | changes)), theory="limit")
+    found = propagate(ModelSpec(**(common | changes)), theory="limit")
     np.testing.assert_allclose(found.rho[list(blocks)], rho, rtol=1e-12)

@@ -10,7 +10,7 @@ import pytest
 from sigprop.core.errors import DomainError, SigpropError
 from sigprop.model.huggingface import Reading, example, examples, from_config, is_config
 from sigprop.model.huggingface_families import ACTIVATIONS, FAMILIES
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 
 
 def read(family, **values) -> Reading:
@@ -316,7 +316,7 @@ def test_is_config():
     assert is_config({"model_type": "x"})
     assert is_config({"architectures": []})
     assert not is_config(
-        Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0).to_dict()
+        ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0).to_dict()
     )
 
 
@@ -494,7 +494,7 @@ def test_no_other_error_escapes_from_odd_values():
         ]
         values = {key: rng.choice(ODD) for key in rng.sample(keys, rng.randint(1, 2))}
         if rng.random() < 0.3:
-            names = [*Transformer.numbers(), "depth", "width", "norm", "parallel", "mlp_ratio"]
+            names = [*ModelSpec.numbers(), "depth", "width", "norm", "parallel", "mlp_ratio"]
             values["sigprop"] = {rng.choice(names): rng.choice(ODD)}
         try:
             reading = from_config({"model_type": family.name} | values)

@@ -9,7 +9,7 @@ import pytest
 from kernels import archive, cosines, header
 from outcomes import outcome
 
-from sigprop import DomainError, Transformer
+from sigprop import DomainError, ModelSpec
 from sigprop.core.numerics.kernel_rounding import DOUBLE, explained, nearest
 from sigprop.model.inputs import MAX_TOKENS, TokenKernel, admit
 from sigprop.propagation.causal import causal
@@ -179,7 +179,7 @@ def test_the_work_is_bounded_by_a_size():
     for call in (admit, Given):
         with pytest.raises(DomainError, match=r"needs 2 GiB of memory, and at most 2 GiB"):
             call(view)
-    spec = Transformer(depth=1, context=2**17, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, causal=True)
+    spec = ModelSpec(depth=1, context=2**17, beta=1, sigma_v2=1, sigma_w2=1, rho0=0, causal=True)
     with pytest.raises(DomainError, match=r"needs 3.07e\+03 GiB|needs 3 TiB"):
         causal(spec, np.broadcast_to(1.0, (2**17, 2**17)))
 
@@ -217,7 +217,7 @@ def random_input(rng):
 @pytest.mark.parametrize("seed", range(4))
 def test_random_input_is_answered_or_refused(seed):
     rng, kinds = np.random.default_rng(seed), [0, 0]
-    spec = Transformer(
+    spec = ModelSpec(
         depth=1, context=4, width=8, beta=2, sigma_v2=1, sigma_w2=1, rho0=0, norm="pre"
     )
     for _ in range(150):

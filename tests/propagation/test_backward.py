@@ -9,7 +9,7 @@ from test_causal import DECODERS, decoder_of
 from test_fluctuations import spec_of
 
 import sigprop
-from sigprop import AssumptionError, DomainError, State, Transformer, propagate
+from sigprop import AssumptionError, DomainError, ModelSpec, State, propagate
 from sigprop.layers.activations import activation
 from sigprop.layers.attention.statistics import Finite, Sphere, moments
 from sigprop.layers.attention.statistics.pairs import response_at_gap
@@ -27,7 +27,7 @@ CASES = ("gradient_low_beta", "gradient_high_beta")
 
 def simple(**changes):
     values = {"depth": 1, "context": 64, "beta": 1.0, "sigma_v2": 1.0, "sigma_w2": 1.0, "rho0": 0.1}
-    return Transformer(**(values | changes))
+    return ModelSpec(**(values | changes))
 
 
 # the network of the tests

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sigprop import Transformer, bands
+from sigprop import ModelSpec, bands
 from sigprop.simulation import simulate
 
 HALF_WIDTH = 1.6449  # standard deviations that hold the central 90 %
@@ -14,7 +14,7 @@ def random_spec(rng, kind):
     heads, norm = int(rng.integers(1, 4)), str(rng.choice(["post", "pre"]))
     parallel = bool(norm == "pre" and rng.random() < 0.3)
     context, causal = int(rng.integers(64, 161)), kind == "causal" or rng.random() < 0.4
-    return Transformer(
+    return ModelSpec(
         depth=int(rng.integers(6, 13)),
         context=context,
         width=64 * max(heads, 2) if heads < 3 else 192,

@@ -10,8 +10,8 @@ import pytest
 import sigprop
 from sigprop import (
     DomainError,
+    ModelSpec,
     State,
-    Transformer,
     asymptotic_alpha,
     bands,
     beta_profile,
@@ -37,7 +37,7 @@ from sigprop.propagation.rotary import by_distance
 from sigprop.propagation.stack import rem_of
 from sigprop.studies.folklore.verdicts import bench
 
-SPEC = Transformer(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+SPEC = ModelSpec(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
 CALLS = {
     "propagate": propagate,
     "sweep": sweep,

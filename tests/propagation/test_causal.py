@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from sigprop import Transformer, propagate, sweep
+from sigprop import ModelSpec, propagate, sweep
 from sigprop.cli.app import main
 from sigprop.core.errors import AssumptionError, DomainError
 from sigprop.layers.attention.by_position import PositionGeometry
@@ -23,13 +23,13 @@ from sigprop.propagation.causal import causal
 from sigprop.propagation.every_pair import exchangeable_kernel, solve, text_kernel
 
 CASES = ["causal_low_beta", "causal_high_beta"]
-SPEC = Transformer(
+SPEC = ModelSpec(
     depth=3, context=32, causal=True, beta=1.5, sigma_v2=1, sigma_w2=0.5, rho0=0.2, sigma_b2=0.01
 )
 
 
 def spec_of(case, **changes):
-    return Transformer(
+    return ModelSpec(
         depth=case["L"],
         context=case["T"],
         width=case["d"],
@@ -61,7 +61,7 @@ DECODERS = ("decoder_plain", "decoder_rotary_gqa", "decoder_window_post")
 
 def decoder_of(case):
     """Description of a case of decoders.json."""
-    return Transformer(
+    return ModelSpec(
         depth=case["L"],
         context=case["T"],
         width=case["d"],
@@ -223,7 +223,7 @@ def dense_block(spec, kernel):
     return spec.alpha_mlp**2 * kernel + mlp(unit(kernel))
 
 
-PARALLEL = Transformer(
+PARALLEL = ModelSpec(
     depth=3, context=24, norm="pre", causal=True, parallel=True, beta=0, sigma_v2=0.7,
     sigma_w1_2=1.3, sigma_w2_2=1.6, rho0=0.2, alpha_attn=0.8,
 )  # fmt: skip
@@ -459,7 +459,7 @@ def sampled_kernel(rng, kernel, mask, spec, heads=8, runs=6):
     return blocks.mean(axis=0), blocks.std(axis=0) / np.sqrt(runs)
 
 
-BASE = Transformer(
+BASE = ModelSpec(
     depth=6,
     context=64,
     width=512,
@@ -501,7 +501,7 @@ def test_repeated_tokens_against_drawn_heads():
     assert (np.abs(flat - mean) > 4 * error + 0.0105).any()
 
 
-FAST = Transformer(
+FAST = ModelSpec(
     depth=9, context=64, heads=32, causal=True, beta=2, sigma_v2=2, sigma_w2=0.3, rho0=0.02
 )
 DRAWN = {  # spec, position code of a text, or exchangeable tokens; deviation allowed in rho

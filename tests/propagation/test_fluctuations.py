@@ -4,7 +4,7 @@ import autograd
 import numpy as np
 import pytest
 
-from sigprop import AssumptionError, Transformer, propagate
+from sigprop import AssumptionError, ModelSpec, propagate
 from sigprop.layers.attention.statistics import entropy_variance, moments
 from sigprop.propagation.finite_width.bands import bands
 from sigprop.simulation import simulate
@@ -13,7 +13,7 @@ HALF_WIDTH = 1.645  # standard deviations that hold the central 90 %
 
 
 def spec_of(case, rho0=None):
-    return Transformer(
+    return ModelSpec(
         depth=case["L"],
         context=case["T"],
         width=case["d"],
@@ -120,7 +120,7 @@ def test_mean_deviation_grows_nowhere(simulations):
 
 def test_mean_at_low_beta_against_many_networks():
     """The published encoder, narrow enough to tell; `propagate` is the negative control."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=20, context=64, width=96, beta=0.5, sigma_v2=0.2, sigma_w2=0.2, sigma_b2=4e-4,
         rho0=0.025,
     )  # fmt: skip
@@ -151,7 +151,7 @@ PHI = {
 def units_alone(units, **changes):
     """One block whose networks differ by its hidden units: no attention, very wide otherwise."""
     width = 10**6
-    spec = Transformer(
+    spec = ModelSpec(
         depth=1, context=8, width=width, beta=0.5, sigma_v2=0, sigma_w1_2=1.2, sigma_w2_2=2,
         rho0=0.4, mlp_ratio=units / width,
     )  # fmt: skip
@@ -207,7 +207,7 @@ def test_entropy_variance_against_sampling():
 
 
 def test_bands_vanish_at_infinite_width():
-    spec = Transformer(depth=4, context=512, width=10**6, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
+    spec = ModelSpec(depth=4, context=512, width=10**6, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
     found = bands(spec)
     assert (found.rho_std < 2e-3).all()
     assert np.abs(found.rho - propagate(spec.replace(width=None)).rho).max() < 2e-2
@@ -217,19 +217,19 @@ def test_bands_vanish_at_infinite_width():
     "changes", [{"rho0": 1.0}, {"alpha_attn": 0.0, "sigma_v2": 0.0, "norm": "none"}]
 )
 def test_bands_refuse_states_that_vanish(changes):
-    spec = Transformer(depth=2, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
+    spec = ModelSpec(depth=2, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
     with pytest.raises(AssumptionError):
         bands(spec.replace(**changes))
 
 
 def test_a_block_that_passes_nothing_is_refused_by_name():
-    spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=0, rho0=0.9, alpha_mlp=0)
+    spec = ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=0, rho0=0.9, alpha_mlp=0)
     with pytest.raises(AssumptionError, match="nothing passes"):
         propagate(spec)
 
 
 @pytest.mark.parametrize("changes", [{"width": None}, {"beta": [1, 2]}, {"context": "inf"}])
 def test_bands_refuse(changes):
-    spec = Transformer(depth=2, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
+    spec = ModelSpec(depth=2, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
     with pytest.raises(AssumptionError, match="in bands"):
         bands(spec.replace(**changes))

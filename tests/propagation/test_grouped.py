@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from sigprop import DomainError, Transformer
+from sigprop import DomainError, ModelSpec
 from sigprop.propagation.every_pair import exchangeable_kernel, solve
 from sigprop.propagation.finite_width.bands import bands
 from sigprop.simulation import simulate
 
-SPEC = Transformer(
+SPEC = ModelSpec(
     depth=3, context=32, width=64, heads=8, beta=0.5, sigma_v2=0.5, sigma_w2=0, rho0=0.3,
 )  # fmt: skip
 
@@ -21,7 +21,7 @@ def test_groups_must_be_even(number):
 
 def test_the_description_goes_out_and_in():
     spec = SPEC.replace(kv_heads=2)
-    assert Transformer.from_dict(spec.to_dict()).heads_per_key == 4
+    assert ModelSpec.from_dict(spec.to_dict()).heads_per_key == 4
     assert SPEC.heads_per_key == 1
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sigprop
-from sigprop import DomainError, Execution, Transformer, diagram
+from sigprop import DomainError, Execution, ModelSpec, diagram
 from sigprop.analysis.diagram.fields import Plan
 from sigprop.core.jobs import cache
 from sigprop.core.jobs.cache import Job, gather, job
@@ -33,7 +33,7 @@ NAMES = {  # a changed name voids what users have computed
     "theory.kernel",
     "training.run",
 }
-SPEC = Transformer(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.1)
+SPEC = ModelSpec(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.1)
 LOG: list[int] = []
 
 
@@ -246,7 +246,7 @@ def test_training_runs_outlive_a_revision_of_the_theory(monkeypatch):
 
 # diagrams
 
-GRID = Transformer(depth=4, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
+GRID = ModelSpec(depth=4, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
 AXES = {"beta": np.linspace(0, 4, 6), "alpha_attn": np.linspace(0.3, 4, 10)}
 
 

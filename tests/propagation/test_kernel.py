@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigprop import AssumptionError, DomainError, Transformer, propagate
+from sigprop import AssumptionError, DomainError, ModelSpec, propagate
 from sigprop.cli.app import main
 from sigprop.model.text import token_ids, windows
 from sigprop.propagation.every_pair import exchangeable_kernel, solve, text_kernel
@@ -21,7 +21,7 @@ SMALL = {"depth": 2, "context": 32, "width": 48, "beta": 1.0, "sigma_v2": 1.0, "
 
 
 def small(**changes):
-    return Transformer(**(SMALL | {"rho0": 0.1} | changes))
+    return ModelSpec(**(SMALL | {"rho0": 0.1} | changes))
 
 
 def spec_of(case, **changes):
@@ -42,7 +42,7 @@ def spec_of(case, **changes):
         "causal": case["causal"],
         "rotary_base": case.get("rotary_base"),
     }
-    return Transformer(**(values | changes))
+    return ModelSpec(**(values | changes))
 
 
 def solved(case, **changes):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from outcomes import outcome
 
-from sigprop import DomainError, Transformer, critical, diagram, gradients, propagate, sweep
+from sigprop import DomainError, ModelSpec, critical, diagram, gradients, propagate, sweep
 from sigprop.analysis.fixed_points import exponents
 from sigprop.propagation.capabilities import TheoryError
 from sigprop.propagation.every_pair import exchangeable_kernel, solve
 from sigprop.propagation.finite_width.bands import bands
 from sigprop.simulation import simulate
 
-SPEC = Transformer(
+SPEC = ModelSpec(
     depth=4, context=24, width=64, heads=4, causal=True, beta=1.5, sigma_v2=1, sigma_w2=0.5,
     rho0=0.1, alpha_attn=1.2,
 )  # fmt: skip
@@ -154,7 +154,7 @@ def test_descriptions_are_read_back():
     spec = SPEC.replace(
         pattern={"first": [{"gated": True}], "cycle": LOCAL}, by_layer={"beta": [1, 2, 3, 4]}
     )
-    again = Transformer.from_dict(spec.to_dict())
+    again = ModelSpec.from_dict(spec.to_dict())
     assert [v.to_dict() for v in again.layers] == [v.to_dict() for v in spec.layers]
     assert [v.window for v in again.layers] == [None, 3, None, 3]
     assert "pattern" not in SPEC.to_dict()

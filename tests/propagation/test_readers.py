@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sigprop
-from sigprop import State, Transformer
+from sigprop import ModelSpec, State
 from sigprop.propagation.every_pair import exchangeable_kernel, solve
 
 ROOT = Path(sigprop.__file__).parent
@@ -54,7 +54,7 @@ SLOW = {("causal", name) for name in ("sweep", "critical", "diagram", "recommend
 READERS: set[str] = set()
 
 
-class Recorded(Transformer):
+class Recorded(ModelSpec):
     """A spec that records which file reads what."""
 
     def __getattribute__(self, name):

@@ -10,7 +10,7 @@ from test_fluctuations import HALF_WIDTH, spec_of
 from sigprop import (
     AssumptionError,
     DomainError,
-    Transformer,
+    ModelSpec,
     bands,
     critical,
     diagram,
@@ -25,11 +25,11 @@ from sigprop.layers.attention.query_tables import Tabulated, tabulated
 from sigprop.propagation.finite_width import bands as fluctuations
 from sigprop.simulation import simulate
 
-CAUSAL = Transformer(
+CAUSAL = ModelSpec(
     depth=4, context=40, causal=True, beta=1.5, sigma_v2=1, sigma_w2=0.5, rho0=0.1, alpha_attn=1.5
 )
 SMALL = CAUSAL.replace(context=16)
-ROTARY = Transformer(
+ROTARY = ModelSpec(
     depth=4, context=64, rotary_base=1e3, beta=1.5, sigma_v2=1, sigma_w2=0.5, rho0=0.1
 )
 ALLOWED = 0.002  # of coarse blocks and interpolated statistics
@@ -255,7 +255,7 @@ def test_bands_follow_the_resolved_mean():
 )
 def test_causal_bands_against_networks(changes):
     """Spread over 40 networks; that of exchangeable tokens fails."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=6, context=64, width=128, heads=2, causal=True, sigma_v2=0.8, sigma_w2=1, rho0=0.1,
         alpha_attn=1.2, **changes
     )  # fmt: skip

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from sigprop import AssumptionError, Transformer, propagate
+from sigprop import AssumptionError, ModelSpec, propagate
 from sigprop.layers.attention.by_distance import DistanceGeometry
 from sigprop.layers.attention.distance_grid import frequencies, make_distances, make_field
 from sigprop.layers.attention.layer import Attention
@@ -20,13 +20,13 @@ from sigprop.propagation.grids import sweep
 
 exchangeable = partial(propagate, geometry="exchangeable")
 CASES = ["rotary_encoder_mid_beta", "rotary_encoder_high_beta"]
-SPEC = Transformer(
+SPEC = ModelSpec(
     depth=8, context=256, rotary_base=1e4, beta=2, sigma_v2=0.5, sigma_w2=0.2, rho0=0.3
 )
 
 
 def spec_of(case, rho0):
-    return Transformer(
+    return ModelSpec(
         depth=case["L"],
         context=case["T"],
         width=case["d"],
@@ -84,7 +84,7 @@ OWN = {  # heads of 32 to 128, bases of 100 to 1e6
 
 def own_case(name, **changes):
     base = {"depth": 8, "rotary_base": 1e4, "sigma_v2": 0.5, "sigma_w2": 0.3, "rho0": 0.5}
-    return Transformer(**(base | OWN[name] | changes))
+    return ModelSpec(**(base | OWN[name] | changes))
 
 
 @pytest.mark.parametrize("causal", [False, True])

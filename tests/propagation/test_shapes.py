@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from sigprop import Transformer, propagate, sweep
+from sigprop import ModelSpec, propagate, sweep
 
 FEW, ALL = 8, 300  # specs of each geometry
 IN_SWEEPS = 0.005  # of rho: coarse blocks of positions and interpolated statistics
@@ -39,7 +39,7 @@ def structures(geometry, total):
         scales = numbers(rng, size, case.get("norm"))
         if case.get("parallel"):
             scales["alpha_mlp"] = np.ones(size)
-        yield Transformer(depth=4, activation="gelu", sigma_b2=0.05, **case, **scales), scales
+        yield ModelSpec(depth=4, activation="gelu", sigma_b2=0.05, **case, **scales), scales
 
 
 @pytest.mark.parametrize("total", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
@@ -68,7 +68,7 @@ def test_the_order_of_an_array_is_that_of_its_specs():
 
 def test_a_hundred_exchangeable_specs_cost_at_most_five():
     """A ratio in one run; the least of several, since others use the machine."""
-    spec = Transformer(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    spec = ModelSpec(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     many = spec.replace(beta=np.linspace(0.1, 3, 100))
 
     def least(one):

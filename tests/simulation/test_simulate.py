@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sigprop
-from sigprop import DomainError, Transformer, propagate
+from sigprop import DomainError, ModelSpec, propagate
 from sigprop.core.jobs.cache import Job, gather, job
 from sigprop.core.jobs.execution import Execution
 from sigprop.simulation import Exchangeable, Given, Tokens, query_gradient, simulate
@@ -30,7 +30,7 @@ SMALL |= {"rho0": 0.1}
 
 
 def small(**changes):
-    return Transformer(**(SMALL | changes))
+    return ModelSpec(**(SMALL | changes))
 
 
 # independence
@@ -250,7 +250,7 @@ def test_activations():
 
 def test_query_gradient_against_differences():
     """Finite differences of L = sum g_t . out_t along the gradient of a tiny layer."""
-    spec = Transformer(depth=1, context=6, width=4, beta=1.0, sigma_v2=1.0, sigma_w2=1.0, rho0=0.0)
+    spec = ModelSpec(depth=1, context=6, width=4, beta=1.0, sigma_v2=1.0, sigma_w2=1.0, rho0=0.0)
     rng = np.random.Generator(np.random.SFC64(3))
     x = Exchangeable().draw(spec, rng)[0].astype(float)
     wq, wk, wv = (gaussian(rng, 4, 4).astype(float) for _ in range(3))

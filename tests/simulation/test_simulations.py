@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sigprop import Transformer, propagate
+from sigprop import ModelSpec, propagate
 
 CASES = [
     "encoder_low_beta",
@@ -16,7 +16,7 @@ CASES = [
 
 
 def spec_of(case, rho0):
-    return Transformer(
+    return ModelSpec(
         depth=case["L"],
         context=case["T"],
         width=case["d"],

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sigprop import AssumptionError, DomainError, Transformer, load
+from sigprop import AssumptionError, DomainError, ModelSpec, load
 from sigprop.cli.app import main
 from sigprop.studies.folklore.rules import CLAIMS
 from sigprop.studies.folklore.verdicts import BROKEN, UNDECIDED, Point, bench, decide, judge_claims
@@ -88,7 +88,7 @@ def test_more_draws_agree_too(config):
 
 
 def test_bad_input():
-    plain = Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    plain = ModelSpec(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     with pytest.raises(DomainError, match="width = None"):
         bench(plain)
     with pytest.raises(AssumptionError, match="arrays"):

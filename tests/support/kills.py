@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from sigprop import Execution, Transformer
+from sigprop import Execution, ModelSpec
 from sigprop.simulation import simulate
 from sigprop.studies.figures import FIGURES, Figure
 from sigprop.studies.figures.common import Lab, beside
 
-SMALL = Transformer(depth=2, context=16, width=16, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+SMALL = ModelSpec(depth=2, context=16, width=16, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
 AXES = {"beta": np.linspace(0, 2, 8), "alpha_attn": np.linspace(0.5, 2, 9)}
 
 
@@ -31,7 +31,7 @@ def drawn(folder: Path) -> bytes:
     from sigprop.analysis.diagram.zarr_store import diagram_store
 
     sys.modules["sigprop.propagation.points"].CHUNK = 10
-    spec = Transformer(depth=12, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
+    spec = ModelSpec(depth=12, context="inf", beta=1, sigma_v2=0.5, sigma_w2=0.5, rho0=0.1)
     data = diagram_store(spec, folder / "d.zarr", theory="limit", **AXES).load()
     return b"".join(data[name].values.tobytes() for name in sorted(map(str, data.variables)))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.model.spec import ACTIVATIONS, NORMS, RANGES
 
 TOTAL = 2000
@@ -23,7 +23,7 @@ def legal_spec(number):
         values["alpha_mlp"] = 1.0
     if rng.random() < 0.05:
         values["beta"] = [values["beta"], rng.uniform(0, 2)]
-    return Transformer(**values)
+    return ModelSpec(**values)
 
 
 def _pick(rng, *choices):

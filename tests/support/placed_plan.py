@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.model.export import prescribe
 
 SCALES = {"query": 0.5, "key": 0.5, "value": 1.4, "output": 0.3, "gate": 2.2, "w1": 2.2, "w2": 0.8}
@@ -13,7 +13,7 @@ BIASES = {"value": 0.02, "w1": 0.05, "w2": 0.1}
 
 def plan(gated, **changes):
     """Scales that differ by role by a quarter at least, and by block by half."""
-    spec = Transformer(depth=2, context=8, width=64, heads=4, beta=1, sigma_v2=1, sigma_w2=1,
+    spec = ModelSpec(depth=2, context=8, width=64, heads=4, beta=1, sigma_v2=1, sigma_w2=1,
                        rho0=0, norm="pre", gated=gated, **changes)  # fmt: skip
     steps = np.array([1.0, 2.25])
     own = prescribe(spec)

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.model.spec import ACTIVATIONS, ATTENTIONS, NORMS
 
 STRUCTURES = list(product(NORMS, ATTENTIONS, ACTIVATIONS, (False, True)))
@@ -36,7 +36,7 @@ def random_specs(rng, count, structure, limit=False, **fixed):
     if norm == "none":  # q is free: keep most scores within the table, some beyond
         numbers |= {"alpha_attn": wide(0.03, 2), "alpha_mlp": wide(0.03, 1), "q0": wide(0.01, 2)}
         numbers |= {"beta": 0.15 * numbers["beta"], "sigma_w1_2": wide(1e-3, 1)}
-    return Transformer(
+    return ModelSpec(
         depth=int(rng.integers(1, 13)),
         norm=norm,
         attention=attention,

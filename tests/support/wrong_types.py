@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from sigprop import DomainError, SigpropError, State, Targets, Transformer, diagram, propagate
+from sigprop import DomainError, ModelSpec, SigpropError, State, Targets, diagram, propagate
 from sigprop.analysis.diagram.grid import rem_curves
 from sigprop.layers.attention.statistics import Finite
 from sigprop.model.export import prescribe
 
 SCALES = {"beta": 1.0, "sigma_v2": 1.0, "sigma_w2": 1.0, "rho0": 0.1}
-SPEC = Transformer(depth=2, context=16, width=16, **SCALES)
+SPEC = ModelSpec(depth=2, context=16, width=16, **SCALES)
 CAUSAL = SPEC.replace(causal=True)
 LIMIT = SPEC.replace(context="inf", width=None)
 PAIR = {"quantity": "y2", "regime": "small"}
@@ -63,7 +63,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
     "sigprop": {
         "Execution": {},
         "Targets": {},
-        "Transformer": {"depth": 2, "context": 16, **SCALES},
+        "ModelSpec": {"depth": 2, "context": 16, **SCALES},
         "asymptotic_alpha": {"spec": SPEC},
         "bands": {"spec": SPEC},
         "beta_profile": {"spec": SPEC, "entropy_ratio": 0.7},
@@ -155,7 +155,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
 }
 SURFACE = [(module, name) for module, named in MODULES.items() for name in named]
 
-HELD = {("sigprop", "Targets"), ("sigprop", "Transformer"), ("sigprop", "example")}  # also in 0.2
+HELD = {("sigprop", "Targets"), ("sigprop", "ModelSpec"), ("sigprop", "example")}  # also in 0.2
 
 ODD: dict[str, Any] = {
     "None": None,

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import at, back
 
-from sigprop import Transformer, exponents
+from sigprop import ModelSpec, exponents
 from sigprop.analysis.critical import asymptotic_alpha, critical
 from sigprop.core.errors import DomainError
 from sigprop.layers.activations import activation
@@ -272,7 +272,7 @@ def test_block_in_the_limit(layout, x, q, offset, v, w, b, alpha):
     read = 1.0 if layout in ("pre", "parallel") else q
     beta = min(float(critical_beta(read, read * x)) * (1 + offset), 1000.0)
     spec = specified(layout)
-    numeric = Transformer(depth=1, context="inf", beta=beta, sigma_v2=v, sigma_w2=w, sigma_b2=b,
+    numeric = ModelSpec(depth=1, context="inf", beta=beta, sigma_v2=v, sigma_w2=w, sigma_b2=b,
                           alpha_attn=alpha, rho0=0.0, norm=spec.norm,
                           parallel=spec.parallel)  # fmt: skip
     found = build_block(numeric)(NumericState(q, q * x))
@@ -298,7 +298,7 @@ def mlp_slope(name):
        w=WIDE, b=st.one_of(st.just(0.0), WIDE))  # fmt: skip
 def test_exponents(name, alpha, skip, v, w, b):
     """E18 to E20: the engine's slope at gap/q = 1e-40 against E19's closed form."""
-    spec = Transformer(depth=1, context="inf", beta=1, sigma_v2=v, sigma_w2=w, sigma_b2=b, rho0=0,
+    spec = ModelSpec(depth=1, context="inf", beta=1, sigma_v2=v, sigma_w2=w, sigma_b2=b, rho0=0,
                        alpha_attn=alpha, alpha_mlp=skip, activation=name)  # fmt: skip
     chi_mlp = mlp_slope(name)
     chi = EQUATIONS["chi_attn"].right * chi_mlp
@@ -324,7 +324,7 @@ def test_exponents(name, alpha, skip, v, w, b):
        top=st.floats(0.7, 0.999))  # fmt: skip
 def test_critical_strength(depth, v, rho0, top):
     """E21 against the root finder on the full map, which stops at 1e-13 of log(1 - rho_L)."""
-    spec = Transformer(depth=depth, context="inf", beta=0, sigma_v2=v, sigma_w2=0, rho0=rho0)
+    spec = ModelSpec(depth=depth, context="inf", beta=0, sigma_v2=v, sigma_w2=0, rho0=rho0)
     found = critical(spec, top)
     exact = EQUATIONS["alpha_depth"].right
     names = ("sigma_v2", "depth", "rho0", "rho_max")
@@ -405,7 +405,7 @@ def test_gradients_through_relu():
 @pytest.mark.parametrize("beta", [0.3, 1.5, 3.0])
 def test_query_gradient(beta):
     """E22 at finite T; so wide that heads and keys of finite width, which it leaves out, agree."""
-    spec = Transformer(
+    spec = ModelSpec(
         depth=1,
         context=512,
         width=10**6,

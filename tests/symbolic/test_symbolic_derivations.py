@@ -8,7 +8,7 @@ import pytest
 import sympy as sp
 from places import at
 
-from sigprop import Transformer, propagate
+from sigprop import ModelSpec, propagate
 from sigprop.core.errors import DomainError
 from sigprop.layers.attention.layer import Attention as NumericAttention
 from sigprop.layers.attention.statistics import Finite, Limit, moments
@@ -189,7 +189,7 @@ def test_pre_norm_power_law():
 
     There ReLU's gap^(3/2) is negligible; it vanishes only as l^(exponent/2) otherwise.
     """
-    spec = Transformer(depth=2000, context="inf", beta=0, sigma_v2=0.6, sigma_w2=1.1,
+    spec = ModelSpec(depth=2000, context="inf", beta=0, sigma_v2=0.6, sigma_w2=1.1,
                        rho0=1 - 1e-10, sigma_b2=0.1, norm="pre")  # fmt: skip
     found = propagate(spec)
     x = found.gap / found.q
@@ -206,7 +206,7 @@ def test_strength_that_holds_the_variance():
     squared = result("pre-norm-alpha")
     values = {Q: 3.0, V: 0.6, B: 0.1, W1: 1.1, W2: 1.1}
     alpha = float(sp.sqrt(squared.subs(values)))
-    spec = Transformer(depth=40, context="inf", beta=0, sigma_v2=0.6, sigma_w2=1.1, rho0=1,
+    spec = ModelSpec(depth=40, context="inf", beta=0, sigma_v2=0.6, sigma_w2=1.1, rho0=1,
                        sigma_b2=0.1, norm="pre", alpha_attn=alpha, alpha_mlp=alpha,
                        q0=3)  # fmt: skip
     np.testing.assert_allclose(propagate(spec).q, 3.0, rtol=1e-13)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sigprop import DomainError, Execution, Transformer
+from sigprop import DomainError, Execution, ModelSpec
 from sigprop.cli.app import main
 from sigprop.core.errors import MissingExtraError
 from sigprop.simulation import Given, simulate
@@ -27,7 +27,7 @@ NAMES = ("rho", "q", "y2", "overlap", "entropy")
 
 
 def small(**changes):
-    return Transformer(**(SMALL | changes))
+    return ModelSpec(**(SMALL | changes))
 
 
 def apart(one, other):

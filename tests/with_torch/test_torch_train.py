@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 
-from sigprop import AssumptionError, DomainError, Execution, Transformer, propagate
+from sigprop import AssumptionError, DomainError, Execution, ModelSpec, propagate
 from sigprop.cli.app import main
 from sigprop.core.version import REVISIONS
 from sigprop.studies.training_judge import (
@@ -37,7 +37,7 @@ from sigprop.torch.training.corpus import MASK, SPECIAL, Corpus, baseline, corpu
 from sigprop.torch.training.model import LanguageModel, check
 from sigprop.torch.training.train import CHECKPOINT, train
 
-SPEC = Transformer(
+SPEC = ModelSpec(
     depth=4, context=32, width=64, heads=4, beta=1.0, sigma_v2=1, sigma_w2=1, alpha_attn=1.5,
     rho0=0.1,
 )  # fmt: skip
@@ -274,13 +274,13 @@ def test_an_interrupted_run_continues_bit_for_bit(words, tmp_path):
 
 KILLED = """
 import sys
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.torch.training.corpus import corpus
 from sigprop.torch.training.config import Plan
 from sigprop.torch.training.train import train
 import json, torch
 torch.set_num_threads(1)
-spec = Transformer.from_dict(json.loads(sys.argv[2]))
+spec = ModelSpec.from_dict(json.loads(sys.argv[2]))
 run = train(spec, corpus(sys.argv[1], 8, 60), Plan(steps=400, every=5), __import__("pathlib").Path(sys.argv[3]), device="cpu")
 print(repr(run.loss))
 """  # noqa: E501

@@ -31,7 +31,7 @@ from sigprop.core.arrays import Bools, Floats, finite_or_none
 from sigprop.core.checks import scalar
 from sigprop.core.errors import DomainError, require
 from sigprop.model.export import Prescription, plain, prescribe
-from sigprop.model.spec import RANGES, Transformer
+from sigprop.model.spec import RANGES, ModelSpec
 from sigprop.propagation.capabilities import require_theory
 
 __all__ = ["BOUNDS", "FREE", "WIDER", "Design", "Interrupted", "recommend"]
@@ -47,7 +47,7 @@ class Design:
 
     Attributes
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The design; where none is feasible, the one that comes closest.
     beta_by_layer : array, shape (L,), or None
         Inverse temperature of each block, if it differs.
@@ -75,17 +75,17 @@ class Design:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.design.recommend import recommend
     >>> from sigprop.analysis.design.targets import Targets
-    >>> spec = Transformer(depth=4, context=64, width=64, beta=0.1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=4, context=64, width=64, beta=0.1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> wanted = Targets(rho_max=0.9, query_min=1e-2)
     >>> found = recommend(spec, wanted, {"beta": (0.05, 4)})
     >>> found.feasible, found.binding, found.spec.beta > 0.1
     (True, ('query_gradient',), True)
     """
 
-    spec: Transformer
+    spec: ModelSpec
     beta_by_layer: Floats | None
     feasible: bool
     reason: str
@@ -166,7 +166,7 @@ class Interrupted(KeyboardInterrupt):
 
 @validated
 def recommend(
-    spec: Transformer,
+    spec: ModelSpec,
     targets: Targets | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     per_layer: bool = False,
@@ -177,7 +177,7 @@ def recommend(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The architecture, and the design to stay close to: single, of finite context.
     targets : Targets, optional
         What to achieve.
@@ -220,10 +220,10 @@ def recommend(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.design.recommend import recommend
     >>> from sigprop.analysis.design.targets import Targets
-    >>> spec = Transformer(depth=6, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=6, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> found = recommend(spec, Targets(rho_max=0.1), {"beta": (0.1, 2)})
     >>> found.feasible, found.reason.split(":")[0]
     (False, 'no design within the bounds')
@@ -251,7 +251,7 @@ def _nearest(tried: list[Search]) -> tuple[Search, Answer]:
 
 
 def _checked(
-    spec: Transformer, bounds: Mapping[str, tuple[float, float]], per_layer: bool
+    spec: ModelSpec, bounds: Mapping[str, tuple[float, float]], per_layer: bool
 ) -> dict[str, tuple[float, float]]:
     """Ranges that are admissible and matter; a parallel block has one residual strength."""
     out = {}

@@ -12,7 +12,7 @@ import numpy as np
 from sigprop.analysis.design.targets import Correction, Measures, Targets, measure
 from sigprop.core.arrays import Bools, Floats
 from sigprop.layers.attention.statistics import reduced_beta
-from sigprop.model.spec import RANGES, Transformer
+from sigprop.model.spec import RANGES, ModelSpec
 from sigprop.propagation.stack import build_block, initial_state
 
 __all__ = ["MISSED", "TIGHT", "Answer", "Search"]
@@ -47,7 +47,7 @@ class Search:
 
     def __init__(
         self,
-        spec: Transformer,
+        spec: ModelSpec,
         targets: Targets,
         ranges: dict[str, tuple[float, float]],
         per_layer: bool,
@@ -133,7 +133,7 @@ class Search:
         ]
         return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=-1)
 
-    def design(self, points: Floats) -> tuple[Transformer, Floats | None]:
+    def design(self, points: Floats) -> tuple[ModelSpec, Floats | None]:
         """Describe points of shape (..., k), with temperatures by block."""
         values = np.exp(np.clip(points, self.low, self.high))
         own = np.exp(self.home)
@@ -210,7 +210,7 @@ class Search:
         }
 
 
-def _steady(spec: Transformer, heat: Floats) -> Floats:
+def _steady(spec: ModelSpec, heat: Floats) -> Floats:
     """Temperatures that hold beta sqrt(q gap), and with it the entropy, in every block.
 
     They end at the largest admissible one, where tokens have merged and the overlap has no hope, or

@@ -11,7 +11,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.checks import scalar
 from sigprop.core.errors import require
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of
 from sigprop.propagation.gradients.closed_form import WEIGHTS, gradients
 from sigprop.propagation.grids import sweep
@@ -207,13 +207,13 @@ def _apart(found: Measures) -> tuple[Floats, Floats, Floats, Floats]:
 
 @validated
 def measure(
-    spec: Transformer, beta_by_layer: Floats | None = None, resolved: bool = False
+    spec: ModelSpec, beta_by_layer: Floats | None = None, resolved: bool = False
 ) -> Measures:
     """Overlap, entropy and gradients of a description.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description, of finite context; arrays broadcast.
     beta_by_layer : array, shape (L, ...), optional
         Inverse temperature of each block.
@@ -229,9 +229,9 @@ def measure(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.design.targets import measure
-    >>> spec = Transformer(depth=4, context=64, beta=[0.1, 2], sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=4, context=64, beta=[0.1, 2], sigma_v2=1, sigma_w2=2, rho0=0)
     >>> uniform, selective = measure(spec).query
     >>> bool(uniform < selective)
     True

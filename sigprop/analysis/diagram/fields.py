@@ -15,7 +15,7 @@ from sigprop.core.arrays import Floats
 from sigprop.core.errors import DomainError, require
 from sigprop.core.notation import NOTATION
 from sigprop.core.version import REVISIONS, __version__
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import require_theory
 from sigprop.propagation.gradients.closed_form import gradient_sweep
 from sigprop.propagation.grids import FinalStates, sweep
@@ -49,7 +49,7 @@ class Plan:
 
     Attributes
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description without the axes.
     axes : dict of str to array
         Values along each dimension.
@@ -58,14 +58,14 @@ class Plan:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.diagram.fields import Plan
-    >>> spec = Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> Plan.of(spec, {"beta": [0, 1, 2]}).wide.shape
     (3,)
     """
 
-    spec: Transformer
+    spec: ModelSpec
     axes: dict[str, Floats]
     rho_max: float
     entropy_min: float | None
@@ -76,7 +76,7 @@ class Plan:
     @classmethod
     def of(
         cls,
-        spec: Transformer,
+        spec: ModelSpec,
         axes: Mapping[str, ArrayLike],
         rho_max: float = 0.98,
         entropy_min: float | None = None,
@@ -117,7 +117,7 @@ class Plan:
         return plan
 
     @cached_property
-    def wide(self) -> Transformer:
+    def wide(self) -> ModelSpec:
         """The description over the whole grid, one dimension for each axis."""
         last = len(self.axes) - 1
         shaped = enumerate(self.axes.items())
@@ -209,15 +209,15 @@ class Plan:
 
 
 def _axis(name: str, values: ArrayLike) -> Floats:
-    if name not in Transformer.numbers():
-        raise DomainError(name, "an axis", "one of " + ", ".join(Transformer.numbers()))
+    if name not in ModelSpec.numbers():
+        raise DomainError(name, "an axis", "one of " + ", ".join(ModelSpec.numbers()))
     out = np.asarray(values, dtype=np.float64)
     require(out.ndim == 1 and out.size >= 2, name, out.shape, "one axis of two or more values")
     require(np.all(np.diff(out) > 0), name, "an axis", "increasing values")
     return out
 
 
-def _entropy(spec: Transformer, theory: str, final: FinalStates) -> Floats:
+def _entropy(spec: ModelSpec, theory: str, final: FinalStates) -> Floats:
     """Smallest entropy over the layers: unless known, that at the largest reduced beta."""
     if final.entropy_ratio is not None:
         return final.entropy_ratio

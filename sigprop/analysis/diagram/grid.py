@@ -27,7 +27,7 @@ from sigprop.core.memory import allow
 from sigprop.core.version import __version__
 from sigprop.layers.attention.statistics import Finite, Limit, Statistics
 from sigprop.layers.state import State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.gradients.closed_form import EXPLODING, VANISHING
 from sigprop.propagation.grids import FinalStates
 
@@ -53,7 +53,7 @@ GRADIENT_BOUNDARIES = ("exploding_gradients", "vanishing_gradients", "vanishing_
 
 @validated
 def diagram(
-    spec: Transformer,
+    spec: ModelSpec,
     *,
     rho_max: float = 0.98,
     entropy_min: float | None = None,
@@ -67,7 +67,7 @@ def diagram(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; the axes replace its values.
     rho_max : float
         Overlap after the last block above which the stack is called rank collapsed.
@@ -106,8 +106,8 @@ def diagram(
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer, diagram
-    >>> spec = Transformer(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> from sigprop import ModelSpec, diagram
+    >>> spec = ModelSpec(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> d = diagram(spec, beta=np.linspace(0, 3, 7), alpha_attn=np.linspace(0.5, 4, 8))
     >>> d.rho.shape, d.attrs["undefined"]
     ((7, 8), 0)
@@ -168,8 +168,8 @@ def boundaries(data: xr.Dataset) -> dict[str, Any]:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer, diagram
-    >>> spec = Transformer(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> from sigprop import ModelSpec, diagram
+    >>> spec = ModelSpec(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> d = diagram(spec, beta=np.linspace(0, 3, 7), alpha_attn=np.linspace(0.5, 4, 8))
     >>> sorted({int(c) for c in d.entropy_collapse_curve})
     [0]

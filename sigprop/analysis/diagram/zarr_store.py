@@ -21,7 +21,7 @@ from sigprop.core.files import clear, tell
 from sigprop.core.jobs.cluster import kept_said, spread
 from sigprop.core.jobs.execution import Execution, takes_execution
 from sigprop.core.version import REVISIONS, __version__
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.points import chunks
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ ANSWER = ("undefined", "sigprop_version", "theory_revision")  # attributes that 
 @takes_execution
 @validated
 def diagram_store(
-    spec: Transformer,
+    spec: ModelSpec,
     path: str | Path,
     *,
     rho_max: float = 0.98,
@@ -83,9 +83,9 @@ def diagram_store(
     Examples
     --------
     >>> import tempfile
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.analysis.diagram.zarr_store import diagram_store
-    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    >>> spec = ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     d = diagram_store(spec, folder + "/d.zarr", beta=[0, 1], alpha_attn=[1, 2])
     ...     d.rho.shape

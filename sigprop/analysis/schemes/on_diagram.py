@@ -9,7 +9,7 @@ import numpy as np
 
 from sigprop.analysis.diagram.grid import diagram
 from sigprop.analysis.schemes.outcome import Outcome, recipe
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.model.weights import spec_of
 from sigprop.propagation.stack import any_norm
 
@@ -21,14 +21,14 @@ __all__ = ["scheme_diagram"]
 HOTTEST = 4.0  # beta at the edge of the diagram
 
 
-def _heat(spec: Transformer) -> float:
+def _heat(spec: ModelSpec) -> float:
     """Beta of the scores that the first block sees: with the gain of its norm, or without one."""
     norm = any_norm(spec)
     return float(spec.beta) * (float(spec.q0) if norm is None else float(norm.gain) ** 2)
 
 
 def scheme_diagram(
-    architecture: Transformer, found: Sequence[Outcome], points: int = 100, rho_max: float = 0.98
+    architecture: ModelSpec, found: Sequence[Outcome], points: int = 100, rho_max: float = 0.98
 ) -> xr.Dataset:
     r"""Trainability diagram of an architecture, and where its schemes lie.
 
@@ -39,7 +39,7 @@ def scheme_diagram(
 
     Parameters
     ----------
-    architecture : Transformer
+    architecture : ModelSpec
         Everything but the scales; with a width.
     found : sequence of Outcome
         Results of `survey`, at least one.

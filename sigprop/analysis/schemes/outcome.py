@@ -16,7 +16,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, finite_or_none
 from sigprop.core.errors import DomainError
 from sigprop.layers.state import State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.model.weights import Recipe, check, spec_of
 from sigprop.propagation.gradients.closed_form import gradients
 from sigprop.propagation.result import Trajectory
@@ -45,7 +45,7 @@ class Outcome:
         Which scheme.
     recipe : Recipe
         What to type.
-    spec : Transformer
+    spec : ModelSpec
         The description it amounts to.
     rho_final : float or None
         Overlap after the last block; None where the trajectory ends before.
@@ -71,7 +71,7 @@ class Outcome:
     name: str
     source: str
     recipe: Recipe
-    spec: Transformer
+    spec: ModelSpec
     rho_final: float | None
     entropy_first: float | None
     entropy_final: float | None
@@ -130,14 +130,14 @@ def find(name: str) -> Scheme:
 
 
 @validated
-def recipe(name: str, architecture: Transformer) -> Recipe:
+def recipe(name: str, architecture: ModelSpec) -> Recipe:
     """Recipe of a scheme for an architecture.
 
     Parameters
     ----------
     name : str
         One of `SCHEMES`.
-    architecture : Transformer
+    architecture : ModelSpec
         Everything but the scales; with a width.
 
     Returns
@@ -163,7 +163,7 @@ def recipe(name: str, architecture: Transformer) -> Recipe:
 
 
 @validated
-def described(name: str, architecture: Transformer) -> tuple[Recipe, Transformer, str]:
+def described(name: str, architecture: ModelSpec) -> tuple[Recipe, ModelSpec, str]:
     """Recipe, description and approximation of a scheme.
 
     Parameters
@@ -175,7 +175,7 @@ def described(name: str, architecture: Transformer) -> tuple[Recipe, Transformer
     -------
     recipe : Recipe
         What to type.
-    spec : Transformer
+    spec : ModelSpec
         The description.
     approximation : str
         What it leaves out and how large that is; empty if nothing.
@@ -204,7 +204,7 @@ def described(name: str, architecture: Transformer) -> tuple[Recipe, Transformer
 
 
 @validated
-def overlaps(name: str, architecture: Transformer) -> Floats:
+def overlaps(name: str, architecture: ModelSpec) -> Floats:
     """Overlap after every block; norms inside branches are followed block by block.
 
     Parameters
@@ -229,22 +229,22 @@ def overlaps(name: str, architecture: Transformer) -> Floats:
     return late.rho
 
 
-def _late(spec: Transformer) -> Trajectory:
+def _late(spec: ModelSpec) -> Trajectory:
     return propagate(spec, geometry="exchangeable")
 
 
-def _distance(spec: Transformer, rho: float) -> str:
+def _distance(spec: ModelSpec, rho: float) -> str:
     off = abs(float(_late(spec).rho[-1]) - rho)
     return f" This moves rho_L by {off:.2g}."
 
 
 @validated
-def admin_skips(spec: Transformer) -> list[float]:
+def admin_skips(spec: ModelSpec) -> list[float]:
     r"""Skip multipliers :math:`\omega_i` of Admin's post-norm stack, from predicted variances.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The pre-norm description of the scheme "admin".
 
     Returns
@@ -274,7 +274,7 @@ def admin_skips(spec: Transformer) -> list[float]:
 
 
 @validated
-def outcome(name: str, architecture: Transformer, rho_max: float = 0.98) -> Outcome:
+def outcome(name: str, architecture: ModelSpec, rho_max: float = 0.98) -> Outcome:
     """Find what becomes of the signal in an architecture under a scheme.
 
     Parameters
@@ -341,7 +341,7 @@ def _float(value: Any) -> float | None:
 
 @validated
 def survey(
-    architecture: Transformer,
+    architecture: ModelSpec,
     names: Sequence[str] = (),
     rho_max: float = 0.98,
     progress: Callable[[int], None] | None = None,
@@ -350,7 +350,7 @@ def survey(
 
     Parameters
     ----------
-    architecture : Transformer
+    architecture : ModelSpec
         Everything but the scales; with a width.
     names : sequence of str
         Schemes; all if empty.

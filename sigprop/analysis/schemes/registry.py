@@ -15,7 +15,7 @@ from sigprop.layers.interface import Place, Step
 from sigprop.layers.norm import Norm
 from sigprop.layers.residual import Sequence
 from sigprop.layers.state import State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.model.weights import MATRICES, Recipe, fan_in, fan_out, spec_of
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.stack import any_norm, assembled, build_block, first_norm, iterate
@@ -49,7 +49,7 @@ class Scheme:
     """
 
     source: str
-    build: Callable[[Transformer], Recipe]
+    build: Callable[[ModelSpec], Recipe]
     remark: str = ""
 
 
@@ -69,12 +69,12 @@ class Normed(NamedTuple):
     rho: Floats
 
 
-def normed(spec: Transformer, mlp: bool = True) -> Normed:
+def normed(spec: ModelSpec, mlp: bool = True) -> Normed:
     """Follow a stack whose branches are normed to the variances sigma_o2 and sigma_w2_2.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     mlp : bool
         Whether the MLP is normed too.
@@ -120,15 +120,15 @@ class _Meter:
         return float(np.exp(-np.mean(np.log(self.seen))))
 
 
-def _same(spec: Transformer, std: float) -> dict[str, float]:
+def _same(spec: ModelSpec, std: float) -> dict[str, float]:
     return dict.fromkeys(MATRICES, std)
 
 
-def _fan(spec: Transformer, gain2: float) -> dict[str, float]:
+def _fan(spec: ModelSpec, gain2: float) -> dict[str, float]:
     return {name: math.sqrt(gain2 / n) for name, n in fan_in(spec).items()}
 
 
-def _glorot(spec: Transformer, gain: float = 1.0) -> dict[str, float]:
+def _glorot(spec: ModelSpec, gain: float = 1.0) -> dict[str, float]:
     """Glorot & Bengio's variance; the gain leaves queries and keys alone."""
     ins, outs = fan_in(spec), fan_out(spec)
     std = {name: math.sqrt(2 / (ins[name] + outs[name])) for name in MATRICES}
@@ -143,7 +143,7 @@ def _branches(factor: float, std: dict[str, float], **more: Any) -> Recipe:
     return Recipe(std, attn_branch=factor, mlp_branch=factor, **more)
 
 
-def _pytorch(spec: Transformer) -> Recipe:
+def _pytorch(spec: ModelSpec) -> Recipe:
     """Packed input projection by Glorot over (d, 3d); all else uniform within 1/sqrt(fan-in)."""
     n = fan_in(spec)
     packed = math.sqrt(2 / (4 * n["query"]))
@@ -151,42 +151,42 @@ def _pytorch(spec: Transformer) -> Recipe:
     return Recipe(std, uniform=True, bias=math.sqrt(1 / 3 / n["mlp_in"]))
 
 
-def _neox(spec: Transformer) -> Recipe:
+def _neox(spec: ModelSpec) -> Recipe:
     d = fan_in(spec)["query"]
     wang = 2 / (spec.depth * math.sqrt(d))
     return Recipe(_same(spec, math.sqrt(2 / (5 * d))) | {"output": wang, "mlp_out": wang})
 
 
-def _deepnorm(spec: Transformer) -> Recipe:
+def _deepnorm(spec: ModelSpec) -> Recipe:
     gain = (8 * spec.depth) ** -0.25
     return Recipe(_glorot(spec, gain), skip=(2 * spec.depth) ** 0.25, norm="post")
 
 
-def _deepnorm_encoder(spec: Transformer) -> Recipe:
+def _deepnorm_encoder(spec: ModelSpec) -> Recipe:
     size = spec.depth ** (5 / 16)  # (N^4 M)^(1/16) for as many decoder as encoder blocks
     return Recipe(_glorot(spec, 0.87 / size), skip=0.81 * size, norm="post")
 
 
-def _sub_ln(spec: Transformer) -> Recipe:
+def _sub_ln(spec: ModelSpec) -> Recipe:
     gain = math.sqrt(math.log(2 * max(spec.depth, 1)))
     return Recipe(_glorot(spec, gain), norm="pre", sub_norm=True)
 
 
-def _t_fixup(spec: Transformer) -> Recipe:
+def _t_fixup(spec: ModelSpec) -> Recipe:
     gain = 0.67 * spec.depth**-0.25
     return Recipe(_glorot(spec, gain), norm="none", q0=(9 * spec.depth) ** -0.5)
 
 
-def _layer_scale(spec: Transformer) -> Recipe:
+def _layer_scale(spec: ModelSpec) -> Recipe:
     size = 0.1 if spec.depth <= 18 else 1e-5 if spec.depth <= 24 else 1e-6
     return _branches(size, _same(spec, 0.02), norm="pre")
 
 
-def _mup(spec: Transformer) -> Recipe:
+def _mup(spec: ModelSpec) -> Recipe:
     return Recipe(_fan(spec, 1.0), score=(spec.head_width or 1.0) ** -0.5)
 
 
-def _u_mup(spec: Transformer) -> Recipe:
+def _u_mup(spec: ModelSpec) -> Recipe:
     """Branches of the variance 1/L; attention's constant interpolates in the logarithm."""
     context, d_h = float(spec.context), spec.head_width or 1.0
     weight = 1 / (1 + 4 * d_h)
@@ -198,7 +198,7 @@ def _u_mup(spec: Transformer) -> Recipe:
     return replace(plain, attn_branch=share / attention, mlp_branch=share / math.sqrt(float(mlp)))
 
 
-def _deepscale(spec: Transformer) -> Recipe:
+def _deepscale(spec: ModelSpec) -> Recipe:
     """Skip^2 = 1 - 2/N, branch^2 = 2/N over unit-variance branches."""
     n, share = fan_in(spec), 2 / max(spec.depth, 3)
     mlp = (2 / (n["mlp_in"] * n["mlp_out"])) ** 0.25
@@ -208,7 +208,7 @@ def _deepscale(spec: Transformer) -> Recipe:
     return replace(plain, std=std | {n: std[n] * outer**0.25 for n in ("value", "output")})
 
 
-def _mimetic(spec: Transformer) -> Recipe:
+def _mimetic(spec: ModelSpec) -> Recipe:
     """W_Q^T W_K = 0.7 Z + 0.7 I cut to the rank of a head, and W_V W_O = 0.4 Z - 0.4 I."""
     d, heads = fan_in(spec)["query"], spec.heads
     mean, energy = _cut(0.7, 0.7, 1 / heads)
@@ -248,7 +248,7 @@ def _resolvent(z: Floats, noise: float, identity: float) -> NDArray[np.complex12
     return np.asarray(roots[np.arange(z.size), np.argmax(roots.imag, axis=-1)])
 
 
-def _rem(spec: Transformer) -> Recipe:
+def _rem(spec: ModelSpec) -> Recipe:
     """Half of beta_c, and the strongest branches that keep half of the input's overlap deficit."""
     std = _fan(spec, 1.0)
     heat = math.sqrt(FREE * math.sqrt(math.log(float(spec.context))))

@@ -45,9 +45,9 @@ class Execution:
 
     Examples
     --------
-    >>> from sigprop import Execution, Transformer
+    >>> from sigprop import Execution, ModelSpec
     >>> from sigprop.simulation import simulate
-    >>> spec = Transformer(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> done = []
     >>> _ = simulate(spec, seeds=2, execution=Execution(progress=done.append))
     >>> sum(done)

@@ -29,7 +29,7 @@ from sigprop.layers.attention.statistics import Finite, reduced_beta
 from sigprop.layers.fluctuation import Fluctuation, around
 from sigprop.layers.norm import Norm, normed
 from sigprop.layers.state import State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import refusal, require_theory
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
@@ -41,12 +41,12 @@ LARGEST = 9.0  # variance of log q and log gap
 
 
 @validated
-def bands(spec: Transformer) -> Trajectory:
+def bands(spec: ModelSpec) -> Trajectory:
     """Trajectory with its spread over networks, and the mean at finite width.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         One description, with a width.
 
     Returns
@@ -67,9 +67,9 @@ def bands(spec: Transformer) -> Trajectory:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.finite_width.bands import bands
-    >>> spec = Transformer(depth=4, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1,
+    >>> spec = ModelSpec(depth=4, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1,
     ...                    rho0=0.1)
     >>> found = bands(spec)
     >>> found.rho_std.shape, bool(0.02 < found.rho_std[-1] < 0.04)
@@ -115,12 +115,12 @@ class Noise(NamedTuple):
     behind: float
 
 
-def block_noise(spec: Transformer, state: State, b: float, variance: float, layer: int) -> Noise:
+def block_noise(spec: ModelSpec, state: State, b: float, variance: float, layer: int) -> Noise:
     """Noise of one block of exchangeable tokens.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         A description with a width, of which mask, rotation, depth and input are not used.
     state : State
         What enters the block.
@@ -143,10 +143,10 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.finite_width.bands import block_noise
     >>> from sigprop.layers.state import State
-    >>> spec = Transformer(depth=1, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=256, width=512, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> found = block_noise(spec, State(1.0, 1e-12), 1e-6, 0.0, 1)
     >>> bool(0.01 < found.deficit[0] ** 0.5 / 1e-12 < 0.1)
     True
@@ -175,14 +175,14 @@ def block_noise(spec: Transformer, state: State, b: float, variance: float, laye
     return Noise(**parts, behind=float(mean["deficit"]))
 
 
-def input_variance(spec: Transformer, state: State) -> float:
+def input_variance(spec: ModelSpec, state: State) -> float:
     """Variance over networks of the logarithm of the input's gap.
 
     Random tokens: their mean vector has d components, so its square varies by 2/d.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         A description with a width.
     state : State
         What enters the first block.
@@ -194,10 +194,10 @@ def input_variance(spec: Transformer, state: State) -> float:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.finite_width.bands import input_variance
     >>> from sigprop.layers.state import State
-    >>> spec = Transformer(depth=1, context=10, width=20, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=10, width=20, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> round(input_variance(spec, State(1.0, 1.0)), 12)  # 2/(d T^2)
     0.001
     """
@@ -212,12 +212,12 @@ def _require_small(law: Fluctuation, layer: int) -> None:
         raise refusal("networks that differ too much", "bands", where=f"block {layer}")
 
 
-def _input(spec: Transformer, state: State) -> Fluctuation:
+def _input(spec: ModelSpec, state: State) -> Fluctuation:
     cov = np.diag([0.0, input_variance(spec, state)])
     return Fluctuation(np.log(np.array([state.q, state.gap], dtype=np.float64)), cov)
 
 
-def _described(spec: Transformer, block: Block, laws: list[Fluctuation]) -> dict[str, Any]:
+def _described(spec: ModelSpec, block: Block, laws: list[Fluctuation]) -> dict[str, Any]:
     """Averages over the points, layer by layer; attention adds its own noise to what is read."""
     log_t, place = float(np.log(spec.context)), block.place
     norm, attention = block.attention_branch.norm, block.attention

@@ -16,7 +16,7 @@ from sigprop.core.export import Exported
 from sigprop.layers.attention.statistics import freezing
 from sigprop.layers.interface import BackwardStep, Spread
 from sigprop.layers.state import Gradient, State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import covers, require_theory
 from sigprop.propagation.finite_width.bands import bands
 from sigprop.propagation.points import chunks, part_of
@@ -69,9 +69,9 @@ class Gradients(Exported):
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.gradients.closed_form import gradients
-    >>> spec = Transformer(depth=3, context=64, beta=0, sigma_v2=0, sigma_w2=0, rho0=0,
+    >>> spec = ModelSpec(depth=3, context=64, beta=0, sigma_v2=0, sigma_w2=0, rho0=0,
     ...                    alpha_attn=2, norm="none")
     >>> gradients(spec).q.tolist()
     [64.0, 16.0, 4.0]
@@ -114,9 +114,9 @@ class Gradients(Exported):
 
         Examples
         --------
-        >>> from sigprop import Transformer
+        >>> from sigprop import ModelSpec
         >>> from sigprop.propagation.gradients.closed_form import gradients
-        >>> spec = Transformer(depth=2, context=512, beta=0.1, sigma_v2=1, sigma_w2=1, rho0=0.5)
+        >>> spec = ModelSpec(depth=2, context=512, beta=0.1, sigma_v2=1, sigma_w2=1, rho0=0.5)
         >>> gradients(spec).fates()["wq"].tolist()
         ['vanishing', 'vanishing']
         """
@@ -145,9 +145,9 @@ class Gradients(Exported):
 
         Examples
         --------
-        >>> from sigprop import Transformer
+        >>> from sigprop import ModelSpec
         >>> from sigprop.propagation.gradients.closed_form import gradients
-        >>> spec = Transformer(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+        >>> spec = ModelSpec(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
         >>> sorted(gradients(spec).to_dict())[:3]
         ['apjn', 'grad_p', 'grad_q']
         """
@@ -161,7 +161,7 @@ class Gradients(Exported):
 
 @validated
 def gradients(
-    spec: Transformer,
+    spec: ModelSpec,
     trajectory: Trajectory | None = None,
     beta_by_layer: ArrayLike | None = None,
 ) -> Gradients:
@@ -169,7 +169,7 @@ def gradients(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; arrays broadcast. Under a mask or rotary positions, late tokens without
         rotation.
     trajectory : Trajectory, optional
@@ -191,9 +191,9 @@ def gradients(
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.gradients.closed_form import gradients
-    >>> spec = Transformer(depth=10, context=256, width=384, beta=2, sigma_v2=1, sigma_w2=1,
+    >>> spec = ModelSpec(depth=10, context=256, width=384, beta=2, sigma_v2=1, sigma_w2=1,
     ...                    rho0=0.1)
     >>> found = gradients(spec)
     >>> found.q.shape, bool(found.q[0] > 10)
@@ -218,12 +218,12 @@ def gradients(
     return _collected(spec, found, rows[::-1])
 
 
-def _late(spec: Transformer, beta_by_layer: ArrayLike | None = None) -> Trajectory:
+def _late(spec: ModelSpec, beta_by_layer: ArrayLike | None = None) -> Trajectory:
     return propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")
 
 
 def _typical(
-    spec: Transformer, trajectory: Trajectory | None
+    spec: ModelSpec, trajectory: Trajectory | None
 ) -> tuple[Trajectory, Floats, list[Spread]]:
     """Trajectory, the gap of a typical network and the variation around it."""
     if trajectory is None:
@@ -236,7 +236,7 @@ def _typical(
     return trajectory, trajectory.gap * np.exp(-variance / 2), spread
 
 
-def _collected(spec: Transformer, found: Trajectory, rows: list[BackwardStep]) -> Gradients:
+def _collected(spec: ModelSpec, found: Trajectory, rows: list[BackwardStep]) -> Gradients:
     width = 1.0 if spec.width is None else float(spec.width)
 
     def column(values: Iterable[Number]) -> Floats:
@@ -260,12 +260,12 @@ def _collected(spec: Transformer, found: Trajectory, rows: list[BackwardStep]) -
 
 
 @validated
-def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
+def gradient_sweep(spec: ModelSpec) -> tuple[Floats, Floats]:
     """Gain of the gradient and weakness of score gradients over an array of specs, in chunks.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description; memory grows with depth for one chunk alone.
 
     Returns
@@ -277,9 +277,9 @@ def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.gradients.closed_form import gradient_sweep
-    >>> spec = Transformer(depth=3, context=64, beta=[0.5, 2], sigma_v2=1, sigma_w2=1, rho0=0.1)
+    >>> spec = ModelSpec(depth=3, context=64, beta=[0.5, 2], sigma_v2=1, sigma_w2=1, rho0=0.1)
     >>> gradient_sweep(spec)[0].shape
     (2,)
     """
@@ -294,14 +294,14 @@ def gradient_sweep(spec: Transformer) -> tuple[Floats, Floats]:
 
 
 @validated
-def gradient_exponent(spec: Transformer, state: State) -> Floats:
+def gradient_exponent(spec: ModelSpec, state: State) -> Floats:
     r"""Limit of :math:`\lambda_g` in a stack that stays at one state, as at a fixed point.
 
     Pulling back is linear in (q^g, (T-1) p^g): this is the logarithm of its spectral radius.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     state : State
         What enters the block, for instance the last state of a trajectory.
@@ -322,9 +322,9 @@ def gradient_exponent(spec: Transformer, state: State) -> Floats:
 
     Examples
     --------
-    >>> from sigprop import State, Transformer
+    >>> from sigprop import State, ModelSpec
     >>> from sigprop.propagation.gradients.closed_form import gradient_exponent
-    >>> spec = Transformer(depth=1, context=64, beta=1, sigma_v2=0, sigma_w2=0, rho0=0, norm="none")
+    >>> spec = ModelSpec(depth=1, context=64, beta=1, sigma_v2=0, sigma_w2=0, rho0=0, norm="none")
     >>> float(gradient_exponent(spec, State(1.0, 0.5)))
     0.0
     """
@@ -343,7 +343,7 @@ def gradient_exponent(spec: Transformer, state: State) -> Floats:
 
 
 @validated
-def query_gradient_limit(spec: Transformer) -> Floats:
+def query_gradient_limit(spec: ModelSpec) -> Floats:
     r"""Squared gradient of W_Q in one attention layer as the context grows (E22).
 
     :math:`\sigma_v^2 \beta \sqrt{\log T}\, d\, m(1 - m)/3` for output gradients of total squared
@@ -352,7 +352,7 @@ def query_gradient_limit(spec: Transformer) -> Floats:
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description, with a width and a finite context, whose logarithm scales the scores.
 
     Returns
@@ -371,9 +371,9 @@ def query_gradient_limit(spec: Transformer) -> Floats:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.gradients.closed_form import query_gradient_limit
-    >>> spec = Transformer(depth=1, context=512, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=512, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> float(query_gradient_limit(spec))
     0.0
     """

@@ -37,7 +37,7 @@ from sigprop.core.memory import LIMIT, allow
 from sigprop.layers.activations import activation
 from sigprop.layers.attention.drawn_heads import DrawnStep, angles, drawn, head, root_of
 from sigprop.layers.residual import Sequence
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import refusal, require_theory
 from sigprop.propagation.stack import (
     attention_of,
@@ -82,9 +82,9 @@ class SampledGradients:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.gradients.sampled import sampled_gradients
-    >>> spec = Transformer(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.1)
+    >>> spec = ModelSpec(depth=2, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.1)
     >>> sampled_gradients(spec, np.random.default_rng(0), draws=2).q.shape
     (2,)
     """
@@ -101,7 +101,7 @@ class SampledGradients:
 
 
 def sampled_gradients(
-    spec: Transformer,
+    spec: ModelSpec,
     rng: np.random.Generator,
     draws: int = 8,
     kernel: ArrayLike | None = None,
@@ -112,7 +112,7 @@ def sampled_gradients(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         One description with norms; `causal` and `rotary_base` are obeyed.
     rng : numpy.random.Generator
         Source of randomness.
@@ -145,9 +145,9 @@ def sampled_gradients(
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.gradients.sampled import sampled_gradients
-    >>> spec = Transformer(depth=1, context=8, beta=0, sigma_v2=1, sigma_w2=0, rho0=0,
+    >>> spec = ModelSpec(depth=1, context=8, beta=0, sigma_v2=1, sigma_w2=0, rho0=0,
     ...                    norm="pre")
     >>> sampled_gradients(spec, np.random.default_rng(0), draws=2).q.round(3).tolist()
     [1.125]
@@ -188,12 +188,12 @@ def _back(behind: tuple[Floats, Book], block: Back) -> tuple[Floats, Book]:
     return pull(behind[0]), book
 
 
-def _check(spec: Transformer) -> None:
+def _check(spec: ModelSpec) -> None:
     require_theory(spec, "gradients")
     require_theory(spec, "sampled_gradients")
 
 
-def _input(spec: Transformer, t: int, kernel: ArrayLike | None) -> Floats:
+def _input(spec: ModelSpec, t: int, kernel: ArrayLike | None) -> Floats:
     if kernel is None:
         state = initial_state(spec)
         return float(state.q - state.gap) + float(state.gap) * np.eye(t)
@@ -205,7 +205,7 @@ def _input(spec: Transformer, t: int, kernel: ArrayLike | None) -> Floats:
     return values
 
 
-def _mask(spec: Transformer, t: int, mask: ArrayLike | None) -> Bools:
+def _mask(spec: ModelSpec, t: int, mask: ArrayLike | None) -> Bools:
     if mask is None:
         return attention_of(spec).seen(t)
     values = np.asarray(mask, dtype=bool)
@@ -219,7 +219,7 @@ def _means(kernel: Floats) -> tuple[float, float]:
     return trace / t, float(kernel.sum() - trace) / (t * (t - 1))
 
 
-def _block_bytes(spec: Transformer) -> float:
+def _block_bytes(spec: ModelSpec) -> float:
     """Memory of one block: weights of all heads, kernels and products, and drawn units."""
     t, heads = float(spec.context), spec.heads * (2 if attention_of(spec).centred else 1)
     matrices = 8 * t**2 * (heads + SQUARES)
@@ -229,13 +229,13 @@ def _block_bytes(spec: Transformer) -> float:
     return matrices + 8 * (8 * t + 2 * units) * spec.width + 24 * t * units
 
 
-def _stream_bytes(spec: Transformer) -> float:
+def _stream_bytes(spec: ModelSpec) -> float:
     """Memory of what enters the blocks: kernels, or tokens where there is a width."""
     return 8 * (spec.depth + 1) * float(spec.context) * (spec.width or float(spec.context))
 
 
 def _forward(
-    spec: Transformer, rng: np.random.Generator, kernel: Floats, masks: dict[Transformer, Bools]
+    spec: ModelSpec, rng: np.random.Generator, kernel: Floats, masks: dict[ModelSpec, Bools]
 ) -> tuple[list[Back], Floats]:
     """One stack: what gives its pullbacks, block by block, and its tokens' overlap.
 
@@ -248,7 +248,7 @@ def _forward(
     tape: list[Back] = []
     rho = [_overlap(spec, x)]
 
-    def step(entered: Floats, layer: Transformer) -> Floats:
+    def step(entered: Floats, layer: ModelSpec) -> Floats:
         book, state = Book(), rng.bit_generator.state
         x, pull = _block(layer, rng, entered, masks[layer], book)
         if not np.all(np.isfinite(_norm(spec, x, 1.0)[0])):
@@ -266,7 +266,7 @@ def _same(pull: Pull, book: Book) -> tuple[Pull, Book]:
 
 
 def _again(
-    spec: Transformer, rng: np.random.Generator, x: Floats, seen: Bools, state: Any
+    spec: ModelSpec, rng: np.random.Generator, x: Floats, seen: Bools, state: Any
 ) -> tuple[Pull, Book]:
     """Pullback of a block that is drawn again, from the state of the generator before it."""
     book, now = Book(), rng.bit_generator.state
@@ -276,7 +276,7 @@ def _again(
     return pull, book
 
 
-def _read(spec: Transformer, x: Floats) -> tuple[Floats, Floats]:
+def _read(spec: ModelSpec, x: Floats) -> tuple[Floats, Floats]:
     """Kernel of a stream and its root: the stream is a kernel, or tokens where there is a width."""
     if spec.width is None:
         return x, root_of(x)
@@ -284,13 +284,13 @@ def _read(spec: Transformer, x: Floats) -> tuple[Floats, Floats]:
     return root @ root.T, root
 
 
-def _overlap(spec: Transformer, x: Floats) -> float:
+def _overlap(spec: ModelSpec, x: Floats) -> float:
     x = _norm(spec, x, 1.0)[0]
     return _means(x if spec.width is None else x @ x.T / spec.width)[1]
 
 
 def _block(
-    spec: Transformer, rng: np.random.Generator, x: Floats, seen: Bools, book: Book
+    spec: ModelSpec, rng: np.random.Generator, x: Floats, seen: Bools, book: Book
 ) -> tuple[Floats, Pull]:
     """Apply a block of drawn weights; what leaves it, and its pullback."""
     norm = _Drawn(lambda x: _norm(spec, x, float(spec.norm_gain)))
@@ -344,7 +344,7 @@ def _chain(tape: list[Pull]) -> Pull:
     return pull
 
 
-def _norm(spec: Transformer, x: Floats, gain: float) -> tuple[Floats, Pull]:
+def _norm(spec: ModelSpec, x: Floats, gain: float) -> tuple[Floats, Pull]:
     square = np.diagonal(x) if spec.width is None else np.mean(x * x, axis=1)
     scale = gain / np.sqrt(square)
     both = np.outer(scale, scale)
@@ -352,7 +352,7 @@ def _norm(spec: Transformer, x: Floats, gain: float) -> tuple[Floats, Pull]:
     return out, lambda g: g * both
 
 
-def _mlp(spec: Transformer, rng: np.random.Generator, x: Floats, book: Book) -> tuple[Floats, Pull]:
+def _mlp(spec: ModelSpec, rng: np.random.Generator, x: Floats, book: Book) -> tuple[Floats, Pull]:
     """Elementwise duals; behind a norm every token has the same variance."""
     inner, outer = float(spec.sigma_w1_2), float(spec.sigma_w2_2)
     kernel, root = _read(spec, x) if spec.width is not None else (x, x)
@@ -375,7 +375,7 @@ def _mlp(spec: Transformer, rng: np.random.Generator, x: Floats, book: Book) -> 
     return outer * hidden + bias if spec.width is None else _thought(spec, rng, root), pull
 
 
-def _thought(spec: Transformer, rng: np.random.Generator, root: Floats) -> Floats:
+def _thought(spec: ModelSpec, rng: np.random.Generator, root: Floats) -> Floats:
     """Output of the MLP for tokens, from drawn units."""
     assert spec.width is not None
     units, bias = max(round(spec.width * spec.mlp_ratio), 1), np.sqrt(spec.sigma_b2)
@@ -391,7 +391,7 @@ def _thought(spec: Transformer, rng: np.random.Generator, root: Floats) -> Float
 
 
 def _attention(
-    spec: Transformer, rng: np.random.Generator, x: Floats, seen: Bools, book: Book
+    spec: ModelSpec, rng: np.random.Generator, x: Floats, seen: Bools, book: Book
 ) -> tuple[Floats, Pull]:
     value = float(spec.sigma_v2 * spec.sigma_o2)
     variance = float(spec.beta * np.sqrt(np.log(spec.context)))

@@ -14,7 +14,7 @@ from sigprop.core.arrays import Floats, Ints
 from sigprop.core.jobs.cache import Arrays, Job, gather
 from sigprop.core.jobs.execution import Execution
 from sigprop.core.notation import NOTATION
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.model.text import windows
 from sigprop.simulation import Measured, Source
 from sigprop.simulation.result import measured
@@ -117,7 +117,7 @@ class Lab:
 
     def measure(
         self,
-        specs: Iterable[Transformer],
+        specs: Iterable[ModelSpec],
         seeds: int,
         what: str,
         source: Source | None = None,
@@ -127,7 +127,7 @@ class Lab:
 
         Parameters
         ----------
-        specs : iterable of Transformer
+        specs : iterable of ModelSpec
             The descriptions.
         seeds : int
             Networks of each.

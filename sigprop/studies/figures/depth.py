@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.core.notation import label
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.plotting.base import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILLION, panels
 from sigprop.propagation.every_pair import collect, exchangeable_kernel
 from sigprop.propagation.every_pair import jobs as kernel_jobs
@@ -27,7 +27,7 @@ __all__ = ["DECODER", "DEPTH", "VARIANTS"]
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE)
 
 
-def _both(spec: Transformer, name: str) -> dict[str, Any]:
+def _both(spec: ModelSpec, name: str) -> dict[str, Any]:
     return {theory: getattr(propagate(spec, theory), name) for theory in THEORIES}
 
 
@@ -63,7 +63,7 @@ def _encoder(lab: Lab) -> xr.Dataset:
 
     beta, context = np.array([0.5, 3.0]), _context(lab)
     width = lab.pick(720, 240)
-    spec = Transformer(
+    spec = ModelSpec(
         depth=50,
         context=context,
         width=width,
@@ -142,7 +142,7 @@ def _variants(lab: Lab) -> xr.Dataset:
     import xarray as xr
 
     specs = [
-        Transformer(
+        ModelSpec(
             depth=100,
             context=256,
             width=lab.pick(512, 192),
@@ -208,7 +208,7 @@ def _decoder(lab: Lab) -> xr.Dataset:
     context = lab.pick(400, 200)
     beta, blocks = (0.5, 2.0), context // GROUP
     specs = [
-        Transformer(
+        ModelSpec(
             depth=20,
             context=context,
             width=lab.pick(512, 256),
@@ -239,7 +239,7 @@ def _decoder(lab: Lab) -> xr.Dataset:
     )
 
 
-def _decoder_part(networks: Any, solver: Any, start: Transformer) -> xr.Dataset:
+def _decoder_part(networks: Any, solver: Any, start: ModelSpec) -> xr.Dataset:
     import xarray as xr
 
     kernel = ("layer", "row", "column")

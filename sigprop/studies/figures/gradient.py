@@ -9,7 +9,7 @@ import numpy as np
 
 from sigprop.core.jobs.cache import Job
 from sigprop.core.notation import label
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.plotting.base import BLACK, BLUE, VERMILLION, panels
 from sigprop.propagation.gradients.closed_form import gradients, query_gradient_limit
 from sigprop.simulation.gradients import query_gradient_cell
@@ -58,13 +58,13 @@ def _gradient(lab: Lab) -> xr.Dataset:
     return xr.Dataset(out, coords, {"spec": words, "seeds": list(range(seeds))})
 
 
-def _spec(width: int, context: int, beta: Any) -> Transformer:
-    return Transformer(
+def _spec(width: int, context: int, beta: Any) -> ModelSpec:
+    return ModelSpec(
         depth=1, context=context, width=width, beta=beta, sigma_v2=1.0, sigma_w2=0.0, rho0=0.0
     )
 
 
-def _exact(spec: Transformer) -> Any:
+def _exact(spec: ModelSpec) -> Any:
     """Squared gradient of W_Q of the layer alone, at its width: one spec after the other."""
     bare = spec.replace(norm="none")
     return [gradients(bare.replace(beta=beta)).wq[0] for beta in np.atleast_1d(spec.beta)]

@@ -10,7 +10,7 @@ import numpy as np
 from sigprop.core.arrays import Floats
 from sigprop.core.notation import label
 from sigprop.layers.attention.statistics import Finite, Limit, critical_beta
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.plotting.base import BLACK, VERMILLION, panels
 from sigprop.propagation.solve import propagate
 from sigprop.studies.comparison import deviation
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["ENTROPY", "PHASE"]
 
 
-def _layer(**numbers: Any) -> Transformer:
+def _layer(**numbers: Any) -> ModelSpec:
     """Describe one attention layer by itself: no norm, no skip branch, no MLP."""
     alone = {"depth": 1, "norm": "none", "alpha_attn": 0.0, "sigma_w2": 0.0, "mlp_ratio": 1e-6}
-    return Transformer(**(alone | {"sigma_v2": 1.0} | numbers))  # type: ignore[arg-type]
+    return ModelSpec(**(alone | {"sigma_v2": 1.0} | numbers))  # type: ignore[arg-type]
 
 
 def _measure(

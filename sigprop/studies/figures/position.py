@@ -9,7 +9,7 @@ import numpy as np
 
 from sigprop.analysis.rotary_effect import rotary_effect
 from sigprop.layers.attention.statistics.correlated_scores import SEED
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.plotting.positions import plot_positions, plot_rotary
 from sigprop.propagation.causal import causal
 from sigprop.studies.figures.common import Figure, Lab, attributes
@@ -30,7 +30,7 @@ COLUMNS = {  # of a solution by position: its dimensions, its name in the notati
 def _positions(lab: Lab) -> xr.Dataset:
     import xarray as xr
 
-    spec = Transformer(
+    spec = ModelSpec(
         depth=lab.pick(24, 6),
         context=lab.pick(4096, 256),
         causal=True,
@@ -72,7 +72,7 @@ POSITIONS = Figure(
 
 
 def _rotary(lab: Lab) -> xr.Dataset:
-    spec = Transformer(
+    spec = ModelSpec(
         depth=lab.pick(16, 4),
         context=lab.pick(1024, 64),
         rotary_base=1e4,

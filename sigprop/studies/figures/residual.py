@@ -12,7 +12,7 @@ from sigprop.analysis.diagram.grid import BOUNDARIES, diagram
 from sigprop.core.arrays import Floats
 from sigprop.core.jobs.cache import Arrays, Job, job
 from sigprop.core.notation import label
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.plotting.base import BLACK, BLUE, GREEN, VERMILLION, panels
 from sigprop.plotting.diagram import LINES
 from sigprop.simulation import Measured
@@ -37,7 +37,7 @@ def _trainability(lab: Lab) -> xr.Dataset:
 
     points = lab.pick(160, 40)
     beta, alpha = np.linspace(0, 4, points), np.linspace(0.2, 3, points)
-    spec = Transformer(
+    spec = ModelSpec(
         depth=DEPTHS[-1],
         context=lab.pick(512, 128),
         width=lab.pick(512, 128),
@@ -57,7 +57,7 @@ def _trainability(lab: Lab) -> xr.Dataset:
     return xr.Dataset(out, coords, about | {"entropy_min": ENTROPY_MIN})
 
 
-def _maps(spec: Transformer, beta: Floats, alpha: Floats) -> dict[str, Any]:
+def _maps(spec: ModelSpec, beta: Floats, alpha: Floats) -> dict[str, Any]:
     """Predicted overlap over the grid, with its boundaries, for each theory and depth."""
     out: dict[str, Any] = {}
     for theory in THEORIES:
@@ -83,7 +83,7 @@ def _maps(spec: Transformer, beta: Floats, alpha: Floats) -> dict[str, Any]:
     return out
 
 
-def _at_depths(spec: Transformer, found: Measured) -> dict[str, Any]:
+def _at_depths(spec: ModelSpec, found: Measured) -> dict[str, Any]:
     """Measured overlap after each depth, from one run of the deepest, and both predictions."""
     from sigprop.propagation.solve import propagate
 
@@ -158,9 +158,9 @@ CURVES = {  # attention alone at two temperatures, and with a chaotic MLP
 MEASURED_AT = (2, 4, 8, 16, 32)
 
 
-def _specs(lab: Lab) -> list[Transformer]:
+def _specs(lab: Lab) -> list[ModelSpec]:
     return [
-        Transformer(
+        ModelSpec(
             depth=MEASURED_AT[-1],
             context=256,
             width=lab.pick(512, 128),
@@ -204,7 +204,7 @@ def _critical(lab: Lab) -> xr.Dataset:
     return xr.Dataset(out, coords, about)
 
 
-def _solved(lab: Lab, specs: list[Transformer], depths: list[int]) -> Floats:
+def _solved(lab: Lab, specs: list[ModelSpec], depths: list[int]) -> Floats:
     """Critical strength over theory (finite, limit), description and depth."""
     todo = [
         Job(critical_cell, {"spec": s.replace(depth=int(n)).to_dict(), "theory": theory})
@@ -223,7 +223,7 @@ def critical_cell(spec: dict[str, Any], theory: str) -> Arrays:
     Parameters
     ----------
     spec : dict
-        As from `Transformer.to_dict`.
+        As from `ModelSpec.to_dict`.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
 
@@ -232,7 +232,7 @@ def critical_cell(spec: dict[str, Any], theory: str) -> Arrays:
     dict of str to array
         The strength under "alpha".
     """
-    return {"alpha": critical(Transformer.from_dict(spec), RHO_MAX, theory).alpha_attn}
+    return {"alpha": critical(ModelSpec.from_dict(spec), RHO_MAX, theory).alpha_attn}
 
 
 def _crossings(found: Measured, strengths: Floats) -> Floats:

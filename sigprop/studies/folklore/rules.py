@@ -14,7 +14,7 @@ from sigprop.layers.activations import activation
 from sigprop.layers.attention.statistics import Finite, moments
 from sigprop.layers.mlp import Mlp
 from sigprop.layers.state import State
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.model.weights import Recipe, spec_of
 from sigprop.propagation.gradients.closed_form import gradients
 from sigprop.propagation.solve import propagate
@@ -25,7 +25,7 @@ from sigprop.studies.folklore.verdicts import ROOM, Bench, Claim, Point, laborat
 __all__ = ["CLAIMS"]
 
 
-def _typed(found: Recipe, spec: Transformer) -> Typed:
+def _typed(found: Recipe, spec: ModelSpec) -> Typed:
     return Typed(spec, found.std, found.multipliers, found.bias, found.uniform, found.sub_norm)
 
 
@@ -271,7 +271,7 @@ def _gain(network: Typed, rng: np.random.Generator) -> float:
     return math.sqrt(network.gains(rng)[0])
 
 
-def _grown(spec: Transformer) -> float:
+def _grown(spec: ModelSpec) -> float:
     q = propagate(spec).q
     return float(q[-1] / q[0])
 
@@ -334,7 +334,7 @@ def _decay(b: Bench) -> list[Point]:
     return points
 
 
-def _slope(spec: Transformer) -> float:
+def _slope(spec: ModelSpec) -> float:
     """Growth of the norm of the MLP's gradient a block toward the input, fitted."""
     found = gradients(spec, propagate(spec))
     return math.exp(-np.polyfit(np.arange(len(found.w1)), 0.5 * np.log(found.w1), 1)[0])
@@ -365,7 +365,7 @@ def _exponents(b: Bench) -> list[Point]:
 
 
 def _exponent(
-    b: Bench, where: str, claimed: float, sizes: Sequence[int], specs: Sequence[Transformer]
+    b: Bench, where: str, claimed: float, sizes: Sequence[int], specs: Sequence[ModelSpec]
 ) -> Point:
     made = [described("glorot-normal", spec)[:2] for spec in specs]
     networks = [_typed(found, spec) for found, spec in made]

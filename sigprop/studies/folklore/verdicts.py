@@ -12,7 +12,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.core.errors import DomainError
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import require_theory
 
 __all__ = [
@@ -115,9 +115,9 @@ class Bench:
 
     Parameters
     ----------
-    config : Transformer
+    config : ModelSpec
         The architecture asked about.
-    lab : Transformer
+    lab : ModelSpec
         A small one of the same kind, for networks.
     seed : int
         Seed of all draws.
@@ -132,8 +132,8 @@ class Bench:
     'pre'
     """
 
-    config: Transformer
-    lab: Transformer
+    config: ModelSpec
+    lab: ModelSpec
     seed: int = 0
     draws: int = 8
 
@@ -181,12 +181,12 @@ class Bench:
 
 
 @validated
-def bench(config: Transformer, seed: int = 0, draws: int = 8) -> Bench:
+def bench(config: ModelSpec, seed: int = 0, draws: int = 8) -> Bench:
     """Bench of an architecture.
 
     Parameters
     ----------
-    config : Transformer
+    config : ModelSpec
         The architecture, with a width and a finite context.
     seed : int
         Seed of all draws.
@@ -219,7 +219,7 @@ def bench(config: Transformer, seed: int = 0, draws: int = 8) -> Bench:
     return Bench(config, laboratory(min(config.depth, 6), norm, config.activation), seed, draws)
 
 
-def laboratory(depth: int = 6, norm: str = "post", activation: str = "gelu") -> Transformer:
+def laboratory(depth: int = 6, norm: str = "post", activation: str = "gelu") -> ModelSpec:
     """Small architecture whose networks are measured.
 
     Parameters
@@ -227,11 +227,11 @@ def laboratory(depth: int = 6, norm: str = "post", activation: str = "gelu") -> 
     depth : int
         Blocks.
     norm, activation : str
-        As of `Transformer`.
+        As of `ModelSpec`.
 
     Returns
     -------
-    Transformer
+    ModelSpec
         Of width 96 and 64 tokens.
 
     Examples
@@ -240,7 +240,7 @@ def laboratory(depth: int = 6, norm: str = "post", activation: str = "gelu") -> 
     >>> laboratory(norm="pre").width
     96
     """
-    return Transformer(
+    return ModelSpec(
         depth=depth,
         context=64,
         width=96,

@@ -1,4 +1,4 @@
-r"""The description of a real model: `Transformer` with the variances that its weights have.
+r"""The description of a real model: `ModelSpec` with the variances that its weights have.
 
 A matrix of mean square entry v at fan-in n has :math:`\sigma^2 = v n`; scores are scale times the
 products of queries and keys, so :math:`\beta = scale\,\sqrt{d_h\,\sigma_q^2 \sigma_k^2/\log T}`
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sigprop.core.errors import AssumptionError
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.torch.module_audit.block_reader import Layer
 from sigprop.torch.module_audit.forward_pass import Recording
 from sigprop.torch.module_audit.measure import cosines
@@ -62,7 +62,7 @@ class Assumption:
         return self.size > self.tolerated
 
 
-def layer_specs(anatomy: Anatomy, recording: Recording) -> list[Transformer]:
+def layer_specs(anatomy: Anatomy, recording: Recording) -> list[ModelSpec]:
     """Describe every block by its own weights.
 
     Parameters
@@ -74,7 +74,7 @@ def layer_specs(anatomy: Anatomy, recording: Recording) -> list[Transformer]:
 
     Returns
     -------
-    list of Transformer
+    list of ModelSpec
         One description of depth one for each block; the width is that of the joined heads.
 
     Raises
@@ -100,13 +100,13 @@ def layer_specs(anatomy: Anatomy, recording: Recording) -> list[Transformer]:
     kinds = {(p.placement, p.parallel, p.causal, p.heads, p.activation) for p in recording.layers}
     if len(kinds) > 1:
         raise AssumptionError(f"the blocks are of {len(kinds)} kinds; the theory has one")
-    out: list[Transformer] = []
+    out: list[ModelSpec] = []
     for parts, layer in pairs:
         known = _values(parts, layer, anatomy.rotary_base)
         if out and known == {name: out[-1].to_dict()[name] for name in known}:
             out.append(out[-1])
         else:
-            out.append(Transformer(**known))
+            out.append(ModelSpec(**known))
     return out
 
 
@@ -145,19 +145,19 @@ def _values(parts: BlockParts, layer: Layer, rotary: float | None) -> dict[str, 
     }
 
 
-def whole_spec(anatomy: Anatomy, specs: list[Transformer]) -> Transformer:
+def whole_spec(anatomy: Anatomy, specs: list[ModelSpec]) -> ModelSpec:
     """One description of the whole stack: scales averaged over the blocks.
 
     Parameters
     ----------
     anatomy : Anatomy
         Where the matrices are.
-    specs : list of Transformer
+    specs : list of ModelSpec
         From `layer_specs`.
 
     Returns
     -------
-    Transformer
+    ModelSpec
         Of the model's depth and width, at the input of the first block.
     """
     means = {n: float(np.mean([np.asarray(getattr(s, n)) for s in specs])) for n in AVERAGED}
@@ -166,7 +166,7 @@ def whole_spec(anatomy: Anatomy, specs: list[Transformer]) -> Transformer:
 
 
 def assumptions(
-    anatomy: Anatomy, recording: Recording, specs: list[Transformer]
+    anatomy: Anatomy, recording: Recording, specs: list[ModelSpec]
 ) -> tuple[Assumption, ...]:
     """Measure how far weights and input are from what the prediction assumes.
 

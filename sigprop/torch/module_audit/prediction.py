@@ -19,7 +19,7 @@ import numpy as np
 from sigprop.core.arrays import Floats, finite_or_none
 from sigprop.core.errors import AssumptionError
 from sigprop.model.inputs import admit
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.drawn_layer import follow
 from sigprop.propagation.gradients.closed_form import gradients
 from sigprop.propagation.positional import bands, is_sampled
@@ -97,15 +97,15 @@ class Prediction:
 
 
 def predict(
-    spec: Transformer, specs: list[Transformer], kernel: Floats, rng: np.random.Generator
+    spec: ModelSpec, specs: list[ModelSpec], kernel: Floats, rng: np.random.Generator
 ) -> Prediction:
     """Predict the trajectory of a batch.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The whole stack.
-    specs : list of Transformer
+    specs : list of ModelSpec
         Its blocks.
     kernel : array, shape (B, T, T)
         Kernels of the sequences at the input of the first block.
@@ -132,9 +132,9 @@ def predict(
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.torch.module_audit.prediction import predict
-    >>> spec = Transformer(depth=2, context=8, width=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=2, context=8, width=64, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> found = predict(spec, [spec, spec], np.eye(8)[None], np.random.default_rng(0))
     >>> found.mean["rho"].shape, bool(found.std["rho"][1] > 0.03)
     ((3,), True)
@@ -174,6 +174,6 @@ def predict(
     )
 
 
-def _gradients(spec: Transformer, trajectory: Trajectory) -> dict[str, Floats]:
+def _gradients(spec: ModelSpec, trajectory: Trajectory) -> dict[str, Floats]:
     found = gradients(spec, trajectory)
     return {name: getattr(found, name) for name in ("q", "wq", "wk", "wv", "w1", "w2")}

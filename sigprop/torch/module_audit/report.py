@@ -16,7 +16,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, Ints, finite_or_none
 from sigprop.core.checks import count, scalar
 from sigprop.core.errors import AssumptionError, SigpropError
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.propagation.gradients.closed_form import EXPLODING, VANISHING
 from sigprop.torch.module_audit.description import Assumption, assumptions, layer_specs, whole_spec
 from sigprop.torch.module_audit.forward_pass import Recording, record
@@ -54,9 +54,9 @@ class Audit:
     ----------
     model : str
         Class of the model.
-    spec : Transformer
+    spec : ModelSpec
         The stack, with the scales that its weights have, averaged over blocks.
-    layers : tuple of Transformer
+    layers : tuple of ModelSpec
         Each block by its own.
     measured : dict of str to array
         rho and q of shape (L+1,); y2, overlap, entropy, score_std of shape (L,).
@@ -88,8 +88,8 @@ class Audit:
     """
 
     model: str
-    spec: Transformer
-    layers: tuple[Transformer, ...]
+    spec: ModelSpec
+    layers: tuple[ModelSpec, ...]
     measured: dict[str, Floats]
     gradients: dict[str, Floats]
     predicted: Prediction

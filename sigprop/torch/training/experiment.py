@@ -26,7 +26,7 @@ from sigprop.core.jobs.cache import Arrays, Job, gather
 from sigprop.core.jobs.cache import job as named_job
 from sigprop.core.jobs.execution import Execution, takes_execution
 from sigprop.core.version import __version__
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.torch.training.config import Plan
 from sigprop.torch.training.corpus import KINDS, Corpus
 from sigprop.torch.training.train import train
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 MARGIN = 0.02  # nats below the baseline
-BASE = Transformer(
+BASE = ModelSpec(
     depth=6, context=32, width=64, heads=4, beta=1.0, sigma_v2=1.0, sigma_w2=1.0, alpha_attn=2.0,
     alpha_mlp=2.0, rho0=0.02,
 )  # fmt: skip
@@ -75,7 +75,7 @@ class Trial(NamedTuple):
         "encoder" or "decoder".
     part : str
         "grid", "section" (further seeds at the middle beta), or the name of an initialisation.
-    spec : Transformer
+    spec : ModelSpec
         The description.
     plan : Plan
         How it is trained.
@@ -83,7 +83,7 @@ class Trial(NamedTuple):
 
     model: str
     part: str
-    spec: Transformer
+    spec: ModelSpec
     plan: Plan
 
 
@@ -100,7 +100,7 @@ def cell(
     Parameters
     ----------
     spec : dict
-        Of `Transformer`.
+        Of `ModelSpec`.
     plan : dict
         Of `Plan`.
     train_windows, held_windows, vocabulary
@@ -127,7 +127,7 @@ def cell(
 
     torch.set_num_threads(1)
     text = Corpus(train_windows, held_windows, vocabulary, "", "", "")
-    run = train(Transformer.from_dict(spec), text, Plan(**plan), device="cpu")
+    run = train(ModelSpec.from_dict(spec), text, Plan(**plan), device="cpu")
     values = run.judged._asdict() | {"loss": run.loss, "gain": run.gain}
     scalars = {name: values[name] for name in SCALARS}
     for kind, one in run.held.items():
@@ -137,12 +137,12 @@ def cell(
     return {name: np.array(value) for name, value in scalars.items()} | log
 
 
-def job(spec: Transformer, plan: Plan, text: Corpus) -> Job:
+def job(spec: ModelSpec, plan: Plan, text: Corpus) -> Job:
     """Run of a description as a cell of `sigprop.core.jobs.cache.gather`.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     plan : Plan
         How it is trained; the seed is part of it.
@@ -166,17 +166,17 @@ def job(spec: Transformer, plan: Plan, text: Corpus) -> Job:
     )
 
 
-def marked(base: Transformer = BASE) -> dict[str, Transformer]:
+def marked(base: ModelSpec = BASE) -> dict[str, ModelSpec]:
     """Describe the initialisations that people use, and the recommended ones.
 
     Parameters
     ----------
-    base : Transformer
+    base : ModelSpec
         The architecture.
 
     Returns
     -------
-    dict of str to Transformer
+    dict of str to ModelSpec
         The schemes `SCHEMES` (their multipliers of branches in the variances), and two designs of
         `sigprop.analysis.design.recommend.recommend`, nearest to Xavier's by beta and residual
         strengths, with overlaps of at most 0.9 and 0.5.
@@ -195,7 +195,7 @@ def marked(base: Transformer = BASE) -> dict[str, Transformer]:
 
 
 def trials(
-    base: Transformer = BASE,
+    base: ModelSpec = BASE,
     plans: Mapping[str, Plan] = PLANS,
     depths: Sequence[int] = DEPTHS,
     points: int = 7,
@@ -205,7 +205,7 @@ def trials(
 
     Parameters
     ----------
-    base : Transformer
+    base : ModelSpec
         The architecture of the encoders; decoders have a causal mask. The grid replaces its depth,
         beta and alpha_attn.
     plans : mapping of str to Plan

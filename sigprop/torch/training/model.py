@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from sigprop.core.checks import count
 from sigprop.core.errors import AssumptionError, DomainError, require
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.simulation.network_torch import ACTIVATIONS
 
 __all__ = ["LanguageModel", "Seen", "check"]
@@ -47,12 +47,12 @@ class Seen(NamedTuple):
     entropy: list[float]
 
 
-def check(spec: Transformer) -> None:
+def check(spec: ModelSpec) -> None:
     """Refuse a description that the model cannot be built from.
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
 
     Raises
@@ -65,9 +65,9 @@ def check(spec: Transformer) -> None:
 
     Examples
     --------
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.torch.training.model import check
-    >>> check(Transformer(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
+    >>> check(ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
     Traceback (most recent call last):
         ...
     sigprop.core.errors.DomainError: width = None is not admissible: expected an integer to train
@@ -98,7 +98,7 @@ class LanguageModel(nn.Module):
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description: single, with a width.
     vocabulary : int
         Number of tokens.
@@ -120,15 +120,15 @@ class LanguageModel(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.torch.training.model import LanguageModel
-    >>> spec = Transformer(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> spec = ModelSpec(depth=2, context=8, width=16, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> model = LanguageModel(spec, vocabulary=50, seed=0)
     >>> model(torch.zeros(3, 8, dtype=torch.long)).shape
     torch.Size([3, 8, 16])
     """
 
-    def __init__(self, spec: Transformer, vocabulary: int, seed: int) -> None:
+    def __init__(self, spec: ModelSpec, vocabulary: int, seed: int) -> None:
         check(spec)
         super().__init__()
         assert spec.width is not None
@@ -198,11 +198,11 @@ class Block(nn.Module):
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description.
     """
 
-    def __init__(self, spec: Transformer) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         assert spec.width is not None
         self.spec, d = spec, spec.width
@@ -275,7 +275,7 @@ class Block(nn.Module):
         return cast(Tensor, self.w2(hidden if self.gate is None else hidden * self.gate(x)))
 
 
-def _norm(spec: Transformer) -> nn.LayerNorm:
+def _norm(spec: ModelSpec) -> nn.LayerNorm:
     assert spec.width is not None
     norm = nn.LayerNorm(spec.width, eps=EPSILON)
     nn.init.constant_(norm.weight, float(spec.norm_gain))

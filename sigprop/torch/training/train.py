@@ -29,7 +29,7 @@ from sigprop.core.checks import choice
 from sigprop.core.errors import DomainError
 from sigprop.core.files import clear, kept, note, seal, write
 from sigprop.core.version import REVISIONS, __version__
-from sigprop.model.spec import Transformer
+from sigprop.model.spec import ModelSpec
 from sigprop.torch.training.config import Held, Plan, Run
 from sigprop.torch.training.corpus import KINDS, Corpus, Guesses, baseline, guesses
 from sigprop.torch.training.model import Block, LanguageModel
@@ -75,7 +75,7 @@ def versions(device: str) -> dict[str, str]:
 
 
 def train(
-    spec: Transformer,
+    spec: ModelSpec,
     text: Corpus,
     plan: Plan | None = None,
     folder: Path | None = None,
@@ -86,7 +86,7 @@ def train(
 
     Parameters
     ----------
-    spec : Transformer
+    spec : ModelSpec
         The description: single, with a width; its context is that of the windows.
     text : Corpus
         The text.
@@ -113,11 +113,11 @@ def train(
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop import Transformer
+    >>> from sigprop import ModelSpec
     >>> from sigprop.torch.training.corpus import Corpus
     >>> from sigprop.torch.training.config import Plan
     >>> from sigprop.torch.training.train import train
-    >>> spec = Transformer(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> spec = ModelSpec(depth=1, context=8, width=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
     >>> text = Corpus(np.full((9, 8), 5), np.full((1, 8), 5), 16, "", "fives", "")
     >>> run = train(spec, text, Plan(steps=3, every=1), device="cpu")
     >>> run.log["rho"].shape, run.diverged
@@ -157,7 +157,7 @@ def _prepared(folder: Path) -> Path:
 class _Trainer:
     """A run in progress."""
 
-    def __init__(self, spec: Transformer, text: Corpus, plan: Plan, device: str) -> None:
+    def __init__(self, spec: ModelSpec, text: Corpus, plan: Plan, device: str) -> None:
         self.text, self.plan, self.device, self.causal = text, plan, device, spec.causal
         self.model = LanguageModel(spec, text.vocabulary, plan.seed).to(device)
         self.optimizer = torch.optim.AdamW(
