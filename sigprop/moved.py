@@ -31,7 +31,7 @@ MOVED = {  # old path: new path, both below sigprop
     "config": "model.huggingface_keys",
     "console": "cli.console",
     "critical": "analysis.critical",
-    "described": "propagation.described",
+    "described": "propagation.trajectories",
     "design": "analysis.design.recommend",
     "design_plots": "plotting.design",
     "design_tables": "cli.tables_design",

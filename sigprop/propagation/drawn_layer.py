@@ -227,14 +227,14 @@ class _Draw:
             if head % layer.heads_per_key == 0:
                 keys = root if size is None else self._keys(root, size)
             query = root @ self.rng.standard_normal((root.shape[1], keys.shape[1]))
-            yield np.asarray(scale * (self._turned(query) @ keys.T))
+            yield np.asarray(scale * (self._rotated(query) @ keys.T))
 
     def _keys(self, root: Floats, size: int) -> Floats:
         """Keys of one group of heads."""
         rank = root.shape[1]
         if size >= rank and self._angles is None:
             return np.asarray(root @ self._wishart_root(rank, size))
-        return self._turned(root @ self.rng.standard_normal((rank, size)))
+        return self._rotated(root @ self.rng.standard_normal((rank, size)))
 
     def _wishart_root(self, rank: int, size: int) -> Floats:
         """Triangular factor L of Z = L V, Z normal (rank, size) and V orthonormal (Bartlett 1933).
@@ -246,7 +246,7 @@ class _Draw:
         np.fill_diagonal(root, np.sqrt(self.rng.chisquare(size - np.arange(rank))))
         return root
 
-    def _turned(self, y: Floats) -> Floats:
+    def _rotated(self, y: Floats) -> Floats:
         """Turn queries or keys by their positions (theory.md 2d)."""
         return y if self._angles is None else rotated(y, self._angles)
 

@@ -17,11 +17,11 @@ from sigprop.core.memory import allow
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, has_positions, require_theory
 from sigprop.propagation.causal import MAX_BLOCKS
-from sigprop.propagation.described import from_distances, from_positions, from_states, reason_of
 from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.run import Run, solve
 from sigprop.propagation.stack import Stack, build_stack, layer_betas
+from sigprop.propagation.trajectories import from_distances, from_positions, from_states, reason_of
 
 __all__ = ["propagate", "whose"]
 

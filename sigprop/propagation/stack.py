@@ -18,13 +18,13 @@ from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.distance_grid import make_distances, make_field
 from sigprop.layers.attention.exchangeable import Exchangeable
 from sigprop.layers.attention.layer import Attention, Mask
-from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_picks
+from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
 from sigprop.layers.attention.position_grid import Layout, make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_tables import coarse_layout, tabulated
 from sigprop.layers.attention.statistics import Finite, Limit, Statistics
 from sigprop.layers.attention.statistics.profile import along_line
-from sigprop.layers.attention.statistics.self_biased import Favoured
+from sigprop.layers.attention.statistics.self_biased import SelfBiased
 from sigprop.layers.fluctuation import Fluctuation
 from sigprop.layers.interface import BackwardStep, Layer, Place, Spread, Step
 from sigprop.layers.mlp import Mlp
@@ -266,7 +266,7 @@ def rem_of(spec: ModelSpec, theory: str = "finite") -> Statistics:
     """
     require_theory(spec, "attention", theory)
     if np.any(spec.identity):
-        return Favoured(spec.context, spec.identity, np.square(spec.norm_gain))
+        return SelfBiased(spec.context, spec.identity, np.square(spec.norm_gain))
     if theory == "limit" or np.all(np.isinf(spec.context)):
         return Limit(spec.context)
     return Finite(spec.context, spec.head_width)
@@ -443,7 +443,7 @@ def _distance_place(
     distances = make_distances(context, base, width)
     geometry = DistanceGeometry(distances, context)
     if top is not None:
-        return Place(geometry, tabulated_picks(context, base, width, top))
+        return Place(geometry, tabulated_pairs(context, base, width, top))
     return Place(geometry, Drawn(distances, make_field(context, base, width)))
 
 

@@ -11,7 +11,7 @@ from sigprop.layers.attention.statistics.biased import (
     critical_gamma,
     own_bias,
 )
-from sigprop.layers.attention.statistics.self_biased import Favoured
+from sigprop.layers.attention.statistics.self_biased import SelfBiased
 
 NAMES = ("own", "y2", "entropy", "log_z")
 SIGMAS, BIASES = [0.0, 0.3, 1.0, 3.0, 8.0, 30.0], [-5.0, -0.7, 0.0, 1.3, 6.0, 40.0]
@@ -87,12 +87,12 @@ def test_two_queries_in_exact_cases(context):
 def test_a_source_of_statistics_joins_the_random_energy_model():
     x = np.array([1.0, 0.3, 1e-3])
     free, exact = (
-        Favoured(64, 0.0).weights(1.5 * np.sqrt(x), x),
+        SelfBiased(64, 0.0).weights(1.5 * np.sqrt(x), x),
         Finite(64).weights(1.5 * np.sqrt(x), x),
     )
     for name in ("y2", "excess", "spread"):
         np.testing.assert_allclose(getattr(free, name), getattr(exact, name), rtol=1e-5)
-    np.testing.assert_allclose(Favoured(64, 0.0).own(1.5, x), 0.0, atol=1e-12)
+    np.testing.assert_allclose(SelfBiased(64, 0.0).own(1.5, x), 0.0, atol=1e-12)
 
 
 def test_the_spread_keeps_its_digits_near_collapse():
@@ -101,7 +101,7 @@ def test_the_spread_keeps_its_digits_near_collapse():
     b = 0.5 * np.sqrt(x)
     s, mu = b * np.sqrt(np.log(t)), own_bias(2.0, x, t)
     wanted = s**2 * x * (1 - 1 / t) / t + (mu / t) ** 2
-    np.testing.assert_allclose(Favoured(t, 2.0).weights(b, x).spread, wanted, rtol=2e-3)
+    np.testing.assert_allclose(SelfBiased(t, 2.0).weights(b, x).spread, wanted, rtol=2e-3)
 
 
 @pytest.mark.parametrize("context", [2, 64, 4096, 10**8])

@@ -10,7 +10,7 @@ from sigprop import ModelSpec, propagate, sweep
 from sigprop.cli.app import main
 from sigprop.core.errors import AssumptionError, DomainError
 from sigprop.layers.attention.by_position import PositionGeometry
-from sigprop.layers.attention.key_correlations import Turned
+from sigprop.layers.attention.key_correlations import KeyCorrelation
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
@@ -536,8 +536,8 @@ def test_own_parameters_against_drawn_kernels(name, monkeypatch):
         return np.abs(found - measured.mean("samples"))[:, 0, 0]
 
     assert (error() <= allowed).all()
-    monkeypatch.setattr(Exact, "favour", lambda self, sigma, ratio: np.ones_like(ratio))
-    monkeypatch.setattr(Exact, "turned", lambda *args: Turned(1.0, 0.0, 1.0))
+    monkeypatch.setattr(Exact, "key_weights", lambda self, sigma, ratio: np.ones_like(ratio))
+    monkeypatch.setattr(Exact, "correlations", lambda *args: KeyCorrelation(1.0, 0.0, 1.0))
     if name not in ("prefix", "centred"):  # where keys differ little
         assert (error() > allowed).any()
 
@@ -596,6 +596,6 @@ def test_cold_centred_attention_keeps_its_digits(rotary_base):
 def test_weights_by_interpolation():
     exact, ratio = Exact(make_layout(32)), np.ones((32, 32))
     ratio[:, :24] = np.geomspace(0.01, 8, 24)
-    found = exact.favour(np.full(32, 2.0), ratio)[-1]
+    found = exact.key_weights(np.full(32, 2.0), ratio)[-1]
     known = mean_weights(np.array([2.0]), np.array([32.0]), ratio[-1:])[0]
     np.testing.assert_allclose(found, known, rtol=1e-3)

@@ -49,7 +49,7 @@ def test_the_table_agrees_with_quadrature():
         r = np.full(len(exact.layout.common), 0.6)
         assert np.abs(table.shared(sigma, r) - exact.shared(sigma, r)).max() < allowed
         ratio = np.linspace(0, 6, len(exact.layout.size)) * np.ones((count.size, 1))
-        weight, same = exact.favour(sigma, ratio), table.favour(sigma, ratio)
+        weight, same = exact.key_weights(sigma, ratio), table.key_weights(sigma, ratio)
         seen = (exact.layout.seen > 0) & (count > 1)[:, None]
         assert np.abs(same / weight - 1)[seen].max() < 0.01
 

@@ -9,7 +9,7 @@ from sigprop import AssumptionError, ModelSpec, propagate
 from sigprop.layers.attention.by_distance import DistanceGeometry
 from sigprop.layers.attention.distance_grid import frequencies, make_distances, make_field
 from sigprop.layers.attention.layer import Attention
-from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_picks
+from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.statistics import Finite, moments
 from sigprop.layers.attention.statistics.correlated_scores import LINEAR, SEED, Field
@@ -130,7 +130,7 @@ def test_fields_against_dense_covariances(beta, rho, base, fall):
     variance = beta**2 * np.log(context)
     waves = np.cos(np.outer(distance, omega)).mean(axis=1)
     p = weights_over(np.random.default_rng(5), variance * kernel * waves, 3000)
-    found = Field(context, omega).picks(variance, kernel)
+    found = Field(context, omega).pair_averages(variance, kernel)
     y2, entropy = np.sum(p**2, axis=1), -np.sum(p * np.log(np.maximum(p, 1e-300)), axis=1)
     assert abs(found.pairs[0] - y2.mean()) < 4 * np.hypot(found.error, y2.std() / 3000**0.5)
     assert abs(found.entropy - entropy.mean()) < 5 * entropy.std() / 3000**0.5
@@ -144,7 +144,7 @@ def test_fields_against_dense_covariances(beta, rho, base, fall):
 
 def test_another_seed_is_within_the_stated_error():
     omega, kernel = frequencies(1e4, 64), np.where(np.arange(128) == 0, 1, 0.9)
-    one, two = (Field(128, omega, True, seed).picks(20.0, kernel) for seed in (SEED, 7))
+    one, two = (Field(128, omega, True, seed).pair_averages(20.0, kernel) for seed in (SEED, 7))
     assert 0 < abs(one.pairs[0] - two.pairs[0]) < 4 * np.hypot(one.error, two.error)
     flat = Field(128, omega, True).blocked(20.0, np.array([[0.1]]), np.array([128])).y2
     assert abs(flat - one.pairs[0]) < 4 * np.hypot(one.error, one.error)
@@ -158,7 +158,7 @@ def test_cold_fields_are_of_first_order(heads):
     starts = np.concatenate([[0], distances.edges[:-1] + 1])
     even = distances.uniform
     drawn, exact = (
-        (np.add.reduceat(field.picks(v, kernel).pairs, starts) - even) / v
+        (np.add.reduceat(field.pair_averages(v, kernel).pairs, starts) - even) / v
         for v in (2 * LINEAR, LINEAR / 2)
     )
     assert np.abs(drawn - exact).max() < 0.03 * np.abs(exact).max()
@@ -168,28 +168,30 @@ def test_cold_fields_are_of_first_order(heads):
 def test_cold_attention_over_long_contexts_keeps_its_digits():
     """What all keys have in common passes on nothing, however small the response."""
     field, kernel = Field(4096, frequencies(1e4, 32)), np.where(np.arange(4096) == 0, 1, 0.8)
-    even = field.picks(0.0, kernel).pairs
-    exact, drawn = ((field.picks(v, kernel).pairs - even) / v for v in (LINEAR / 2, 2 * LINEAR))
+    even = field.pair_averages(0.0, kernel).pairs
+    exact, drawn = (
+        (field.pair_averages(v, kernel).pairs - even) / v for v in (LINEAR / 2, 2 * LINEAR)
+    )
     for response in (exact, drawn):
         assert -response[1:].sum() == pytest.approx(response[0], rel=1e-6)
     assert drawn[0] == pytest.approx(exact[0], rel=0.02)
 
 
 def test_picked_keys_are_nearer(monkeypatch):
-    """Under a mask too: `Turned.near` at zero, the negative control, loses it."""
+    """Under a mask too: `KeyCorrelation.near` at zero, the negative control, loses it."""
     spec = own_case(
         "narrow", context=256, depth=10, beta=0.7, rho0=0.2, rotary_base=1e4, causal=True
     )
     measured = solve(spec, exchangeable_kernel(spec), draws=6)
     allowed, turned = 0.001 + 2 * measured.se("rho"), Exact.turned
     assert (np.abs(propagate(spec).rho - measured.mean("rho")) <= allowed).all()
-    monkeypatch.setattr(Exact, "turned", lambda *args: turned(*args)._replace(near=0.0))
+    monkeypatch.setattr(Exact, "correlations", lambda *args: turned(*args)._replace(near=0.0))
     assert (np.abs(propagate(spec).rho - measured.mean("rho")) > allowed).any()
 
 
 def test_independent_energies_are_the_random_energy_model():
     for sigma in (0.1, 1.0, 4.0):
-        found = Field(512, np.zeros(1)).picks(sigma**2, np.eye(512)[0])
+        found = Field(512, np.zeros(1)).pair_averages(sigma**2, np.eye(512)[0])
         exact = moments(sigma, 512)
         assert abs(found.pairs[0] - exact.y2) < 4 * found.error
         assert found.entropy == pytest.approx(float(exact.entropy), abs=0.03)
@@ -198,7 +200,7 @@ def test_independent_energies_are_the_random_energy_model():
 def test_the_stated_error_is_that_of_other_seeds():
     """Of hot attention; where it is cold first orders cancel, and the error is smaller."""
     kernel, omega = 1 - 0.5 * np.log1p(np.arange(64)) / np.log(64), frequencies(1e4, 32)
-    found = [Field(64, omega, True, seed).picks(20.0, kernel) for seed in range(24)]
+    found = [Field(64, omega, True, seed).pair_averages(20.0, kernel) for seed in range(24)]
     spread = np.std([picks.pairs[0] for picks in found], ddof=1)
     assert 0.6 < spread / np.mean([picks.error for picks in found]) < 1.5
 
@@ -233,10 +235,10 @@ def test_a_kernel_across_blocks_is_that_of_its_dense_field():
 def test_interpolated_picks_beyond_their_scores():
     """Frozen attention: 1 - Y_2 and the entropy fall as one over the scores, and stay positive."""
     distances = make_distances(40, 1e4, 32)
-    drawn, table = Drawn(distances, make_field(40, 1e4, 32)), tabulated_picks(40, 1e4, 32, 8.0)
+    drawn, table = Drawn(distances, make_field(40, 1e4, 32)), tabulated_pairs(40, 1e4, 32, 8.0)
     deficit = np.full(len(distances.middles), 0.4)
     for s in (12.0, 40.0):
-        one, other = (f.picked(np.array([s**2]), deficit) for f in (drawn, table))
+        one, other = (f.pair_excess(np.array([s**2]), deficit) for f in (drawn, table))
         assert 0 < other.entropy < 1.3 * one.entropy
         assert 1 - other.excess[0] == pytest.approx(1 - one.excess[0], rel=0.2)
 
@@ -244,7 +246,7 @@ def test_interpolated_picks_beyond_their_scores():
 def test_long_contexts_are_drawn_in_parts():
     """Chunks of draws are independent, and give what one chunk gives."""
     field = Field(2**15, np.zeros(1))
-    found = field.picks(16.0, np.eye(2**15)[0])
+    found = field.pair_averages(16.0, np.eye(2**15)[0])
     first, second = list(field._parts())[:2]
     assert not np.any(field._drawn(first)[1] == field._drawn(second)[1])
     assert abs(found.pairs[0] - moments(4.0, 2**15).y2) < 4 * found.error
@@ -267,7 +269,7 @@ def test_slow_rotation_is_none():
 def test_interpolated_picks_are_the_drawn_ones():
     """Kernels that are linear in log distance, between the nodes."""
     drawn = Drawn(make_distances(64, 1e4, 32), make_field(64, 1e4, 32))
-    table = tabulated_picks(64, 1e4, 32, 8.0)
+    table = tabulated_pairs(64, 1e4, 32, 8.0)
     for scale, own, slope in (
         (0.5, 0.05, 0.0),
         (4.0, 0.3, 0.7),
@@ -275,7 +277,7 @@ def test_interpolated_picks_are_the_drawn_ones():
         (30.0, 0.02, 0.5),
     ):
         deficit = own * (1 + slope * table._line)
-        one, fast = (f.picked(np.array([scale]), deficit) for f in (drawn, table))
+        one, fast = (f.pair_excess(np.array([scale]), deficit) for f in (drawn, table))
         assert np.abs(fast.excess - one.excess).max() < 0.004
         assert abs(fast.entropy - one.entropy) < 0.02
 

@@ -99,7 +99,11 @@ def test_overlap_and_map(kernel):
         product = np.outer(w[t], w[later]) * (1 - np.eye(T))
         return np.sum(product * gap) / np.sum(product) if np.sum(product) else 0.0
 
-    zeta = Exact(layout).turned(scores.whole, scores.deficit, scores.std, found.keys.weight).shrink
+    zeta = (
+        Exact(layout)
+        .correlations(scores.whole, scores.deficit, scores.std, found.keys.weight)
+        .shrink
+    )
     own = queries(np.maximum(zeta * scores.std, 0.01), layout.queries.count)
     excess = shared_excess(own, *layout.couples, layout.common, scores.correlation)
     expected = np.eye(T)

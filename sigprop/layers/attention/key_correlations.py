@@ -14,7 +14,7 @@ from sigprop.layers.attention.statistics.correlated_scores import LINEAR, MOST
 from sigprop.layers.attention.statistics.table import MAX_SIGMA, Finite
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights
 
-__all__ = ["RATIOS", "Together", "Turned", "between", "resolved", "turned_width"]
+__all__ = ["RATIOS", "CorrelatedKeys", "KeyCorrelation", "between", "resolved", "rotated_width"]
 
 WAVES = 32  # frequencies of rotary positions that are resolved
 NODES = 8  # positions at which correlated scores are drawn
@@ -22,7 +22,7 @@ RATIOS = np.linspace(0.2, 1.1, 19)
 EVEN = 1e-12  # sum of squared deviations of weights that draws do not resolve
 
 
-class Turned(NamedTuple):
+class KeyCorrelation(NamedTuple):
     r"""What correlated scores do to the attention of one query (E25e).
 
     Attributes
@@ -37,8 +37,8 @@ class Turned(NamedTuple):
 
     Examples
     --------
-    >>> from sigprop.layers.attention.key_correlations import Turned
-    >>> Turned(1.0, 0.0, 1.0).shrink
+    >>> from sigprop.layers.attention.key_correlations import KeyCorrelation
+    >>> KeyCorrelation(1.0, 0.0, 1.0).shrink
     1.0
     """
 
@@ -47,7 +47,7 @@ class Turned(NamedTuple):
     part: Number
 
 
-def turned_width(head_width: float | None) -> float:
+def rotated_width(head_width: float | None) -> float:
     """Head width whose rotary frequencies are used: more than `WAVES` change little.
 
     Parameters
@@ -62,8 +62,8 @@ def turned_width(head_width: float | None) -> float:
 
     Examples
     --------
-    >>> from sigprop.layers.attention.key_correlations import turned_width
-    >>> turned_width(None), turned_width(16)
+    >>> from sigprop.layers.attention.key_correlations import rotated_width
+    >>> rotated_width(None), rotated_width(16)
     (64.0, 16)
     """
     return min(head_width or np.inf, 2.0 * WAVES)
@@ -125,7 +125,7 @@ def between(layout: Layout, ratio: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Together:
+class CorrelatedKeys:
     """What correlations of the scores of its keys do to one query (E25e).
 
     Fields are drawn as in `sigprop.layers.attention.statistics.correlated_scores` (E6r).
@@ -141,8 +141,8 @@ class Together:
 
     Examples
     --------
-    >>> from sigprop.layers.attention.key_correlations import Together
-    >>> Together(1e4).draws
+    >>> from sigprop.layers.attention.key_correlations import CorrelatedKeys
+    >>> CorrelatedKeys(1e4).draws
     2048
     """
 
@@ -152,8 +152,8 @@ class Together:
 
     def __call__(
         self, scale: float, deficit: Floats, sizes: Ints, sigma: float, weight: Floats
-    ) -> Turned:
-        """Find `Turned` of one query.
+    ) -> KeyCorrelation:
+        """Find `KeyCorrelation` of one query.
 
         Parameters
         ----------
@@ -170,16 +170,16 @@ class Together:
 
         Returns
         -------
-        Turned
+        KeyCorrelation
             What the same draws give for independent scores is taken out of the shrink and the
             part; the first is NaN where the theory does not cover the scores.
 
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.key_correlations import Together
+        >>> from sigprop.layers.attention.key_correlations import CorrelatedKeys
         >>> one = np.ones(1)
-        >>> found = Together()(4.0, 0.3 * np.ones((1, 1)), np.array([64]), np.sqrt(1.2), one)
+        >>> found = CorrelatedKeys()(4.0, 0.3 * np.ones((1, 1)), np.array([64]), np.sqrt(1.2), one)
         >>> np.allclose(found, (1, 0, 1), atol=1e-6)  # a flat kernel has no nearer keys
         True
         """
@@ -187,9 +187,9 @@ class Together:
         sizes, deficit, weight = sizes[held], deficit[np.ix_(held, held)], weight[held]
         count, most = int(sizes.sum()), float(deficit.max())
         if not sigma or not most:
-            return Turned(1.0, 0.0, 1.0)
+            return KeyCorrelation(1.0, 0.0, 1.0)
         if not sigma <= MAX_SIGMA:
-            return Turned(float("nan"), 0.0, 1.0)
+            return KeyCorrelation(float("nan"), 0.0, 1.0)
         if self.rotary_base is None:  # what all keys have in common cancels
             scale, deficit = scale * most, deficit / most
         warmth = min(scale / LINEAR, 1.0)  # below it all is linear in the scale
@@ -203,10 +203,10 @@ class Together:
         kept = 1 + part * (weight - 1)
         together = pairs_between(sizes) * np.outer(kept, kept)
         near = found.deficit / (1 - found.y2) * np.sum(together) / np.sum(together * deficit)
-        return Turned(shrink, float(warmth * (near - 1)), part)
+        return KeyCorrelation(shrink, float(warmth * (near - 1)), part)
 
-    def alone(self, scale: float, deficit: Floats, sizes: Ints) -> Turned:
-        """Find `Turned` of one query, with the scores and weights that its keys imply.
+    def alone(self, scale: float, deficit: Floats, sizes: Ints) -> KeyCorrelation:
+        """Find `KeyCorrelation` of one query, with the scores and weights that its keys imply.
 
         Parameters
         ----------
@@ -215,18 +215,18 @@ class Together:
 
         Returns
         -------
-        Turned
+        KeyCorrelation
             Likewise.
 
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.key_correlations import Together
-        >>> found = Together().alone(4.0, 0.3 * np.ones((1, 1)), np.array([64]))
+        >>> from sigprop.layers.attention.key_correlations import CorrelatedKeys
+        >>> found = CorrelatedKeys().alone(4.0, 0.3 * np.ones((1, 1)), np.array([64]))
         >>> np.allclose(found, (1, 0, 1), atol=1e-6)
         True
         """
-        omega = frequencies(self.rotary_base, turned_width(self.head_width))
+        omega = frequencies(self.rotary_base, rotated_width(self.head_width))
         waves = Layout(np.append(0, np.cumsum(sizes))).waves(omega).mean(axis=0)
         pairs, values = pairs_between(sizes), deficit * waves + 1 - waves
         own = float(np.sum(pairs * values) / np.sum(pairs))

@@ -10,11 +10,11 @@ import numpy as np
 from sigprop.core.arrays import Floats
 from sigprop.layers.attention.position_grid import Layout
 
-__all__ = ["Preferred", "prefer"]
+__all__ = ["KeyWeights", "normalised_weights"]
 
 
 @dataclass(frozen=True)
-class Preferred:
+class KeyWeights:
     """Mean weights of the keys that each query of a layout sees.
 
     Attributes
@@ -28,8 +28,8 @@ class Preferred:
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.position_grid import make_layout
-    >>> from sigprop.layers.attention.key_weights import Preferred
-    >>> Preferred(make_layout(2), np.zeros((2, 2))).squares.tolist()
+    >>> from sigprop.layers.attention.key_weights import KeyWeights
+    >>> KeyWeights(make_layout(2), np.zeros((2, 2))).squares.tolist()
     [0.0, 0.0]
     """
 
@@ -76,8 +76,8 @@ class Preferred:
         --------
         >>> import numpy as np
         >>> from sigprop.layers.attention.position_grid import make_layout
-        >>> from sigprop.layers.attention.key_weights import Preferred
-        >>> even = Preferred(make_layout(3), np.zeros((3, 3)))
+        >>> from sigprop.layers.attention.key_weights import KeyWeights
+        >>> even = KeyWeights(make_layout(3), np.zeros((3, 3)))
         >>> [part.tolist() for part in even.means(np.full((3, 3), 0.5))]
         [[0.0, 0.5, 0.5], [0.5, 0.5, 0.5]]
         """
@@ -106,8 +106,8 @@ class Preferred:
         --------
         >>> import numpy as np
         >>> from sigprop.layers.attention.position_grid import make_layout
-        >>> from sigprop.layers.attention.key_weights import Preferred
-        >>> even = Preferred(make_layout(2), np.zeros((2, 2)))
+        >>> from sigprop.layers.attention.key_weights import KeyWeights
+        >>> even = KeyWeights(make_layout(2), np.zeros((2, 2)))
         >>> [part.tolist() for part in even.excess(np.ones((2, 2)))]
         [[0.0, 0.0], [0.0]]
         """
@@ -126,7 +126,7 @@ class Preferred:
         return count**2, count[i] * count[j]
 
 
-def prefer(layout: Layout, weight: Floats) -> Preferred:
+def normalised_weights(layout: Layout, weight: Floats) -> KeyWeights:
     """Mean weights that are known up to a factor for each query.
 
     Parameters
@@ -138,17 +138,17 @@ def prefer(layout: Layout, weight: Floats) -> Preferred:
 
     Returns
     -------
-    Preferred
+    KeyWeights
         The weights, of mean one over the keys that a query sees.
 
     Examples
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.position_grid import make_layout
-    >>> from sigprop.layers.attention.key_weights import prefer
-    >>> prefer(make_layout(2), np.array([[1.0, 3.0], [1.0, 3.0]])).weight.tolist()
+    >>> from sigprop.layers.attention.key_weights import normalised_weights
+    >>> normalised_weights(make_layout(2), np.array([[1.0, 3.0], [1.0, 3.0]])).weight.tolist()
     [[1.0, 3.0], [0.5, 1.5]]
     """
     number = layout.seen * layout.size
     mean = np.sum(number * weight, axis=-1) / np.sum(number, axis=-1)
-    return Preferred(layout, weight / mean[..., None] - 1)
+    return KeyWeights(layout, weight / mean[..., None] - 1)

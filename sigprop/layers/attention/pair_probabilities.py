@@ -27,10 +27,10 @@ __all__ = [
     "DistanceScores",
     "DistanceStats",
     "Drawn",
+    "PairExcess",
     "PairProbabilities",
-    "Picked",
     "Tabulated",
-    "tabulated_picks",
+    "tabulated_pairs",
 ]
 
 SHAPE = (10, 7, 4)  # nodes in the score deviation, the gap and its slope
@@ -38,7 +38,7 @@ LOWEST = 0.2  # score deviation below which the quotients are constant
 SHORTEST = 0.2  # floor of the mean log distance over the nearest: only T = 2 is below it
 
 
-class Picked(NamedTuple):
+class PairExcess(NamedTuple):
     """Distances of two keys drawn from the weights of one query.
 
     Attributes
@@ -53,8 +53,8 @@ class Picked(NamedTuple):
 
     Examples
     --------
-    >>> from sigprop.layers.attention.pair_probabilities import Picked
-    >>> Picked([0.1, -0.1], 2.0, 0.0).entropy
+    >>> from sigprop.layers.attention.pair_probabilities import PairExcess
+    >>> PairExcess([0.1, -0.1], 2.0, 0.0).entropy
     2.0
     """
 
@@ -141,11 +141,11 @@ class PairProbabilities(ABC):
 
     def __call__(self, scores: DistanceScores) -> DistanceStats:
         """Statistics of the scores."""
-        found = self.picked(scores.whole, scores.deficit)
+        found = self.pair_excess(scores.whole, scores.deficit)
         return DistanceStats(self.distances, scores, *found)
 
     @abstractmethod
-    def picked(self, scale: Floats, deficit: Floats) -> Picked:
+    def pair_excess(self, scale: Floats, deficit: Floats) -> PairExcess:
         """Distances of two keys of one query."""
 
 
@@ -165,7 +165,7 @@ class Drawn(PairProbabilities):
     >>> from sigprop.layers.attention.distance_grid import make_distances, make_field
     >>> from sigprop.layers.attention.pair_probabilities import Drawn
     >>> drawn = Drawn(make_distances(8, 1e4, None), make_field(8, 1e4, None))
-    >>> drawn.picked(np.zeros(1), np.ones(4)).excess.tolist()
+    >>> drawn.pair_excess(np.zeros(1), np.ones(4)).excess.tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0]
     """
 
@@ -174,7 +174,7 @@ class Drawn(PairProbabilities):
         self._starts = np.concatenate([[0], distances.edges[:-1] + 1])
         self._place = np.log(np.arange(1, field.context))
 
-    def picked(self, scale: Floats, deficit: Floats) -> Picked:
+    def pair_excess(self, scale: Floats, deficit: Floats) -> PairExcess:
         """Average over the draws.
 
         Parameters
@@ -186,24 +186,24 @@ class Drawn(PairProbabilities):
 
         Returns
         -------
-        Picked
+        PairExcess
             For each stack.
         """
         if deficit.ndim > 1:
             return self._each(scale, deficit)
         near = np.interp(self._place, np.log(self.distances.middles), deficit)
-        found = self.field.picks(scale.item(), 1 - np.concatenate([[0.0], near]))
+        found = self.field.pair_averages(scale.item(), 1 - np.concatenate([[0.0], near]))
         pairs = np.add.reduceat(found.pairs, self._starts)
-        return Picked(pairs - self.distances.uniform, np.asarray(found.entropy), found.error)
+        return PairExcess(pairs - self.distances.uniform, np.asarray(found.entropy), found.error)
 
-    def _each(self, scale: Floats, deficit: Floats) -> Picked:
+    def _each(self, scale: Floats, deficit: Floats) -> PairExcess:
         """Stacks of the leading axes, one by one."""
         shape = deficit.shape[:-1]
         scale = np.broadcast_to(scale, (*shape, 1))
-        rows = [self.picked(scale[k], deficit[k]) for k in np.ndindex(shape)]
+        rows = [self.pair_excess(scale[k], deficit[k]) for k in np.ndindex(shape)]
         excess, entropy, error = (np.array(column) for column in zip(*rows, strict=True))
         wide = (excess.reshape(*shape, -1), entropy.reshape(shape), error.reshape(shape))
-        return Picked(*wide)
+        return PairExcess(*wide)
 
 
 class Tabulated(PairProbabilities):
@@ -219,8 +219,9 @@ class Tabulated(PairProbabilities):
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.pair_probabilities import tabulated_picks
-    >>> tabulated_picks(8, 1e4, None, 2.0).picked(np.ones((5, 1)), np.ones((5, 4))).excess.shape
+    >>> from sigprop.layers.attention.pair_probabilities import tabulated_pairs
+    >>> table = tabulated_pairs(8, 1e4, None, 2.0)
+    >>> table.pair_excess(np.ones((5, 1)), np.ones((5, 4))).excess.shape
     (5, 5)
     """
 
@@ -233,7 +234,7 @@ class Tabulated(PairProbabilities):
         self._mean, self._slope = even, even * self._line / max(even @ self._line**2, SHORTEST**4)
         self._rows = self._nodes(drawn)
 
-    def picked(self, scale: Floats, deficit: Floats) -> Picked:
+    def pair_excess(self, scale: Floats, deficit: Floats) -> PairExcess:
         """Interpolate.
 
         Parameters
@@ -245,7 +246,7 @@ class Tabulated(PairProbabilities):
 
         Returns
         -------
-        Picked
+        PairExcess
             For each stack.
         """
         own, rise = deficit @ self._mean, deficit @ self._slope
@@ -263,7 +264,7 @@ class Tabulated(PairProbabilities):
         excess = same[..., None] * np.concatenate(
             [np.ones_like(found[..., :1]), found[..., 1:-1]], -1
         )
-        return Picked(excess, (self._log - found[..., -1] * s**2 / (1 + s)) * rest, 0.0)
+        return PairExcess(excess, (self._log - found[..., -1] * s**2 / (1 + s)) * rest, 0.0)
 
     def _nodes(self, drawn: Drawn) -> Floats:
         """Coefficients of the quotients, shape (J+2, ., ., .)."""
@@ -272,7 +273,7 @@ class Tabulated(PairProbabilities):
         slope = (nodes(SHAPE[2]) + 1) / 2
         rows = np.empty((*SHAPE, len(self._line) + 2))
         for a, b, c in np.ndindex(*SHAPE):
-            found = drawn.picked(s[[a]] ** 2, own[b] * (1 + slope[c] * self._line))
+            found = drawn.pair_excess(s[[a]] ** 2, own[b] * (1 + slope[c] * self._line))
             first = found.excess[0]
             rows[a, b, c, 0] = first * (1 + s[a] ** 2) / s[a] ** 2
             rows[a, b, c, 1:-1] = found.excess[1:] / first
@@ -281,7 +282,7 @@ class Tabulated(PairProbabilities):
 
 
 @lru_cache(maxsize=16)
-def tabulated_picks(
+def tabulated_pairs(
     context: int, base: float | None, head_width: float | None, top: float
 ) -> Tabulated:
     """Table of a context, built once.
@@ -304,8 +305,8 @@ def tabulated_picks(
 
     Examples
     --------
-    >>> from sigprop.layers.attention.pair_probabilities import tabulated_picks
-    >>> tabulated_picks(2, 1e4, None, 1.0) is tabulated_picks(2, 1e4, None, 1.0)
+    >>> from sigprop.layers.attention.pair_probabilities import tabulated_pairs
+    >>> tabulated_pairs(2, 1e4, None, 1.0) is tabulated_pairs(2, 1e4, None, 1.0)
     True
     """
     distances = make_distances(context, base, head_width)

@@ -12,8 +12,13 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Number
 from sigprop.core.numerics.chebyshev import basis, nodes, transform
-from sigprop.layers.attention.key_correlations import Together, Turned, between, resolved
-from sigprop.layers.attention.key_weights import Preferred, prefer
+from sigprop.layers.attention.key_correlations import (
+    CorrelatedKeys,
+    KeyCorrelation,
+    between,
+    resolved,
+)
+from sigprop.layers.attention.key_weights import KeyWeights, normalised_weights
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.statistics.table import Finite
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
@@ -141,7 +146,7 @@ class PositionStats:
         Where the statistics of two queries come from.
     scores : PositionScores
         The scores.
-    keys : Preferred
+    keys : KeyWeights
         Mean weights of the keys.
     near : array, shape (..., P)
         What correlations of scores do to the mean gap of two keys of one query (E25e).
@@ -167,7 +172,7 @@ class PositionStats:
 
     source: QueryStatistics
     scores: PositionScores
-    keys: Preferred
+    keys: KeyWeights
     near: Floats
     std: Floats
     single: Single
@@ -266,11 +271,11 @@ class QueryStatistics(ABC):
             Mean weights of the keys first; then what their correlations do; then one query, and two
             once they are read.
         """
-        keys = prefer(self.layout, self.favour(scores.std, scores.key_variance))
-        turned = self.turned(scores.whole, scores.deficit, scores.std, keys.weight)
-        keys = Preferred(self.layout, keys.more * np.asarray(turned.part)[..., None])
-        std = turned.shrink * scores.std
-        near = np.broadcast_to(turned.near, std.shape)
+        keys = normalised_weights(self.layout, self.key_weights(scores.std, scores.key_variance))
+        correlations = self.correlations(scores.whole, scores.deficit, scores.std, keys.weight)
+        keys = KeyWeights(self.layout, keys.more * np.asarray(correlations.part)[..., None])
+        std = correlations.shrink * scores.std
+        near = np.broadcast_to(correlations.near, std.shape)
         return PositionStats(self, scores, keys, near, std, self.single(std))
 
     @abstractmethod
@@ -282,11 +287,13 @@ class QueryStatistics(ABC):
         """Excess overlap of each of `Layout.couples`, whose scores have correlation r."""
 
     @abstractmethod
-    def favour(self, sigma: Floats, ratio: Floats) -> Floats:
+    def key_weights(self, sigma: Floats, ratio: Floats) -> Floats:
         """Weight of each key, whose score has `ratio` times the mean variance."""
 
     @abstractmethod
-    def turned(self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats) -> Turned:
+    def correlations(
+        self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats
+    ) -> KeyCorrelation:
         """Find what correlations of the keys' scores do to each of `Layout.queries`."""
 
 
@@ -380,7 +387,7 @@ class Exact(QueryStatistics):
         i, j = self.layout.couples
         return part[i] * part[j] * shared_excess(own, i, j, self.layout.common, r)
 
-    def favour(self, sigma: Floats, ratio: Floats) -> Floats:
+    def key_weights(self, sigma: Floats, ratio: Floats) -> Floats:
         """Weight of a key whose score varies more or less than those of the others (E6c).
 
         Parameters
@@ -400,12 +407,12 @@ class Exact(QueryStatistics):
         >>> import numpy as np
         >>> from sigprop.layers.attention.position_grid import make_layout
         >>> from sigprop.layers.attention.query_statistics import Exact
-        >>> found = Exact(make_layout(3)).favour(np.ones(3), np.array([[1.0, 2.0, 1.0]] * 3))
+        >>> found = Exact(make_layout(3)).key_weights(np.ones(3), np.array([[1.0, 2.0, 1.0]] * 3))
         >>> (found[2] / found[2, 0]).round(2).tolist()
         [1.0, 1.05, 1.0]
         """
         if sigma.ndim > 1:
-            return _each(self.favour, sigma.shape[:-1], sigma, ratio)
+            return _each(self.key_weights, sigma.shape[:-1], sigma, ratio)
         block, size = self.layout.blocks, len(self.layout.size)
         top = np.ones(size)
         np.maximum.at(top, block, ratio.max(axis=1))
@@ -416,7 +423,9 @@ class Exact(QueryStatistics):
         place = 2 * from_ratio(ratio) / held[block] - 1
         return np.asarray(np.exp(np.einsum("pbk,pk->pb", basis(place, LEVELS), rows[block])))
 
-    def turned(self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats) -> Turned:
+    def correlations(
+        self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats
+    ) -> KeyCorrelation:
         """Find what correlations of the keys' scores do to each query.
 
         Parameters
@@ -432,7 +441,7 @@ class Exact(QueryStatistics):
 
         Returns
         -------
-        Turned
+        KeyCorrelation
             Of shape (..., P); scalar ones without scores.
 
         Examples
@@ -441,22 +450,22 @@ class Exact(QueryStatistics):
         >>> from sigprop.layers.attention.position_grid import make_layout
         >>> from sigprop.layers.attention.query_statistics import Exact
         >>> one = np.ones((2, 2))
-        >>> Exact(make_layout(2)).turned(1.0, one, np.ones(2), one).shrink
+        >>> Exact(make_layout(2)).correlations(1.0, one, np.ones(2), one).shrink
         1.0
         """
         index = resolved(self.layout)
         if not index.size or not np.any(scale):
-            return Turned(1.0, 0.0, 1.0)
+            return KeyCorrelation(1.0, 0.0, 1.0)
         if sigma.ndim > 1:
             wide = np.broadcast_to(scale, (*sigma.shape[:-1], 1))
-            parts = (self.turned(wide[k].item(), deficit[k], sigma[k], weight[k])
+            parts = (self.correlations(wide[k].item(), deficit[k], sigma[k], weight[k])
                      for k in np.ndindex(sigma.shape[:-1]))  # fmt: skip
             rows = [np.broadcast_arrays(sigma[0], *part)[1:] for part in parts]
-            return Turned(*np.moveaxis(np.reshape(rows, (*sigma.shape[:-1], 3, -1)), -2, 0))
+            return KeyCorrelation(*np.moveaxis(np.reshape(rows, (*sigma.shape[:-1], 3, -1)), -2, 0))
         cells = zip(self.layout.parts[index], sigma[index], weight[index], strict=True)
-        together = Together(self.rotary_base, self.head_width)
+        together = CorrelatedKeys(self.rotary_base, self.head_width)
         found = np.array([together(float(scale), deficit, *cell) for cell in cells])
-        return Turned(*between(self.layout, found.T))
+        return KeyCorrelation(*between(self.layout, found.T))
 
 
 def _each(function: Callable[..., Floats], shape: tuple[int, ...], *values: Floats) -> Floats:

@@ -24,7 +24,13 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.core.numerics.chebyshev import basis, fitted, nodes
-from sigprop.layers.attention.key_correlations import RATIOS, Together, Turned, between, resolved
+from sigprop.layers.attention.key_correlations import (
+    RATIOS,
+    CorrelatedKeys,
+    KeyCorrelation,
+    between,
+    resolved,
+)
 from sigprop.layers.attention.position_grid import Layout, make_layout, pairs_between
 from sigprop.layers.attention.query_statistics import (
     Exact,
@@ -44,7 +50,7 @@ ONE = 32  # nodes of one query, in s
 PAIR = (8, 8, 6)  # of a couple, in s, s' and 1 - r
 WEIGHT = (14, 10)  # of the weight of a key, in s and the ratio of variances
 WIDEST = np.array(30.0)  # of these ratios
-TURNED = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
+CORRELATIONS = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
 DRAWS = 512  # of them
 SMALL = 1e-9
 LOWEST = 0.2  # score deviation below which the third quotient is constant
@@ -145,7 +151,7 @@ class Tabulated(QueryStatistics):
         share = np.einsum("...nbc,...nb,...nc->...n", share, second, third)
         return np.asarray(share * r * plain[..., i] * plain[..., j])
 
-    def favour(self, sigma: Floats, ratio: Floats) -> Floats:
+    def key_weights(self, sigma: Floats, ratio: Floats) -> Floats:
         """Weight of a key whose score varies more or less than those of the others.
 
         Parameters
@@ -165,7 +171,7 @@ class Tabulated(QueryStatistics):
         --------
         >>> import numpy as np
         >>> from sigprop.layers.attention.query_tables import tabulated
-        >>> tabulated(2, 1.0).favour(np.ones((5, 2)), np.ones((5, 2, 2))).shape
+        >>> tabulated(2, 1.0).key_weights(np.ones((5, 2)), np.ones((5, 2, 2))).shape
         (5, 2, 2)
         """
         block, size = self.layout.blocks, len(self.layout.size)
@@ -175,7 +181,9 @@ class Tabulated(QueryStatistics):
         wide = basis(place, WEIGHT[1])
         return np.asarray(np.exp(np.matmul(wide, rows[..., None])[..., 0]))
 
-    def turned(self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats) -> Turned:
+    def correlations(
+        self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats
+    ) -> KeyCorrelation:
         """Find what correlations of scores do to each query, the gap linear in log distance.
 
         Parameters
@@ -189,7 +197,7 @@ class Tabulated(QueryStatistics):
 
         Returns
         -------
-        Turned
+        KeyCorrelation
             Of shape (..., P); scalar ones where no query sees three keys.
 
         Examples
@@ -197,21 +205,21 @@ class Tabulated(QueryStatistics):
         >>> import numpy as np
         >>> from sigprop.layers.attention.query_tables import tabulated
         >>> one = np.ones((2, 2))
-        >>> tabulated(2, 1.0).turned(1.0, one, np.ones(2), one).shrink
+        >>> tabulated(2, 1.0).correlations(1.0, one, np.ones(2), one).shrink
         1.0
         """
         index = resolved(self.layout)
         if not index.size:
-            return Turned(1.0, 0.0, 1.0)
+            return KeyCorrelation(1.0, 0.0, 1.0)
         own, rise = (np.einsum("kbc,...bc->...k", part, deficit) for part in self._parts)
         tilt = np.divide(rise, own, out=np.zeros_like(own), where=own > 0)
         root = np.sqrt(scale) * np.ones_like(own)
-        hot = basis(co.from_deviation(root, LOWEST, self._top), TURNED[0])
-        far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), TURNED[1])
-        steep = basis(2 * np.clip(tilt, 0.0, 1.0) - 1, TURNED[2])
-        found = np.einsum("zkabc,...ka,...kb,...kc->z...k", self._turned, hot, far, steep)
+        hot = basis(co.from_deviation(root, LOWEST, self._top), CORRELATIONS[0])
+        far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), CORRELATIONS[1])
+        steep = basis(2 * np.clip(tilt, 0.0, 1.0) - 1, CORRELATIONS[2])
+        found = np.einsum("zkabc,...ka,...kb,...kc->z...k", self._correlations, hot, far, steep)
         found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])
-        return Turned(*between(self.layout, found))
+        return KeyCorrelation(*between(self.layout, found))
 
     def _singles(self) -> Floats:
         """Coefficients of excess, entropy deficit and heads, shape (P, 3, K)."""
@@ -262,18 +270,18 @@ class Tabulated(QueryStatistics):
         return fitted(np.moveaxis(rows, 1, 2), 2)
 
     @cached_property
-    def _turned(self) -> Floats:
-        """Coefficients of `Turned`, shape (3, K, ., ., .).
+    def _correlations(self) -> Floats:
+        """Coefficients of `KeyCorrelation`, shape (3, K, ., ., .).
 
         Without rotation the participation ratio depends on more than the rise, and is left alone.
         """
-        scale = co.to_deviation(nodes(TURNED[0]), LOWEST, self._top) ** 2
-        own = co.to_gap(nodes(TURNED[1]), 0.0)
-        tilt = (nodes(TURNED[2]) + 1) / 2
+        scale = co.to_deviation(nodes(CORRELATIONS[0]), LOWEST, self._top) ** 2
+        own = co.to_gap(nodes(CORRELATIONS[1]), 0.0)
+        tilt = (nodes(CORRELATIONS[2]) + 1) / 2
         index = resolved(self.layout)
-        rows = np.empty((*TURNED, 3, index.size))
-        together = Together(self._exact.rotary_base, self._exact.head_width, DRAWS)
-        for a, b, c, k in np.ndindex(*TURNED, index.size):
+        rows = np.empty((*CORRELATIONS, 3, index.size))
+        together = CorrelatedKeys(self._exact.rotary_base, self._exact.head_width, DRAWS)
+        for a, b, c, k in np.ndindex(*CORRELATIONS, index.size):
             sizes = self.layout.parts[index[k]]
             deficit = own[b] * (1 + tilt[c] * _rise(sizes))
             rows[a, b, c, :, k] = together.alone(float(scale[a]), deficit, sizes)

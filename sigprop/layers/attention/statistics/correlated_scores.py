@@ -16,8 +16,8 @@ with both signs, so that the first order is within 1 %; below `LINEAR` it is exa
 Under a mask the kernel is one number for each pair of blocks, with or without rotation, and is
 drawn from its `RANK` largest factors; what they leave is each key's own.
 
-Error: that of the mean over draws, given as `Picks.error` (not under a mask, where it is the same);
-small scores err less than it says, since first orders cancel. The same draws serve all layers of a
+Error: that of the mean over draws, given as `PairAverages.error` (not under a mask, where it is the
+same); small scores err less than it says, since first orders cancel. The same draws serve all layers of a
 stack, so their errors add up. Sizes: notebooks/accuracy.md.
 """
 
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from sigprop.core.arrays import Floats, Ints
 
-__all__ = ["LINEAR", "MOST", "SEED", "Blocked", "Field", "Picks"]
+__all__ = ["LINEAR", "MOST", "SEED", "Blocked", "Field", "PairAverages"]
 
 SEED = 20252405
 MOST, LEAST = 2048, 128  # draws, each with either sign
@@ -43,7 +43,7 @@ RANK = 16  # factors of a blockwise kernel; what they leave is each key's own
 LINEAR = 1e-3  # energy variance below which the response is linear, to the same accuracy
 
 
-class Picks(NamedTuple):
+class PairAverages(NamedTuple):
     """Where a query's attention lies.
 
     Attributes
@@ -57,8 +57,8 @@ class Picks(NamedTuple):
 
     Examples
     --------
-    >>> from sigprop.layers.attention.statistics.correlated_scores import Picks
-    >>> Picks([1.0, 0.0], 0.0, 0.0).entropy
+    >>> from sigprop.layers.attention.statistics.correlated_scores import PairAverages
+    >>> PairAverages([1.0, 0.0], 0.0, 0.0).entropy
     0.0
     """
 
@@ -112,7 +112,7 @@ class Field:
     >>> import numpy as np
     >>> from sigprop.layers.attention.statistics import moments
     >>> from sigprop.layers.attention.statistics.correlated_scores import Field
-    >>> found = Field(64, np.zeros(1)).picks(4.0, np.eye(64)[0])  # independent energies
+    >>> found = Field(64, np.zeros(1)).pair_averages(4.0, np.eye(64)[0])  # independent energies
     >>> bool(abs(found.pairs[0] - moments(2.0, 64).y2) < 4 * found.error)
     True
     """
@@ -139,7 +139,7 @@ class Field:
         self._weights = weights.astype(np.float32)
         self._amplitudes = _whitened(normals * np.tile(np.sqrt(weights), 2)).astype(np.float32)
 
-    def picks(self, variance: float, kernel: Floats) -> Picks:
+    def pair_averages(self, variance: float, kernel: Floats) -> PairAverages:
         """Average attention over the draws.
 
         Parameters
@@ -151,29 +151,31 @@ class Field:
 
         Returns
         -------
-        Picks
+        PairAverages
             Pair probabilities, entropy and standard error.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.layers.attention.statistics.correlated_scores import Field
-        >>> Field(4, np.zeros(1)).picks(0.0, np.ones(4)).pairs.tolist()
+        >>> Field(4, np.zeros(1)).pair_averages(0.0, np.ones(4)).pairs.tolist()
         [0.25, 0.375, 0.25, 0.125]
         """
-        covariance = variance * kernel * self._turned
+        covariance = variance * kernel * self._rotation
         if covariance[0] < LINEAR:
             return self._linear(covariance)
         return self._average(variance, kernel)
 
-    def _linear(self, covariance: Floats) -> Picks:
+    def _linear(self, covariance: Floats) -> PairAverages:
         r"""First order, :math:`1 + c_{ss'} + 3\overline c - 2\overline c_s - 2\overline c_{s'}`."""
         sums, count = np.cumsum(covariance), np.arange(1, self.context + 1)
         own = (sums + sums[::-1] - covariance[0]) / self.context  # mean over the keys, by position
         pair = (np.cumsum(own) / count)[::-1]  # mean over the pairs at each distance
         mean = float(np.mean(own))
         entropy = np.log(self.context) - (covariance[0] - mean) / 2
-        return Picks(self._uniform * (1 + covariance + 3 * mean - 4 * pair), float(entropy), 0.0)
+        return PairAverages(
+            self._uniform * (1 + covariance + 3 * mean - 4 * pair), float(entropy), 0.0
+        )
 
     def blocked(self, variance: float, deficit: Floats, sizes: Ints) -> Blocked:
         """Average attention where the kernel is one number for each pair of blocks of keys.
@@ -279,7 +281,7 @@ class Field:
         """Waves that all tokens share, of the given variance, shape (2F, T)."""
         return np.asarray(np.float32(np.sqrt(variance / self.omega.size)) * self._waves)
 
-    def _average(self, variance: float, kernel: Floats) -> Picks:
+    def _average(self, variance: float, kernel: Floats) -> PairAverages:
         from scipy.fft import dct, rfft
 
         common = float(np.maximum(kernel.min(), 0.0))
@@ -300,7 +302,7 @@ class Field:
         pairs[0] /= 2
         pairs /= np.sum(pairs)  # rounding of the weights exceeds the response of cold attention
         error = float(np.std(y2) / np.sqrt(self.draws))
-        return Picks(np.asarray(pairs), float(np.mean(entropy)), error)
+        return PairAverages(np.asarray(pairs), float(np.mean(entropy)), error)
 
     def _spectrum(self, kernel: Floats) -> Single:
         """Spectra of the kernel rotated by each frequency, shape (F, N/2+1), period N."""
@@ -347,7 +349,7 @@ class Field:
         return np.concatenate([np.cos(angle), np.sin(angle)]).astype(np.float32)
 
     @cached_property
-    def _turned(self) -> Floats:
+    def _rotation(self) -> Floats:
         """Mean cosine over frequencies by distance, shape (T,)."""
         return np.asarray(np.mean(self._waves[: self.omega.size], axis=0, dtype=float))
 

@@ -21,14 +21,14 @@ from sigprop.layers.attention.statistics.pairs import overlap, spread_at_gap
 from sigprop.layers.attention.statistics.table import MAX_SIGMA
 from sigprop.layers.state import State
 
-__all__ = ["Favoured"]
+__all__ = ["SelfBiased"]
 
 FAINT = 1e-4  # bias below which its part of the spread is its leading order
 NATS, CERTAIN = 40.0, 17.0  # e^-40 and normals beyond 12 sqrt 2 are below rounding
 Function = Callable[[Floats, Floats, Floats, Floats], Floats]
 
 
-class Favoured(Source):
+class SelfBiased(Source):
     r"""Attention statistics of queries whose own key has an advantage, behind a norm.
 
     Behind a norm the variance q is one number, so that the advantage
@@ -52,9 +52,9 @@ class Favoured(Source):
 
     Examples
     --------
-    >>> from sigprop.layers.attention.statistics.self_biased import Favoured
+    >>> from sigprop.layers.attention.statistics.self_biased import SelfBiased
     >>> from sigprop.layers.attention.statistics import Finite
-    >>> pair = Favoured(64, 0.0).weights(1.0, 0.5), Finite(64).weights(1.0, 0.5)
+    >>> pair = SelfBiased(64, 0.0).weights(1.0, 0.5), Finite(64).weights(1.0, 0.5)
     >>> bool(abs(pair[0].spread - pair[1].spread) < 1e-6)
     True
     """
