@@ -1,8 +1,8 @@
 """Speed and memory of `sigprop.sweep` against the alternatives, on one thread.
 
 Run `python tests/benchmarks/benchmark.py [--quick] [--json FILE]`. Every variant is run once a
-round and ratios are of medians over rounds, so that drift of the machine cancels. This is a report, not a
-test: the exit status is 0 whatever the numbers.
+round and ratios are of medians over rounds, so that drift of the machine cancels. This is a report,
+not a test: the exit status is 0 whatever the numbers.
 """
 
 import os

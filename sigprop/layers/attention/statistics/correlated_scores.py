@@ -17,8 +17,8 @@ Under a mask the kernel is one number for each pair of blocks, with or without r
 drawn from its `RANK` largest factors; what they leave is each key's own.
 
 Error: that of the mean over draws, given as `PairAverages.error` (not under a mask, where it is the
-same); small scores err less than it says, since first orders cancel. The same draws serve all layers of a
-stack, so their errors add up. Sizes: notebooks/accuracy.md.
+same); small scores err less than it says, since first orders cancel. The same draws serve all
+layers of a stack, so their errors add up. Sizes: notebooks/accuracy.md.
 """
 
 from __future__ import annotations
