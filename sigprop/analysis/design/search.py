@@ -12,8 +12,9 @@ import numpy as np
 from sigprop.analysis.design.targets import Correction, Measures, Targets, measure
 from sigprop.core.arrays import Bools, Floats
 from sigprop.layers.attention.statistics import reduced_beta
+from sigprop.layers.state import State
 from sigprop.model.spec import RANGES, ModelSpec
-from sigprop.propagation.stack import build_block, initial_state
+from sigprop.propagation.stack import build_block, initial_state, iterate
 
 __all__ = ["MISSED", "TIGHT", "Answer", "Search"]
 
@@ -216,10 +217,14 @@ def _steady(spec: ModelSpec, heat: Floats) -> Floats:
     They end at the largest admissible one, where tokens have merged and the overlap has no hope, or
     where the state overflows. Those of late tokens, without mask and rotation.
     """
-    state, betas = initial_state(spec), []
-    for _ in range(spec.depth):
-        with np.errstate(all="ignore"):
-            scale = reduced_beta(1.0, build_block(spec.replace(beta=0.0)).read(state))
-            betas.append(np.nan_to_num(np.minimum(heat / scale, MAX_BETA), nan=MAX_BETA))
-            state = build_block(spec.replace(beta=betas[-1]))(state)
+
+    def step(last: tuple[State, Floats], layer: ModelSpec) -> tuple[State, Floats]:
+        state, _ = last
+        scale = reduced_beta(1.0, build_block(layer.replace(beta=0.0)).read(state))
+        beta = np.nan_to_num(np.minimum(heat / scale, MAX_BETA), nan=MAX_BETA)
+        return build_block(layer.replace(beta=beta))(state), beta
+
+    start = initial_state(spec), np.zeros(())
+    with np.errstate(all="ignore"):
+        betas = [beta for _, beta in iterate(start, spec.layers, step)]
     return np.stack(np.broadcast_arrays(*betas))
