@@ -265,18 +265,26 @@ def _spread(spec: ModelSpec, base: Trajectory, slopes: list[_Slopes]) -> Traject
     x = np.minimum(x * np.exp(shift / x), 1 + 1 / (spec.context - 1))
     y2, y2_std = _read("y2", base.y2, slopes, noise, variance, shift)
     entropy, entropy_std = _read("entropy", base.entropy, slopes, noise, variance, shift)
-    known = np.where(base.entropy > 0, base.entropy, 1.0)
+    least, most = _uniform(spec)
+    entropy, known = np.clip(entropy, 0.0, most), np.where(base.entropy > 0, base.entropy, 1.0)
     return replace(
         base,
         rho=1 - x,
         gap=base.q * x,
-        y2=np.clip(y2, 1 / spec.context, 1.0),
-        entropy=np.clip(entropy, 0.0, np.log(spec.context)),
-        entropy_ratio=base.entropy_ratio * np.clip(entropy, 0.0, np.log(spec.context)) / known,
+        y2=np.clip(y2, least, 1.0),
+        entropy=entropy,
+        entropy_ratio=np.minimum(base.entropy_ratio * entropy / known, 1.0),
         rho_std=np.sqrt(variance),
         y2_std=y2_std,
         entropy_std=entropy_std,
     )
+
+
+def _uniform(spec: ModelSpec) -> tuple[float, float]:
+    """Mean participation and entropy of uniform attention, which no mean is below and above."""
+    geometry: Any = build_stack(spec, geometry_of(spec)).place.geometry
+    count, share = geometry.keys_seen, geometry.share
+    return float(share @ (1 / count)), float(share @ np.log(count))
 
 
 def _moved(deficit: float, context: float) -> float:

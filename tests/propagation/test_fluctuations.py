@@ -4,6 +4,7 @@ import autograd
 import numpy as np
 import pytest
 
+import sigprop
 from sigprop import AssumptionError, ModelSpec, propagate
 from sigprop.layers.attention.statistics import entropy_variance, moments
 from sigprop.propagation.finite_width.bands import bands
@@ -233,3 +234,15 @@ def test_bands_refuse(changes):
     spec = ModelSpec(depth=2, context=64, width=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.2)
     with pytest.raises(AssumptionError, match="in bands"):
         bands(spec.replace(**changes))
+
+
+def test_means_of_masked_attention_stay_within_uniform_attention():
+    """Y_2 is at least the mean of 1/t, and H/log t at most one, however narrow the network."""
+    spec = ModelSpec(
+        depth=4, context=4, width=1, causal=True, activation="erf", beta=0.11, sigma_v2=0.004,
+        sigma_o2=2, sigma_w1_2=1.6, sigma_w2_2=2.3, alpha_attn=8.6, norm_gain=0.2, rho0=0.5,
+    )  # fmt: skip
+    found = sigprop.bands(spec)
+    assert (found.y2 >= np.mean(1 / np.arange(1, 5)) - 1e-12).all()
+    assert (found.entropy_ratio <= 1).all()
+    assert (found.entropy <= np.mean(np.log(np.arange(1, 5))) + 1e-12).all()

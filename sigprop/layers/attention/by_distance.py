@@ -68,6 +68,16 @@ class DistanceGeometry:
     distances: Distances
     tokens: int
 
+    @property
+    def keys_seen(self) -> Floats:
+        """Number of keys that every query sees."""
+        return np.array([float(self.tokens)])
+
+    @property
+    def share(self) -> Floats:
+        """All queries are alike."""
+        return np.ones(1)
+
     def initial(self, q: Number, rho: Number) -> State:
         """Kernel of tokens of one variance and one overlap."""
         return State(q, q * (1 - np.asarray(rho)) * np.ones(len(self.distances.edges) - 1))

@@ -72,6 +72,16 @@ class PositionGeometry:
         """Context length T."""
         return int(self.layout.edges[-1])
 
+    @property
+    def keys_seen(self) -> Floats:
+        """Number of keys that the query at the centre of each block sees."""
+        return self.layout.centres.count
+
+    @property
+    def share(self) -> Floats:
+        """Share of the positions that each block holds."""
+        return np.asarray(self.layout.size / self.tokens)
+
     def initial(self, q: Number, rho: Number) -> State:
         """Kernel of tokens of one variance and one overlap."""
         return State(q, np.where(self.layout.pairs > 0, q * (1 - np.asarray(rho)), 0.0))
