@@ -189,7 +189,9 @@ def validated(function: F) -> F:
 
     @wraps(function)
     def call(*args: Any, **named: Any) -> Any:
-        if "theory" in checks and isinstance(named.get("limit"), bool):
+        if "theory" in checks and "theory" in named:  # the flag was never called so
+            KINDS["str"]("theory", named["theory"])
+        elif "theory" in checks and isinstance(named.get("limit"), bool):
             named = {"theory" if name == "limit" else name: v for name, v in named.items()}
         given = signature.bind(*args, **named)
         for name, value in given.arguments.items():

@@ -51,7 +51,7 @@ def computed(monkeypatch):
     return points
 
 
-@pytest.mark.parametrize("options", [{"limit": True}, {"gradients": True, "entropy_min": 0.3}])
+@pytest.mark.parametrize("options", [{"theory": "limit"}, {"gradients": True, "entropy_min": 0.3}])
 def test_a_store_is_the_plain_diagram(spec, tmp_path, options):
     spec = spec.replace(context=64)
     plain = diagram(spec, **options, **AXES)

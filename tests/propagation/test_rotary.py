@@ -183,7 +183,7 @@ def test_picked_keys_are_nearer(monkeypatch):
         "narrow", context=256, depth=10, beta=0.7, rho0=0.2, rotary_base=1e4, causal=True
     )
     measured = solve(spec, exchangeable_kernel(spec), draws=6)
-    allowed, turned = 0.001 + 2 * measured.se("rho"), Exact.turned
+    allowed, turned = 0.001 + 2 * measured.se("rho"), Exact.correlations
     assert (np.abs(propagate(spec).rho - measured.mean("rho")) <= allowed).all()
     monkeypatch.setattr(Exact, "correlations", lambda *args: turned(*args)._replace(near=0.0))
     assert (np.abs(propagate(spec).rho - measured.mean("rho")) > allowed).any()

@@ -104,7 +104,6 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
         "plot_trajectory": {"trajectory": Later(lambda: propagate(SPEC))},
     },
     "sigprop.model.export": {"prescribe": {"spec": SPEC}},
-    "sigprop.propagation.solve": {"exchangeable": {"spec": SPEC}},
     "sigprop.layers.attention.statistics": {
         "Finite": {"context": 16},
         "Limit": {},
