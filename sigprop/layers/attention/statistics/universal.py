@@ -1,0 +1,392 @@
+r"""Statistics of one query and of two with different numbers of keys, by look-up (E6-E9, E25).
+
+One file, made by ``python -m sigprop.layers.attention.statistics.build_universal``, serves every
+context and mask. It holds Chebyshev coefficients of four functions, each without its behaviour at
+small s, which is divided out; B(s) is s^2/(1 + s^2), e the excess Y_2 - 1/n of one query, E the
+excess O - c/(n n') of two queries of n <= n' keys of which c are common, and S = sqrt(s s'):
+
+.. math::
+   \text{single:} &\quad \log\frac{n\,e}{s^2 (1 - 1/n)}\Big/B(s), \quad
+       \log\frac{2(\log n - H)}{s^2 (1 - 1/n)}\Big/B(s); \\
+   \text{weight:} &\quad \log(n\,E A_1)\,\frac{1 + s^2 + s_1^2}{s_1^2 - s^2},
+       \quad\text{of a key of deviation } s_1; \\
+   \text{base:} &\quad b = \log\frac{E}{r\,e}\Big/(w B(s)),
+       \quad\text{of equal queries, w from 0 at r = 1 to 1}; \\
+   \text{pair:} &\quad p = \Big[\log\frac{E}{r\sqrt{e e'}} - \frac{w B b + w' B' b'}2
+       - \ell\Big]\Big/B(S), \quad c = n; \\
+   \text{part:} &\quad \text{what c < n adds to p, over } 1 - c/n .
+
+Here :math:`\ell` is the first logarithm at small s. Axes are log n, log(n'/n) over its largest
+value, s/(s + 5/2), log(s'/s), c/n and the gap 1 - r of
+`sigprop.layers.attention.statistics.coordinates`. A look-up contracts the axes of n once, those of
+s for each query and what is left for each couple; leading axes are many layers or heads.
+
+*Domain.* 2 <= n, n' <= 2^20; s <= 32 for one query; S <= 16 and s'/s in [1/4, 4] for two, r in
+[-0.3, 1]; s <= 16 and s_1 <= 32 for the weight of a key. Outside it a look-up gives NaN. `part`
+leaves out how it depends on s'/s. The measured errors are in the file (`errors`).
+"""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from importlib.resources import as_file, files
+from typing import NamedTuple
+
+import numpy as np
+
+from sigprop.core.arrays import Floats, Ints
+from sigprop.core.errors import AssumptionError
+from sigprop.core.numerics.chebyshev import basis
+from sigprop.layers.attention.statistics import coordinates as co
+
+__all__ = ["Couples", "KeyWeights", "OneQuery", "errors"]
+
+VERSION = 1
+LEAST, MOST = 2.0, 2.0**20  # keys
+HOTTEST = 32.0  # score deviation of one query, and of a key
+HOT = 16.0  # geometric mean of two, and score deviation of a query whose keys differ
+WIDEST = 4.0  # ratio of the score deviations of two queries
+DOMAIN = np.array([LEAST, MOST, HOTTEST, HOT, WIDEST, co.MAX_GAP, co.A, co.B])
+
+
+class Tables(NamedTuple):
+    """Coefficients of `universal.npz`; the axes of each are those of `AXES`."""
+
+    single: Floats
+    weight: Floats
+    base: Floats
+    pair: Floats
+    part: Floats
+
+
+@cache
+def _data() -> dict[str, Floats]:
+    source = files("sigprop.layers.attention.statistics") / "universal.npz"
+    with as_file(source) as path, np.load(path) as file:
+        return checked(dict(file))
+
+
+def of_data(data: dict[str, Floats]) -> Tables:
+    """Tables among the arrays of a file, in double precision."""
+    return Tables(*(np.asarray(data[name], np.float64) for name in Tables._fields))
+
+
+def checked(data: dict[str, Floats]) -> dict[str, Floats]:
+    """Data of a file of this version and domain.
+
+    Parameters
+    ----------
+    data : dict
+        Arrays of a file.
+
+    Returns
+    -------
+    dict
+        The same.
+
+    Raises
+    ------
+    AssumptionError
+        If the file was made by another version, or for another domain.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.statistics.universal import DOMAIN, VERSION, checked
+    >>> checked({"version": VERSION, "domain": DOMAIN})["version"]
+    1
+    """
+    if int(data["version"]) != VERSION:
+        raise AssumptionError(f"universal.npz is of version {data['version']}, not {VERSION}")
+    if not np.array_equal(data["domain"], DOMAIN):
+        raise AssumptionError(f"universal.npz covers {data['domain']}, not {DOMAIN}")
+    return data
+
+
+@cache
+def tables() -> Tables:
+    """Coefficients of the shipped file.
+
+    Returns
+    -------
+    Tables
+        Read once.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.statistics.universal import tables
+    >>> tables().pair.ndim
+    5
+    """
+    return of_data(_data())
+
+
+def errors() -> dict[str, Floats]:
+    """Errors measured against the quadratures when the file was made.
+
+    Returns
+    -------
+    dict
+        Rows of `bounds`: largest s and n of a domain. Of the rest, one row a domain: the error
+        that 95 % of random points stay below, and the largest. Absolute of `single` (excess, and
+        deficit in nats), `pair` and `part` (excess overlap); relative of `weight`.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.statistics.universal import errors
+    >>> sorted(errors())
+    ['bounds', 'pair', 'part', 'single', 'weight']
+    """
+    names = [name for name in _data() if name.startswith("error_")]
+    return {name.removeprefix("error_"): _data()[name] for name in names}
+
+
+def place_of_keys(keys: Floats) -> Floats:
+    """Log n on [-1, 1]."""
+    return np.asarray(2 * np.log(keys / LEAST) / np.log(MOST / LEAST) - 1)
+
+
+def keys_at(place: Floats) -> Floats:
+    """Inverse of `place_of_keys`."""
+    return np.asarray(LEAST * (MOST / LEAST) ** ((place + 1) / 2))
+
+
+def place_of_later(keys: Floats, later: Floats) -> Floats:
+    """Log(n'/n) over its largest value on [-1, 1]."""
+    room = np.maximum(np.log(MOST / keys), 1e-9)
+    return np.asarray(2 * np.log(later / keys) / room - 1)
+
+
+def later_at(keys: Floats, place: Floats) -> Floats:
+    """Inverse of `place_of_later`."""
+    return np.asarray(keys * (MOST / keys) ** ((place + 1) / 2))
+
+
+def bend(s: Floats) -> Floats:
+    """Divide out of a logarithm that vanishes with s: s^2/(1 + s^2)."""
+    return np.asarray(s**2 / (1 + s**2))
+
+
+def turn(own: Floats, s: Floats) -> Floats:
+    """Divide out of the log weight of a key of deviation `own`: it vanishes among equals."""
+    return np.asarray((own**2 - s**2) / (1 + s**2 + own**2))
+
+
+def small(keys: Floats, later: Floats, common: Floats) -> Floats:
+    """Log E/(r sqrt(e e')) at small s: covariance of the deviations of the weights."""
+    inside = common * (1 - 1 / keys - 1 / later + common / keys / later)
+    return np.asarray(np.log(inside / np.sqrt((keys - 1) * (later - 1))))
+
+
+class OneQuery:
+    """Excess and entropy deficit of one query.
+
+    Parameters
+    ----------
+    keys : array, shape (P,)
+        Numbers of keys.
+    source : Tables, optional
+        By default those of the shipped file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.statistics.universal import OneQuery
+    >>> excess, deficit = OneQuery(np.array([512.0]))(np.array([3.53223]))
+    >>> round(float(excess[0] + 1 / 512), 4)
+    0.249
+    """
+
+    def __init__(self, keys: Floats, source: Tables | None = None) -> None:
+        self._known = (keys >= LEAST) & (keys <= MOST)
+        self._keys = np.where(self._known, keys, LEAST)
+        self._rows = _at_keys(self._keys, (source or tables()).single)
+
+    def __call__(self, s: Floats) -> tuple[Floats, Floats]:
+        """Excess and deficit.
+
+        Parameters
+        ----------
+        s : array, shape (..., P)
+            Standard deviations of the scores.
+
+        Returns
+        -------
+        excess, deficit : arrays, shape (..., P)
+            :math:`Y_2 - 1/n`, and log n less the entropy; NaN outside the domain.
+        """
+        hot = basis(co.from_deviation(s, 0.0, HOTTEST), self._rows.shape[1])
+        logs = bend(s) * np.einsum("pkz,...pk->z...p", self._rows, hot)
+        first = s**2 * (1 - 1 / self._keys) * np.exp(logs)
+        first = np.where(self._known & (s <= HOTTEST), first, np.nan)
+        return first[0] / self._keys, first[1] / 2
+
+
+class KeyWeights:
+    """Mean weight of a key whose score varies more or less than those of the others.
+
+    Parameters
+    ----------
+    keys : array, shape (P,)
+        Numbers of keys.
+    source : Tables, optional
+        By default those of the shipped file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.statistics.universal import KeyWeights
+    >>> KeyWeights(np.array([8.0]))(np.ones(1), np.ones((1, 1))).tolist()
+    [[0.0]]
+    """
+
+    def __init__(self, keys: Floats, source: Tables | None = None) -> None:
+        self._known = (keys >= LEAST) & (keys <= MOST)
+        inside = np.where(self._known, keys, LEAST)
+        self._rows = _at_keys(inside, (source or tables()).weight)
+
+    def __call__(self, s: Floats, ratio: Floats) -> Floats:
+        """Logarithm of n times the weight.
+
+        Parameters
+        ----------
+        s : array, shape (..., P)
+            Standard deviations of the scores of the other keys.
+        ratio : array, shape (..., P, B)
+            Variances of the key's score over that of the others.
+
+        Returns
+        -------
+        array, shape (..., P, B)
+            The logarithms; NaN outside the domain.
+        """
+        count = self._rows.shape[1:]
+        hot = basis(co.from_deviation(s, 0.0, HOT), count[0])
+        rows = np.einsum("pac,...pa->...pc", self._rows, hot)
+        wide = s[..., None]
+        own = wide * np.sqrt(ratio)
+        place = basis(co.from_deviation(own, 0.0, HOTTEST), count[1])
+        known = self._known[:, None] & (wide <= HOT) & (own <= HOTTEST)
+        return np.where(known, turn(own, wide) * (place @ rows[..., None])[..., 0], np.nan)
+
+
+class Couples:
+    """Excess overlap of two queries.
+
+    Parameters
+    ----------
+    keys : array, shape (P,)
+        Numbers of keys of queries.
+    i, j : arrays of int, shape (N,)
+        Which couples of them.
+    common : array, shape (N,)
+        Number of keys that both see.
+    source : Tables, optional
+        By default those of the shipped file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.statistics import overlap
+    >>> from sigprop.layers.attention.statistics.universal import Couples
+    >>> keys, index = np.array([64.0]), np.array([0])
+    >>> found = Couples(keys, index, index, keys)(np.array([2.0]), np.array([0.5]))
+    >>> bool(abs(found[0] + 1 / 64 - overlap(2.0, 64, 0.5)) < 1e-4)
+    True
+    """
+
+    def __init__(
+        self, keys: Floats, i: Ints, j: Ints, common: Floats, source: Tables | None = None
+    ) -> None:
+        source = source or tables()
+        swap = keys[i] > keys[j]
+        self._i, self._j = np.where(swap, j, i), np.where(swap, i, j)
+        n, later = keys[self._i], keys[self._j]
+        self._empty = (common <= 0) | (n <= 1)
+        self._known = ((n >= LEAST) & (later <= MOST)) | self._empty
+        self._one = OneQuery(keys, source)
+        inside = np.clip(keys, LEAST, MOST)
+        self._base = _at_keys(inside, source.base)
+        n, later = inside[self._i], inside[self._j]
+        common = np.where(self._empty | ~self._known, n, common)
+        self._small = small(n, later, common)
+        self._pair = _pair(source, n, later, common)
+
+    def __call__(self, s: Floats, r: Floats) -> Floats:
+        """Excess overlap.
+
+        Parameters
+        ----------
+        s : array, shape (..., P)
+            Standard deviations of the scores.
+        r : array, shape (..., N)
+            Correlation of the two scores on a common key.
+
+        Returns
+        -------
+        array, shape (..., N)
+            The excess; zero where nothing is common or one query sees one key, NaN outside the
+            domain.
+        """
+        gap, first, later = 1 - r, s[..., self._i], s[..., self._j]
+        mean = np.sqrt(first * later)
+        known = (np.abs(gap) <= co.MAX_GAP) & (np.maximum(first, later) <= HOTTEST)
+        known &= (mean <= HOT) & (np.maximum(first, later) <= WIDEST * np.minimum(first, later))
+        gap = np.clip(gap, 0.0, co.MAX_GAP)
+        log = self._small + bend(mean) * self._apart(first, later, mean, gap)
+        log += self._alike(s, gap) / 2
+        most = np.sqrt(self._one(np.where(s <= HOTTEST, s, 0.0))[0])
+        found = r * most[..., self._i] * most[..., self._j] * np.exp(log)
+        return np.where(self._empty, 0.0, np.where(known & self._known, found, np.nan))
+
+    def _alike(self, s: Floats, gap: Floats) -> Floats:
+        """Sum over both queries of the base, as logarithms."""
+        hot = basis(co.from_deviation(s, 0.0, HOTTEST), self._base.shape[1])
+        rows = bend(s)[..., None] * np.einsum("pkv,...pk->...pv", self._base, hot)
+        out = np.zeros(gap.shape)
+        for index in (self._i, self._j):
+            place = co.from_gap(gap, np.minimum(s, HOTTEST)[..., index])
+            near = basis(np.clip(place, -1.0, 1.0), rows.shape[-1])
+            out += (place + 1) / 2 * np.einsum("...v,...v->...", rows[..., index, :], near)
+        return out
+
+    def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats) -> Floats:
+        """What unlike queries add, over the bend."""
+        count = self._pair.shape[1:]
+        hot = basis(co.from_deviation(mean, 0.0, HOT), count[0]).astype(np.float32)
+        ratio = np.divide(later, first, out=np.ones_like(mean), where=first > 0)
+        tilt = np.log(np.clip(ratio, 1 / WIDEST, WIDEST)) / np.log(WIDEST)
+        near = np.clip(co.from_gap(gap, np.minimum(mean, HOT)), -1.0, 1.0)
+        rows = np.einsum("nkz,...nk->...nz", self._flat, hot, optimize=True)
+        rows = rows.reshape(*mean.shape, *count[1:])
+        rows = np.einsum("...lv,...l->...v", rows, basis(tilt, count[1]))
+        return np.asarray(np.einsum("...v,...v->...", rows, basis(near, count[2])))
+
+    @cached_property
+    def _flat(self) -> Floats:
+        return self._pair.reshape(*self._pair.shape[:2], -1)
+
+
+def _at_keys(keys: Floats, table: Floats) -> Floats:
+    """Sum over the first axis of a table."""
+    return np.tensordot(basis(place_of_keys(keys), len(table)), table, 1)
+
+
+def _pair(source: Tables, n: Floats, later: Floats, common: Floats) -> Floats:
+    """Coefficients of what unlike queries add, shape (N, s, s'/s, r), in single precision."""
+    part, out = source.part, _contracted(n, later, source.pair)
+    inside = np.flatnonzero(common < n)
+    share = (common / n)[inside]
+    rows = _contracted(n[inside], later[inside], part).reshape(len(inside), part.shape[2], -1)
+    rows = (1 - share)[:, None] * np.einsum("nk,nkz->nz", basis(2 * share - 1, part.shape[2]), rows)
+    rows = rows.reshape(len(inside), *part.shape[3:])
+    out[inside, : rows.shape[1], 0, : rows.shape[2]] += rows
+    return out
+
+
+def _contracted(n: Floats, later: Floats, table: Floats) -> Floats:
+    """Sum over both axes of lengths."""
+    one, two = (basis(x, k) for x, k in zip(
+        (place_of_keys(n), place_of_later(n, later)), table.shape, strict=False))  # fmt: skip
+    both = (one[:, :, None] * two[:, None, :]).reshape(len(n), -1)
+    found = both.astype(np.float32) @ table.reshape(both.shape[1], -1).astype(np.float32)
+    return found.reshape(len(n), *table.shape[2:])

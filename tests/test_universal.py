@@ -1,0 +1,233 @@
+"""Tables of every context and mask: quadratures, exact limits, laws and stacks."""
+
+import numpy as np
+import pytest
+
+from sigprop import Transformer
+from sigprop.core.errors import AssumptionError
+from sigprop.layers.attention.by_position import PositionGeometry
+from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.query_statistics import Exact
+from sigprop.layers.attention.query_universal import Universal
+from sigprop.layers.attention.statistics import build_universal, entropy_deficit, excess, overlap
+from sigprop.layers.attention.statistics import universal as un
+from sigprop.layers.attention.statistics.all_lengths import excess_overlaps, favoured_weights
+from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
+from sigprop.layers.interface import Place
+from sigprop.propagation.stack import build_block, initial_state, iterate
+
+BOUNDS = [(hot, most, k) for k, (hot, most) in enumerate(build_universal.BOUNDS.tolist())]
+
+
+def couples(keys, later, common=None):
+    """Look-up of couples of a query of `keys` and one of `later` keys."""
+    index = np.arange(len(keys))
+    both = keys if common is None else common
+    return un.Couples(np.concatenate([keys, later]), index, index + len(keys), both)
+
+
+def drawn(rng, hot, most, count):
+    """Score deviations of two queries with a ratio that the tables hold, and ordered lengths."""
+    s, other = rng.uniform(0, hot, (2, count))
+    other = np.clip(other, s / un.WIDEST, s * un.WIDEST)
+    lengths = un.LEAST * (most / un.LEAST) ** rng.uniform(size=(2, count))
+    return s, other, lengths.min(axis=0), lengths.max(axis=0)
+
+
+def within(error, bound):
+    """Whether at most a tenth of errors exceed what 95 % do not, and none twice the largest."""
+    usual, largest = bound
+    return np.mean(np.abs(error) > usual) <= 0.1 and np.abs(error).max() <= 2 * largest
+
+
+@pytest.mark.parametrize("s", [0.02, 0.3, 0.6, 2.0, 9.0])
+@pytest.mark.parametrize("r", [-0.25, 1e-3, 0.6, 0.999])
+def test_quadrature_of_all_lengths(s, r):
+    """Equal queries against `overlap`, which splits its averages in another way."""
+    keys = np.array([2.0, 30.0, 4e5])
+    found = excess_overlaps(s, s, r, keys, keys[:, None])[:, 0]
+    exact = overlap(s, keys, r) - 1 / keys
+    # the second carries the rounding of 1/n
+    assert found == pytest.approx(exact, rel=2e-8, abs=2e-10 / keys.min())
+
+
+def test_quadrature_of_two_lengths():
+    """Unlike queries against sums of Hermite polynomials; a wrong r fails."""
+    rng = np.random.default_rng(3)
+    for s, other, r in ((0.4, 1.1, 0.5), (2.0, 0.8, 0.9), (3.0, 2.0, -0.2), (1.0, 3.0, 0.3)):
+        keys, later = np.sort(2 ** rng.uniform(1, 17, (2, 8)), axis=0)
+        common = rng.uniform(0.05, 1, 8) * keys
+        own = queries(np.repeat([s, other], 8), np.concatenate([keys, later]))
+        index = np.arange(8)
+        exact = shared_excess(own, index, index + 8, common, np.full(8, r))
+        found = excess_overlaps(s, other, r, keys, later[:, None], common)[:, 0]
+        assert np.all(np.abs(found - exact) < 1e-6 / later + 1e-5 * np.abs(exact))
+        wrong = excess_overlaps(s, other, 1.01 * r, keys, later[:, None], common)[:, 0]
+        assert np.all(np.abs(wrong - exact) > 1e-3 * np.abs(exact))
+
+
+def test_quadrature_of_weights():
+    keys, own = np.array([2.0, 9.0, 700.0]), np.array([0.1, 1.0, 3.0, 6.0])
+    for s in (0.05, 0.7, 3.0):
+        exact = mean_weights(np.full(3, s), keys, np.tile((own / s) ** 2, (3, 1)))
+        found = favoured_weights(s, keys, own)
+        assert found / keys[:, None] == pytest.approx(exact, rel=3e-5)
+    assert favoured_weights(2.0, keys, own)[0] == pytest.approx(1, rel=1e-9)  # of two keys
+
+
+@pytest.mark.parametrize(("hot", "most", "k"), BOUNDS)
+def test_one_query(hot, most, k):
+    rng = np.random.default_rng(5 + k)
+    s, other, keys, _ = drawn(rng, hot, most, 12)
+    found = un.OneQuery(keys)(s)
+    error = np.concatenate([found[0] - excess(s, keys), found[1] - entropy_deficit(s, keys)])
+    assert within(error, un.errors()["single"][k])
+    weight = un.KeyWeights(keys)(s, (other / s)[:, None] ** 2)[:, 0]
+    exact = [favoured_weights(*row)[0, 0] for row in zip(s, keys[:, None], other[:, None])]  # noqa: B905
+    assert within(np.expm1(weight - np.log(exact)), un.errors()["weight"][k])
+
+
+@pytest.mark.parametrize(("hot", "most", "k"), BOUNDS)
+def test_couples_against_quadrature(hot, most, k):
+    """Random couples, with and without keys that one sees alone; 3 % more correlation fails."""
+    rng = np.random.default_rng(7 + k)
+    for name in ("pair", "part"):
+        errors, wrong = [], []
+        for _ in range(6):
+            s, other, keys, later = drawn(rng, hot, most, 20)
+            r, common = rng.uniform(0, 0.97), keys * (rng.uniform(size=20) if name == "part" else 1)
+            look = couples(keys, later, common)
+            exact = excess_overlaps(s[0], other[0], r, keys, later[:, None], common)[:, 0]
+            sigma = np.repeat([s[0], other[0]], 20)
+            errors.append(look(sigma, np.full(20, r)) - exact)
+            wrong.append(look(sigma, np.full(20, 1.03 * r)) - exact)
+        assert within(np.concatenate(errors), un.errors()[name][k])
+        assert not within(np.concatenate(wrong), un.errors()[name][k])
+
+
+def test_shipped_errors_are_small():
+    """What the tables are for: a hundredth of what correlations of 0.01 change."""
+    bounds = un.errors()
+    assert np.array_equal(bounds["bounds"], build_universal.BOUNDS)
+    assert np.all(bounds["pair"][0] <= (1e-4, 5e-4))
+    assert np.all(bounds["pair"][:, 1] <= 5e-3)
+
+
+def test_limit_of_one_query():
+    """Two equal queries at r = 1 are one."""
+    keys, rng = 2.0 ** np.arange(1, 21), np.random.default_rng(2)
+    s = rng.uniform(0.01, 4, (5, 20))
+    found = couples(keys, keys)(np.tile(s, 2), np.ones((5, 20)))
+    one = un.OneQuery(keys)(s)[0]
+    assert np.abs(found - one).max() <= un.errors()["pair"][1][1]
+    assert np.abs(1.01 * found - one).max() > un.errors()["pair"][1][1]  # control
+
+
+def test_limits_of_two_queries():
+    """Nothing at r = 0; at small s the covariance of the deviations of the weights."""
+    keys, later, common = (
+        np.array([2.0, 7, 60, 5000]),
+        np.array([3.0, 7, 999, 1e6]),
+        [1.0, 4, 9, 10],
+    )
+    look = couples(keys, later, np.array(common))
+    assert np.all(look(np.full(8, 2.0), np.zeros(4)) == 0)
+    assert np.all(look(np.zeros(8), np.full(4, 0.5)) == 0)
+    s = np.repeat([1e-3, 2e-3], 4)
+    exact = common * (1 - 1 / keys - 1 / later + common / (keys * later)) / (keys * later)
+    assert look(s, np.full(4, 0.5)) == pytest.approx(0.5 * 2e-6 * exact, rel=1e-4)
+
+
+def test_order_of_queries_does_not_matter():
+    keys, later = np.array([5.0, 70.0]), np.array([900.0, 80.0])
+    s, r = np.array([1.0, 2.0, 3.0, 1.5]), np.array([0.3, 0.8])
+    assert couples(keys, later)(s, r) == pytest.approx(
+        couples(later, keys, keys)(np.roll(s, 2), r), rel=1e-12
+    )
+
+
+def test_outside_the_domain():
+    """Never extrapolated: NaN, and the quadrature in its place."""
+    two = np.array([8.0, 64.0])
+    for s, r in (([1.0, 4.1], 0.5), ([20.0, 14.0], 0.5), ([1.0, 1.0], -0.31), ([33.0, 33.0], 0.5)):
+        assert np.isnan(couples(two[:1], two[1:])(np.array(s), np.array([r]))).all()
+    assert np.isnan(couples(two[:1], 2e6 * np.ones(1))(np.ones(2), np.full(1, 0.5))).all()
+    assert np.isnan(un.OneQuery(two)(np.full(2, 32.1))).all()
+    assert np.isnan(un.KeyWeights(two)(np.full(2, 4.0), np.full((2, 1), 65.0))).all()
+    layout = make_layout(6)
+    sigma, r = np.array([1.0, 5.0, 1.0, 40.0, 2.0, 3.0]), np.linspace(-1, 1, 15)
+    table, exact = Universal(layout), Exact(layout)
+    for found, right in (
+        (table.shared(sigma, r), exact.shared(sigma, r)),
+        (table.single(np.full(6, 40.0)).deficit, entropy_deficit(40.0, layout.queries.count)),
+    ):
+        assert np.all(np.isfinite(found))
+        assert found[right != 0] == pytest.approx(right[right != 0], rel=2e-3, abs=2e-4)
+
+
+def test_other_files_are_refused():
+    known = {"version": np.array(un.VERSION), "domain": un.DOMAIN}
+    assert un.checked(known) == known
+    with pytest.raises(AssumptionError, match="version"):
+        un.checked(known | {"version": np.array(un.VERSION + 1)})
+    with pytest.raises(AssumptionError, match="covers"):
+        un.checked(known | {"domain": 2 * un.DOMAIN})
+
+
+def test_file_holds_what_its_command_makes():
+    """Nodes of the shipped coefficients, made again, are the quadratures."""
+    for name, counts in build_universal.COUNTS.items():
+        assert getattr(un.tables(), name).shape[: len(counts)] == counts
+
+
+def test_many_stacks_at_once():
+    layout, rng = make_layout(20, window=7), np.random.default_rng(4)
+    sigma = rng.uniform(0.2, 3, (2, 3, 20))
+    r, ratio = rng.uniform(-0.3, 1, (2, 3, 190)), rng.uniform(0, 4, (2, 3, 20, 20))
+    source = Universal(layout, head_width=16)
+    for k in np.ndindex(2, 3):
+        assert source.shared(sigma, r)[k] == pytest.approx(source.shared(sigma[k], r[k]), rel=1e-5)
+        assert source.single(sigma).heads[k] == pytest.approx(source.single(sigma[k]).heads)
+        assert source.favour(sigma, ratio)[k] == pytest.approx(source.favour(sigma[k], ratio[k]))
+
+
+def test_heads_of_finite_width():
+    """Their average is that of `Exact`, and is not nothing."""
+    layout, sigma = make_layout(64), np.linspace(0.0, 4.0, len(make_layout(64).queries.count))
+    found, exact = (kind(layout, 16.0).single(sigma) for kind in (Universal, Exact))
+    for one, other in zip(found, exact, strict=True):
+        assert one == pytest.approx(other, abs=2e-5)
+    assert np.abs(exact.heads - 1).max() > 0.01
+
+
+def rho_of(source, spec, depth=6):
+    """Mean overlap of all pairs behind each block."""
+    layout = make_layout(int(spec.context), window=spec.window or np.inf, resolution=40)
+    place = Place(PositionGeometry(layout), source(layout, spec.head_width, spec.rotary_base))
+    block, start = build_block(spec, place=place), initial_state(spec, place)
+    kernels = iterate(start, [block] * depth, lambda kernel, layer: layer(kernel))
+    return np.array([1 - float(place.geometry.deficit(kernel)) for kernel in kernels])
+
+
+class Detached(Universal):
+    """Negative control: queries that share nothing but the keys."""
+
+    def shared(self, sigma, r):
+        """Half of it."""
+        return super().shared(sigma, r) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", [64, 256])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.5, 3.0])
+@pytest.mark.parametrize("window", [None, 24])
+def test_stacks(context, beta, window):
+    """A stack is that of the quadratures to 0.002; half the overlap of attention is not."""
+    spec = Transformer(
+        depth=6, context=context, causal=True, window=window, beta=beta, sigma_v2=2, sigma_w2=1,
+        rho0=0.05, width=256, heads=8,
+    )  # fmt: skip
+    exact = rho_of(Exact, spec)
+    assert np.abs(rho_of(Universal, spec) - exact).max() < 2e-3
+    if beta >= 1:
+        assert np.abs(rho_of(Detached, spec) - exact).max() > 4e-3
