@@ -139,7 +139,7 @@ def favoured_weights(s: float, keys: Floats, own: Floats) -> Floats:
     others = (keys - 1)[:, None]
     density = others * np.exp((others - 1) * rest) * smooth[0, :, 0] * grid.step
     more = keys[:, None] * (density @ (own_lost - lost[0]).T)
-    return np.where(more > -0.5, 1 + more, keys[:, None] * (density @ own_lost.T))
+    return np.asarray(np.where(more > -0.5, 1 + more, keys[:, None] * (density @ own_lost.T)))
 
 
 def _sums(

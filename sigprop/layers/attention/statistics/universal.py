@@ -28,7 +28,7 @@ leaves out how it depends on s'/s. The measured errors are in the file (`errors`
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache
 from importlib.resources import as_file, files
 from typing import NamedTuple
 
@@ -72,7 +72,7 @@ def of_data(data: dict[str, Floats]) -> Tables:
 
 
 def checked(data: dict[str, Floats]) -> dict[str, Floats]:
-    """Data of a file of this version and domain.
+    """Refuse a file of another version or domain.
 
     Parameters
     ----------
@@ -350,20 +350,15 @@ class Couples:
         return out
 
     def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats) -> Floats:
-        """What unlike queries add, over the bend."""
+        """Logarithm that unlike queries add, over the bend."""
         count = self._pair.shape[1:]
         hot = basis(co.from_deviation(mean, 0.0, HOT), count[0]).astype(np.float32)
         ratio = np.divide(later, first, out=np.ones_like(mean), where=first > 0)
         tilt = np.log(np.clip(ratio, 1 / WIDEST, WIDEST)) / np.log(WIDEST)
         near = np.clip(co.from_gap(gap, np.minimum(mean, HOT)), -1.0, 1.0)
-        rows = np.einsum("nkz,...nk->...nz", self._flat, hot, optimize=True)
-        rows = rows.reshape(*mean.shape, *count[1:])
+        rows = np.einsum("nklv,...nk->...nlv", self._pair, hot)
         rows = np.einsum("...lv,...l->...v", rows, basis(tilt, count[1]))
         return np.asarray(np.einsum("...v,...v->...", rows, basis(near, count[2])))
-
-    @cached_property
-    def _flat(self) -> Floats:
-        return self._pair.reshape(*self._pair.shape[:2], -1)
 
 
 def _at_keys(keys: Floats, table: Floats) -> Floats:
@@ -376,17 +371,20 @@ def _pair(source: Tables, n: Floats, later: Floats, common: Floats) -> Floats:
     part, out = source.part, _contracted(n, later, source.pair)
     inside = np.flatnonzero(common < n)
     share = (common / n)[inside]
-    rows = _contracted(n[inside], later[inside], part).reshape(len(inside), part.shape[2], -1)
-    rows = (1 - share)[:, None] * np.einsum("nk,nkz->nz", basis(2 * share - 1, part.shape[2]), rows)
-    rows = rows.reshape(len(inside), *part.shape[3:])
+    weights = (1 - share)[:, None] * basis(2 * share - 1, part.shape[2])
+    rows = np.einsum("nk,nksv->nsv", weights, _contracted(n[inside], later[inside], part))
     out[inside, : rows.shape[1], 0, : rows.shape[2]] += rows
     return out
 
 
 def _contracted(n: Floats, later: Floats, table: Floats) -> Floats:
     """Sum over both axes of lengths."""
-    one, two = (basis(x, k) for x, k in zip(
-        (place_of_keys(n), place_of_later(n, later)), table.shape, strict=False))  # fmt: skip
-    both = (one[:, :, None] * two[:, None, :]).reshape(len(n), -1)
-    found = both.astype(np.float32) @ table.reshape(both.shape[1], -1).astype(np.float32)
-    return found.reshape(len(n), *table.shape[2:])
+    one = basis(place_of_keys(n), table.shape[0])
+    two = basis(place_of_later(n, later), table.shape[1])
+    both = (one[:, :, None] * two[:, None, :]).reshape(len(n), one.shape[1] * two.shape[1])
+    return np.tensordot(both.astype(np.float32), _flat(table).astype(np.float32), 1)
+
+
+def _flat(table: Floats) -> Floats:
+    """Both axes of lengths as one."""
+    return table.reshape(-1, *table.shape[2:])
