@@ -26,6 +26,11 @@ def couples(keys, later, common=None):
     return un.Couples(np.concatenate([keys, later]), index, index + len(keys), both)
 
 
+def couples_of(layout):
+    """Look-up of the couples of a layout."""
+    return un.Couples(layout.queries.count, *layout.couples, layout.common)
+
+
 def drawn(rng, hot, most, count):
     """Score deviations of two queries with a ratio that the tables hold, and ordered lengths."""
     s, other = rng.uniform(0, hot, (2, count))
@@ -34,10 +39,15 @@ def drawn(rng, hot, most, count):
     return s, other, lengths.min(axis=0), lengths.max(axis=0)
 
 
-def within(error, bound):
-    """Whether at most a tenth of errors exceed what 95 % do not, and none twice the largest."""
-    usual, largest = bound
-    return np.mean(np.abs(error) > usual) <= 0.1 and np.abs(error).max() <= 2 * largest
+def within(error, bound, draws):
+    """Whether errors of independent draws are those that the file promises.
+
+    The share beyond what 95 % do not exceed is 5 % to three standard errors; none is twice the
+    largest.
+    """
+    (usual, largest), error = bound, np.abs(error)
+    share = 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
+    return np.mean(error > usual) <= share and error.max() <= 2 * largest
 
 
 @pytest.mark.parametrize("s", [0.02, 0.3, 0.6, 2.0, 9.0])
@@ -78,31 +88,30 @@ def test_quadrature_of_weights():
 @pytest.mark.parametrize(("hot", "most", "k"), BOUNDS)
 def test_one_query(hot, most, k):
     rng = np.random.default_rng(5 + k)
-    s, other, keys, _ = drawn(rng, hot, most, 12)
+    s, other, keys, _ = drawn(rng, hot, most, 20)
     found = un.OneQuery(keys)(s)
     error = np.concatenate([found[0] - excess(s, keys), found[1] - entropy_deficit(s, keys)])
-    assert within(error, un.errors()["single"][k])
+    assert within(error, un.errors()["single"][k], 20)
     weight = un.KeyWeights(keys)(s, (other / s)[:, None] ** 2)[:, 0]
     exact = [favoured_weights(*row)[0, 0] for row in zip(s, keys[:, None], other[:, None])]  # noqa: B905
-    assert within(np.expm1(weight - np.log(exact)), un.errors()["weight"][k])
+    assert within(np.expm1(weight - np.log(exact)), un.errors()["weight"][k], 20)
 
 
 @pytest.mark.parametrize(("hot", "most", "k"), BOUNDS)
 def test_couples_against_quadrature(hot, most, k):
     """Random couples, with and without keys that one sees alone; 3 % more correlation fails."""
-    rng = np.random.default_rng(7 + k)
+    rng, draws = np.random.default_rng(7 + k), 20
     for name in ("pair", "part"):
         errors, wrong = [], []
-        for _ in range(6):
-            s, other, keys, later = drawn(rng, hot, most, 20)
-            r, common = rng.uniform(0, 0.97), keys * (rng.uniform(size=20) if name == "part" else 1)
-            look = couples(keys, later, common)
+        for r in rng.uniform(-0.29, 0.97, draws):
+            s, other, keys, later = drawn(rng, hot, most, 4)
+            common = keys * (rng.uniform(size=4) if name == "part" else 1)
             exact = excess_overlaps(s[0], other[0], r, keys, later[:, None], common)[:, 0]
-            sigma = np.repeat([s[0], other[0]], 20)
-            errors.append(look(sigma, np.full(20, r)) - exact)
-            wrong.append(look(sigma, np.full(20, 1.03 * r)) - exact)
-        assert within(np.concatenate(errors), un.errors()[name][k])
-        assert not within(np.concatenate(wrong), un.errors()[name][k])
+            look, sigma = couples(keys, later, common), np.repeat([s[0], other[0]], 4)
+            errors.append(look(sigma, np.full(4, r)) - exact)
+            wrong.append(look(sigma, np.full(4, 1.03 * r)) - exact)
+        assert within(np.concatenate(errors), un.errors()[name][k], draws)
+        assert not within(np.concatenate(wrong), un.errors()[name][k], draws)
 
 
 def test_shipped_errors_are_small():
@@ -114,13 +123,14 @@ def test_shipped_errors_are_small():
 
 
 def test_limit_of_one_query():
-    """Two equal queries at r = 1 are one."""
+    """Two equal queries at r = 1 are one: nodes of n'/n hold n' = n."""
     keys, rng = 2.0 ** np.arange(1, 21), np.random.default_rng(2)
-    s = rng.uniform(0.01, 4, (5, 20))
-    found = couples(keys, keys)(np.tile(s, 2), np.ones((5, 20)))
-    one = un.OneQuery(keys)(s)[0]
-    assert np.abs(found - one).max() <= un.errors()["pair"][1][1]
-    assert np.abs(1.01 * found - one).max() > un.errors()["pair"][1][1]  # control
+    s = rng.uniform(0.01, 3, (5, 20))
+    look = couples(keys, keys)
+    error = np.abs(look(np.tile(s, 2), np.ones((5, 20))) - un.OneQuery(keys)(s)[0])
+    assert error.max() <= un.errors()["pair"][0][1]
+    error = np.abs(look(np.tile(s, 2), np.full((5, 20), 0.99)) - un.OneQuery(keys)(s)[0])
+    assert error.max() > 10 * un.errors()["pair"][0][1]  # control
 
 
 def test_limits_of_two_queries():
@@ -155,14 +165,19 @@ def test_outside_the_domain():
     assert np.isnan(un.OneQuery(two)(np.full(2, 32.1))).all()
     assert np.isnan(un.KeyWeights(two)(np.full(2, 4.0), np.full((2, 1), 65.0))).all()
     layout = make_layout(6)
-    sigma, r = np.array([1.0, 5.0, 1.0, 40.0, 2.0, 3.0]), np.linspace(-1, 1, 15)
-    table, exact = Universal(layout), Exact(layout)
-    for found, right in (
-        (table.shared(sigma, r), exact.shared(sigma, r)),
-        (table.single(np.full(6, 40.0)).deficit, entropy_deficit(40.0, layout.queries.count)),
-    ):
-        assert np.all(np.isfinite(found))
-        assert found[right != 0] == pytest.approx(right[right != 0], rel=2e-3, abs=2e-4)
+    sigma, r = np.array([1.0, 5.0, 1.0, 20.0, 2.0, 3.0]), np.linspace(-1, 1, 15)
+    source, missing = Universal(layout), np.isnan(couples_of(layout)(sigma, r))
+    assert 3 < missing.sum() < 15
+    found, exact = source.shared(sigma, r), Exact(layout).shared(sigma, r)
+    assert np.array_equal(found[missing], exact[missing])
+    assert np.array_equal(
+        source.single(np.full(6, 40.0)).deficit[1:],
+        entropy_deficit(40.0, layout.queries.count[1:]),
+    )
+    wide, s = np.full((6, 6), 100.0), np.full(6, 5.0)
+    count = layout.queries.count
+    weights = mean_weights(s, np.maximum(count, 2), wide) * np.maximum(count, 2)[:, None]
+    assert source.favour(s, wide) == pytest.approx(weights)
 
 
 def test_other_files_are_refused():
@@ -217,17 +232,22 @@ class Detached(Universal):
         return super().shared(sigma, r) / 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("context", [64, 256])
-@pytest.mark.parametrize("beta", [0.0, 0.5, 1.5, 3.0])
-@pytest.mark.parametrize("window", [None, 24])
-def test_stacks(context, beta, window):
-    """A stack is that of the quadratures to 0.002; half the overlap of attention is not."""
+MASKS = {"causal": {}, "window": {"window": 24}, "rotary": {"rotary_base": 1e4}}
+
+
+@pytest.mark.parametrize("context", [64, pytest.param(256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("mask", MASKS)
+def test_stacks(context, beta, mask):
+    """A stack is that of the quadratures; half the overlap of attention is not.
+
+    Largest difference measured: 5e-5 of rho.
+    """
     spec = Transformer(
-        depth=6, context=context, causal=True, window=window, beta=beta, sigma_v2=2, sigma_w2=1,
-        rho0=0.05, width=256, heads=8,
+        depth=6, context=context, causal=True, beta=beta, sigma_v2=2, sigma_w2=1, rho0=0.05,
+        width=256, heads=8, **MASKS[mask],
     )  # fmt: skip
     exact = rho_of(Exact, spec)
-    assert np.abs(rho_of(Universal, spec) - exact).max() < 2e-3
-    if beta >= 1:
-        assert np.abs(rho_of(Detached, spec) - exact).max() > 4e-3
+    assert np.abs(rho_of(Universal, spec) - exact).max() < 2e-4
+    if beta == 3:
+        assert np.abs(rho_of(Detached, spec) - exact).max() > 2e-3

@@ -79,17 +79,17 @@ class Universal(Exact):
         >>> Universal(make_layout(2)).single(np.zeros((5, 2))).excess.shape
         (5, 2)
         """
-        count, many = self.layout.queries.count, self.layout.queries.count >= 2
+        many = self.layout.queries.count >= 2
         factors, probability = np.ones(1), np.ones(1)
         if self.head_width is not None:
             factors, probability = head_nodes(self.head_width)
-        root = np.sqrt(factors).reshape(-1, *[1] * sigma.ndim)
-        found = (np.tensordot(probability, part, 1) for part in self._one(root * sigma))
-        rest, deficit = (np.where(many, part, 0.0) for part in found)
-        plain = rest if self.head_width is None else np.where(many, self._one(sigma)[0], 0.0)
+        root = np.sqrt(factors).reshape(-1, *[1] * sigma.ndim) * sigma
+        rest, deficit = (np.tensordot(probability, part, 1) for part in self._one(root))
+        plain = rest if self.head_width is None else self._one(sigma)[0]
         heads = np.divide(rest, plain, out=np.ones_like(sigma), where=plain > 0)
-        entropy = np.log(np.where(many, count, 2.0)) - deficit
-        return Single(rest, np.where(many, entropy, 0.0), np.sqrt(heads), deficit)
+        found = (np.where(many, v, 0.0) for v in (rest, np.log(self._count) - deficit, deficit))
+        rest, entropy, deficit = found
+        return Single(rest, entropy, np.sqrt(heads), deficit)
 
     def shared(self, sigma: Floats, r: Floats) -> Floats:
         """Excess overlap of two queries, before the average over heads.

@@ -33,7 +33,7 @@ COUNTS = {  # Chebyshev nodes of each axis
 BOUNDS = np.array(
     [[3.0, 4096.0], [8.0, 131072.0], [15.0, 1e6]]
 )  # s and n where errors are measured
-POINTS = 60  # pairs of score deviations at which they are, of ten pairs of lengths each
+POINTS = 150  # pairs of score deviations at which they are, of ten pairs of lengths each
 SEED = 17
 Track = Callable[[Iterable[tuple[int, ...]], str], Iterable[tuple[int, ...]]]
 
@@ -153,14 +153,14 @@ def _measure(
     hot, most = bound
     rows: dict[str, list[Floats]] = {name: [] for name in ("single", "weight", "pair", "part")}
     for _ in track(((k,) for k in range(POINTS)), f"errors up to s = {hot:g}"):
-        s, later, r, share = rng.uniform([0, 0, 0, 0], [hot, hot, 1, 1])
+        s, later, r, share = rng.uniform([0, 0, -0.3, 0], [hot, hot, 1.05, 1])
         later = min(max(later, s / un.WIDEST), s * un.WIDEST)
         lengths = un.LEAST * (most / un.LEAST) ** rng.uniform(size=(2, 10))
         keys, more = lengths.min(axis=0), lengths.max(axis=0)
         rows["single"].append(_off_single(source, s, keys))
         rows["weight"].append(_off_weight(source, s, later, keys))
         for name, common in (("pair", keys), ("part", share * keys)):
-            rows[name].append(_off_pair(source, (s, later), r, keys, more, common))
+            rows[name].append(_off_pair(source, (s, later), min(r, 1.0), keys, more, common))
     return {name: np.abs(np.concatenate(row)) for name, row in rows.items()}
 
 

@@ -46,6 +46,7 @@ LEAST, MOST = 2.0, 2.0**20  # keys
 HOTTEST = 32.0  # score deviation of one query, and of a key
 HOT = 16.0  # geometric mean of two, and score deviation of a query whose keys differ
 WIDEST = 4.0  # ratio of the score deviations of two queries
+EDGE = np.cos(np.pi / 14)  # outermost of the nodes in n'/n, which then hold n' = n
 DOMAIN = np.array([LEAST, MOST, HOTTEST, HOT, WIDEST, co.MAX_GAP, co.A, co.B])
 
 
@@ -151,14 +152,14 @@ def keys_at(place: Floats) -> Floats:
 
 
 def place_of_later(keys: Floats, later: Floats) -> Floats:
-    """Log(n'/n) over its largest value on [-1, 1]."""
+    """Log(n'/n) over its largest value on [-EDGE, EDGE]."""
     room = np.maximum(np.log(MOST / keys), 1e-9)
-    return np.asarray(2 * np.log(later / keys) / room - 1)
+    return np.asarray(EDGE * (2 * np.log(later / keys) / room - 1))
 
 
 def later_at(keys: Floats, place: Floats) -> Floats:
     """Inverse of `place_of_later`."""
-    return np.asarray(keys * (MOST / keys) ** ((place + 1) / 2))
+    return np.asarray(keys * (MOST / keys) ** ((place / EDGE + 1) / 2))
 
 
 def bend(s: Floats) -> Floats:
