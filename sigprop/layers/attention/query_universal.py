@@ -14,9 +14,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats
 from sigprop.layers.attention.query_statistics import COLD, SMALLEST, Exact, Single
-from sigprop.layers.attention.statistics.moments import entropy_deficit
-from sigprop.layers.attention.statistics.pairs import excess
-from sigprop.layers.attention.statistics.table import head_nodes
+from sigprop.layers.attention.statistics.table import Finite, head_nodes
 from sigprop.layers.attention.statistics.unequal_lengths import (
     mean_weights,
     queries,
@@ -157,12 +155,16 @@ class Universal(Exact):
         return np.asarray(found)
 
     def _one(self, sigma: Floats) -> tuple[Floats, Floats]:
-        """Excess and deficit of one query, by quadrature where the tables end."""
+        """Excess and deficit of one query, as in `Exact` where the tables end."""
         found = self._looked_up(sigma)
         missing = np.isnan(found[0])
         if missing.any():
-            s, count = sigma[missing], np.broadcast_to(self._count, sigma.shape)[missing]
-            found[0][missing], found[1][missing] = excess(s, count), entropy_deficit(s, count)
+            rem = Finite(np.broadcast_to(self._count, sigma.shape)[missing])
+            b = sigma[missing] / np.sqrt(np.log(rem.context))
+            found[0][missing], found[1][missing] = (
+                rem.weights(b, 1.0).excess,
+                rem.entropy_deficit(b),
+            )
         return found
 
     @cached_property
