@@ -1,4 +1,4 @@
-"""Make the universal tables: about five minutes on one core.
+"""Make the universal tables: about two minutes on one core.
 
 Run as ``python -m sigprop.layers.attention.statistics.build_universal [--out FILE]``. Every node is
 a quadrature (`sigprop.layers.attention.statistics.moments`,

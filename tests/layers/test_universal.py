@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sigprop import Transformer
+from sigprop import ModelSpec
 from sigprop.core.errors import AssumptionError
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.position_grid import make_layout
@@ -254,7 +254,7 @@ def test_stacks(context, beta, mask):
 
     Largest difference measured: 5e-5 of rho.
     """
-    spec = Transformer(
+    spec = ModelSpec(
         depth=6, context=context, causal=True, beta=beta, sigma_v2=2, sigma_w2=1, rho0=0.05,
         width=256, heads=8, **MASKS[mask],
     )  # fmt: skip
