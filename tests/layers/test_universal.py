@@ -11,7 +11,7 @@ from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics import build_universal, entropy_deficit, excess, overlap
 from sigprop.layers.attention.statistics import universal as un
-from sigprop.layers.attention.statistics.all_lengths import excess_overlaps, favoured_weights
+from sigprop.layers.attention.statistics.all_lengths import excess_overlaps, mean_key_weights
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
 from sigprop.layers.interface import Place
 from sigprop.propagation.stack import build_block, initial_state, iterate
@@ -80,9 +80,9 @@ def test_quadrature_of_weights():
     keys, own = np.array([2.0, 9.0, 700.0]), np.array([0.1, 1.0, 3.0, 6.0])
     for s in (0.05, 0.7, 3.0):
         exact = mean_weights(np.full(3, s), keys, np.tile((own / s) ** 2, (3, 1)))
-        found = favoured_weights(s, keys, own)
+        found = mean_key_weights(s, keys, own)
         assert found / keys[:, None] == pytest.approx(exact, rel=3e-5)
-    assert favoured_weights(2.0, keys, own)[0] == pytest.approx(1, rel=1e-9)  # of two keys
+    assert mean_key_weights(2.0, keys, own)[0] == pytest.approx(1, rel=1e-9)  # of two keys
 
 
 @pytest.mark.parametrize(("hot", "most", "k"), BOUNDS)
@@ -93,7 +93,7 @@ def test_one_query(hot, most, k):
     error = np.concatenate([found[0] - excess(s, keys), found[1] - entropy_deficit(s, keys)])
     assert within(error, un.errors()["single"][k], 60)
     weight = un.KeyWeights(keys)(s, (other / s)[:, None] ** 2)[:, 0]
-    exact = [favoured_weights(*row)[0, 0] for row in zip(s, keys[:, None], other[:, None])]  # noqa: B905
+    exact = [mean_key_weights(*row)[0, 0] for row in zip(s, keys[:, None], other[:, None])]  # noqa: B905
     assert within(np.expm1(weight - np.log(exact)), un.errors()["weight"][k], 60)
 
 
@@ -177,7 +177,7 @@ def test_outside_the_domain():
     wide, s = np.full((6, 6), 100.0), np.full(6, 5.0)
     count = layout.queries.count
     weights = mean_weights(s, np.maximum(count, 2), wide) * np.maximum(count, 2)[:, None]
-    assert source.favour(s, wide)[1:] == pytest.approx(weights[1:])
+    assert source.key_weights(s, wide)[1:] == pytest.approx(weights[1:])
 
 
 def test_other_files_are_refused():
@@ -205,7 +205,9 @@ def test_many_stacks_at_once():
     for k in np.ndindex(2, 3):
         assert source.shared(sigma, r)[k] == pytest.approx(source.shared(sigma[k], r[k]), rel=1e-5)
         assert source.single(sigma).heads[k] == pytest.approx(source.single(sigma[k]).heads)
-        assert source.favour(sigma, ratio)[k] == pytest.approx(source.favour(sigma[k], ratio[k]))
+        assert source.key_weights(sigma, ratio)[k] == pytest.approx(
+            source.key_weights(sigma[k], ratio[k])
+        )
 
 
 def test_dead_stacks_stay_dead():

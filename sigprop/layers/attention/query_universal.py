@@ -122,7 +122,7 @@ class Universal(Exact):
             found[k][index] = shared_excess(own, i[index], j[index], common, r[k][index])
         return np.asarray(part[..., i] * part[..., j] * found)
 
-    def favour(self, sigma: Floats, ratio: Floats) -> Floats:
+    def key_weights(self, sigma: Floats, ratio: Floats) -> Floats:
         """Weight of a key whose score varies more or less than those of the others.
 
         Parameters
@@ -142,7 +142,7 @@ class Universal(Exact):
         >>> import numpy as np
         >>> from sigprop.layers.attention.position_grid import make_layout
         >>> from sigprop.layers.attention.query_universal import Universal
-        >>> found = Universal(make_layout(3)).favour(np.ones(3), np.array([[1.0, 2.0, 1.0]] * 3))
+        >>> found = Universal(make_layout(3)).key_weights(np.ones(3), np.array([[1.0, 2.0, 1.0]] * 3))
         >>> (found[2] / found[2, 0]).round(2).tolist()
         [1.0, 1.05, 1.0]
         """

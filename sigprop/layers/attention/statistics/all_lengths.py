@@ -28,7 +28,7 @@ from sigprop.layers.attention.statistics.quadrature import (
     gaussian_nodes,
 )
 
-__all__ = ["excess_overlaps", "favoured_weights"]
+__all__ = ["excess_overlaps", "mean_key_weights"]
 
 STEP = 0.4  # of u: trapezoid error e^(-pi^2/0.4) = 2e-11
 TAIL = 20.0  # -log of the weight that is dropped at the ends of u
@@ -105,7 +105,7 @@ def excess_overlaps(
     return one.step * two.step * _sums(one, two, weight, (keys, keys_later, both), r)
 
 
-def favoured_weights(s: float, keys: Floats, own: Floats) -> Floats:
+def mean_key_weights(s: float, keys: Floats, own: Floats) -> Floats:
     r"""Mean weight, times n, of a key whose score varies more or less than those of the others.
 
     :math:`E A_1 - 1/n = (n-1) \int G^{n-2} F\, (K_1 - K)\, du`, F, G and K of the others: E6 with
@@ -128,8 +128,8 @@ def favoured_weights(s: float, keys: Floats, own: Floats) -> Floats:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.statistics.all_lengths import favoured_weights
-    >>> favoured_weights(1.0, np.array([2.0, 8.0]), np.array([1.0])).tolist()
+    >>> from sigprop.layers.attention.statistics.all_lengths import mean_key_weights
+    >>> mean_key_weights(1.0, np.array([2.0, 8.0]), np.array([1.0])).tolist()
     [[1.0], [1.0]]
     """
     grid = _grid(s, keys.min(), keys.max(), s)

@@ -19,7 +19,7 @@ from sigprop.core.arrays import Floats
 from sigprop.core.numerics.chebyshev import basis, nodes, transform
 from sigprop.layers.attention.statistics import coordinates as co
 from sigprop.layers.attention.statistics import universal as un
-from sigprop.layers.attention.statistics.all_lengths import excess_overlaps, favoured_weights
+from sigprop.layers.attention.statistics.all_lengths import excess_overlaps, mean_key_weights
 from sigprop.layers.attention.statistics.moments import entropy_deficit
 from sigprop.layers.attention.statistics.pairs import excess
 
@@ -53,7 +53,7 @@ def weight() -> Floats:
     keys = un.keys_at(nodes(n))
     deviations = co.to_deviation(nodes(s), 0.0, un.HOT)
     others = co.to_deviation(nodes(own), 0.0, un.HOTTEST)
-    rows = [np.log(favoured_weights(one, keys, others)) for one in deviations.tolist()]
+    rows = [np.log(mean_key_weights(one, keys, others)) for one in deviations.tolist()]
     return np.stack(rows, axis=1) / un.turn(others, deviations[:, None])
 
 
@@ -173,7 +173,7 @@ def _off_weight(source: un.Tables, s: float, own: float, keys: Floats) -> Floats
     found = un.KeyWeights(keys, source)(
         np.full(keys.size, s), np.full((keys.size, 1), (own / s) ** 2)
     )
-    exact = favoured_weights(s, keys, np.array([own]))
+    exact = mean_key_weights(s, keys, np.array([own]))
     return np.expm1(found - np.log(exact))[:, 0]
 
 
