@@ -142,7 +142,8 @@ class Universal(Exact):
         >>> import numpy as np
         >>> from sigprop.layers.attention.position_grid import make_layout
         >>> from sigprop.layers.attention.query_universal import Universal
-        >>> found = Universal(make_layout(3)).key_weights(np.ones(3), np.array([[1.0, 2.0, 1.0]] * 3))
+        >>> ratio = np.array([[1.0, 2.0, 1.0]] * 3)
+        >>> found = Universal(make_layout(3)).key_weights(np.ones(3), ratio)
         >>> (found[2] / found[2, 0]).round(2).tolist()
         [1.0, 1.05, 1.0]
         """
