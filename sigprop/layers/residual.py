@@ -205,8 +205,9 @@ class Residual:
         """Move the points, then add noise."""
         centre = admissible(networks.centre, place.geometry.tokens)
         unit = State(*map(float, self.forward(centre, place).kernel))
-        if not min(unit) > 0:
-            return Fluctuation(np.full(2, np.nan), np.full((2, 2), np.nan))  # the state vanishes
+        known = np.all(np.isfinite([*networks.points.q, *networks.points.gap]))
+        if not (known and min(unit) > 0):  # the state vanishes, or its law is none
+            return Fluctuation(np.full(2, np.nan), np.full((2, 2), np.nan))
         parts = [branch.branch(networks, unit, place) for branch in self.branches]
         square = float(self.alpha) ** 2
         out = State(square * networks.points.q, square * networks.points.gap)

@@ -246,3 +246,15 @@ def test_means_of_masked_attention_stay_within_uniform_attention():
     assert (found.y2 >= np.mean(1 / np.arange(1, 5)) - 1e-12).all()
     assert (found.entropy_ratio <= 1).all()
     assert (found.entropy <= np.mean(np.log(np.arange(1, 5))) + 1e-12).all()
+
+
+def test_a_law_that_is_lost_inside_a_block_is_refused_by_name():
+    spec = ModelSpec(
+        depth=4, context=3, width=18, heads=6, norm="pre", attention="centred", activation="tanh",
+        mlp_ratio=4, beta=0.0, sigma_v2=0.5440715418347829, sigma_o2=0.8089024312014328,
+        sigma_w1_2=0.032511753488418435, sigma_w2_2=0.006331588105961796,
+        sigma_b2=0.0055640184638013025, alpha_attn=0.13485101535736424,
+        alpha_mlp=6.78820290646956, rho0=0.30033634510529394, q0=0.2582295043504801,
+    )  # fmt: skip
+    with pytest.raises(AssumptionError, match="bands are undefined from block"):
+        sigprop.bands(spec)
