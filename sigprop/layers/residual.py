@@ -205,7 +205,7 @@ class Residual:
         """Move the points, then add noise."""
         centre = admissible(networks.centre, place.geometry.tokens)
         unit = State(*map(float, self.forward(centre, place).kernel))
-        known = np.all(np.isfinite([*networks.points.q, *networks.points.gap]))
+        known = all(np.all(np.isfinite(value)) for value in networks.points)
         if not (known and min(unit) > 0):  # the state vanishes, or its law is none
             return Fluctuation(np.full(2, np.nan), np.full((2, 2), np.nan))
         parts = [branch.branch(networks, unit, place) for branch in self.branches]
