@@ -204,7 +204,7 @@ class _Search:
         return np.asarray(state.gap / state.q)
 
     def __call__(self, log_alpha: Floats, index: Ints) -> Floats:
-        with np.errstate(divide="ignore"):  # gap = 0 is rho = 1: minus infinity
+        with np.errstate(divide="ignore", invalid="ignore"):  # gap = 0 is rho = 1: minus infinity
             return np.log(self.at(np.exp(log_alpha), index) / (1 - self.target[index]))
 
     def finish(

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from sigprop import ModelSpec, propagate, sweep
+from sigprop import ModelSpec, critical, propagate, sweep
 from sigprop.cli.app import main
 from sigprop.core.errors import AssumptionError, DomainError
 from sigprop.layers.attention.by_position import PositionGeometry
@@ -599,3 +599,17 @@ def test_weights_by_interpolation():
     found = exact.key_weights(np.full(32, 2.0), ratio)[-1]
     known = mean_weights(np.array([2.0]), np.array([32.0]), ratio[-1:])[0]
     np.testing.assert_allclose(found, known, rtol=1e-3)
+
+
+def test_a_kernel_whose_digits_are_lost_ends_the_stack():
+    """Centred attention leaves the first token nothing: its cosines come from rounding alone."""
+    spec = ModelSpec(
+        depth=4, context=16, heads=4, norm="pre", attention="centred", causal=True,
+        activation="silu", mlp_ratio=4, parallel=True, beta=3.07, sigma_v2=0.016, sigma_o2=1.27,
+        sigma_w1_2=0.8, sigma_w2_2=0.0, alpha_attn=1e-8, norm_gain=0.25, q0=0.004, rho0=0.0,
+    )  # fmt: skip
+    found = propagate(spec)
+    assert len(found.q) < 5
+    assert "ended before layer 4" in found.reason
+    assert (np.abs(found.rho) <= 1.1).all()
+    assert critical(spec, 0.9).reason  # without a warning

@@ -24,6 +24,8 @@ from sigprop.layers.state import State
 
 __all__ = ["PositionGeometry"]
 
+LOST = 0.1  # how far beyond one a cosine shows that its digits are lost
+
 
 @dataclass(frozen=True)
 class PositionGeometry:
@@ -164,6 +166,8 @@ class PositionGeometry:
         """Whether the kernel is finite and no token has vanished, for each stack."""
         q = self.variances(kernel)
         alive = np.all((q > 0) & (q < LARGEST), axis=-1)
+        cosine = 1 - self.deficits(kernel)
+        alive &= np.all(np.abs(cosine) <= 1 + LOST, axis=(-2, -1))  # NaN is none
         return np.asarray(alive & np.all(np.isfinite(kernel.gap), axis=(-2, -1)))
 
     def select(self, known: Bools, kernel: State, other: State) -> State:
