@@ -25,6 +25,7 @@ __all__ = [
     "Place",
     "Spread",
     "Step",
+    "Transported",
 ]
 
 
@@ -75,7 +76,11 @@ class Geometry(Protocol):
         ...
 
     def covariance(self, kernel: State, attention: Any, centred: bool) -> State:
-        """Covariance of what attention reads with its mean over keys, by E A_ts."""
+        """Covariance of what attention reads with its mean over keys; of exchangeable tokens."""
+        ...
+
+    def deficit(self, kernel: State) -> Number:
+        """Mean overlap deficit 1 - rho over all pairs of different tokens."""
         ...
 
     def is_valid(self, kernel: State) -> Any:
@@ -164,8 +169,8 @@ class BackwardStep(NamedTuple):
     weights: dict[str, Number]
 
 
-class Layer(Protocol):
-    """A map of the token kernel, with its transports backward and of the spread over networks."""
+class Transported(Protocol):
+    """A map of the token kernel that the gradient is pulled back through."""
 
     def forward(self, kernel: State, place: Place) -> Step:
         """Map the kernel."""
@@ -175,23 +180,18 @@ class Layer(Protocol):
                  spread: Spread) -> BackwardStep:  # fmt: skip
         """Pull a gradient kernel back to the input `kernel` (E22-E24)."""
         ...
+
+
+class Layer(Transported, Protocol):
+    """A layer of a block: it carries the spread over networks as well."""
 
     def noise(self, networks: Fluctuation, place: Place) -> Fluctuation:
         """Carry the spread over networks, and add what this layer adds (E26)."""
         ...
 
 
-class BranchLayer(Protocol):
+class BranchLayer(Transported, Protocol):
     """A layer that ends a residual branch: its noise enters together with that of the skip."""
-
-    def forward(self, kernel: State, place: Place) -> Step:
-        """Map the kernel."""
-        ...
-
-    def backward(self, kernel: State, gradient: Gradient, place: Place,
-                 spread: Spread) -> BackwardStep:  # fmt: skip
-        """Pull a gradient kernel back to the input `kernel` (E22-E24)."""
-        ...
 
     def branch(self, read: State, points: State, networks: Fluctuation, unit: State,
                place: Place) -> BranchNoise:  # fmt: skip

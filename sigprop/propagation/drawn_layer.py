@@ -92,8 +92,8 @@ def follow(
     (3,)
     """
     kernels, heads = [_described(kernel, blocks)], []
-    draws = {id(spec): _Draw(spec, rng) for spec in specs}
-    steps = iterate((kernel, np.zeros(3)), specs, lambda step, spec: draws[id(spec)].block(step[0]))
+    draws = {spec: _Draw(spec, rng) for spec in specs}
+    steps = iterate((kernel, np.zeros(3)), specs, lambda step, spec: draws[spec].block(step[0]))
     for behind, attention in steps:
         heads.append(attention)
         kernels.append(_described(behind, blocks))

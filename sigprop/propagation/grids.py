@@ -13,12 +13,11 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Bools, Floats
 from sigprop.core.memory import allow
 from sigprop.layers.attention.exchangeable import valid
-from sigprop.layers.interface import Step
 from sigprop.layers.state import State, scaled
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, require_theory
 from sigprop.propagation.points import chunks, part_of, parts_of_one_context
-from sigprop.propagation.stack import Block, Stack, any_norm, build_stack, iterate
+from sigprop.propagation.stack import Stack, any_norm, build_stack
 
 __all__ = ["FinalStates", "sweep"]
 
@@ -125,18 +124,13 @@ def sweep(
     return FinalStates(State(q, gap), heat, defined)
 
 
-def _forward(step: Step, block: Block) -> Step:
-    return block.forward(step.kernel)
-
-
 def _run(spec: ModelSpec, theory: str) -> tuple[State, Floats]:
     """Last state of exchangeable tokens, and the largest reduced inverse temperature."""
     states = prod(spec.shape) * spec.depth
     stack = build_stack(spec, "exchangeable", theory, states=states)
     heat, steady = np.zeros(spec.shape), stack.blocks[0].steady
-    steps = iterate(Step(stack.initial(spec)), stack.blocks, _forward)
     with np.errstate(all="ignore"):  # what overflows or vanishes is masked in sweep
-        for step in steps:
+        for step in stack.steps(stack.initial(spec)):
             scores = step.attention.scores
             read, cold = scores.kernel, 1.0 if spec.is_uniform else scores.beta * scores.beta
             found = read.gap if steady else read.q * read.gap
@@ -147,10 +141,9 @@ def _run(spec: ModelSpec, theory: str) -> tuple[State, Floats]:
 
 def _resolved(spec: ModelSpec, kind: str, progress: Callable[[int], None] | None) -> FinalStates:
     """Solve stacks whose tokens are told apart, from tables."""
-    tail = (1, 1) if kind == "position" else (1,)
     tops = _tops(spec)
     out = np.empty((4, prod(spec.shape)))
-    for index, part in parts_of_one_context(spec, tail, TOGETHER):
+    for index, part in parts_of_one_context(spec, kind, TOGETHER):
         stack = build_stack(part, kind, top=tops[int(np.max(part.context))])
         with np.errstate(all="ignore"):  # what overflows or vanishes is masked
             out[:, index] = _rows(part, stack)
@@ -179,7 +172,7 @@ def _rows(spec: ModelSpec, stack: Stack) -> Floats:
     count = len(np.asarray(start.gap))
     heat, cold, good = np.zeros(count), np.full(count, np.inf), np.ones(count, dtype=bool)
     edge = TOPS[-1] / np.sqrt(np.log(spec.context))
-    for step in iterate(Step(start), stack.blocks, _forward):
+    for step in stack.steps(start):
         heat = np.maximum(heat, step.attention.reduced_beta)
         cold = np.minimum(cold, step.attention.entropy_ratio)
         good &= geometry.is_valid(step.kernel) & (heat <= edge)

@@ -12,22 +12,22 @@ import numpy as np
 from sigprop.core.arrays import Ints
 from sigprop.model.spec import ModelSpec
 
-__all__ = ["chunks", "part_of", "parts_of_one_context", "singles"]
+__all__ = ["TRAILING", "chunks", "part_of", "parts_of_one_context", "singles"]
 
+TRAILING = {"position": (1, 1), "distance": (1,)}  # axes of a kernel behind those of stacks
 CHUNK = 30000  # states iterated together: a dozen work arrays of 240 KB
 
 
-def parts_of_one_context(
-    spec: ModelSpec, tail: tuple[int, ...], size: int
-) -> Iterator[tuple[Ints, ModelSpec]]:
+def parts_of_one_context(spec: ModelSpec, kind: str, size: int) -> Iterator[tuple[Ints, ModelSpec]]:
     """Stacks of one context, a few at a time.
 
     Parameters
     ----------
     spec : ModelSpec
         The description; arrays broadcast.
-    tail : tuple of int
-        Axes of length one that the numbers get behind that of the stacks.
+    kind : {"position", "distance"}
+        Which pairs of tokens are told apart: numbers get an axis of length one, behind that of the
+        stacks, for each axis of a kernel.
     size : int
         Most stacks of one part.
 
@@ -43,7 +43,7 @@ def parts_of_one_context(
     >>> from sigprop import ModelSpec
     >>> from sigprop.propagation.points import parts_of_one_context
     >>> spec = ModelSpec(depth=1, context=[8, 9, 8], beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
-    >>> [index.tolist() for index, part in parts_of_one_context(spec, (), 10)]
+    >>> [index.tolist() for index, part in parts_of_one_context(spec, "distance", 10)]
     [[0, 2], [1]]
     """
     names = [n for n in spec.numbers() if n != "sigma_w2"]
@@ -52,7 +52,9 @@ def parts_of_one_context(
     for context in np.unique(flat["context"]).astype(int).tolist():
         same = np.flatnonzero(flat["context"] == context)
         for index in np.array_split(same, -(-len(same) // size)):
-            own: dict[str, Any] = {n: v[index].reshape(-1, *tail) for n, v in flat.items()}
+            own: dict[str, Any] = {
+                n: v[index].reshape(-1, *TRAILING[kind]) for n, v in flat.items()
+            }
             yield index, replace(spec, **(own | {"context": context, "sigma_w2": None}))
 
 

@@ -29,7 +29,6 @@ from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.statistics import Finite, participation_variance
-from sigprop.layers.interface import Step
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import (
@@ -48,7 +47,7 @@ from sigprop.propagation.gradients.sampled import VANISHES, sampled_gradients
 from sigprop.propagation.points import singles
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
-from sigprop.propagation.stack import Stack, build_stack, iterate
+from sigprop.propagation.stack import Stack, build_stack
 
 __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
@@ -328,8 +327,7 @@ def _slopes(
     geometry: Any = stack.place.geometry
     out, seen = [], []
     before = stack.initial(spec)
-    steps = iterate(Step(before), stack.blocks, lambda s, b: b.forward(s.kernel))
-    for block, step in zip(stack.blocks, steps, strict=True):
+    for block, step in zip(stack.blocks, stack.steps(before), strict=True):
         lower = NUDGE * _common(geometry.deficits(before), float(spec.context))
         near = State(before.q, np.asarray(before.gap) * (1 - lower))
         moved = block.forward(near)

@@ -17,7 +17,7 @@ from sigprop.core.memory import allow
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, has_positions, require_theory
 from sigprop.propagation.causal import MAX_BLOCKS
-from sigprop.propagation.points import parts_of_one_context
+from sigprop.propagation.points import TRAILING, parts_of_one_context
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.run import Run, solve
 from sigprop.propagation.stack import Stack, build_stack, layer_betas
@@ -26,7 +26,6 @@ from sigprop.propagation.trajectories import from_distances, from_positions, fro
 __all__ = ["propagate", "whose"]
 
 STATE, RECORD = 1500, 200  # bytes of a state while a block acts on it, and of a layer recorded
-TRAILING = {"position": 2, "distance": 1}  # axes of the kernel
 TOGETHER = 16  # stacks whose tokens are told apart that are solved together
 
 
@@ -111,7 +110,7 @@ def _exchangeable(spec: ModelSpec, theory: str, beta_by_layer: ArrayLike | None)
     allow(size * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
     stack = build_stack(spec, "exchangeable", theory, beta_by_layer)
     run = solve(stack, stack.initial(spec), spec.shape)
-    return from_states(spec, theory, run, stack.place)
+    return from_states(spec, theory, run)
 
 
 def _resolved(
@@ -139,15 +138,15 @@ def _together(
     progress: Callable[[int], None] | None,
 ) -> Trajectory:
     """Trajectory of an array of stacks, those of one context together."""
-    total, tail = prod(spec.shape), (1,) * TRAILING[kind]
+    total = prod(spec.shape)
     allow(total * (STATE + RECORD * spec.depth), "shape", spec.shape, "fewer points or layers")
     betas = None
     if beta_by_layer is not None:
         wide = [np.broadcast_to(beta, spec.shape) for beta in layer_betas(spec, beta_by_layer)]
         betas = np.reshape(wide, (spec.depth, total))
     columns: dict[str, Any] = {}
-    for index, part in parts_of_one_context(spec, tail, TOGETHER):
-        own = None if betas is None else betas[:, index].reshape(spec.depth, -1, *tail)
+    for index, part in parts_of_one_context(spec, kind, TOGETHER):
+        own = None if betas is None else betas[:, index].reshape(spec.depth, -1, *TRAILING[kind])
         found = _resolved(part, kind, own, None)
         for name, value in vars(found).items():
             if isinstance(value, np.ndarray) and name != "layer":

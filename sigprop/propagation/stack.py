@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -114,6 +114,10 @@ class Block:
     mlp_branch: Sublayer
     place: Place
 
+    @cached_property
+    def _whole(self) -> Sequence:
+        return Sequence(self.layers)
+
     @property
     def attention(self) -> Any:
         """The attention layer."""
@@ -135,18 +139,18 @@ class Block:
 
     def forward(self, kernel: State) -> Step:
         """Apply the block."""
-        return Sequence(self.layers).forward(kernel, self.place)
+        return self._whole.forward(kernel, self.place)
 
     def backward(
         self, kernel: State, gradient: Gradient, spread: Spread | None = None
     ) -> BackwardStep:
         """Pull a gradient kernel back to the input `kernel`."""
         spread = Spread() if spread is None else spread
-        return Sequence(self.layers).backward(kernel, gradient, self.place, spread)
+        return self._whole.backward(kernel, gradient, self.place, spread)
 
     def noise(self, networks: Fluctuation) -> Fluctuation:
         """Carry the spread over networks through the block."""
-        return Sequence(self.layers).noise(networks, self.place)
+        return self._whole.noise(networks, self.place)
 
     def read(self, kernel: State) -> State:
         """State that attention reads, given the state that enters the block.
@@ -303,11 +307,11 @@ def exchangeable_place(spec: ModelSpec, theory: str = "finite", states: int = 1)
     return Place(Exchangeable(spec.context), rem)
 
 
-def mask_of(spec: ModelSpec) -> tuple[float, int]:
-    """Window and prefix of a layer; a bidirectional one is all prefix."""
+def mask_of(spec: ModelSpec) -> Mask | None:
+    """Mask of a layer; None of a bidirectional one."""
     if not spec.causal:
-        return np.inf, int(np.max(spec.context))
-    return np.inf if spec.window is None else float(spec.window), spec.prefix
+        return None
+    return Mask(np.inf if spec.window is None else float(spec.window), spec.prefix)
 
 
 class Stack(NamedTuple):
@@ -335,6 +339,10 @@ class Stack(NamedTuple):
     def initial(self, spec: ModelSpec) -> State:
         """Kernel that enters the first block."""
         return initial_state(spec, self.place)
+
+    def steps(self, kernel: State) -> Iterator[Step]:
+        """Apply the blocks one after the other to a kernel that enters the first."""
+        return iterate(Step(kernel), self.blocks, lambda last, block: block.forward(last.kernel))
 
 
 def build_stack(
@@ -402,11 +410,8 @@ def build_stack(
         place_of = partial(_by_distance, top=top)
     else:
         place_of = partial(exchangeable_place, theory=theory, states=states)
-    made: dict[int, Block] = {}
-    for layer in layers:
-        if id(layer) not in made:
-            made[id(layer)] = build_block(layer, theory, place_of(layer))
-    blocks = [made[id(layer)] for layer in layers]
+    made = {one: build_block(one, theory, place_of(one)) for one in dict.fromkeys(layers)}
+    blocks = [made[layer] for layer in layers]
     return Stack(blocks, place or blocks[0].place)
 
 
@@ -414,25 +419,29 @@ def _by_position(
     layers: tuple[ModelSpec, ...], resolution: int, ranges: int | None, top: float | None
 ) -> tuple[Callable[[ModelSpec], Place], Place]:
     """Where each layer acts, on blocks of positions that suit all masks; and the widest mask."""
-    context, masks = int(np.max(layers[0].context)), {mask_of(layer) for layer in layers}
+    context = int(np.max(layers[0].context))
+    own = {layer: mask_of(layer) or Mask(prefix=context) for layer in layers}
+    masks = set(own.values())
     cuts = np.empty(0) if ranges is None else np.round(np.linspace(0, context, ranges + 1))
     make = coarse_layout if top is not None else partial(make_layout, resolution=resolution)
-    parts = [make(context, window=w, prefix=p, cuts=cuts.astype(np.int64)).edges for w, p in masks]
-    edges = tuple(np.unique(np.concatenate(parts)).tolist())
+    layouts = [
+        make(context, window=m.window, prefix=m.prefix, cuts=cuts.astype(np.int64)) for m in masks
+    ]
+    edges = tuple(np.unique(np.concatenate([layout.edges for layout in layouts])).tolist())
 
     @cache
-    def placed(window: float, prefix: int, width: float | None, base: float | None) -> Place:
+    def placed(mask: Mask, width: float | None, base: float | None) -> Place:
         if top is not None:
-            table = tabulated(context, top, window, prefix, width, base, edges)
+            table = tabulated(context, top, mask.window, mask.prefix, width, base, edges)
             return Place(PositionGeometry(table.layout), table)
-        layout = Layout(np.array(edges), window, prefix)
+        layout = Layout(np.array(edges), mask.window, mask.prefix)
         return Place(PositionGeometry(layout), Exact(layout, width, base))
 
     def place_of(layer: ModelSpec) -> Place:
-        return placed(*mask_of(layer), layer.head_width, layer.rotary_base)
+        return placed(own[layer], layer.head_width, layer.rotary_base)
 
-    window, prefix = (max(part) for part in zip(*masks, strict=True))
-    return place_of, placed(window, prefix, layers[0].head_width, layers[0].rotary_base)
+    widest = Mask(max(m.window for m in masks), max(m.prefix for m in masks))
+    return place_of, placed(widest, layers[0].head_width, layers[0].rotary_base)
 
 
 @lru_cache(16)
@@ -545,7 +554,6 @@ def ordered(
 
 def attention_of(spec: ModelSpec) -> Attention:
     """Attention layer of a spec."""
-    window = np.inf if spec.window is None else float(spec.window)
     return Attention(
         beta=_temperature(spec),
         sigma_v2=spec.sigma_v2,
@@ -557,7 +565,7 @@ def attention_of(spec: ModelSpec) -> Attention:
         width=spec.width,
         heads=spec.heads,
         heads_per_key=spec.heads_per_key,
-        mask=Mask(window, spec.prefix) if spec.causal else None,
+        mask=mask_of(spec),
         rotary_base=spec.rotary_base,
     )
 

@@ -23,7 +23,7 @@ __all__ = ["from_distances", "from_positions", "from_states", "reason_of"]
 ROOM = 2**16  # states whose statistics are computed together
 
 
-def from_states(spec: ModelSpec, theory: str, run: Run, place: Place) -> Trajectory:
+def from_states(spec: ModelSpec, theory: str, run: Run) -> Trajectory:
     """Trajectory of exchangeable tokens, with the statistics of attention.
 
     Parameters
@@ -34,8 +34,6 @@ def from_states(spec: ModelSpec, theory: str, run: Run, place: Place) -> Traject
         Whether the statistics are those of the context length or of infinite context.
     run : Run
         The solution.
-    place : Place
-        Where its blocks act.
 
     Returns
     -------
@@ -116,8 +114,10 @@ def from_distances(spec: ModelSpec, run: Run, place: Place) -> Trajectory:
 
     Parameters
     ----------
-    spec, run, place
+    spec, run
         As in `from_states`.
+    place : Place
+        Where the blocks act.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def from_positions(
     Parameters
     ----------
     spec, run, place
-        As in `from_states`.
+        As in `from_distances`.
     blocks : int, optional
         Number of equal ranges of positions for `kernel_blocks`.
 
