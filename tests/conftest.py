@@ -47,3 +47,8 @@ def rotary():
 @pytest.fixture(scope="session")
 def decoders():
     return _load("decoders.json")
+
+
+@pytest.fixture(scope="session")
+def finite_heads():
+    return _load("finite_heads.json")

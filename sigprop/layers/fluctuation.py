@@ -71,6 +71,8 @@ class BranchNoise(NamedTuple):
         What it adds to the variance of pair overlaps, times d (E26f).
     kept : float
         Gap whose pairs of tokens stay what they were.
+    moved : float
+        What their overlaps move by, in units of what the overlaps that enter do (E26f).
     tokens : array, shape (2,)
         As of `Fluctuation`.
     """
@@ -81,6 +83,7 @@ class BranchNoise(NamedTuple):
     noise: Floats
     crowding: float = 0.0
     kept: float = 0.0
+    moved: float = 0.0
     tokens: Floats = np.zeros(2)
 
 

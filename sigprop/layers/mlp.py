@@ -253,7 +253,9 @@ class Mlp:
         noise, tokens = (v / (self.ratio * d) for v in unit_noise(units, read, unit, t))
         out = State(out.q, out.gap + self._bend(read, networks.crowding / d))
         crowding = d * float(noise[1, 1]) + gap**2 / self.ratio
-        return BranchNoise(p, gap, out, noise, crowding, gap, tokens)
+        slope = self.sigma_w1_2 * self.sigma_w2_2 * self.second_moments(read)[1].cross
+        moved = float(slope * read.gap / unit.gap)
+        return BranchNoise(p, gap, out, noise, crowding, gap, moved, tokens)
 
     def _bend(self, state: State, crowding: float) -> Floats:
         r"""Change of the mean gap by the variance of overlaps over pairs, to second order.

@@ -234,7 +234,8 @@ class Residual:
         """Covariance of (p, gap), variation over tokens, and variance of pair overlaps."""
         d, t = self.width, float(place.geometry.tokens)
         p, own = common_part(stay, t) / unit.q, float(stay.gap) / unit.gap
-        p_f, gap_f, kept = (sum(getattr(b, name) for b in parts) for name in ("p", "gap", "kept"))
+        names = ("p", "gap", "kept", "moved")
+        p_f, gap_f, kept, moved = (sum(getattr(b, name) for b in parts) for name in names)
         like = (2 * gap_f**2 + 4 * own * kept) * networks.crowding / d
         apart = (2 * gap_f + 4 * own) * gap_f / t
         noise = np.sum([b.noise for b in parts], axis=0)
@@ -245,5 +246,5 @@ class Residual:
         tokens = (stay.q / unit.q) ** 2 * networks.tokens + fresh
         tokens += sum(b.tokens for b in parts)
         crowd = sum(b.crowding for b in parts) + alone
-        crowd += networks.crowding * ((own + kept) ** 2 + (gap_f - kept) ** 2)  # others are mixed
+        crowd += networks.crowding * ((own + moved) ** 2 + (gap_f - kept) ** 2)  # others are mixed
         return noise, tokens, crowd / (own + gap_f) ** 2

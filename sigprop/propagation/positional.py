@@ -11,8 +11,8 @@ block of exchangeable tokens (`sigprop.propagation.finite_width.bands`):
 .. math:: \mathrm{var}\,\rho_{l+1} = \Big(\frac{dx_{l+1}}{dx_l}\Big)^2 \mathrm{var}\,\rho_l + n_l .
 
 The shift of the mean is carried the same way (E26g). Under a mask the noise of the mean :math:`Y_2`
-counts positions (E26h). Approximation: one mode of the kernel, and noise of exchangeable tokens;
-the mean lacks what E12b does to the overlap of heads. Measured: notebooks/accuracy.md.
+counts positions (E26h). Approximation: one mode of the kernel, and noise of exchangeable tokens.
+Measured: notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
+from sigprop.layers.attention.head_noise import shared_variance
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.statistics import Finite, participation_variance
 from sigprop.layers.state import State
@@ -47,7 +48,7 @@ from sigprop.propagation.gradients.sampled import VANISHES, sampled_gradients
 from sigprop.propagation.points import singles
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
-from sigprop.propagation.stack import Stack, build_stack
+from sigprop.propagation.stack import Stack, attention_of, build_stack
 
 __all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
 
@@ -362,7 +363,8 @@ def _by_position(spec: ModelSpec, base: Trajectory) -> list[_Slopes]:
 def _own_y2(spec: ModelSpec, layout: Layout, seen: dict[str, Floats], rho: float) -> float:
     """Variance of the mean Y_2 of given tokens: keys that queries share, and heads' temperature.
 
-    Y_2 of two queries varies together as far as their scores and their keys are the same (E26h).
+    Y_2 of two queries varies together as far as their scores and their keys are the same (E26h), in
+    a head of finite width and in heads that share a key (E26d).
     """
     assert spec.width is not None
     many, sizes = layout.centres.count >= 2, layout.size.astype(np.float64)
@@ -372,18 +374,27 @@ def _own_y2(spec: ModelSpec, layout: Layout, seen: dict[str, Floats], rho: float
     low, high = np.asarray(Finite(count).weights(ends, 1.0).excess)
     slope = np.where(many, (high - low) / (2 * NUDGE), 0.0)  # in log s^2
     heat = 2 * spec.heads / spec.width + 2 / spec.width
-    variance = np.where(many, participation_variance(sigma, count), 0.0) + heat * slope**2
+    spread = np.sqrt(np.where(many, participation_variance(sigma, count), 0.0))
     root = np.sqrt(np.where(many, np.maximum(seen["excess"], 0.0), 0.0))
     most, common = np.outer(root, root), layout.spread_out(layout.common)
     alike = np.divide(seen["joint"], most, out=np.zeros_like(most), where=most > 0)
-    part = np.divide(
-        np.sqrt(np.outer(count, count)), common, out=np.zeros_like(most), where=common > 0
-    )
-    shared = np.clip(alike**2 * part, 0.0, 1.0)
-    spread = np.sqrt(variance)
-    total = spread @ (layout.pairs * shared) @ spread + sizes @ variance
+    part = common / np.sqrt(np.outer(count, count))
+    inverse = np.divide(1.0, part, out=np.zeros_like(most), where=part > 0)
+    vary, other = _of_heads(spec, float(sigma @ sizes / sizes.sum()), rho)
+    shared = layout.pairs * np.clip(alike**2 * inverse + vary * part, 0.0, 1.0)
+    shared += other * (layout.pairs + np.diag(sizes)) * part
+    total = spread @ shared @ spread + sizes @ (spread**2 + heat * (1 - rho**2) * slope**2)
     total += heat * rho**2 * (slope @ sizes) ** 2
     return float(total / (spec.heads * sizes.sum() ** 2))
+
+
+def _of_heads(spec: ModelSpec, sigma: float, rho: float) -> tuple[float, float]:
+    """Variance of f over two queries of a head, and f^2 of all other heads of a key (E26d)."""
+    layer, b = attention_of(spec), sigma / float(np.sqrt(np.log(spec.context)))
+    one, other = shared_variance(layer, b, 1 - rho)
+    weights = Finite(spec.context, spec.head_width).weights(b, 1 - rho)
+    mean = 1 - float(weights.spread / weights.excess) if weights.excess > 0 else rho
+    return max(one - mean**2, 0.0), (spec.heads_per_key - 1) * other
 
 
 def _by_distance(spec: ModelSpec, base: Trajectory) -> list[_Slopes]:

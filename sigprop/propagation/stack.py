@@ -20,8 +20,8 @@ from sigprop.layers.attention.exchangeable import Exchangeable
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
 from sigprop.layers.attention.position_grid import Layout, make_layout
-from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_tables import coarse_layout, tabulated
+from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics import Finite, Limit, Statistics
 from sigprop.layers.attention.statistics.profile import along_line
 from sigprop.layers.attention.statistics.self_biased import SelfBiased
@@ -435,7 +435,7 @@ def _by_position(
             table = tabulated(context, top, mask.window, mask.prefix, width, base, edges)
             return Place(PositionGeometry(table.layout), table)
         layout = Layout(np.array(edges), mask.window, mask.prefix)
-        return Place(PositionGeometry(layout), Exact(layout, width, base))
+        return Place(PositionGeometry(layout), Universal(layout, width, base))
 
     def place_of(layer: ModelSpec) -> Place:
         return placed(own[layer], layer.head_width, layer.rotary_base)
@@ -450,7 +450,7 @@ def _distance_place(
 ) -> Place:
     """Geometry by distance with draws, or tables of them."""
     distances = make_distances(context, base, width)
-    geometry = DistanceGeometry(distances, context)
+    geometry = DistanceGeometry(distances, context, width)
     if top is not None:
         return Place(geometry, tabulated_pairs(context, base, width, top))
     return Place(geometry, Drawn(distances, make_field(context, base, width)))

@@ -106,10 +106,23 @@ def _components() -> Rows:
     average = sp.Integral(density * y(s * sp.sqrt(2 * x / width)), (x, 0, sp.oo))
     name, meaning = "head_average", "any statistic Y averaged over heads of finite width"
     yield name, "E12", meaning, _new(r"\bar{Y}"), average, "new"
+    yield from _queries_of_a_head()
     branch = State(_new("f_q"), _new(r"f_\Delta"))
     skip = Residual(alpha, (lambda _: branch,))
     yield from _map("residual", "E13", "skip branch around f", skip, "GG")
     yield from _map("norm", "E14", "LayerNorm or RMSNorm", Norm(gain), "GG")
+
+
+def _queries_of_a_head() -> Rows:
+    """Two queries, of which U and V are the squared norms of sum and difference."""
+    u, v, c, rho = _new("U"), _new("V"), _new("c"), symbol("rho")
+    mean, apart = ((1 + rho) * u + (1 - rho) * v) / 2, c * sp.sqrt((1 - rho**2) * u * v)
+    meaning = "score-variance factors of two queries of a head"
+    yield "query_factor", "E12b", meaning, _new("x"), mean + apart, "new"
+    yield "other_query_factor", "E12b", meaning, _new("x'"), mean - apart, "new"
+    r = ((1 + rho) * u - (1 - rho) * v) / 2 / sp.sqrt(_new("x") * _new("x'"))
+    meaning = "correlation of their scores"
+    yield "query_correlation", "E12b", meaning, _new(r"\hat{r}"), r, "new"
 
 
 def _perceptron() -> Rows:

@@ -179,8 +179,8 @@ def test_columns_by_position_show_the_statistic_of_their_head(run):
             value = found[key][int(layer) - (key != "rho")][int(position) - 1]
             near = value if value is None else pytest.approx(value, rel=DIGITS, abs=1e-9)
             assert shown[head][row] == near, head
-        if layer == 1 and position > 1:  # tokens are uncorrelated: queries agree by chance
-            assert shown["O"][row] == pytest.approx(1 / position, rel=DIGITS)
+        if layer == 1 and position > 1:  # tokens are uncorrelated: queries agree by chance (E12b)
+            assert 1 - DIGITS < shown["O"][row] * position < 1.3
             assert shown["Y_2"][row] > 1.5 * shown["O"][row]
 
 

@@ -156,28 +156,38 @@ def test_order_of_queries_does_not_matter():
     )
 
 
-def test_outside_the_domain():
-    """Never extrapolated: NaN, and the quadrature in its place."""
+def test_quadrature_where_the_tables_end():
     two = np.array([8.0, 64.0])
-    for s, r in (([1.0, 4.1], 0.5), ([20.0, 14.0], 0.5), ([1.0, 1.0], -0.31), ([33.0, 33.0], 0.5)):
-        assert np.isnan(couples(two[:1], two[1:])(np.array(s), np.array([r]))).all()
+    assert np.isnan(couples(two[:1], two[1:])(np.ones(2), np.array([-0.31]))).all()
     assert np.isnan(couples(two[:1], 2e6 * np.ones(1))(np.ones(2), np.full(1, 0.5))).all()
-    assert np.isnan(un.OneQuery(two)(np.full(2, 32.1))).all()
-    assert np.isnan(un.KeyWeights(two)(np.full(2, 4.0), np.full((2, 1), 65.0))).all()
     layout = make_layout(6)
-    sigma, r = np.array([1.0, 5.0, 1.0, 20.0, 2.0, 3.0]), np.linspace(-1, 1, 15)
+    sigma, r = np.array([1.0, 5.0, 1.0, 20.0, 2.0, 3.0]), np.linspace(1, -1, 15)
     source, missing = Universal(layout), np.isnan(couples_of(layout)(sigma, r))
     assert 3 < missing.sum() < 15
     found, exact = source.shared(sigma, r), Exact(layout).shared(sigma, r)
     assert np.array_equal(found[missing], exact[missing])
-    assert np.array_equal(
-        source.single(np.full(6, 40.0)).deficit[1:],
-        entropy_deficit(40.0, layout.queries.count[1:]),
-    )
-    wide, s = np.full((6, 6), 100.0), np.full(6, 5.0)
-    count = layout.queries.count
-    weights = mean_weights(s, np.maximum(count, 2), wide) * np.maximum(count, 2)[:, None]
-    assert source.key_weights(s, wide)[1:] == pytest.approx(weights[1:])
+
+
+def test_continued_where_attention_freezes():
+    """Beyond the hottest score deviations, against quadrature; 1 - Y_2 falls as 1/s."""
+    keys, index = np.array([8.0, 64.0, 1024.0]), np.arange(3)
+    found, deficit = un.OneQuery(keys)(np.full(3, 40.0))
+    assert found == pytest.approx(excess(40.0, keys), abs=3e-5)
+    assert deficit == pytest.approx(entropy_deficit(40.0, keys), abs=3e-3)
+    whole = 1 - 1 / keys
+    (one, _), (other, _) = (un.OneQuery(keys)(np.full(3, s)) for s in (100.0, 200.0))
+    assert (whole - one) / (whole - other) == pytest.approx(2, rel=1e-12)
+    look = un.Couples(keys, index, index, keys)
+    for s, r in ((20.0, 0.2), (30.0, 0.8), (30.0, 0.99)):
+        exact = overlap(s, keys, r) - 1 / keys
+        assert look(np.full(3, s), np.full(3, r)) == pytest.approx(exact, abs=2e-4)
+    for s, ratio in ((4.0, 65.0), (20.0, 1.5), (20.0, 0.5)):
+        exact = mean_key_weights(s, keys, np.array([s * np.sqrt(ratio)]))[:, 0]
+        weight = un.KeyWeights(keys)(np.full(3, s), np.full((3, 1), ratio))[:, 0]
+        assert weight == pytest.approx(np.log(exact), abs=0.03)
+    unlike = couples(keys, keys)(np.repeat([1.0, 5.0], 3), np.full(3, 0.5))
+    exact = excess_overlaps(1.0, 5.0, 0.5, keys, keys[:, None])[:, 0]
+    assert unlike == pytest.approx(exact, abs=7e-4)  # beyond the ratio of score deviations
 
 
 def test_other_files_are_refused():

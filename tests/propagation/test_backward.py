@@ -5,7 +5,8 @@ import json
 import autograd
 import numpy as np
 import pytest
-from test_causal import DECODERS, decoder_of
+from architectures import spec_of as described
+from test_causal import DECODERS
 from test_fluctuations import spec_of
 
 import sigprop
@@ -202,7 +203,7 @@ def test_without_the_score_path_the_reference_is_missed(causal_gradients, monkey
 @pytest.mark.parametrize("name", DECODERS)
 def test_gradients_of_decoders(decoders, name):
     """Variance of the gradient and norms for weights in every block; query and key more loosely."""
-    measured, spec = decoders[name], decoder_of(decoders[name]["case"])
+    measured, spec = decoders[name], described(decoders[name]["case"])
     found = sigprop.gradients(spec, draws=8, seed=1)
 
     def far(value, key, other=None):

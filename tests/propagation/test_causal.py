@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from architectures import spec_of as described
 
 from sigprop import ModelSpec, critical, propagate, sweep
 from sigprop.cli.app import main
@@ -14,6 +15,7 @@ from sigprop.layers.attention.key_correlations import KeyCorrelation
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
+from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics import overlap
 from sigprop.layers.attention.statistics.table import Finite
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
@@ -56,31 +58,7 @@ def test_block_means_against_measurement(causal_kernels, name):
     assert excess_error(measured, found.kernel_blocks) <= 0.004
 
 
-DECODERS = ("decoder_plain", "decoder_rotary_gqa", "decoder_window_post")
-
-
-def decoder_of(case):
-    """Description of a case of decoders.json."""
-    return ModelSpec(
-        depth=case["L"],
-        context=case["T"],
-        width=case["d"],
-        heads=case["H"],
-        kv_heads=case["kv"],
-        mlp_ratio=case["ff"],
-        norm=case["norm"],
-        activation=case["act"],
-        gated=case["gated"],
-        beta=case["beta"],
-        sigma_v2=case["vv"],
-        sigma_o2=case["vo"],
-        sigma_w1_2=case["w1"],
-        sigma_w2_2=case["w2"],
-        causal=case["causal"],
-        window=case["window"],
-        rotary_base=case["rope"],
-        rho0=case["rho0"],
-    )
+DECODERS = ("decoder_plain", "decoder_rotary_gqa", "decoder_window_post", "decoder_heads16")
 
 
 def outside(error, se, slack):
@@ -93,7 +71,7 @@ def outside(error, se, slack):
 def test_kernels_of_decoders(decoders, name):
     """Means of cosines over blocks of positions, without the diagonal."""
     measured = decoders[name]
-    spec = decoder_of(measured["case"])
+    spec = described(measured["case"])
     mean, se = (np.array(measured[key]) for key in ("blocks", "blocks_se"))
 
     def error(spec):
@@ -536,7 +514,7 @@ def test_own_parameters_against_drawn_kernels(name, monkeypatch):
         return np.abs(found - measured.mean("samples"))[:, 0, 0]
 
     assert (error() <= allowed).all()
-    monkeypatch.setattr(Exact, "key_weights", lambda self, sigma, ratio: np.ones_like(ratio))
+    monkeypatch.setattr(Universal, "key_weights", lambda *args: np.ones_like(args[2]))
     monkeypatch.setattr(Exact, "correlations", lambda *args: KeyCorrelation(1.0, 0.0, 1.0))
     if name not in ("prefix", "centred"):  # where keys differ little
         assert (error() > allowed).any()

@@ -40,18 +40,20 @@ ALLOWED = 0.002  # of coarse blocks and interpolated statistics
 
 def test_the_table_agrees_with_quadrature():
     exact = Exact(make_layout(64, 8, singles=2))
-    table, count = Tabulated(exact, 8.0), exact.layout.queries.count
+    table, count = Tabulated(exact.layout, top=8.0), exact.layout.queries.count
     for s, allowed in ((0.05, 1e-5), (1.0, 1e-4), (5.0, 1e-3)):
         sigma = np.minimum(s * np.sqrt(np.linspace(0.5, 1, count.size)), 4.9)
         one, fast = exact.single(sigma), table.single(sigma)
-        assert np.abs(fast.excess - one.excess).max() < 1e-6
+        assert np.abs(fast.excess - one.excess).max() < 3e-6
         assert np.abs(fast.entropy - one.entropy)[count > 1].max() < 1e-6
         r = np.full(len(exact.layout.common), 0.6)
         assert np.abs(table.shared(sigma, r) - exact.shared(sigma, r)).max() < allowed
         ratio = np.linspace(0, 6, len(exact.layout.size)) * np.ones((count.size, 1))
         weight, same = exact.key_weights(sigma, ratio), table.key_weights(sigma, ratio)
-        seen = (exact.layout.seen > 0) & (count > 1)[:, None]
-        assert np.abs(same / weight - 1)[seen].max() < 0.01
+        centres = np.arange(len(exact.layout.size))  # at which quadrature finds the weights
+        seen = ((exact.layout.seen > 0) & (count > 1)[:, None])[centres]
+        error = (same / (count[:, None] * weight))[centres] - 1
+        assert np.abs(error)[seen].max() < 0.01
 
 
 def test_attention_beyond_the_table_freezes():

@@ -16,6 +16,7 @@ from sigprop.layers.attention.pair_probabilities import Drawn
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.statistics import Finite, participation_variance
+from sigprop.layers.attention.statistics.two_queries import head_pairs
 from sigprop.layers.attention.statistics.unequal_lengths import queries, shared_excess
 from sigprop.layers.fluctuation import Fluctuation
 from sigprop.layers.interface import Place, Spread
@@ -211,7 +212,7 @@ def test_noise_of_a_sublayer_of_attention():
     )
     rho, s = 1 - gap / q, BETA * np.sqrt(np.log(t) * q * gap)
     step, b = 1e-4, BETA * np.sqrt(q * gap)
-    low, at, high = (wide.weights(b * np.exp(k * step / 2), gap / q) for k in (-1, 0, 1))
+    low, high = (wide.weights(b * np.exp(k * step / 2), gap / q) for k in (-1, 1))
     slopes = [
         (one - other) / (2 * step)
         for one, other in ((high.y2 - high.spread, low.y2 - low.spread), (high.spread, low.spread))
@@ -219,9 +220,18 @@ def test_noise_of_a_sublayer_of_attention():
     heat = 2 * (heads / d + 1 / d)
     rates = VALUE * gap * np.array(slopes)
     cov += rho**2 * heat * np.outer(rates, rates) / heads
-    y = participation_variance(s, t) + heat * sum(slopes) ** 2
-    phi = 1 - at.spread / at.excess
-    cov[1, 1] += (VALUE * gap) ** 2 * y * (phi**2 + (1 - phi**2) / t) / heads
+    disorder, own = participation_variance(s, t), heat * sum(slopes) ** 2
+    y = disorder + own
+
+    def alike(rho):
+        """Average of f^2 over two queries of a head, at its nodes."""
+        x, other, r, weight = head_pairs(d / heads, rho)
+        found = wide.weights(b * (x * other) ** 0.25, np.minimum(1 - r, 1.3))
+        return weight @ (1 - found.spread / found.excess) ** 2
+
+    one, other = alike(rho), alike(0.0)
+    kept = disorder * (one + (1 - one) / t + (shared - 1) * other) + own * (1 - rho**2) / t
+    cov[1, 1] += (VALUE * gap) ** 2 * kept / heads
     level, apart = np.exp(found.mean + np.diag(found.cov) / 2)  # the centre, without noise
     change = np.array([[1 / level, 1 / level], [0, 1 / apart]])
     np.testing.assert_allclose(found.cov, change @ cov @ change.T, rtol=1e-6)
@@ -237,6 +247,26 @@ def test_noise_of_a_sublayer_of_attention():
     along = 2 * (p_f * gap_f + alpha**2 * (common[0] * gap_f + gap * p_f)) / d
     own = 2 * along + (2 * gap_f**2 + 4 * skip * gap_f) / d + (VALUE * gap) ** 2 * y / heads
     np.testing.assert_allclose(found.tokens * np.exp(2 * found.mean[0]), [own, along], rtol=1e-6)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_pair_overlaps_pass_an_mlp_by_the_slope_of_its_dual(gated):
+    """E26f: what depends on kappa, against the derivative of the map; their quotient fails."""
+    alpha, d, read = 0.7, 96, State(1.0, 0.9)
+    mlp = Mlp(activation("silu"), 1.0, 1.5, gated=gated, width=d)
+    place = Place(Exchangeable(64), None)
+
+    def crowding(kappa):
+        law = Fluctuation(np.log([read.q, read.gap]), np.zeros((2, 2)), kappa)
+        return Residual(alpha, (Sublayer(None, mlp),), d).noise(law, place).crowding
+
+    step = 1e-5
+    low, high = (float(mlp.at(State(1.0, read.gap * (1 + k * step))).gap) for k in (-1, 1))
+    gap, skip = float(mlp.at(read).gap), alpha**2 * read.gap
+    slope = (high - low) / (2 * step)
+    found = (crowding(3.0) - crowding(1.0)) / 2
+    assert found == pytest.approx(((skip + slope) / (skip + gap)) ** 2, rel=1e-6)
+    assert slope < (0.5 if gated else 0.9) * gap
 
 
 def test_noise_of_a_sublayer_of_linear_units():

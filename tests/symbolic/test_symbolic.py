@@ -6,6 +6,7 @@ only where f vanishes continuously, as Y_2 = 1 - m does at the freezing point.
 """
 
 from functools import cache
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,6 +30,7 @@ from sigprop.layers.attention.statistics import (
     moments,
     reduced_beta,
 )
+from sigprop.layers.attention.statistics.two_queries import cosines_of, head_pairs, squares
 from sigprop.layers.interface import Step
 from sigprop.layers.mlp import Mlp as NumericMlp
 from sigprop.layers.norm import Norm as NumericNorm
@@ -225,6 +227,22 @@ def test_head_average(width):
         monomial = equation.replace(sp.Function("Y"), lambda s, n=power: s**n).subs(d, width)
         exact = sp.simplify(sp.nsimplify(monomial).doit())
         assert weights @ nodes ** (power // 2) == pytest.approx(float(exact), rel=RELATIVE)
+
+
+@pytest.mark.parametrize(("width", "rho"), [(8.0, 0.3), (3.0, 0.9)])
+def test_two_queries_of_a_head(width, rho):
+    """E12b at the engine's nodes; the moments of its Gram matrix are tested with the engine."""
+    x, other, r, weight = head_pairs(width, rho, norms=2, cosines=2)
+    norms, cosines = squares(width, 2)[0], cosines_of(width, 2)[0]
+    rows = zip(product(norms, norms, cosines), x, other, r, strict=True)
+    for (u, v, c), *expected in rows:
+        at = {"U": u, "V": v, "c": c, "x": expected[0], "x'": expected[1]}
+        names = ("query_factor", "other_query_factor", "query_correlation")
+        for name, value in zip(names, expected, strict=True):
+            right = EQUATIONS[name].right
+            known = {s: at.get(s.name, rho) for s in right.free_symbols}
+            assert float(right.subs(known)) == pytest.approx(value, rel=RELATIVE)
+    assert weight.sum() == pytest.approx(1)
 
 
 LAYOUT = st.sampled_from(("post", "pre", "none", "parallel"))

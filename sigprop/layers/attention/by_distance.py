@@ -44,6 +44,8 @@ class DistanceGeometry:
         Groups of distances.
     tokens : int
         Context length T.
+    head_width : float, optional
+        Width of a head; None is infinite.
 
     Notes
     -----
@@ -67,6 +69,7 @@ class DistanceGeometry:
 
     distances: Distances
     tokens: int
+    head_width: float | None = None
 
     @property
     def keys_seen(self) -> Floats:
@@ -140,7 +143,7 @@ class DistanceGeometry:
 
     @cached_property
     def _rem(self) -> Finite:
-        return Finite(self.tokens)
+        return Finite(self.tokens, self.head_width)
 
     def _common(self, beta: Number, q: Floats, gap: Floats, variance: Floats) -> Floats:
         """Share f of the way from 1/T to Y_2 that the overlap goes, by group of distances (E9r)."""

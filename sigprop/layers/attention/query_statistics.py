@@ -20,6 +20,7 @@ from sigprop.layers.attention.key_correlations import (
 )
 from sigprop.layers.attention.key_weights import KeyWeights, normalised_weights
 from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.statistics.heads import lost, rows_of
 from sigprop.layers.attention.statistics.table import Finite
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
 
@@ -185,18 +186,27 @@ class PositionStats:
     @cached_property
     def shared(self) -> Floats:
         """Overlap of a couple above its value for equal weights, by its scores' correlation."""
-        (i, j), heads = self.layout.couples, self.single.heads
-        found = self.source.shared(self.std, self.scores.correlation)
-        return np.asarray(found * heads[..., i] * heads[..., j])
+        return np.asarray(self._share * self._most)
 
     @cached_property
     def alike(self) -> Floats:
         """Share f of the way from equal weights to Y_2 that the overlap of a couple goes (E25d)."""
-        i, j = self.layout.couples
-        excess = self.single.excess
-        most = np.sqrt(np.maximum(excess[..., i] * excess[..., j], 0.0))
-        share = np.divide(self.shared, most, out=np.zeros_like(most), where=most > 0)
-        return np.clip(share, 0.0, 1.0)
+        return np.clip(self._share, 0.0, 1.0)
+
+    @cached_property
+    def _share(self) -> Floats:
+        """Share f of two queries of a head (E12b)."""
+        (i, j), heads, r = self.layout.couples, self.single.heads, self.scores.correlation
+        found = self.source.shared(self.std, r) * heads[..., i] * heads[..., j]
+        most = self._most
+        share = np.divide(found, most, out=np.zeros_like(most), where=most > 0)
+        return self.source.in_heads(share, self.std, r)
+
+    @cached_property
+    def _most(self) -> Floats:
+        """Geometric mean of the excesses of the two queries of each couple."""
+        (i, j), excess = self.layout.couples, self.single.excess
+        return np.sqrt(np.maximum(excess[..., i] * excess[..., j], 0.0))
 
     @cached_property
     def y2(self) -> Floats:
@@ -256,6 +266,7 @@ class QueryStatistics(ABC):
     """Source of the statistics of attention in a layout."""
 
     layout: Layout
+    head_width: float | None
 
     def __call__(self, scores: PositionScores) -> PositionStats:
         """Statistics of the queries of the layout.
@@ -277,6 +288,27 @@ class QueryStatistics(ABC):
         std = correlations.shrink * scores.std
         near = np.broadcast_to(correlations.near, std.shape)
         return PositionStats(self, scores, keys, near, std, self.single(std))
+
+    def in_heads(self, share: Floats, sigma: Floats, r: Floats) -> Floats:
+        """Share f of two queries of one head, from that in a head of infinite width (E12b)."""
+        if self.head_width is None:
+            return share
+        i, j = self.layout.couples
+        kappa = lost(self._rows, np.sqrt(sigma[..., i] * sigma[..., j]), 1 - r, self.head_width)
+        common = self._common
+        return np.asarray(common - (common - share) * np.exp(-kappa))
+
+    @cached_property
+    def _rows(self) -> Floats:
+        (i, j), count = self.layout.couples, self.layout.queries.count
+        few, many = np.minimum(count[i], count[j]), np.maximum(count[i], count[j])
+        return rows_of(self.head_width or np.inf, few, many)
+
+    @cached_property
+    def _common(self) -> Floats:
+        """Part of the keys of the query with fewer ones that both see."""
+        (i, j), count = self.layout.couples, self.layout.queries.count
+        return np.asarray(self.layout.common / np.minimum(count[i], count[j]))
 
     @abstractmethod
     def single(self, sigma: Floats) -> Single:

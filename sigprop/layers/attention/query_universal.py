@@ -2,7 +2,7 @@
 
 The excess overlap of a couple, the excess and entropy of a query and the weight of a key are those
 of `sigprop.layers.attention.statistics.universal`, whose numbers of keys are contracted once for a
-layout. What lies outside their domain is computed as `Exact` does.
+layout.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ class Universal(Exact):
 
     Notes
     -----
-    Outside the tables (more than 2^20 keys, score deviations beyond 16, couples with r < -0.3 or
-    score deviations of ratio beyond 4) values are by quadrature. What correlations of scores do is
-    by draws, as in `Exact`.
+    Beyond 2^20 keys, and for couples with r < -0.3, values are by quadrature. What correlations of
+    scores do is by draws, as in `Exact`.
 
     Examples
     --------

@@ -25,6 +25,7 @@ import numpy as np
 
 from sigprop.core.arguments import validated
 from sigprop.layers.attention.head_noise import head_noise
+from sigprop.layers.attention.key_directions import keys, moved_means
 from sigprop.layers.attention.statistics import Finite, reduced_beta
 from sigprop.layers.fluctuation import Fluctuation, around
 from sigprop.layers.norm import Norm, normed
@@ -230,17 +231,23 @@ def _described(spec: ModelSpec, block: Block, laws: list[Fluctuation]) -> dict[s
     finite = Finite(spec.context, spec.head_width)
     weights, lost = finite.weights(b, x), finite.entropy_deficit(b)
     y2, overlap = np.asarray(weights.y2), np.asarray(weights.y2 - weights.spread)
-    centres = (normed(norm, c, c.centre, place) for c in laws[:-1])
+    centres = [normed(norm, c, c.centre, place) for c in laws[:-1]]
     own = [head_noise(attention, read).of_means(attention.heads) for read in centres]
     y2_own, entropy_own = np.array(own).T
+    moved = [
+        moved_means(attention, keys(attention, c.crowding), read, finite)
+        for c, read in zip(laws[:-1], centres, strict=True)
+    ]
+    y2_moved, entropy_moved = np.array(moved).T
+    entropy = np.minimum(log_t - lost.mean(axis=1) + entropy_moved, log_t)
     return {
         "q": q,
         "gap": q * ratio.mean(axis=1),
         "rho": 1 - ratio.mean(axis=1),
-        "y2": y2.mean(axis=1),
+        "y2": np.maximum(y2.mean(axis=1) + y2_moved, 1 / float(spec.context)),
         "overlap": overlap.mean(axis=1),
-        "entropy": log_t - lost.mean(axis=1),
-        "entropy_ratio": 1 - lost.mean(axis=1) / log_t,
+        "entropy": entropy,
+        "entropy_ratio": entropy / log_t,
         "reduced_beta": b.mean(axis=1),
         "score_std": b.mean(axis=1) * np.sqrt(log_t),
         "crowding": np.array([c.crowding for c in laws]),

@@ -68,11 +68,13 @@ class Traces(NamedTuple):
         :math:`E (\sum A z)^2 / D`, the pull of the attended token along the query: 0.
     common : float
         :math:`1 - E \sum A g`, what the common direction gains, over gap: 0.
+    y2, entropy : float
+        Participation ratio, and entropy in nats: Y_2 and H.
 
     Examples
     --------
     >>> from sigprop.layers.attention.statistics.finite_width_keys import Traces
-    >>> round(Traces(0.1, 0.1, 0.1, 0.5, 0.01, 0.0).mean, 2)
+    >>> round(Traces(0.1, 0.1, 0.1, 0.5, 0.01, 0.0, 0.5, 3.0).mean, 2)
     0.51
     """
 
@@ -82,6 +84,8 @@ class Traces(NamedTuple):
     kept: float
     drift: float
     common: float
+    y2: float
+    entropy: float
 
     @property
     def mean(self) -> float:
@@ -149,9 +153,9 @@ class Sphere:
         joint = [np.exp(-k * own * seeds / both) for k in (1, 2)]  # at fixed y they compete
         wide = [np.exp(k * seeds / both * y + k**2 * rest) for k in (1, 2)]
         rows = [self._at(sigma * np.exp((x - heads / 2) / 2), context, rho) for x in y]
-        query, key, weight, *mean = np.array(rows).T
+        query, key, weight, *mean, y2, entropy = np.array(rows).T
         total = [wide[1] * query, joint[0] * hot * wide[0] * key, joint[1] * hot * wide[1] * weight]
-        total += [wide[0] * value for value in mean]
+        total += [*(wide[0] * value for value in mean), y2, entropy]
         return Traces(*(float(probability @ v / probability.sum()) for v in total))
 
     def _at(self, sigma: float, context: float, rho: float) -> tuple[float, ...]:
@@ -174,7 +178,8 @@ def _polynomials(m: _Moments) -> tuple[float, ...]:
     key = m((2, 2, 0)) - 2 * m((2, 1, 0), z) + m((2, 0, 0), z, z)
     key = key / m.d + m(h) - 2 * m((3, 0, 1)) + m((2, 0, 0), h)
     common = 1 - m(zz) / m.d - m((1, 0, 1))
-    return square, cross, own, traces - 2 * diagonal + own, key, m(h), m(z, z) / m.d, common
+    last = traces - 2 * diagonal + own
+    return square, cross, own, last, key, m(h), m(z, z) / m.d, common, m((2, 0, 0)), m.entropy
 
 
 @dataclass
@@ -199,8 +204,8 @@ class _Moments:
         self.p = np.outer(radial / radial.sum(), weight / weight.sum()).ravel()
         low, high = _window(self.s, self.t)
         self.step: float = STEP * max(1.0, self.s / np.sqrt(2 * np.log(self.t) + 20))
-        u = np.arange(-high - MARGIN, 3.0 - low + self.step, self.step)
-        self.w = np.exp(np.minimum(u[:, None] + self.s * self.z, CAP))
+        self.u = np.arange(-high - MARGIN, 3.0 - low + self.step, self.step)
+        self.w = np.exp(np.minimum(self.u[:, None] + self.s * self.z, CAP))
         self.decay = [np.exp(-self.w)]
         self.rest = np.log1p(-np.minimum(-np.expm1(-self.w) @ self.p, 1 - 2.0**-53))
 
@@ -213,6 +218,13 @@ class _Moments:
                 value = value * self._average(block)
             total += float(falling * value.sum())
         return total * float(self.step) / factorial(sum(k for k, _, _ in factors) - 1)
+
+    @property
+    def entropy(self) -> float:
+        r"""Entropy log Z - s sum A z; :math:`\log Z = -\gamma + \int (1_{u<0} - G^T)\,du` (E8)."""
+        below = self.u[0] - self.step / 2  # G^T is one up to here
+        free = -np.euler_gamma - below - self.step * np.sum(np.exp(self.t * self.rest))
+        return float(free) - self.s * self((1, 1, 0))
 
     def _average(self, factor: Factor) -> Floats:
         if factor not in self.memory:

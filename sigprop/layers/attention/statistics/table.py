@@ -30,6 +30,7 @@ from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.errors import require
 from sigprop.core.numerics.chebyshev import basis
 from sigprop.layers.attention.statistics import coordinates as co
+from sigprop.layers.attention.statistics.heads import lost, rows_of
 from sigprop.layers.attention.statistics.interface import (
     Passed,
     Response,
@@ -40,6 +41,7 @@ from sigprop.layers.attention.statistics.interface import (
 )
 from sigprop.layers.attention.statistics.moments import entropy_deficit
 from sigprop.layers.attention.statistics.pairs import excess, response_at_gap, spread_at_gap
+from sigprop.layers.attention.statistics.two_queries import squares
 from sigprop.layers.state import State
 
 __all__ = ["ERROR_BOUND", "Finite", "head_nodes"]
@@ -64,8 +66,7 @@ def _table() -> tuple[Floats, Floats]:
 def head_nodes(head_width: float) -> tuple[Floats, Floats]:
     """Nodes and weights for the average over chi^2_n / n, n the width of a head (E12).
 
-    Generalised Gauss-Laguerre quadrature by the eigenvectors of its Jacobi matrix (Golub & Welsch
-    1969), exact for moments up to order 15.
+    Generalised Gauss-Laguerre quadrature, exact for moments up to order 15.
 
     Parameters
     ----------
@@ -90,11 +91,7 @@ def head_nodes(head_width: float) -> tuple[Floats, Floats]:
     (1.0, 1.03125)
     """
     require(head_width >= 1, "head_width", head_width, "a number >= 1")
-    k, shift = np.arange(HEAD_NODES), head_width / 2 - 1
-    off = np.sqrt(k[1:] * (k[1:] + shift))
-    jacobi = np.diag(2 * k + 1 + shift) + np.diag(off, 1) + np.diag(off, -1)
-    values, vectors = np.linalg.eigh(jacobi)
-    return values * 2 / head_width, vectors[0] ** 2
+    return squares(head_width, HEAD_NODES)
 
 
 @validated
@@ -106,8 +103,7 @@ class Finite(Source):
     context : array_like
         Context length T, in [2, 1e12].
     head_width : float, optional
-        Width of a head; None is infinite. The two queries of E9 are given one common score
-        variance, which is exact at r = 1 and at r = 0 and low between (E12b).
+        Width of a head; None is infinite.
     exact : bool
         Compute everything by quadrature, with relative accuracy 1e-10 and slowly.
 
@@ -136,6 +132,7 @@ class Finite(Source):
         require(known, "context", self.context, "a number in [2, 1e12]")
         self.even, self.head_width = 1 / self.context, head_width
         self._heads = None if head_width is None else head_nodes(head_width)
+        self._rows = None if head_width is None else rows_of(head_width, self.context, self.context)
         self._root = np.sqrt(np.log(self.context))
         inside = np.minimum(self.context, co.MAX_CONTEXT)
         tau = co.from_context(inside)
@@ -165,8 +162,12 @@ class Finite(Source):
         >>> round(float(Finite(512).weights(1.0, 0.5).excess), 4)
         0.0995
         """
-        rest, fall = self._averaged(self._pairs, b, x)
-        return Weights(self.even + rest, rest, opposed(rest, fall, x))
+        s = np.asarray(b, dtype=np.float64) * self._root
+        rest, share = self._pairs(s, x)
+        if self.head_width is not None and self._rows is not None:
+            (rest,) = self._averaged(self._excess, b)
+            share = share * np.exp(-lost(self._rows, s, np.asarray(x), self.head_width))
+        return Weights(self.even + rest, rest, opposed(rest, rest * share, x))
 
     def passed(self, beta: Number, state: State) -> Passed:
         """Parts of the gap that attention at `beta` passes when it reads `state`.
@@ -280,19 +281,29 @@ class Finite(Source):
         inside = (s <= co.MAX_BETA * self._root) & (self.context <= co.MAX_CONTEXT)
         return inside & (not self._exact)
 
+    def _excess(self, s: Floats) -> tuple[Floats, ...]:
+        covered = self._covered(s)
+        safe = np.where(covered, s, 0.0)
+        y = basis(co.from_sigma(safe, self._inside), self._single.shape[-2])
+        rest = self._unit(safe, y)
+        return _patched(covered, (rest,), _exact_excess, s, self.context)
+
     def _pairs(self, s: Floats, x: Number) -> tuple[Floats, ...]:
+        """Excess of one query, and the share of it that two differ by: spread over excess."""
         s, x = np.broadcast_arrays(s, x)
         covered = self._covered(s) & (x <= co.MAX_GAP)
         safe = np.where(covered, s, 0.0)
-        square = safe**2
-        bend = square / (1 + square)
         y = basis(co.from_sigma(safe, self._inside), self._single.shape[-2])
-        rest = square * (1 - 1 / self._inside) / self._inside
-        rest = rest * np.exp(bend * _dot(self._single[..., 0], y))
+        rest = self._unit(safe, y)
         y = y[..., : self._pair.shape[-2]]
         v = basis(co.from_gap(np.minimum(x, co.MAX_GAP), safe), self._pair.shape[-1])
-        fall = x * rest * np.exp((1 - x) * bend * _dot(_apply(self._pair, v), y))
-        return _patched(covered, (rest, fall), _exact_pairs, s, self.context, x)
+        share = x * np.exp((1 - x) * _bend(safe) * _dot(_apply(self._pair, v), y))
+        return _patched(covered, (rest, share), _exact_pairs, s, self.context, x)
+
+    def _unit(self, s: Floats, y: Floats) -> Floats:
+        """Excess of one query from the table."""
+        small = s**2 * (1 - 1 / self._inside) / self._inside
+        return np.asarray(small * np.exp(_bend(s) * _dot(self._single[..., 0], y)))
 
     def _slopes(self, s: Floats, x: Number) -> tuple[Floats, ...]:
         """Differentiate in x, at zero and at x, what `_pairs` tabulates; over s^2."""
@@ -320,11 +331,20 @@ class Finite(Source):
         return _patched(covered, (deficit,), _exact_deficit, s, self.context, top=MAX_SINGLE)
 
 
+def _bend(s: Floats) -> Floats:
+    """Divided out of every tabulated logarithm."""
+    return s**2 / (1 + s**2)
+
+
+def _exact_excess(s: Floats, context: Floats) -> tuple[Floats, ...]:
+    return (excess(s, context),)
+
+
 def _exact_pairs(s: Floats, context: Floats, x: Floats) -> tuple[Floats, ...]:
-    rest = excess(s, context)
-    fall, alike = rest * x, (x != 0) & (x != 1)  # at r = 0 the spread is the excess
-    fall[alike] = spread_at_gap(s[alike], context[alike], x[alike])
-    return rest, fall
+    rest, share = excess(s, context), np.array(x, dtype=np.float64)
+    apart = (x != 0) & (x != 1) & (rest > 0)  # at r = 0 the spread is the excess
+    share[apart] = spread_at_gap(s[apart], context[apart], x[apart]) / rest[apart]
+    return rest, share
 
 
 def _exact_slopes(s: Floats, context: Floats, x: Floats) -> tuple[Floats, ...]:

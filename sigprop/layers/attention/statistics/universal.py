@@ -21,9 +21,11 @@ value, s/(s + 5/2), log(s'/s), c/n and the gap 1 - r of
 `sigprop.layers.attention.statistics.coordinates`. A look-up contracts the axes of n once, those of
 s for each query and what is left for each couple; leading axes are many layers or heads.
 
-*Domain.* 2 <= n, n' <= 2^20; s <= 32 for one query; S <= 16 and s'/s in [1/4, 4] for two, r in
-[-0.3, 1]; s <= 16 and s_1 <= 32 for the weight of a key. Outside it a look-up gives NaN. `part`
-leaves out how it depends on s'/s. The measured errors are in the file (`errors`).
+*Domain.* 2 <= n, n' <= 2^20; outside it a look-up gives NaN. One query: s <= 32, beyond which
+1 - Y_2 and H fall as 1/s. Two: r >= -0.3, NaN below; S <= 16 and s'/s in [1/4, 4], beyond which
+:math:`E/(r\sqrt{e e'})` is that at the edge. The weight of a key: s <= 16 and s_1 <= 32, and that
+at the edge beyond. `part` leaves out how it depends on s'/s. The measured errors are in the file
+(`errors`).
 """
 
 from __future__ import annotations
@@ -213,13 +215,19 @@ class OneQuery:
         Returns
         -------
         excess, deficit : arrays, shape (..., P)
-            :math:`Y_2 - 1/n`, and log n less the entropy; NaN outside the domain.
+            :math:`Y_2 - 1/n`, and log n less the entropy; NaN for too many keys.
         """
-        hot = basis(co.from_deviation(s, 0.0, HOTTEST), self._rows.shape[1])
-        logs = bend(s) * np.einsum("pkz,...pk->z...p", self._rows, hot)
-        first = s**2 * (1 - 1 / self._keys) * np.exp(logs)
-        first = np.where(self._known & (s <= HOTTEST), first, np.nan)
-        return first[0] / self._keys, first[1] / 2
+        cold = np.minimum(s, HOTTEST)
+        hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._rows.shape[1])
+        logs = bend(cold) * np.einsum("pkz,...pk->z...p", self._rows, hot)
+        first = np.where(self._known, cold**2 * (1 - 1 / self._keys) * np.exp(logs), np.nan)
+        rest = HOTTEST / np.maximum(s, HOTTEST)  # of what vanishes as attention freezes
+        most = 1 - 1 / self._keys, np.log(self._keys)
+        excess, deficit = (
+            whole - (whole - part) * rest
+            for whole, part in zip(most, (first[0] / self._keys, first[1] / 2), strict=True)
+        )
+        return excess, deficit
 
 
 class KeyWeights:
@@ -258,16 +266,17 @@ class KeyWeights:
         Returns
         -------
         array, shape (..., P, B)
-            The logarithms; NaN outside the domain.
+            The logarithms; NaN for too many keys.
         """
         count = self._rows.shape[1:]
+        s = np.minimum(s, HOT)
         hot = basis(co.from_deviation(s, 0.0, HOT), count[0])
         rows = np.einsum("pac,...pa->...pc", self._rows, hot)
         wide = s[..., None]
-        own = wide * np.sqrt(ratio)
+        own = np.minimum(wide * np.sqrt(ratio), HOTTEST)
         place = basis(co.from_deviation(own, 0.0, HOTTEST), count[1])
-        known = self._known[:, None] & (wide <= HOT) & (own <= HOTTEST)
-        return np.where(known, turn(own, wide) * (place @ rows[..., None])[..., 0], np.nan)
+        found = turn(own, wide) * (place @ rows[..., None])[..., 0]
+        return np.where(self._known[:, None], found, np.nan)
 
 
 class Couples:
@@ -325,19 +334,18 @@ class Couples:
         Returns
         -------
         array, shape (..., N)
-            The excess; zero where nothing is common or one query sees one key, NaN outside the
-            domain.
+            The excess; zero where nothing is common or one query sees one key, NaN for too many
+            keys and for r < -0.3.
         """
-        gap, first, later = 1 - r, s[..., self._i], s[..., self._j]
-        mean = np.sqrt(first * later)
-        known = (np.abs(gap) <= co.MAX_GAP) & (np.maximum(first, later) <= HOTTEST)
-        known &= (mean <= HOT) & (np.maximum(first, later) <= WIDEST * np.minimum(first, later))
-        gap = np.clip(gap, 0.0, co.MAX_GAP)
+        first, later = s[..., self._i], s[..., self._j]
+        mean = np.minimum(np.sqrt(first * later), HOT)
+        gap = np.clip(1 - r, 0.0, co.MAX_GAP)
         log = self._small + bend(mean) * self._apart(first, later, mean, gap)
-        log += self._alike(s, gap) / 2
-        most = np.sqrt(self._one(np.where(s <= HOTTEST, s, 0.0))[0])
+        log += self._alike(np.minimum(s, HOTTEST), gap) / 2
+        most = np.sqrt(self._one(s)[0])
         found = r * most[..., self._i] * most[..., self._j] * np.exp(log)
-        return np.where(self._empty, 0.0, np.where(known & self._known, found, np.nan))
+        known = self._known & (1 - r <= co.MAX_GAP)
+        return np.where(self._empty, 0.0, np.where(known, found, np.nan))
 
     def _alike(self, s: Floats, gap: Floats) -> Floats:
         """Sum over both queries of the base, as logarithms."""
@@ -345,7 +353,7 @@ class Couples:
         rows = bend(s)[..., None] * np.einsum("pkv,...pk->...pv", self._base, hot)
         out = np.zeros(gap.shape)
         for index in (self._i, self._j):
-            place = co.from_gap(gap, np.minimum(s, HOTTEST)[..., index])
+            place = co.from_gap(gap, s[..., index])
             near = basis(np.clip(place, -1.0, 1.0), rows.shape[-1])
             out += (place + 1) / 2 * np.einsum("...v,...v->...", rows[..., index, :], near)
         return out
@@ -356,7 +364,7 @@ class Couples:
         hot = basis(co.from_deviation(mean, 0.0, HOT), count[0]).astype(np.float32)
         ratio = np.divide(later, first, out=np.ones_like(mean), where=first > 0)
         tilt = np.log(np.clip(ratio, 1 / WIDEST, WIDEST)) / np.log(WIDEST)
-        near = np.clip(co.from_gap(gap, np.minimum(mean, HOT)), -1.0, 1.0)
+        near = np.clip(co.from_gap(gap, mean), -1.0, 1.0)
         rows = np.einsum("nklv,...nk->...nlv", self._pair, hot)
         rows = np.einsum("...lv,...l->...v", rows, basis(tilt, count[1]))
         return np.asarray(np.einsum("...v,...v->...", rows, basis(near, count[2])))
