@@ -18,7 +18,7 @@ s = 1e6. Beyond they are NaN. Error over the domain: see `ERROR_BOUND`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import as_file, files
 
 import numpy as np
@@ -96,7 +96,7 @@ def head_nodes(head_width: float) -> tuple[Floats, Floats]:
 
 @validated
 class Finite(Source):
-    """Attention statistics at finite context length (E6-E9, E12).
+    """Attention statistics at finite context length (E6-E9, E12, E12b).
 
     Parameters
     ----------
@@ -105,7 +105,8 @@ class Finite(Source):
     head_width : float, optional
         Width of a head; None is infinite.
     exact : bool
-        Compute everything by quadrature, with relative accuracy 1e-10 and slowly.
+        Compute by quadrature, with relative accuracy 1e-10 and slowly, all but what a finite head
+        width does to two queries.
 
     Raises
     ------
@@ -132,7 +133,6 @@ class Finite(Source):
         require(known, "context", self.context, "a number in [2, 1e12]")
         self.even, self.head_width = 1 / self.context, head_width
         self._heads = None if head_width is None else head_nodes(head_width)
-        self._rows = None if head_width is None else rows_of(head_width, self.context, self.context)
         self._root = np.sqrt(np.log(self.context))
         inside = np.minimum(self.context, co.MAX_CONTEXT)
         tau = co.from_context(inside)
@@ -164,7 +164,7 @@ class Finite(Source):
         """
         s = np.asarray(b, dtype=np.float64) * self._root
         rest, share = self._pairs(s, x)
-        if self.head_width is not None and self._rows is not None:
+        if self.head_width is not None:
             (rest,) = self._averaged(self._excess, b)
             share = share * np.exp(-lost(self._rows, s, np.asarray(x), self.head_width))
         return Weights(self.even + rest, rest, opposed(rest, rest * share, x))
@@ -280,6 +280,11 @@ class Finite(Source):
     def _covered(self, s: Floats) -> Bools:
         inside = (s <= co.MAX_BETA * self._root) & (self.context <= co.MAX_CONTEXT)
         return inside & (not self._exact)
+
+    @cached_property
+    def _rows(self) -> Floats:
+        """Coefficients of what a finite head width does to two queries."""
+        return rows_of(self.head_width or np.inf, self.context, self.context)
 
     def _excess(self, s: Floats) -> tuple[Floats, ...]:
         covered = self._covered(s)
