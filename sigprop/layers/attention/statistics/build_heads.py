@@ -25,7 +25,8 @@ from sigprop.layers.attention.statistics.all_lengths import excess_overlaps
 from sigprop.layers.attention.statistics.pairs import excess
 from sigprop.layers.attention.statistics.two_queries import head_pairs
 
-COUNTS = (5, 10, he.LATER, 16, 6)  # Chebyshev nodes in head width, n, n'/n, s and 1 - r
+COUNTS = (5, 10, he.LATER, 20, 7)  # Chebyshev nodes in head width, n, n'/n, s and 1 - r
+NARROW, FEW = 4.0, (14, 5)  # head width below which there are fewer of them in s and 1 - r
 HOTTEST, TERMS = 3 * he.HOTTEST, 64  # of one query of a head, and of the series of its excess
 POINTS, SEED = 40, 23
 Excess = Callable[[float], Floats]
@@ -48,7 +49,7 @@ def shares(
     s: float, gap: float, head_width: float, keys: Floats, later: Floats, one: Excess, two: Excess
 ) -> tuple[Floats, Floats]:
     """1 - f of two queries, in a head of finite and of infinite width, shape (N, M)."""
-    norms, cosines = (5, 3) if 1.5 < head_width < 24 else (4, 2)
+    norms, cosines = (5, 3) if NARROW < head_width < 24 else (4, 2)
     joint, alone, beside = 0.0, 0.0, 0.0
     for x, y, r, weight in zip(*head_pairs(head_width, 1 - gap, norms, cosines), strict=True):
         first, second = s * np.sqrt(max(x, 1e-9)), s * np.sqrt(max(y, 1e-9))
@@ -60,15 +61,20 @@ def shares(
 
 
 def row(place: float) -> Floats:
-    """Compute what the table holds at one head width, shape (N, M, S, R)."""
+    """Find the coefficients of what the table holds at one head width, shape (N, M, S, R)."""
     width = float(he.to_width(np.asarray(place)))
     keys, later = he.lengths(nodes(COUNTS[1]), nodes(COUNTS[2]))
     one, two = excess_of(keys[:, None]), excess_of(later)
-    out = np.empty(COUNTS[1:])
-    for i, s in enumerate(co.to_deviation(nodes(COUNTS[3]), 0.0, he.HOTTEST).tolist()):
-        for j, gap in enumerate(co.to_gap(nodes(COUNTS[4]), np.asarray(s)).tolist()):
+    count = COUNTS[3:] if width > NARROW else FEW
+    values = np.empty((*later.shape, *count))
+    for i, s in enumerate(co.to_deviation(nodes(count[0]), 0.0, he.HOTTEST).tolist()):
+        for j, gap in enumerate(co.to_gap(nodes(count[1]), np.asarray(s)).tolist()):
             finite, infinite = shares(s, gap, width, keys, later, one, two)
-            out[..., i, j] = np.log(infinite / finite) / he.bend(np.asarray(s), width)
+            values[..., i, j] = np.log(infinite / finite) / he.bend(np.asarray(s), width)
+    for axis in range(4):
+        values = transform(values, axis)
+    out = np.zeros(COUNTS[1:])
+    out[..., : count[0], : count[1]] = values
     return out
 
 
@@ -83,10 +89,7 @@ def build(out: Path) -> Floats:
             temporary.replace(part)
             print(f"{index + 1} of {COUNTS[0]} head widths", file=sys.stderr, flush=True)
         rows.append(np.load(part))
-    table = np.stack(rows)
-    for axis in range(table.ndim):
-        table = transform(table, axis)
-    return table
+    return transform(np.stack(rows))
 
 
 def errors(table: Floats) -> Floats:

@@ -30,7 +30,7 @@ __all__ = ["HOTTEST", "LATER", "bend", "lengths", "lost", "rows_of", "to_width"]
 
 LEAST, MOST = 2.0, 2.0**20  # keys
 HOTTEST = 21.0  # score deviation
-LATER = 5  # nodes in n'/n
+LATER = 7  # nodes in n'/n
 EDGE = np.cos(np.pi / (2 * LATER))  # the outermost of them, which then hold n' = n
 
 
