@@ -1,5 +1,6 @@
 """The random energy model against independent quadrature, exact cases, laws and limits."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -8,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigprop.core.errors import DomainError
+from sigprop.core.numerics.chebyshev import nodes
 from sigprop.layers.attention.statistics import (
     ERROR_BOUND,
     Finite,
     Limit,
     Profile,
+    build_table,
+    coordinates,
     entropy_deficit,
     excess,
     freezing,
@@ -20,6 +24,7 @@ from sigprop.layers.attention.statistics import (
     moments,
     overlap,
     spread,
+    table,
 )
 
 MOMENTS = {"y2": "y2", "y3": "y3", "y4": "y4", "y22": "y22", "log_z": "logz", "entropy": "h"}
@@ -195,6 +200,28 @@ def _survey(rng, count):
     error = np.abs(found.y2 - found.spread - pair)
     worst = error.argmax()
     assert error[worst] < ERROR_BOUND, (context[worst], b[worst], x[worst])
+
+
+def test_table_is_the_quadrature_at_its_nodes(monkeypatch, tmp_path):
+    """Whatever lies between nodes: the look-up undoes at a node what the command divided out."""
+    monkeypatch.setattr(coordinates, "COUNTS", (2, 3, 3))
+    monkeypatch.setattr(coordinates, "COUNTS_1", (2, 4))
+    monkeypatch.setattr(build_table, "ProcessPoolExecutor", ThreadPoolExecutor)
+    build_table.build(tmp_path / "few.npz", 1)
+    with np.load(tmp_path / "few.npz") as file:
+        few = file["single"], file["pair"]
+    monkeypatch.setattr(table, "_table", lambda: few)
+    for context in coordinates.to_context(nodes(2)):
+        rem, root = Finite(context), np.sqrt(np.log(context))
+        s = coordinates.to_sigma(nodes(4), context)
+        assert rem.weights(s / root, 1.0).excess == pytest.approx(excess(s, context), rel=1e-9)
+        deficit = entropy_deficit(s, context)
+        assert rem.entropy_deficit(s / root) == pytest.approx(deficit, rel=1e-9)
+        for s in coordinates.to_sigma(nodes(3), context):
+            x = coordinates.to_gap(nodes(3), s)
+            found = rem.weights(s / root, x)
+            exact = spread(s, context, 1 - x) / excess(s, context)
+            assert found.spread / found.excess == pytest.approx(exact, rel=1e-9)
 
 
 def test_interpolants_fall_back():
