@@ -1,4 +1,4 @@
-"""Keys of finite width: traces against draws of keys, averages over heads against a product rule."""
+"""Keys of finite width: traces against draws of keys, averages over heads by a product rule."""
 
 from itertools import product
 
