@@ -211,6 +211,7 @@ def quiet(words, plugin):
     os.dup2(null, 1)
     os.dup2(null, 2)
     options = ["-q", "-n", "0", "--tb=line", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what forks share
     return int(pytest.main([*options, *words], plugins=[plugin]))
 
 
@@ -382,14 +383,25 @@ def within(chosen, tests, cap):
     return kept
 
 
+def stages(chosen, tests):
+    """Tests of the few files with most of them, then the rest: a file costs time to collect."""
+    count = Counter(test.split("::")[0] for test in chosen)
+    few = {file for file, _ in count.most_common(2)} | {f for f in count if f.startswith("sig")}
+    first = within([test for test in chosen if test.split("::")[0] in few], tests, 10.0)
+    return [part for part in (first, [test for test in chosen if test not in first]) if part]
+
+
 def attempt(mutant, chosen, tests, note):
     """Exit code of pytest on a mutant."""
     sys.meta_path.insert(0, Finder(mutant[0], mutated(mutant)))
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
-    files = sorted({test.split("::")[0] for test in chosen})
-    return {
-        "code": quiet(["-x", "--continue-on-collection-errors", *files], Try(chosen, tests, note))
-    }
+    code = 0
+    for part in stages(chosen, tests):
+        files = sorted({test.split("::")[0] for test in part})
+        code = quiet(["-x", "--continue-on-collection-errors", *files], Try(part, tests, note))
+        if code not in (0, 5):  # 5: no tests of these names
+            break
+    return {"code": code}
 
 
 def verdict(mutant, tests, folder, cap):
@@ -402,6 +414,8 @@ def verdict(mutant, tests, folder, cap):
     if chosen:
         start = time.time()
         result |= fork(lambda: attempt(mutant, chosen, tests, note))
+        if result.get("ended", 0) > 0 or result.get("code") in (3, 4):
+            sys.exit(f"the process of {mutant} failed: {result}")
         result["seconds"] = round(time.time() - start, 1)
         result["killed"] = result.get("code") in (1, 2) or result.get("ended", 0) < 0
         if result.get("code") != 0:

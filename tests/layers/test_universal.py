@@ -291,6 +291,22 @@ def test_many_stacks_at_once():
         )
 
 
+def test_correlated_keys_of_many_stacks_at_once():
+    """Also of one stack with an axis, and of two axes."""
+    layout, rng = make_layout(5), np.random.default_rng(6)
+    source, keys = Exact(layout, 8.0, 100.0), len(layout.queries.count)
+    deficit = np.abs(np.subtract.outer(np.arange(5), np.arange(5))) / 8 + 0.2
+    for shape in ((1,), (2, 3)):
+        scale, rows = rng.uniform(0.5, 2, (*shape, 1)), rng.uniform(0.5, 2, (*shape, keys))
+        kernels = deficit * rng.uniform(0.5, 1, (*shape, 1, 1))
+        weight = np.broadcast_to(np.ones((keys, 5)), (*shape, keys, 5))
+        found = source.correlations(scale, kernels, rows, weight)
+        for k in np.ndindex(shape):
+            one = source.correlations(float(scale[k][0]), kernels[k], rows[k], weight[k])
+            for part, own in zip(found, one, strict=True):
+                assert part[k] == pytest.approx(own)
+
+
 def test_dead_stacks_stay_dead():
     """A stack without numbers has no statistics, and the others keep theirs."""
     layout, sigma = make_layout(4), np.array([[1.0] * 4, [np.nan] * 4])
