@@ -38,7 +38,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sigprop/layers", "sigprop/propagation")
 TESTS = ("tests/layers", "tests/propagation", "tests/faults")
-APART = {f"tests/faults/test_faults_{name}.py" for name in ("audit", "ci", "training")}
+APART = {
+    f"tests/faults/test_faults_{name}.py"
+    for name in ("audit", "ci", "design", "storage", "training")
+}
 FOLLOWED = 40
 HEAVY = ("numpy", "scipy", "sympy", "mpmath", "xarray", "pandas", "hypothesis", "matplotlib")
 QUADRATURES = {"hermegauss", "hermgauss", "leggauss", "laggauss", "linspace"}
