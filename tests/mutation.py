@@ -20,6 +20,8 @@ file changes. What is done stands in FOLDER and is not done again, except `--aga
 
 import argparse
 import ast
+import gc
+import inspect
 import json
 import os
 import random
@@ -28,10 +30,12 @@ import signal
 import sys
 import time
 from collections import Counter
+from functools import _lru_cache_wrapper
 from importlib import import_module
 from importlib.machinery import PathFinder, SourceFileLoader
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import pytest
 
@@ -343,87 +347,140 @@ class Finder:
         return spec
 
 
-class Try(WithoutDeadline):
-    """Runs the chosen tests in their order, each with its limit of time, until one fails."""
-
-    def __init__(self, chosen, tests, note):
-        self.rank = {test: n for n, test in enumerate(chosen)}
-        self.tests, self.note = tests, note
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items):
-        items[:] = sorted((i for i in items if i.nodeid in self.rank), key=self.of)
-
-    def of(self, item):
-        return self.rank[item.nodeid]
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item, nextitem):
-        limit = 10 + 4 * self.tests[item.nodeid]["seconds"]
-        signal.setitimer(signal.ITIMER_PROF, limit)
-        signal.setitimer(signal.ITIMER_REAL, 10 * limit)  # of what other processes do for a test
-        self.note.write_text(json.dumps([item.nodeid, "took too long"]))
-
-    def pytest_runtest_logreport(self, report):
-        if report.failed:
-            crash = getattr(report.longrepr, "reprcrash", None)
-            words = crash.message if crash else str(report.longrepr)
-            self.note.write_text(json.dumps([report.nodeid, words[:300]]))
-
-    def pytest_collectreport(self, report):
-        if report.failed:
-            self.note.write_text(json.dumps([report.nodeid, str(report.longrepr)[-300:]]))
-
-
 def within(chosen, tests, cap):
     """The first of the tests, as many as take less than `cap` seconds together."""
-    kept, total = [], 0.0
-    for test in chosen:
-        total += tests[test]["seconds"]
-        if total > cap and kept:
-            break
-        kept.append(test)
-    return kept
+    total = accumulate(tests[test]["seconds"] for test in chosen)
+    return [
+        test
+        for n, (test, time) in enumerate(zip(chosen, total, strict=True))
+        if time < cap or not n
+    ]
 
 
-def stages(chosen, tests):
-    """Tests of the few files with most of them, then the rest: a file costs time to collect."""
-    count = Counter(test.split("::")[0] for test in chosen)
-    few = {file for file, _ in count.most_common(2)} | {f for f in count if f.startswith("sig")}
-    first = within([test for test in chosen if test.split("::")[0] in few], tests, 10.0)
-    return [part for part in (first, [test for test in chosen if test not in first]) if part]
+class Loop(WithoutDeadline):
+    """Hands the collected tests to `work`, in place of running them."""
+
+    def __init__(self, work):
+        self.work = work
+
+    def pytest_runtestloop(self, session):
+        if not session.testsfailed:  # of those that cannot be collected
+            self.work({item.nodeid: item for item in session.items})
+        return True
 
 
-def attempt(mutant, chosen, tests, note):
-    """Exit code of pytest on a mutant."""
-    sys.meta_path.insert(0, Finder(mutant[0], mutated(mutant)))
+def attempt(items, tests, note):
+    """Whether a test fails, of some in their order, each with its limit of time."""
+    from _pytest.runner import runtestprotocol
+
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
-    code = 0
-    for part in stages(chosen, tests):
-        files = sorted({test.split("::")[0] for test in part})
-        code = quiet(["-x", "--continue-on-collection-errors", *files], Try(part, tests, note))
-        if code not in (0, 5):  # 5: no tests of these names
-            break
-    return {"code": code}
+    for item, following in pairwise([*items, None]):
+        limit = 10 + 4 * tests[item.nodeid]["seconds"]
+        signal.setitimer(signal.ITIMER_PROF, limit)
+        signal.setitimer(signal.ITIMER_REAL, 20 * limit)  # of what other processes do for a test
+        note.write_text(json.dumps([item.nodeid, "took too long"]))
+        for report in runtestprotocol(item, log=False, nextitem=following):
+            if report.failed:
+                crash = getattr(report.longrepr, "reprcrash", None)
+                words = crash.message if crash else str(report.longrepr)
+                note.write_text(json.dumps([item.nodeid, words[:300]]))
+                return {"killed": True}
+    return {"killed": False}
 
 
-def verdict(mutant, tests, folder, cap):
-    """What became of a mutant."""
-    every = tests_of(mutant, tests)
-    chosen = within(every, tests, cap)
-    note = folder / "note.json"
-    note.unlink(missing_ok=True)
+def reloaded(mutant, chosen, tests, note):
+    """Verdict of the chosen tests after all modules are imported, one of them mutated."""
+    sys.meta_path.insert(0, Finder(mutant[0], mutated(mutant)))
+    found = {"killed": True}
+    note.write_text(json.dumps(["", "cannot be imported"]))
+
+    def work(items):
+        nonlocal found
+        found = attempt([items[test] for test in chosen if test in items], tests, note)
+
+    quiet(sorted({test.split("::")[0] for test in chosen}), Loop(work))
+    return found
+
+
+# --- mutants in functions that are imported already
+
+
+def units(code):
+    """Code of functions of a module or class that stand in no other function."""
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from [inner] if inner.co_flags & inspect.CO_OPTIMIZED else units(inner)
+
+
+def content(code):
+    """What a code object does, without its lines."""
+    consts = tuple(content(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
+    return code.co_code, consts, code.co_names, code.co_varnames, code.co_exceptiontable
+
+
+def shell(code):
+    """What a module or class does itself, without the functions in it."""
+    if code.co_flags & inspect.CO_OPTIMIZED:
+        return code.co_name
+    consts = tuple(shell(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
+    return code.co_code, consts, code.co_names
+
+
+def replacements(mutant, imported):
+    """New code of functions, (function, code); None if a mutant changes what import does."""
+    file, line = mutant[0], mutant[3]
+    source = (ROOT / file).read_text()
+    first, last = statement(ast.parse(source), line)
+    if not set(range(first, last + 1)).isdisjoint(imported.get(file, ())):
+        return None
+    old, new = (compile(text, str(ROOT / file), "exec") for text in (source, mutated(mutant)))
+    if shell(old) != shell(new):
+        return None
+    changed = [
+        (a.co_qualname, a.co_firstlineno, b)
+        for a, b in zip(units(old), units(new), strict=True)
+        if content(a) != content(b)
+    ]
+    live = [f for f in gc.get_objects() if type(f) is FunctionType]
+    live = [f for f in live if f.__code__.co_filename == str(ROOT / file)]
+    found = [
+        (function, code)
+        for name, start, code in changed
+        for function in live
+        if (function.__code__.co_qualname, function.__code__.co_firstlineno) == (name, start)
+    ]
+    return found if len(found) == len(changed) else None
+
+
+def in_place(found, items, tests, note):
+    """Verdict of tests on functions with new code."""
+    for function, code in found:
+        function.__code__ = code
+    for one in gc.get_objects():
+        if isinstance(one, _lru_cache_wrapper) and str(one.__module__).startswith("sigprop"):
+            one.cache_clear()
+    return attempt(items, tests, note)
+
+
+def import_lines():
+    """Lines of the packages that run when their modules are imported."""
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    names = [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path in files]
+    return fork(lambda: traced(lambda: [import_module(name) for name in names])[1])
+
+
+def verdict(mutant, tests, folder, cap, work):
+    """What became of a mutant: `work` tries tests, and is not asked where there are none."""
+    every, note = tests_of(mutant, tests), folder / "note.json"
+    chosen, start = within(every, tests, cap), time.time()
     result = {"tests": len(every), "tried": len(chosen), "killed": False}
+    note.unlink(missing_ok=True)
     if chosen:
-        start = time.time()
-        result |= fork(lambda: attempt(mutant, chosen, tests, note))
-        if result.get("ended", 0) > 0 or result.get("code") in (3, 4):
-            sys.exit(f"the process of {mutant} failed: {result}")
-        result["seconds"] = round(time.time() - start, 1)
-        result["killed"] = result.get("code") in (1, 2) or result.get("ended", 0) < 0
-        if result.get("code") != 0:
-            result["by"] = json.loads(note.read_text()) if note.exists() else None
-    return result
+        result |= fork(lambda: work(chosen, note))
+        result["killed"] = result["killed"] or result.get("ended", 0) < 0
+        if note.exists() and (result["killed"] or "ended" in result):
+            result["by"] = json.loads(note.read_text())
+    return result | {"seconds": round(time.time() - start, 1)}
 
 
 def warm(tests):
@@ -436,19 +493,45 @@ def warm(tests):
 
 
 def run(folder, count, seed, cap, again):
-    """Try the first `count` mutants of the sample that have not been tried."""
-    tests = covered(folder)
-    out = folder / "mutants.jsonl"
+    """Try the first `count` mutants of the sample that have not been tried.
+
+    Those in functions get the code of the mutant in forks of one process that has imported all and
+    collected all tests; those that change what import does are imported in a fork each.
+    """
+    tests, out = covered(folder), folder / "mutants.jsonl"
     notes = out.read_text().splitlines() if out.exists() else []
-    known = {tuple(note["mutant"]): note for note in map(json.loads, notes)}
+    known = {tuple(note["mutant"]) for note in map(json.loads, notes)}
+    rows = [
+        (number, mutant)
+        for number, mutant in enumerate(sample(seed, count))
+        if (number in again if again else mutant not in known)
+    ]
     warm(tests)
-    for number, mutant in enumerate(sample(seed, count)):
-        if (mutant in known and number not in again) or (again and number not in again):
-            continue
-        result = verdict(mutant, tests, folder, cap)
+    imported, left = import_lines(), folder / "left.json"
+
+    def put(number, mutant, work):
+        result = {"number": number, "mutant": mutant} | verdict(mutant, tests, folder, cap, work)
         with out.open("a") as file:
-            file.write(json.dumps({"number": number, "mutant": mutant} | result) + "\n")
-        print(number, *mutant, result, flush=True)
+            file.write(json.dumps(result) + "\n")
+
+    def each(items):
+        rest = []
+        for number, mutant in rows:
+            if (new := replacements(mutant, imported)) is None:
+                rest.append(number)
+                continue
+
+            def work(chosen, note, new=new):
+                return in_place(new, [items[t] for t in chosen if t in items], tests, note)
+
+            put(number, mutant, work)
+        left.write_text(json.dumps(rest))
+
+    left.unlink(missing_ok=True)
+    fork(lambda: quiet(sorted({test.split("::")[0] for test in tests}), Loop(each)))
+    for number, mutant in rows:
+        if number in json.loads(left.read_text()):
+            put(number, mutant, lambda chosen, note, m=mutant: reloaded(m, chosen, tests, note))
 
 
 def difference(mutant):
