@@ -248,6 +248,19 @@ def test_means_of_masked_attention_stay_within_uniform_attention():
     assert (found.entropy <= np.mean(np.log(np.arange(1, 5))) + 1e-12).all()
 
 
+@pytest.mark.parametrize("changes", [{"causal": True}, {"rotary_base": 100.0}])
+def test_the_entropy_ratio_of_a_band_is_that_of_its_entropy(changes):
+    """Both are over the logarithm of the keys seen, in the limit of width and in a band."""
+    spec = ModelSpec(
+        depth=2, context=6, width=64, beta=2.5, sigma_v2=1, sigma_w2=1, rho0=0.1, **changes
+    )
+    found, wide = sigprop.bands(spec), propagate(spec)
+    assert (found.entropy < 1).all()
+    ratio = wide.entropy_ratio / wide.entropy
+    np.testing.assert_allclose(found.entropy_ratio, ratio * found.entropy, rtol=1e-12)
+    assert np.abs(found.entropy / wide.entropy - 1).max() > 1e-4
+
+
 def test_a_law_that_is_lost_inside_a_block_is_refused_by_name():
     spec = ModelSpec(
         depth=4, context=3, width=18, heads=6, norm="pre", attention="centred", activation="tanh",

@@ -23,7 +23,7 @@ from sigprop.layers.interface import Place, Spread
 from sigprop.layers.mlp import Mlp
 from sigprop.layers.residual import Residual, Sublayer
 from sigprop.layers.state import Gradient, State
-from sigprop.propagation.positional import _own_y2
+from sigprop.propagation.positional import _common, _own_y2
 
 T, BETA, VALUE, BIAS = 5, 1.3, 0.7, 0.1
 TOKENS = range(T)
@@ -293,3 +293,11 @@ def test_participation_varies_with_keys_that_queries_share():
         total += np.sqrt(own[t] * own[later]) * min(phi, 1.0)
     found = _own_y2(spec, layout, seen, rho)
     assert found == pytest.approx(total / heads / T**2, rel=1e-5)
+
+
+def test_direction_in_which_networks_differ():
+    """The squared norm of the mean of T tokens, of each block alone, over the largest."""
+    t, deficits = 7, np.array([0.9, 0.2, 1.1, 1 + 1 / 6])
+    means = [np.mean(1 - x * (1 - np.eye(t))) for x in deficits]
+    assert means[3] == pytest.approx(0, abs=1e-12)  # tokens that sum to zero
+    assert _common(deficits, t) == pytest.approx(np.array(means) / max(means), abs=1e-8)
