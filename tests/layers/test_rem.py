@@ -18,11 +18,13 @@ from sigprop.layers.attention.statistics import (
     build_table,
     coordinates,
     entropy_deficit,
+    entropy_variance,
     excess,
     freezing,
     head_nodes,
     moments,
     overlap,
+    participation_variance,
     spread,
     table,
 )
@@ -136,6 +138,45 @@ def test_free_energy_by_direct_integration():
         error = sample.std() / 200
         assert abs(sample.mean() - moments(sigma, context).log_z) < 4 * error
         assert abs(sample.mean() - moments(1.1 * sigma, context).log_z) > 4 * error  # control
+
+
+@pytest.mark.parametrize("sigma", [0.003, 0.02, 0.3, 1.0, 3.0])
+def test_variances_of_two_keys(sigma):
+    """T = 2 exactly: the weights are logistic in the difference of two scores."""
+    z = np.arange(-12, 12, 0.025)
+    weight = np.exp(-(z**2) / 2) * 0.025 / np.sqrt(2 * np.pi)
+    x = sigma * np.sqrt(2) * z
+    y2 = 0.5 * np.tanh(x / 2) ** 2  # over one half
+    lost = np.log(2) + x / (1 + np.exp(-x)) - np.logaddexp(0, x)  # log 2 - H
+    for found, value, error in (
+        (participation_variance(sigma, 2), y2, 1e-4),
+        (entropy_variance(sigma, 2), lost, 0.02),
+    ):
+        exact = weight @ (value - weight @ value) ** 2
+        assert found == pytest.approx(exact, rel=error)
+
+
+@pytest.mark.parametrize(("sigma", "context"), [(1.0, 5), (2.0, 16), (4.0, 16)])
+def test_variances_against_sampling(sigma, context):
+    x = sigma * np.random.default_rng(8).standard_normal((200_000, context))
+    p = np.exp(x)
+    p /= p.sum(axis=1, keepdims=True)
+    for found, value in (
+        (participation_variance(sigma, context), np.sum(p**2, axis=1)),
+        (entropy_variance(sigma, context), -np.sum(p * np.log(p), axis=1)),
+    ):
+        square = (value - value.mean()) ** 2
+        error = square.std() / np.sqrt(square.size)
+        assert abs(found - square.mean()) < 4 * error + 1e-3 * square.mean()
+        assert abs(1.1 * found - square.mean()) > 4 * error  # control
+
+
+def test_sources_agree_on_uniform_attention():
+    """Participation less its excess is 1/T, at infinite context nothing."""
+    for rem, even in ((Finite(64), 1 / 64), (Limit(), 0.0)):
+        found = rem.weights(2.5, 1.0)
+        assert found.y2 - found.excess == pytest.approx(even, abs=1e-15)
+        assert rem.even == even
 
 
 def test_small_sigma():
