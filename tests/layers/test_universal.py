@@ -71,6 +71,12 @@ def test_quadrature_of_all_lengths(s, r):
     assert found == pytest.approx(exact, rel=2e-8, abs=2e-10 / keys.min())
 
 
+def test_queries_without_correlation_have_no_excess_overlap():
+    keys = np.array([2.0, 30.0, 4e5])
+    for s in (0.3, 2.0):
+        assert np.abs(excess_overlaps(s, s, 0.0, keys, keys[:, None])).max() < 1e-15
+
+
 def test_quadrature_of_two_lengths():
     """Unlike queries against sums of Hermite polynomials; a wrong r fails."""
     rng = np.random.default_rng(3)
