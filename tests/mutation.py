@@ -360,8 +360,12 @@ def within(chosen, tests, cap):
 class Loop(WithoutDeadline):
     """Hands the collected tests to `work`, in place of running them."""
 
-    def __init__(self, work):
-        self.work = work
+    def __init__(self, work, finder=None):
+        self.work, self.finder = work, finder
+
+    def pytest_sessionstart(self):
+        if self.finder:  # before pytest's own, which loads modules whose doctests are asked for
+            sys.meta_path.insert(0, self.finder)
 
     def pytest_runtestloop(self, session):
         if not session.testsfailed:  # of those that cannot be collected
@@ -390,15 +394,14 @@ def attempt(items, tests, note):
 
 def reloaded(mutant, chosen, tests, note):
     """Verdict of the chosen tests after all modules are imported, one of them mutated."""
-    sys.meta_path.insert(0, Finder(mutant[0], mutated(mutant)))
-    found = {"killed": True}
+    found, finder = {"killed": True}, Finder(mutant[0], mutated(mutant))
     note.write_text(json.dumps(["", "cannot be imported"]))
 
     def work(items):
         nonlocal found
         found = attempt([items[test] for test in chosen if test in items], tests, note)
 
-    quiet(sorted({test.split("::")[0] for test in chosen}), Loop(work))
+    quiet(sorted({test.split("::")[0] for test in chosen}), Loop(work, finder))
     return found
 
 
