@@ -13,6 +13,7 @@ from sigprop.layers.attention.layer import Attention
 from sigprop.layers.attention.statistics import Finite, entropy_variance, moments
 from sigprop.layers.fluctuation import admissible
 from sigprop.layers.mlp import Mlp
+from sigprop.layers.mlp_units import _product
 from sigprop.layers.state import State
 from sigprop.propagation.finite_width.bands import bands
 from sigprop.simulation import simulate
@@ -293,6 +294,19 @@ def test_overlaps_that_vary_bend_the_mean_gap(rho):
     assert mlp._bend(state, 50.0) == pytest.approx((gap(0) + gap(2)) / 2 - gap(1))  # no gap, twice
     linear = Mlp(activation("linear"), 1.0, 2.0, width=64, ratio=1)
     assert abs(linear._bend(state, 0.1)) < 1e-12
+
+
+def test_moments_of_a_product_with_a_normal_factor():
+    """Mean and central moments of X Y, of a discrete X and a normal Y."""
+    x, p, c, gap = np.array([-0.7, 0.4, 1.9]), np.array([0.2, 0.5, 0.3]), 0.6, 0.35
+    mean = p @ x
+    own = (mean, *(p @ (x - mean) ** k for k in (2, 3, 4)))
+    z, weight = np.polynomial.hermite_e.hermegauss(6)
+    both = np.outer(x, c + np.sqrt(gap) * z)
+    share = np.outer(p, weight / weight.sum())
+    whole = np.sum(share * both)
+    exact = (whole, *(np.sum(share * (both - whole) ** k) for k in (2, 3, 4)))
+    assert _product(own, c, gap) == pytest.approx(exact, rel=1e-12)
 
 
 def test_tokens_that_sum_to_zero_have_the_largest_gap():
