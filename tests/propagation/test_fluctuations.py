@@ -256,7 +256,7 @@ def test_means_of_masked_attention_stay_within_uniform_attention():
     assert (found.entropy <= np.mean(np.log(np.arange(1, 5))) + 1e-12).all()
 
 
-@pytest.mark.parametrize("changes", [{"causal": True}, {"rotary_base": 100.0}])
+@pytest.mark.parametrize("changes", [{}, {"causal": True}, {"rotary_base": 100.0}])
 def test_the_entropy_ratio_of_a_band_is_that_of_its_entropy(changes):
     """Both are over the logarithm of the keys seen, in the limit of width and in a band."""
     spec = ModelSpec(

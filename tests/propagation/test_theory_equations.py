@@ -11,6 +11,7 @@ from sigprop.layers.attention.by_distance import DistanceGeometry
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.distance_grid import make_distances, make_field
 from sigprop.layers.attention.exchangeable import Exchangeable
+from sigprop.layers.attention.key_correlations import _part
 from sigprop.layers.attention.key_directions import keys
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.pair_probabilities import Drawn
@@ -301,3 +302,14 @@ def test_direction_in_which_networks_differ():
     means = [np.mean(1 - x * (1 - np.eye(t))) for x in deficits]
     assert means[3] == pytest.approx(0, abs=1e-12)  # tokens that sum to zero
     assert _common(deficits, t) == pytest.approx(np.array(means) / max(means), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("slope", "part"), [(-1.0, 0.0), (0.0, 0.0), (0.4, 0.4), (1.0, 1.0), (2.0, 1.0)]
+)
+def test_part_of_the_deviations_of_weights(slope, part):
+    """Least squares over keys, between none and all."""
+    more, sizes = np.array([0.3, -0.2, 0.1]), np.array([1, 2, 1])
+    rest = np.array([1.0, 1.0, 1.0])  # orthogonal to `more` over keys
+    assert sizes @ (rest * more) == pytest.approx(0)
+    assert _part(slope * more + 0.1 * rest, more, sizes) == pytest.approx(part)
