@@ -11,7 +11,7 @@ from sigprop.layers.attention.statistics import Finite, Limit
 from sigprop.layers.mlp import Mlp
 from sigprop.layers.norm import Norm
 from sigprop.layers.residual import Residual
-from sigprop.layers.state import State
+from sigprop.layers.state import State, scaled
 
 GAPS = [1e-14, 3e-11, 1e-8, 1e-5, 1e-3, 0.03, 0.4, 0.9, 1.3]
 TOLERANCE = 1e-10
@@ -181,3 +181,10 @@ def test_interpolated_dual(name):
     slopes = [float(d.slopes(value)) for d, value in zip(own, x, strict=True)]
     assert np.allclose(many.slopes(x), slopes, rtol=1e-10, atol=1e-13)
     assert np.isnan(activation(name)(np.full(9, 101.0)).variance).all()
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0, 2.5])
+def test_scaling_by_one_is_free_and_right(factor):
+    value = np.array([2.0, 3.0])
+    assert scaled(value, factor) == pytest.approx(value * factor)
+    assert (scaled(value, factor) is value) == (factor == 1)

@@ -1,5 +1,6 @@
 """The random energy model against independent quadrature, exact cases, laws and limits."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -8,18 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigprop.core.errors import DomainError
+from sigprop.core.numerics.chebyshev import nodes
 from sigprop.layers.attention.statistics import (
     ERROR_BOUND,
     Finite,
     Limit,
     Profile,
+    build_table,
+    coordinates,
     entropy_deficit,
+    entropy_variance,
     excess,
     freezing,
     head_nodes,
     moments,
     overlap,
+    participation_variance,
     spread,
+    table,
 )
 
 MOMENTS = {"y2": "y2", "y3": "y3", "y4": "y4", "y22": "y22", "log_z": "logz", "entropy": "h"}
@@ -133,6 +140,45 @@ def test_free_energy_by_direct_integration():
         assert abs(sample.mean() - moments(1.1 * sigma, context).log_z) > 4 * error  # control
 
 
+@pytest.mark.parametrize("sigma", [0.003, 0.02, 0.3, 1.0, 3.0])
+def test_variances_of_two_keys(sigma):
+    """T = 2 exactly: the weights are logistic in the difference of two scores."""
+    z = np.arange(-12, 12, 0.025)
+    weight = np.exp(-(z**2) / 2) * 0.025 / np.sqrt(2 * np.pi)
+    x = sigma * np.sqrt(2) * z
+    y2 = 0.5 * np.tanh(x / 2) ** 2  # over one half
+    lost = np.log(2) + x / (1 + np.exp(-x)) - np.logaddexp(0, x)  # log 2 - H
+    for found, value, error in (
+        (participation_variance(sigma, 2), y2, 1e-4),
+        (entropy_variance(sigma, 2), lost, 0.02),
+    ):
+        exact = weight @ (value - weight @ value) ** 2
+        assert found == pytest.approx(exact, rel=error)
+
+
+@pytest.mark.parametrize(("sigma", "context"), [(1.0, 5), (2.0, 16), (4.0, 16)])
+def test_variances_against_sampling(sigma, context):
+    x = sigma * np.random.default_rng(8).standard_normal((200_000, context))
+    p = np.exp(x)
+    p /= p.sum(axis=1, keepdims=True)
+    for found, value in (
+        (participation_variance(sigma, context), np.sum(p**2, axis=1)),
+        (entropy_variance(sigma, context), -np.sum(p * np.log(p), axis=1)),
+    ):
+        square = (value - value.mean()) ** 2
+        error = square.std() / np.sqrt(square.size)
+        assert abs(found - square.mean()) < 4 * error + 1e-3 * square.mean()
+        assert abs(1.1 * found - square.mean()) > 4 * error  # control
+
+
+def test_sources_agree_on_uniform_attention():
+    """Participation less its excess is 1/T, at infinite context nothing."""
+    for rem, even in ((Finite(64), 1 / 64), (Limit(), 0.0)):
+        found = rem.weights(2.5, 1.0)
+        assert found.y2 - found.excess == pytest.approx(even, abs=1e-15)
+        assert rem.even == even
+
+
 def test_small_sigma():
     s = 1e-4
     assert excess(s, 512) * 512 / s**2 == pytest.approx(1 - 1 / 512, rel=1e-7)
@@ -195,6 +241,28 @@ def _survey(rng, count):
     error = np.abs(found.y2 - found.spread - pair)
     worst = error.argmax()
     assert error[worst] < ERROR_BOUND, (context[worst], b[worst], x[worst])
+
+
+def test_table_is_the_quadrature_at_its_nodes(monkeypatch, tmp_path):
+    """Whatever lies between nodes: the look-up undoes at a node what the command divided out."""
+    monkeypatch.setattr(coordinates, "COUNTS", (2, 3, 3))
+    monkeypatch.setattr(coordinates, "COUNTS_1", (2, 4))
+    monkeypatch.setattr(build_table, "ProcessPoolExecutor", ThreadPoolExecutor)
+    build_table.build(tmp_path / "few.npz", 1)
+    with np.load(tmp_path / "few.npz") as file:
+        few = file["single"], file["pair"]
+    monkeypatch.setattr(table, "_table", lambda: few)
+    for context in coordinates.to_context(nodes(2)):
+        rem, root = Finite(context), np.sqrt(np.log(context))
+        s = coordinates.to_sigma(nodes(4), context)
+        assert rem.weights(s / root, 1.0).excess == pytest.approx(excess(s, context), rel=1e-9)
+        deficit = entropy_deficit(s, context)
+        assert rem.entropy_deficit(s / root) == pytest.approx(deficit, rel=1e-9)
+        for s in coordinates.to_sigma(nodes(3), context):
+            x = coordinates.to_gap(nodes(3), s)
+            found = rem.weights(s / root, x)
+            exact = spread(s, context, 1 - x) / excess(s, context)
+            assert found.spread / found.excess == pytest.approx(exact, rel=1e-9)
 
 
 def test_interpolants_fall_back():

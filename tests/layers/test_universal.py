@@ -1,15 +1,24 @@
 """Tables of every context and mask: quadratures, exact limits, laws and stacks."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
 from sigprop import ModelSpec
 from sigprop.core.errors import AssumptionError
+from sigprop.core.numerics.chebyshev import basis, nodes
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_universal import Universal
-from sigprop.layers.attention.statistics import build_universal, entropy_deficit, excess, overlap
+from sigprop.layers.attention.statistics import (
+    build_universal,
+    coordinates,
+    entropy_deficit,
+    excess,
+    overlap,
+)
 from sigprop.layers.attention.statistics import universal as un
 from sigprop.layers.attention.statistics.all_lengths import excess_overlaps, mean_key_weights
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
@@ -17,6 +26,7 @@ from sigprop.layers.interface import Place
 from sigprop.propagation.stack import build_block, initial_state, iterate
 
 BOUNDS = [(hot, most, k) for k, (hot, most) in enumerate(build_universal.BOUNDS.tolist())]
+HALF = (1 + nodes(2)[0]) / 2  # of the keys: a node of shares
 
 
 def couples(keys, later, common=None):
@@ -59,6 +69,12 @@ def test_quadrature_of_all_lengths(s, r):
     exact = overlap(s, keys, r) - 1 / keys
     # the second carries the rounding of 1/n
     assert found == pytest.approx(exact, rel=2e-8, abs=2e-10 / keys.min())
+
+
+def test_queries_without_correlation_have_no_excess_overlap():
+    keys = np.array([2.0, 30.0, 4e5])
+    for s in (0.3, 2.0):
+        assert np.abs(excess_overlaps(s, s, 0.0, keys, keys[:, None])).max() < 1e-15
 
 
 def test_quadrature_of_two_lengths():
@@ -207,6 +223,77 @@ def test_file_holds_what_its_command_makes():
         assert getattr(un.tables(), name).shape[: len(counts)] == counts
 
 
+@pytest.fixture(scope="module")
+def few_nodes(tmp_path_factory):
+    """Tables of few nodes, made and read like the shipped ones."""
+    counts = {"single": (3, 5), "weight": (2, 3, 3), "base": (3, 4, 3)}
+    counts |= {"pair": (2, 3, 3, 3, 3), "part": (2, 3, 2, 3, 3)}
+    path = tmp_path_factory.mktemp("tables") / "few.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_universal, "COUNTS", counts)
+        patch.setattr(build_universal, "POINTS", 2)
+        build_universal.build(path, lambda rows, what: rows)
+    with np.load(path) as file:
+        data = un.checked(dict(file))
+    return data, un.of_data(data)
+
+
+def test_tables_are_the_quadratures_at_their_nodes(few_nodes):
+    """Whatever lies between nodes: the look-up undoes at a node what the command divided out."""
+    source = few_nodes[1]
+    keys, to = un.keys_at(nodes(3)), coordinates.to_deviation
+    s = to(nodes(5), 0.0, un.HOTTEST)[:, None]
+    found = un.OneQuery(keys, source)(np.broadcast_to(s, (5, 3)))
+    assert found[0] == pytest.approx(excess(s, keys), rel=3e-5)
+    assert found[1] == pytest.approx(entropy_deficit(s, keys), rel=3e-5)
+    keys, own = un.keys_at(nodes(2)), to(nodes(3), 0.0, un.HOTTEST)
+    for one in to(nodes(3), 0.0, un.HOT):
+        weight = un.KeyWeights(keys, source)(np.full(2, one), np.tile((own / one) ** 2, (2, 1)))
+        assert np.exp(weight) == pytest.approx(mean_key_weights(one, keys, own), rel=3e-5)
+    keys = un.keys_at(nodes(3))
+    for one in to(nodes(4), 0.0, un.HOTTEST):
+        gap = coordinates.to_gap(nodes(3), one)[:, None]
+        base = np.sum(basis(coordinates.from_gap(gap, one), 3) * at_nodes(source.base, one), -1)
+        base *= (1 + coordinates.from_gap(gap, one)) / 2 * un.bend(one)
+        overlaps = [excess_overlaps(one, one, r, keys, keys[:, None])[:, 0] for r in 1 - gap[:, 0]]
+        most = excess_overlaps(one, one, 1.0, keys, keys[:, None])[:, 0]
+        assert np.exp(base) * (1 - gap) * most == pytest.approx(np.array(overlaps), rel=3e-5)
+
+
+def test_errors_are_measured_like_those_of_the_file(monkeypatch):
+    """Few points stay within what the file promises; tables that are a half off do not."""
+    monkeypatch.setattr(build_universal, "POINTS", 3)
+    off = un.Tables(*(1.5 * table for table in un.tables()))
+    right, wrong = (
+        build_universal.measured(tables, lambda rows, what: rows) for tables in (un.tables(), off)
+    )
+    for name in ("single", "weight", "pair", "part"):
+        usual, largest = right[f"error_{name}"].T
+        assert np.all((usual > 0) & (usual <= largest))
+        assert np.all(largest <= 2 * un.errors()[name][:, 1])
+        assert np.any(wrong[f"error_{name}"][:, 1] > 2 * un.errors()[name][:, 1])
+
+
+def at_nodes(table, s):
+    """Coefficients in r of a base, by number of keys at its nodes."""
+    hot = basis(coordinates.from_deviation(s, 0.0, un.HOTTEST), table.shape[1])
+    return np.einsum("nk,ksv,s->nv", basis(nodes(len(table)), len(table)), table, hot)
+
+
+@pytest.mark.parametrize(("share", "place"), [(1.0, 0), (1.0, 1), (1.0, 2), (HALF, 1)])
+def test_tables_of_couples_are_the_quadratures_at_their_nodes(few_nodes, share, place):
+    """Unlike queries, and equal ones that share a part of their keys."""
+    source, tilt = few_nodes[1], un.WIDEST ** (nodes(3)[place] / 2)
+    for n, mean in product(un.keys_at(nodes(2)), coordinates.to_deviation(nodes(3), 0.0, un.HOT)):
+        keys, s = np.append(un.later_at(n, nodes(3)), n), (mean / tilt, mean * tilt)
+        common = share * keys[3:]
+        look = un.Couples(keys, np.full(3, 3), np.arange(3), np.repeat(common, 3), source)
+        sigma = np.append(np.full(3, s[1]), s[0])
+        for r in 1 - coordinates.to_gap(nodes(3), mean):
+            exact = excess_overlaps(*s, r, keys[3:], keys[None, :3], common)[0]
+            assert look(sigma, np.full(3, r)) == pytest.approx(exact, rel=1e-4)
+
+
 def test_many_stacks_at_once():
     layout, rng = make_layout(20, window=7), np.random.default_rng(4)
     sigma = rng.uniform(0.2, 3, (2, 3, 20))
@@ -218,6 +305,22 @@ def test_many_stacks_at_once():
         assert source.key_weights(sigma, ratio)[k] == pytest.approx(
             source.key_weights(sigma[k], ratio[k])
         )
+
+
+def test_correlated_keys_of_many_stacks_at_once():
+    """Also of one stack with an axis, and of two axes."""
+    layout, rng = make_layout(5), np.random.default_rng(6)
+    source, keys = Exact(layout, 8.0, 100.0), len(layout.queries.count)
+    deficit = np.abs(np.subtract.outer(np.arange(5), np.arange(5))) / 8 + 0.2
+    for shape in ((1,), (2, 3)):
+        scale, rows = rng.uniform(0.5, 2, (*shape, 1)), rng.uniform(0.5, 2, (*shape, keys))
+        kernels = deficit * rng.uniform(0.5, 1, (*shape, 1, 1))
+        weight = np.broadcast_to(np.ones((keys, 5)), (*shape, keys, 5))
+        found = source.correlations(scale, kernels, rows, weight)
+        for k in np.ndindex(shape):
+            one = source.correlations(float(scale[k][0]), kernels[k], rows[k], weight[k])
+            for part, own in zip(found, one, strict=True):
+                assert part[k] == pytest.approx(own)
 
 
 def test_dead_stacks_stay_dead():

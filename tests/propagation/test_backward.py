@@ -406,6 +406,15 @@ def invoke(*arguments):
     return CliRunner().invoke(app, list(arguments))
 
 
+def test_seeds_of_drawn_gradients():
+    """Any unsigned number of 63 bits; exchangeable tokens need no draws, whatever the seed."""
+    spec = simple(depth=2)
+    assert np.array_equal(sigprop.gradients(spec, seed=2**63 - 1).q, sigprop.gradients(spec).q)
+    for seed in (-1, 2**63 + 1):
+        with pytest.raises(DomainError, match="seed"):
+            sigprop.gradients(spec, seed=seed)
+
+
 def test_command_line_reports_gradients_and_bands(spec_file):
     run = invoke("propagate", spec_file, "--gradients", "--bands", "--json")
     assert run.exit_code == 0

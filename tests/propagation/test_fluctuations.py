@@ -6,7 +6,15 @@ import pytest
 
 import sigprop
 from sigprop import AssumptionError, ModelSpec, propagate
-from sigprop.layers.attention.statistics import entropy_variance, moments
+from sigprop.layers.activations import activation
+from sigprop.layers.attention.head_noise import HeadNoise
+from sigprop.layers.attention.key_directions import keys, pull
+from sigprop.layers.attention.layer import Attention
+from sigprop.layers.attention.statistics import Finite, entropy_variance, moments
+from sigprop.layers.fluctuation import admissible
+from sigprop.layers.mlp import Mlp
+from sigprop.layers.mlp_units import _product
+from sigprop.layers.state import State
 from sigprop.propagation.finite_width.bands import bands
 from sigprop.simulation import simulate
 
@@ -246,6 +254,72 @@ def test_means_of_masked_attention_stay_within_uniform_attention():
     assert (found.y2 >= np.mean(1 / np.arange(1, 5)) - 1e-12).all()
     assert (found.entropy_ratio <= 1).all()
     assert (found.entropy <= np.mean(np.log(np.arange(1, 5))) + 1e-12).all()
+
+
+@pytest.mark.parametrize("changes", [{}, {"causal": True}, {"rotary_base": 100.0}])
+def test_the_entropy_ratio_of_a_band_is_that_of_its_entropy(changes):
+    """Both are over the logarithm of the keys seen, in the limit of width and in a band."""
+    spec = ModelSpec(
+        depth=2, context=6, width=64, beta=2.5, sigma_v2=1, sigma_w2=1, rho0=0.1, **changes
+    )
+    found, wide = sigprop.bands(spec), propagate(spec)
+    assert (found.entropy < 1).all()
+    ratio = wide.entropy_ratio / wide.entropy
+    np.testing.assert_allclose(found.entropy_ratio, ratio * found.entropy, rtol=1e-12)
+    assert np.abs(found.entropy / wide.entropy - 1).max() > 1e-4
+
+
+def test_noise_of_means_over_heads():
+    """Temperature acts by the square of the slope; what tokens differ by, as far as they share."""
+    hot = HeadNoise(0.2, 0.0, -0.4, 0.0, 0.0, 0.0, 0.5)
+    assert hot.of_means(1) == pytest.approx((0.5 * 0.2**2, 0.5 * 0.4**2))
+    tokens = HeadNoise(0.0, 0.0, 0.0, 0.03, 0.07, 0.25, 0.0)
+    assert tokens.of_means(1) == pytest.approx((0.25 * 0.03, 0.25 * 0.07))
+    both = HeadNoise(0.2, 0.0, -0.4, 0.03, 0.07, 0.25, 0.5)
+    sums = np.add(hot.of_means(1), tokens.of_means(1))
+    assert both.of_means(4) == pytest.approx(sums / 4)  # of independent heads
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5])
+def test_overlaps_that_vary_bend_the_mean_gap(rho):
+    """E26f: half the second derivative of the gap's map, times the variance over pairs."""
+    mlp, state, h = Mlp(activation("relu"), 1.0, 2.0, width=64, ratio=1), State(1.0, 1 - rho), 1e-3
+
+    def gap(factor):
+        return float(mlp.at(State(state.q, state.gap * factor)).gap)
+
+    curvature = (gap(1 + h) + gap(1 - h) - 2 * gap(1)) / h**2
+    variance = 1e-4 * (1 + rho * (2 - rho))  # of the gap, over its square
+    assert mlp._bend(state, 1e-4) == pytest.approx(curvature / 2 * variance, rel=1e-3)
+    assert mlp._bend(state, 50.0) == pytest.approx((gap(0) + gap(2)) / 2 - gap(1))  # no gap, twice
+    linear = Mlp(activation("linear"), 1.0, 2.0, width=64, ratio=1)
+    assert abs(linear._bend(state, 0.1)) < 1e-12
+
+
+def test_moments_of_a_product_with_a_normal_factor():
+    """Mean and central moments of X Y, of a discrete X and a normal Y."""
+    x, p, c, gap = np.array([-0.7, 0.4, 1.9]), np.array([0.2, 0.5, 0.3]), 0.6, 0.35
+    mean = p @ x
+    own = (mean, *(p @ (x - mean) ** k for k in (2, 3, 4)))
+    z, weight = np.polynomial.hermite_e.hermegauss(6)
+    both = np.outer(x, c + np.sqrt(gap) * z)
+    share = np.outer(p, weight / weight.sum())
+    whole = np.sum(share * both)
+    exact = (whole, *(np.sum(share * (both - whole) ** k) for k in (2, 3, 4)))
+    assert _product(own, c, gap) == pytest.approx(exact, rel=1e-12)
+
+
+def test_tokens_that_sum_to_zero_have_the_largest_gap():
+    centred = np.eye(4) - 1 / 4
+    gap = (centred[0, 0] - centred[0, 1]) / centred[0, 0]
+    assert admissible(State(1.0, 5.0), 4).gap == pytest.approx(gap)
+    assert admissible(State(1.0, 0.9), 4).gap == 0.9
+
+
+def test_narrow_networks_have_no_directions_of_keys():
+    layer = Attention(beta=1.0, sigma_v2=1.0, context=8, width=4)
+    assert keys(layer, 1.0) is None
+    assert pull(layer, None, State(np.ones(2), np.ones(2)), Finite(8)) == State(0.0, 0.0)
 
 
 def test_a_law_that_is_lost_inside_a_block_is_refused_by_name():

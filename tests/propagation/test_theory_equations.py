@@ -5,17 +5,19 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 
+from sigprop import ModelSpec
 from sigprop.layers.activations import activation
 from sigprop.layers.attention.by_distance import DistanceGeometry
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.distance_grid import make_distances, make_field
 from sigprop.layers.attention.exchangeable import Exchangeable
+from sigprop.layers.attention.key_correlations import _part
 from sigprop.layers.attention.key_directions import keys
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.pair_probabilities import Drawn
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
-from sigprop.layers.attention.statistics import Finite, participation_variance
+from sigprop.layers.attention.statistics import Finite, excess, participation_variance
 from sigprop.layers.attention.statistics.two_queries import head_pairs
 from sigprop.layers.attention.statistics.unequal_lengths import queries, shared_excess
 from sigprop.layers.fluctuation import Fluctuation
@@ -23,6 +25,7 @@ from sigprop.layers.interface import Place, Spread
 from sigprop.layers.mlp import Mlp
 from sigprop.layers.residual import Residual, Sublayer
 from sigprop.layers.state import Gradient, State
+from sigprop.propagation.positional import _common, _own_y2
 
 T, BETA, VALUE, BIAS = 5, 1.3, 0.7, 0.1
 TOKENS = range(T)
@@ -296,3 +299,47 @@ def test_noise_of_a_sublayer_of_linear_units():
     own += (4 * m2 * gap_f + 2 * gap_f**2) / units
     along += 2 * m2 * gap_f / units
     np.testing.assert_allclose(found.tokens * np.exp(2 * found.mean[0]), [own, along], rtol=1e-9)
+
+
+def test_participation_varies_with_keys_that_queries_share():
+    """E26h, with the temperature of heads: variance of the mean over tokens and heads."""
+    layout, rng, heads, d, rho, step = make_layout(T), np.random.default_rng(2), 2, 16, 0.3, 1e-3
+    spec = ModelSpec(
+        depth=1, context=T, causal=True, width=d, heads=heads, beta=1, sigma_v2=1, sigma_w2=1,
+        rho0=rho,
+    )  # fmt: skip
+    s, joint = rng.uniform(0.5, 2, T), np.full((T, T), 0.02)
+    rest = np.array([0.0, *(float(excess(s[t], t + 1)) for t in range(1, T))])
+    seen = {"score_std": s, "excess": rest, "joint": joint}
+    heat = 2 * heads / d + 2 / d
+    slope, own = np.zeros(T), np.zeros(T)
+    for t in range(1, T):
+        low, high = (float(excess(s[t] * np.exp(k * step / 2), t + 1)) for k in (-1, 1))
+        slope[t] = (high - low) / (2 * step)  # in log s^2
+        own[t] = participation_variance(s[t], t + 1) + heat * slope[t] ** 2
+    total = np.sum(own) + heat * rho**2 * np.sum(slope) ** 2
+    for t, later in permutations(range(1, T), 2):
+        share = np.sqrt((t + 1) * (later + 1)) / (min(t, later) + 1)
+        phi = joint[t, later] ** 2 / (rest[t] * rest[later]) * share
+        total += np.sqrt(own[t] * own[later]) * min(phi, 1.0)
+    found = _own_y2(spec, layout, seen, rho)
+    assert found == pytest.approx(total / heads / T**2, rel=1e-5)
+
+
+def test_direction_in_which_networks_differ():
+    """The squared norm of the mean of T tokens, of each block alone, over the largest."""
+    t, deficits = 7, np.array([0.9, 0.2, 1.1, 1 + 1 / 6])
+    means = [np.mean(1 - x * (1 - np.eye(t))) for x in deficits]
+    assert means[3] == pytest.approx(0, abs=1e-12)  # tokens that sum to zero
+    assert _common(deficits, t) == pytest.approx(np.array(means) / max(means), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("slope", "part"), [(-1.0, 0.0), (0.0, 0.0), (0.4, 0.4), (1.0, 1.0), (2.0, 1.0)]
+)
+def test_part_of_the_deviations_of_weights(slope, part):
+    """Least squares over keys, between none and all."""
+    more, sizes = np.array([0.3, -0.2, 0.1]), np.array([1, 2, 1])
+    rest = np.array([1.0, 1.0, 1.0])  # orthogonal to `more` over keys
+    assert sizes @ (rest * more) == pytest.approx(0)
+    assert _part(slope * more + 0.1 * rest, more, sizes) == pytest.approx(part)

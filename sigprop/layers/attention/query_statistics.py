@@ -492,7 +492,8 @@ class Exact(QueryStatistics):
             wide = np.broadcast_to(scale, (*sigma.shape[:-1], 1))
             parts = (self.correlations(wide[k].item(), deficit[k], sigma[k], weight[k])
                      for k in np.ndindex(sigma.shape[:-1]))  # fmt: skip
-            rows = [np.broadcast_arrays(sigma[0], *part)[1:] for part in parts]
+            one = sigma.reshape(-1, sigma.shape[-1])[0]
+            rows = [np.broadcast_arrays(one, *part)[1:] for part in parts]
             return KeyCorrelation(*np.moveaxis(np.reshape(rows, (*sigma.shape[:-1], 3, -1)), -2, 0))
         cells = zip(self.layout.parts[index], sigma[index], weight[index], strict=True)
         together = CorrelatedKeys(self.rotary_base, self.head_width)
