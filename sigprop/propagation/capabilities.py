@@ -208,7 +208,7 @@ TABLE = (
     Row("a state that vanishes or overflows",
         ("propagate", "beta_profile", "exponents", "bands", "gradients"),
         "nothing passes {where}: all branches are zero, a scale overflows, scores exceed s = 40, "
-        "or tanh or silu meets a variance above 100", None),
+        "or an activation without closed form meets a variance above 100", None),
     Row("networks that differ too much", ("bands",),
         "bands are undefined from {where} on: the state vanishes, or the networks' kernels differ "
         "by more than a factor e^3", None),
