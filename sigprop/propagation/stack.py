@@ -225,19 +225,19 @@ def initial_state(spec: ModelSpec, place: Place | None = None) -> State:
     0.75
     """
     geometry = Exchangeable() if place is None else place.geometry
-    q = np.square(spec.norm_gain) if spec.norm == "post" else np.asarray(spec.q0)
+    q = np.asarray(spec.q0) if first_norm(spec) is None else np.square(spec.norm_gain)
     state: State = geometry.initial(q, spec.rho0)
     return state
 
 
 def any_norm(spec: ModelSpec) -> Norm | None:
     """Norm of every sublayer, if there is one."""
-    return None if spec.norm == "none" else Norm(spec.norm_gain)
+    return Norm(spec.norm_gain) if "norm" in spec.order else None
 
 
 def first_norm(spec: ModelSpec) -> Norm | None:
-    """Norm before the first block, of a post-norm stack."""
-    return Norm(spec.norm_gain) if spec.norm == "post" else None
+    """Norm before the first block, where one ends every sublayer."""
+    return Norm(spec.norm_gain) if spec.ends_in_norm else None
 
 
 def rem_of(spec: ModelSpec, theory: str = "finite") -> Statistics:
@@ -302,7 +302,7 @@ def exchangeable_place(spec: ModelSpec, theory: str = "finite", states: int = 1)
     64.0
     """
     rem = rem_of(spec, theory)
-    if spec.norm != "none":
+    if spec.reads_norm:
         rem = along_line(rem, spec.beta * np.square(spec.norm_gain), states)
     return Place(Exchangeable(spec.context), rem)
 
@@ -505,8 +505,8 @@ def assembled(spec: ModelSpec, norm: Norm | None, attention: Any, mlp: Any, plac
 
 
 def sublayers(spec: ModelSpec, norm: Any, attention: Any, mlp: Any) -> tuple[Sublayer, Sublayer]:
-    """Branches of attention and MLP, behind a norm each in a pre-norm block."""
-    before = norm if spec.norm == "pre" else None
+    """Branches of attention and MLP, behind a norm each where one stands before the branch."""
+    before = norm if spec.order[0] == "norm" else None
     return Sublayer(before, attention), Sublayer(before, mlp)
 
 
@@ -543,7 +543,7 @@ def ordered(
     >>> ordered(spec, "norm", ("attention", "mlp"), lambda alpha, branches, width: branches)
     (('attention', 'mlp'),)
     """
-    after = (norm,) if spec.norm == "post" else ()
+    after = (norm,) if spec.ends_in_norm else ()
     width = np.inf if spec.width is None else float(spec.width)
     if spec.parallel:
         return (residual(spec.alpha_attn, branches, width),)
@@ -578,7 +578,7 @@ def mlp_of(spec: ModelSpec) -> Mlp:
         spec.sigma_w2_2,
         spec.sigma_b2,
         spec.gated,
-        None if spec.norm == "none" else np.square(spec.norm_gain),
+        np.square(spec.norm_gain) if spec.reads_norm else None,
         np.inf if spec.width is None else float(spec.width),
         spec.mlp_ratio,
     )
