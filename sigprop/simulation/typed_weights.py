@@ -212,7 +212,11 @@ class Typed:
         return self._sublayer(x, skips[1], lambda x: self.mlp(x, layer)), seen[0]
 
     def _sublayer(self, x: Floats, skip: float, branch: Callable[[Floats], Floats]) -> Floats:
-        steps = {"norm": self._norm, "branch": branch, "skip": lambda out: skip * x + out}
+        steps: dict[str, Callable[[Floats], Floats]] = {
+            "norm": self._norm,
+            "branch": branch,
+            "skip": lambda out: skip * x + out,
+        }
         return reduce(lambda out, step: steps[step](out), self.spec.order, x)
 
     def _norm(self, x: Floats) -> Floats:
