@@ -22,6 +22,7 @@ from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
 from sigprop.layers.attention.position_grid import Layout, make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_tables import coarse_layout, tabulated
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import Finite, Limit, Statistics
 from sigprop.layers.attention.statistics.profile import along_line
 from sigprop.layers.attention.statistics.self_biased import SelfBiased
@@ -50,6 +51,7 @@ __all__ = [
     "mlp_of",
     "ordered",
     "rem_of",
+    "rotation_of",
     "sublayers",
 ]
 
@@ -314,6 +316,11 @@ def mask_of(spec: ModelSpec) -> Mask | None:
     return Mask(np.inf if spec.window is None else float(spec.window), spec.prefix)
 
 
+def rotation_of(spec: ModelSpec) -> Rotation | None:
+    """Rotary positions of a layer."""
+    return None if spec.rotary_base is None else Rotation(float(spec.rotary_base))
+
+
 class Stack(NamedTuple):
     """Blocks of a spec, and the geometry that describes the kernels between them.
 
@@ -430,36 +437,36 @@ def _by_position(
     edges = tuple(np.unique(np.concatenate([layout.edges for layout in layouts])).tolist())
 
     @cache
-    def placed(mask: Mask, width: float | None, base: float | None) -> Place:
+    def placed(mask: Mask, width: float | None, rotation: Rotation | None) -> Place:
         if top is not None:
-            table = tabulated(context, top, mask.window, mask.prefix, width, base, edges)
+            table = tabulated(context, top, mask.window, mask.prefix, width, rotation, edges)
             return Place(PositionGeometry(table.layout), table)
         layout = Layout(np.array(edges), mask.window, mask.prefix)
-        return Place(PositionGeometry(layout), Exact(layout, width, base))
+        return Place(PositionGeometry(layout), Exact(layout, width, rotation))
 
     def place_of(layer: ModelSpec) -> Place:
-        return placed(own[layer], layer.head_width, layer.rotary_base)
+        return placed(own[layer], layer.head_width, rotation_of(layer))
 
     widest = Mask(max(m.window for m in masks), max(m.prefix for m in masks))
-    return place_of, placed(widest, layers[0].head_width, layers[0].rotary_base)
+    return place_of, placed(widest, layers[0].head_width, rotation_of(layers[0]))
 
 
 @lru_cache(16)
 def _distance_place(
-    context: int, base: float | None, width: float | None, top: float | None
+    context: int, rotation: Rotation | None, width: float | None, top: float | None
 ) -> Place:
     """Geometry by distance with draws, or tables of them."""
-    distances = make_distances(context, base, width)
+    distances = make_distances(context, rotation, width)
     geometry = DistanceGeometry(distances, context)
     if top is not None:
-        return Place(geometry, tabulated_pairs(context, base, width, top))
-    return Place(geometry, Drawn(distances, make_field(context, base, width)))
+        return Place(geometry, tabulated_pairs(context, rotation, width, top))
+    return Place(geometry, Drawn(distances, make_field(context, rotation, width)))
 
 
 def _by_distance(layer: ModelSpec, top: float | None) -> Place:
     """Where a layer acts whose tokens are told apart by distance."""
-    base = None if layer.rotary_base is None else float(layer.rotary_base)
-    return _distance_place(int(np.max(layer.context)), base, layer.head_width, top)
+    context = int(np.max(layer.context))
+    return _distance_place(context, rotation_of(layer), layer.head_width, top)
 
 
 def build_block(spec: ModelSpec, theory: str = "finite", place: Place | None = None) -> Block:
@@ -566,7 +573,7 @@ def attention_of(spec: ModelSpec) -> Attention:
         heads=spec.heads,
         heads_per_key=spec.heads_per_key,
         mask=mask_of(spec),
-        rotary_base=spec.rotary_base,
+        rotation=rotation_of(spec),
     )
 
 

@@ -199,7 +199,7 @@ class Typed:
         skips = (self.size("skip"),) * 2 if self.skips is None else self.skips[2 * number :][:2]
         seen: list[Floats] = []
         if self.spec.parallel:
-            read = self._norm(x)
+            read = self.normed(x)
             branch, weights = self.attention(read, layer)
             return skips[0] * x + branch + self.mlp(read, layer), weights
 
@@ -213,13 +213,25 @@ class Typed:
 
     def _sublayer(self, x: Floats, skip: float, branch: Callable[[Floats], Floats]) -> Floats:
         steps: dict[str, Callable[[Floats], Floats]] = {
-            "norm": self._norm,
+            "norm": self.normed,
             "branch": branch,
             "skip": lambda out: skip * x + out,
         }
         return reduce(lambda out, step: steps[step](out), self.spec.order, x)
 
-    def _norm(self, x: Floats) -> Floats:
+    def normed(self, x: Floats) -> Floats:
+        """Norm of every token, with the gain of the norms.
+
+        Parameters
+        ----------
+        x : array, shape (T, d)
+            Tokens.
+
+        Returns
+        -------
+        array, shape (T, d)
+            The same, behind the norm.
+        """
         return self.size("norm_gain") * _normed(x)
 
     def scores(self, x: Floats, layer: Weights) -> Floats:

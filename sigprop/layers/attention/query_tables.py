@@ -39,6 +39,7 @@ from sigprop.layers.attention.query_statistics import (
     from_ratio,
     to_ratio,
 )
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import coordinates as co
 from sigprop.layers.attention.statistics.table import head_nodes
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
@@ -280,12 +281,12 @@ class Tabulated(QueryStatistics):
         tilt = (nodes(CORRELATIONS[2]) + 1) / 2
         index = resolved(self.layout)
         rows = np.empty((*CORRELATIONS, 3, index.size))
-        together = CorrelatedKeys(self._exact.rotary_base, self._exact.head_width, DRAWS)
+        together = CorrelatedKeys(self._exact.rotation, self._exact.head_width, DRAWS)
         for a, b, c, k in np.ndindex(*CORRELATIONS, index.size):
             sizes = self.layout.parts[index[k]]
             deficit = own[b] * (1 + tilt[c] * _rise(sizes))
             rows[a, b, c, :, k] = together.alone(float(scale[a]), deficit, sizes)
-        if self._exact.rotary_base is None:
+        if self._exact.rotation is None:
             rows[..., 0, :] = 1.0
         rows[..., 0, :][~np.isfinite(rows[..., 0, :])] = 1.0  # frozen, beyond the theory
         return np.stack([fitted(rows[..., z, :], 3) for z in range(3)])
@@ -311,7 +312,7 @@ def tabulated(
     window: float = np.inf,
     prefix: int = 0,
     head_width: float | None = None,
-    rotary_base: float | None = None,
+    rotation: Rotation | None = None,
     edges: tuple[int, ...] | None = None,
 ) -> Tabulated:
     """Table of a context on coarse blocks, built once.
@@ -326,8 +327,8 @@ def tabulated(
         As in `sigprop.layers.attention.position_grid.make_layout`.
     head_width : float, optional
         Width of a head.
-    rotary_base : float, optional
-        Base of rotary positions.
+    rotation : Rotation, optional
+        Rotary positions.
     edges : tuple of int, optional
         Ends of the blocks; by default those of `coarse_layout`.
 
@@ -346,4 +347,4 @@ def tabulated(
     layout = coarse_layout(context, window=window, prefix=prefix)
     if edges is not None:
         layout = Layout(np.array(edges), window, prefix)
-    return Tabulated(Exact(layout, head_width, rotary_base), top)
+    return Tabulated(Exact(layout, head_width, rotation), top)
