@@ -4,7 +4,8 @@ python tests/under_old_package.py [REVISION [words for pytest]] [--tests FOLDER]
 
 Puts the present tests (or those in FOLDER) into the tree of REVISION, by default that of 0.2.0, and
 runs each `test_faults_*.py`. A test that passes there, is skipped, cannot be imported or ends in
-another exception than its own assertion is listed, and the exit code is then 1.
+another exception than its own assertion is listed, and the exit code is then 1; so is one whose
+assertion is about what a process could not import.
 """
 
 import argparse
@@ -23,12 +24,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RELEASE = "0e8726a"  # the commit of 0.2.0
 PLUGIN = '''
-import importlib, json, os, sys
+import functools, importlib, json, os, sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType, SimpleNamespace
 import pytest
 
 UNTRUE = ("DID NOT RAISE", "DID NOT WARN")
+ABSENT = ("ModuleNotFoundError", "ImportError", "No module named", "'module' object")
 
 with open(os.path.join(os.path.dirname(__file__), "moved.json")) as file:
     OLD = {new: old for old, new in json.load(file).items()}
@@ -72,7 +75,9 @@ def pytest_runtest_makereport(item, call):
     elif call.excinfo:
         package = os.path.join(os.getcwd(), "sigprop", "")
         inside = str(call.excinfo.traceback[-1].path).startswith(package)
-        note(item.nodeid, "an assert of the package" if inside else "asserted")
+        absent = any(words in str(call.excinfo.value) for words in ABSENT)
+        how = "an import in what is asserted" if absent else "asserted"
+        note(item.nodeid, "an assert of the package" if inside else how)
     elif call.when == "call":
         note(item.nodeid, "passed")
     return report
@@ -89,6 +94,26 @@ def pytest_sessionstart():
     if not hasattr(sigprop, "ModelSpec"):
         sigprop.ModelSpec = sigprop.spec.ModelSpec = sigprop.Transformer
     sigprop.cli.__path__ = getattr(sigprop.cli, "__path__", [])
+    if not hasattr(sigprop, "Execution"):
+        executed_by_keywords(sigprop)
+
+def executed_by_keywords(sigprop):
+    """An old package takes the parts of an Execution as keywords, and names jobs by their path."""
+    import sigprop.simulate, sigprop.store
+    named = ModuleType("sigprop.core.jobs.execution")
+    named.Execution = sigprop.Execution = type("Execution", (SimpleNamespace,), {})
+    sys.modules[named.__name__] = named
+    sigprop.store.job = lambda name: lambda function: function
+    for module, name in ((sigprop.store, "gather"), (sigprop.simulate, "simulate")):
+        setattr(module, name, by_keywords(getattr(module, name), sigprop.Execution))
+
+def by_keywords(function, kind):
+    @functools.wraps(function)
+    def call(*args, execution=None, **named):
+        parts = [one for one in (*args, execution) if isinstance(one, kind)]
+        args = [one for one in args if not isinstance(one, kind)]
+        return function(*args, **named, **(vars(parts[0]) if parts else {}))
+    return call
 '''
 
 
@@ -106,7 +131,7 @@ def old_tree(revision, tests, folder):
 def outcomes(folder, files, words):
     """What became of every test, by its id."""
     (folder / "noted.py").write_text(PLUGIN)
-    moved = runpy.run_path(str(ROOT / "sigprop" / "moved.py"))["MOVED"] | {"cli": "cli.app"}
+    moved = runpy.run_path(str(ROOT / "sigprop" / "moved.py"))["MOVED"]
     flat = (folder / "sigprop" / "errors.py").exists()
     (folder / "moved.json").write_text(json.dumps(moved if flat else {}))
     noted = folder / "noted.jsonl"

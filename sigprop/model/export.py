@@ -134,7 +134,7 @@ class Prescription:
     @property
     def norm_gain(self) -> float | None:
         """Gain of the norms; None without norms."""
-        return None if self.spec.norm == "none" else float(np.asarray(self.spec.norm_gain))
+        return float(np.asarray(self.spec.norm_gain)) if "norm" in self.spec.order else None
 
     def _remaining(self) -> str:
         """Multipliers that the weights do not have, as a sentence for the code."""
@@ -200,7 +200,8 @@ def prescribe(spec: ModelSpec, beta_by_layer: ArrayLike | None = None) -> Prescr
     }
     noise = np.full(spec.depth, float(np.asarray(spec.sigma_b2)))
     bias = {name: noise for name in ("value", "w1", "w2")}
-    folded = spec.norm != "none"
+    scaled = spec.order[spec.order.index("skip") - 1] == "branch"  # else a norm takes the scale
+    folded = scaled and spec.reads_norm
     if folded:
         shares = _shares(spec)
         variance |= {name: variance[name] * share for name, share in shares.items()}
@@ -213,7 +214,7 @@ def _shares(spec: ModelSpec) -> dict[str, Floats]:
     attention, mlp = (float(np.asarray(getattr(spec, a))) for a in WRITERS.values())
     if attention == 0 or mlp == 0:
         raise AssumptionError("alpha = 0 has no skip branch: it cannot be folded into weights")
-    if spec.norm == "post":
+    if spec.ends_in_norm:
         shares = np.full((2, spec.depth), [[attention**-2.0], [mlp**-2.0]])
     elif spec.parallel:
         shares = np.broadcast_to(

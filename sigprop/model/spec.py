@@ -19,7 +19,11 @@ from sigprop.model.pattern import overrides, read_by_layer, read_pattern
 __all__ = ["ACTIVATIONS", "ATTENTIONS", "NORMS", "ModelSpec"]
 
 
-NORMS = ("post", "pre", "none")
+NORMS = {  # what a sublayer does to a copy of the stream, in order; "skip" adds the stream
+    "post": ("branch", "skip", "norm"),
+    "pre": ("norm", "branch", "skip"),
+    "none": ("branch", "skip"),
+}
 ATTENTIONS = ("softmax", "centred")
 ACTIVATIONS = ("relu", "gelu", "tanh", "erf", "silu", "linear")
 MAX_VARIANCE = 1e6
@@ -41,7 +45,7 @@ RANGES = {
     "value_identity": (-1e3, 1e3, True, "a number in [-1000, 1000]"),
     "q0": (0.0, MAX_VARIANCE, False, "a number in (0, 1e6]"),
 }
-CHOICES = {"norm": NORMS, "attention": ATTENTIONS, "activation": ACTIVATIONS}
+CHOICES = {"norm": tuple(NORMS), "attention": ATTENTIONS, "activation": ACTIVATIONS}
 FLAGS = ("causal", "gated", "parallel")
 COUNTS = {"depth": (1, 100_000), "heads": (1, 100_000)}
 
@@ -324,6 +328,21 @@ class ModelSpec:
         (True, False)
         """
         return self.replace(identity=0.0, value_identity=0.0) if self.has_identity else self
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """What a sublayer does to a copy of the stream, in order: "norm", "branch", "skip"."""
+        return NORMS[self.norm]
+
+    @property
+    def ends_in_norm(self) -> bool:
+        """Whether the stream itself is behind a norm."""
+        return self.order[-1] == "norm"
+
+    @property
+    def reads_norm(self) -> bool:
+        """Whether attention and MLP read what is behind a norm."""
+        return self.ends_in_norm or self.order[0] == "norm"
 
     @property
     def head_width(self) -> float | None:

@@ -144,14 +144,14 @@ TABLE = (
         "they have different theories; run them apart", _is_mixed),
     Row("norm_gain below 1e-150", (*FORWARD, *RATES, *HEAT, "bands", "gradients"),
         "the variance behind the norm, its square, is no floating-point number",
-        lambda s, theory: s.norm != "none" and bool(np.any(np.less(s.norm_gain, SMALLEST_GAIN)))),
+        lambda s, theory: "norm" in s.order and bool(np.any(np.less(s.norm_gain, SMALLEST_GAIN)))),
     Row("causal = true", RATES,
         f"positions are not resolved there; {LATE}", is_causal),
     Row("rotary_base", RATES,
         f"positions are not resolved there; {LATE}", is_rotary),
     Row("norm = 'none' with causal = True", (*FORWARD, *HEAT, "bands"),
         f"tokens differ in size, and scores with them; {LATE}, or ask for the limit",
-        lambda s, theory: s.norm == "none" and is_causal(s) and _has_positions(s, theory)),
+        lambda s, theory: not s.reads_norm and is_causal(s) and _has_positions(s, theory)),
     Row(f"context above {MAX_POSITIONS} with causal = true or rotary_base",
         (*FORWARD, *HEAT, "bands"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
@@ -171,13 +171,13 @@ TABLE = (
         lambda s, theory: s.has_identity),
     Row("value_identity with norm = 'pre'", ("exponents",),
         "q grows with its own square root too, and its fixed point is not solved",
-        lambda s, theory: s.norm == "pre" and bool(np.any(s.value_identity))),
+        lambda s, theory: s.order[0] == "norm" and bool(np.any(s.value_identity))),
     Row("norm = 'none'", ("exponents", "sampled_gradients"),
         "without norms q drifts, and tokens differ in size; set norm = 'post' or 'pre'",
-        lambda s, theory: s.norm == "none"),
+        lambda s, theory: not s.reads_norm),
     Row("norm other than 'post'", ("fixed_points",),
         "the overlap has fixed points where q is fixed; set norm = 'post'",
-        lambda s, theory: s.norm != "post"),
+        lambda s, theory: not s.ends_in_norm),
     Row("arrays", ("fixed_points", "bands", "sampled_gradients", "blocks", *DESIGN),
         "a single spec is needed", lambda s, theory: s.shape != ()),
     Row("infinite context",
@@ -208,7 +208,7 @@ TABLE = (
     Row("a state that vanishes or overflows",
         ("propagate", "beta_profile", "exponents", "bands", "gradients"),
         "nothing passes {where}: all branches are zero, a scale overflows, scores exceed s = 40, "
-        "or tanh or silu meets a variance above 100", None),
+        "or an activation without closed form meets a variance above 100", None),
     Row("networks that differ too much", ("bands",),
         "bands are undefined from {where} on: the state vanishes, or the networks' kernels differ "
         "by more than a factor e^3", None),
@@ -337,7 +337,7 @@ def geometry_of(spec: ModelSpec, theory: str = "finite", geometry: str = "auto")
     if geometry != "auto" or not _has_positions(spec, theory) or far or spec.has_identity:
         return "exchangeable"
     if is_causal(spec):
-        return "exchangeable" if spec.norm == "none" else "position"
+        return "position" if spec.reads_norm else "exchangeable"
     return "distance"
 
 

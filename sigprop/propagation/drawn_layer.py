@@ -147,12 +147,12 @@ def context_of(spec: ModelSpec) -> int:
 
 def _head_size(layer: Attention) -> int | None:
     if layer.width is None:
-        if layer.rotary_base is not None:
+        if layer.rotation is not None:
             raise AssumptionError("rotary positions depend on the width of a head: give width")
         return None
     size, rest = divmod(layer.width, layer.heads)
     require(rest == 0, "heads", layer.heads, f"a divisor of width = {layer.width}")
-    even = layer.rotary_base is None or size % 2 == 0
+    even = layer.rotation is None or size % 2 == 0
     require(even, "width", layer.width, "heads of even width under rotary positions")
     return size
 

@@ -22,6 +22,7 @@ from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
 from sigprop.layers.attention.position_grid import Layout, make_layout
 from sigprop.layers.attention.query_tables import coarse_layout, tabulated
 from sigprop.layers.attention.query_universal import Universal
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import Finite, Limit, Statistics
 from sigprop.layers.attention.statistics.profile import along_line
 from sigprop.layers.attention.statistics.self_biased import SelfBiased
@@ -50,6 +51,7 @@ __all__ = [
     "mlp_of",
     "ordered",
     "rem_of",
+    "rotation_of",
     "sublayers",
 ]
 
@@ -225,19 +227,19 @@ def initial_state(spec: ModelSpec, place: Place | None = None) -> State:
     0.75
     """
     geometry = Exchangeable() if place is None else place.geometry
-    q = np.square(spec.norm_gain) if spec.norm == "post" else np.asarray(spec.q0)
+    q = np.asarray(spec.q0) if first_norm(spec) is None else np.square(spec.norm_gain)
     state: State = geometry.initial(q, spec.rho0)
     return state
 
 
 def any_norm(spec: ModelSpec) -> Norm | None:
     """Norm of every sublayer, if there is one."""
-    return None if spec.norm == "none" else Norm(spec.norm_gain)
+    return Norm(spec.norm_gain) if "norm" in spec.order else None
 
 
 def first_norm(spec: ModelSpec) -> Norm | None:
-    """Norm before the first block, of a post-norm stack."""
-    return Norm(spec.norm_gain) if spec.norm == "post" else None
+    """Norm before the first block, where one ends every sublayer."""
+    return Norm(spec.norm_gain) if spec.ends_in_norm else None
 
 
 def rem_of(spec: ModelSpec, theory: str = "finite") -> Statistics:
@@ -302,7 +304,7 @@ def exchangeable_place(spec: ModelSpec, theory: str = "finite", states: int = 1)
     64.0
     """
     rem = rem_of(spec, theory)
-    if spec.norm != "none":
+    if spec.reads_norm:
         rem = along_line(rem, spec.beta * np.square(spec.norm_gain), states)
     return Place(Exchangeable(spec.context), rem)
 
@@ -312,6 +314,11 @@ def mask_of(spec: ModelSpec) -> Mask | None:
     if not spec.causal:
         return None
     return Mask(np.inf if spec.window is None else float(spec.window), spec.prefix)
+
+
+def rotation_of(spec: ModelSpec) -> Rotation | None:
+    """Rotary positions of a layer."""
+    return None if spec.rotary_base is None else Rotation(float(spec.rotary_base))
 
 
 class Stack(NamedTuple):
@@ -430,36 +437,36 @@ def _by_position(
     edges = tuple(np.unique(np.concatenate([layout.edges for layout in layouts])).tolist())
 
     @cache
-    def placed(mask: Mask, width: float | None, base: float | None) -> Place:
+    def placed(mask: Mask, width: float | None, rotation: Rotation | None) -> Place:
         if top is not None:
-            table = tabulated(context, top, mask.window, mask.prefix, width, base, edges)
+            table = tabulated(context, top, mask.window, mask.prefix, width, rotation, edges)
             return Place(PositionGeometry(table.layout), table)
         layout = Layout(np.array(edges), mask.window, mask.prefix)
-        return Place(PositionGeometry(layout), Universal(layout, width, base))
+        return Place(PositionGeometry(layout), Universal(layout, width, rotation))
 
     def place_of(layer: ModelSpec) -> Place:
-        return placed(own[layer], layer.head_width, layer.rotary_base)
+        return placed(own[layer], layer.head_width, rotation_of(layer))
 
     widest = Mask(max(m.window for m in masks), max(m.prefix for m in masks))
-    return place_of, placed(widest, layers[0].head_width, layers[0].rotary_base)
+    return place_of, placed(widest, layers[0].head_width, rotation_of(layers[0]))
 
 
 @lru_cache(16)
 def _distance_place(
-    context: int, base: float | None, width: float | None, top: float | None
+    context: int, rotation: Rotation | None, width: float | None, top: float | None
 ) -> Place:
     """Geometry by distance with draws, or tables of them."""
-    distances = make_distances(context, base, width)
+    distances = make_distances(context, rotation, width)
     geometry = DistanceGeometry(distances, context, width)
     if top is not None:
-        return Place(geometry, tabulated_pairs(context, base, width, top))
-    return Place(geometry, Drawn(distances, make_field(context, base, width)))
+        return Place(geometry, tabulated_pairs(context, rotation, width, top))
+    return Place(geometry, Drawn(distances, make_field(context, rotation, width)))
 
 
 def _by_distance(layer: ModelSpec, top: float | None) -> Place:
     """Where a layer acts whose tokens are told apart by distance."""
-    base = None if layer.rotary_base is None else float(layer.rotary_base)
-    return _distance_place(int(np.max(layer.context)), base, layer.head_width, top)
+    context = int(np.max(layer.context))
+    return _distance_place(context, rotation_of(layer), layer.head_width, top)
 
 
 def build_block(spec: ModelSpec, theory: str = "finite", place: Place | None = None) -> Block:
@@ -505,8 +512,8 @@ def assembled(spec: ModelSpec, norm: Norm | None, attention: Any, mlp: Any, plac
 
 
 def sublayers(spec: ModelSpec, norm: Any, attention: Any, mlp: Any) -> tuple[Sublayer, Sublayer]:
-    """Branches of attention and MLP, behind a norm each in a pre-norm block."""
-    before = norm if spec.norm == "pre" else None
+    """Branches of attention and MLP, behind a norm each where one stands before the branch."""
+    before = norm if spec.order[0] == "norm" else None
     return Sublayer(before, attention), Sublayer(before, mlp)
 
 
@@ -543,7 +550,7 @@ def ordered(
     >>> ordered(spec, "norm", ("attention", "mlp"), lambda alpha, branches, width: branches)
     (('attention', 'mlp'),)
     """
-    after = (norm,) if spec.norm == "post" else ()
+    after = (norm,) if spec.ends_in_norm else ()
     width = np.inf if spec.width is None else float(spec.width)
     if spec.parallel:
         return (residual(spec.alpha_attn, branches, width),)
@@ -566,7 +573,7 @@ def attention_of(spec: ModelSpec) -> Attention:
         heads=spec.heads,
         heads_per_key=spec.heads_per_key,
         mask=mask_of(spec),
-        rotary_base=spec.rotary_base,
+        rotation=rotation_of(spec),
     )
 
 
@@ -578,7 +585,7 @@ def mlp_of(spec: ModelSpec) -> Mlp:
         spec.sigma_w2_2,
         spec.sigma_b2,
         spec.gated,
-        None if spec.norm == "none" else np.square(spec.norm_gain),
+        np.square(spec.norm_gain) if spec.reads_norm else None,
         np.inf if spec.width is None else float(spec.width),
         spec.mlp_ratio,
     )

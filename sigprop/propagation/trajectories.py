@@ -223,6 +223,6 @@ def reason_of(spec: ModelSpec, ended: Ints) -> str:
     which = "the trajectory" if ended.ndim == 0 else f"{short} of {ended.size} trajectories"
     return (
         f"{which} ended before layer {spec.depth}: the state vanished, overflowed, or left the "
-        "range where its statistics are known (score standard deviation 40, tanh or silu at "
-        "variance 100)"
+        "range where its statistics are known (score standard deviation 40, an activation "
+        "without closed form at variance 100)"
     )

@@ -188,20 +188,23 @@ class Architecture(ABC):
 
     def _block(self, x: Any) -> Any:
         if self.spec.parallel:
-            read = self._norm("pre", x)
+            read = self._normed_by_gain(x, own=False)
             return x * self._number("alpha_attn") + self._attention(read) + self._mlp(read)
         x = self._sublayer(x, "alpha_attn", self._attention)
         return self._sublayer(x, "alpha_mlp", self._mlp)
 
     def _sublayer(self, x: Any, alpha: str, branch: Callable[[Any], Any]) -> Any:
-        out = branch(self._norm("pre", x))
-        out += x * self._number(alpha)
-        return self._norm("post", out, own=True)
+        out = x
+        for step in self.spec.order:
+            if step == "norm":
+                out = self._normed_by_gain(out, own=out is not x)
+            elif step == "branch":
+                out = branch(out)
+            else:
+                out += x * self._number(alpha)
+        return out
 
-    def _norm(self, place: str, x: Any, own: bool = False) -> Any:
-        """Norm where the spec has one at this place."""
-        if self.spec.norm != place:
-            return x
+    def _normed_by_gain(self, x: Any, own: bool) -> Any:
         x = self._normed(x, own)
         x *= self._number("norm_gain")
         return x

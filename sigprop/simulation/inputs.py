@@ -157,7 +157,7 @@ def layer_norm(x: Singles) -> Singles:
 
 def _scale(spec: ModelSpec) -> Singles:
     """Root mean square of the entries that enter the first block, shape (G, 1, 1)."""
-    rms = spec.norm_gain if spec.norm == "post" else np.sqrt(spec.q0)
+    rms = spec.norm_gain if spec.ends_in_norm else np.sqrt(spec.q0)
     return np.asarray(rms, np.float32).reshape(-1, 1, 1)
 
 
@@ -236,7 +236,7 @@ class Given:
         values, vectors = np.linalg.eigh(self.kernel / np.outer(scale, scale))
         root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # of any solver's vectors
         x = root.astype(np.float32) @ _normal(rng, len(scale), spec.width)
-        if spec.norm == "post":
+        if spec.ends_in_norm:
             x = layer_norm(x) * _scale(spec)
         else:
             x *= scale.astype(np.float32)[:, None]

@@ -6,8 +6,9 @@ It knows nothing of variances times fan-in, and so tests every conversion to the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -153,7 +154,7 @@ class Typed:
         rho = float(spec.rho0)
         common, own = rng.standard_normal(shape[1]), rng.standard_normal(shape)
         x = _normed(math.sqrt(rho) * common + math.sqrt(1 - rho) * own)
-        return x * (self.size("norm_gain") if spec.norm == "post" else math.sqrt(float(spec.q0)))
+        return x * (self.size("norm_gain") if spec.ends_in_norm else math.sqrt(float(spec.q0)))
 
     def walk(self, rng: np.random.Generator) -> Walk:
         """Draw tokens and matrices, and run.
@@ -196,17 +197,42 @@ class Typed:
 
     def _block(self, x: Floats, layer: Weights, number: int) -> tuple[Floats, Floats]:
         skips = (self.size("skip"),) * 2 if self.skips is None else self.skips[2 * number :][:2]
-        branch, weights = self.attention(self._before(x), layer)
+        seen: list[Floats] = []
         if self.spec.parallel:
-            return skips[0] * x + branch + self.mlp(self._before(x), layer), weights
-        x = self._after(skips[0] * x + branch)
-        return self._after(skips[1] * x + self.mlp(self._before(x), layer)), weights
+            read = self.normed(x)
+            branch, weights = self.attention(read, layer)
+            return skips[0] * x + branch + self.mlp(read, layer), weights
 
-    def _before(self, x: Floats) -> Floats:
-        return self.size("norm_gain") * _normed(x) if self.spec.norm == "pre" else x
+        def attend(x: Floats) -> Floats:
+            branch, weights = self.attention(x, layer)
+            seen.append(weights)
+            return branch
 
-    def _after(self, x: Floats) -> Floats:
-        return self.size("norm_gain") * _normed(x) if self.spec.norm == "post" else x
+        x = self._sublayer(x, skips[0], attend)
+        return self._sublayer(x, skips[1], lambda x: self.mlp(x, layer)), seen[0]
+
+    def _sublayer(self, x: Floats, skip: float, branch: Callable[[Floats], Floats]) -> Floats:
+        steps: dict[str, Callable[[Floats], Floats]] = {
+            "norm": self.normed,
+            "branch": branch,
+            "skip": lambda out: skip * x + out,
+        }
+        return reduce(lambda out, step: steps[step](out), self.spec.order, x)
+
+    def normed(self, x: Floats) -> Floats:
+        """Norm of every token, with the gain of the norms.
+
+        Parameters
+        ----------
+        x : array, shape (T, d)
+            Tokens.
+
+        Returns
+        -------
+        array, shape (T, d)
+            The same, behind the norm.
+        """
+        return self.size("norm_gain") * _normed(x)
 
     def scores(self, x: Floats, layer: Weights) -> Floats:
         """Scores of every head.

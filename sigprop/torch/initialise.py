@@ -94,7 +94,7 @@ def _forward(plan: Prescription, forward: tuple[float, float]) -> dict[str, floa
     values = [scalar("forward", value, 1e-6, 1e6) for value in forward]
     if not plan.folded:
         raise AssumptionError("without norms residual multipliers cannot be folded into weights")
-    if plan.spec.norm != "post" and not np.allclose(values, 1.0, rtol=1e-3):
+    if not plan.spec.ends_in_norm and not np.allclose(values, 1.0, rtol=1e-3):
         raise AssumptionError(
             "a pre-norm forward pass with multipliers of its own cannot take folded ones: remove "
             "them first"

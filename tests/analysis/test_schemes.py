@@ -233,10 +233,10 @@ def test_admin_is_a_pre_norm_stack():
     for layer in layers:
         for branch in (lambda z, w: pre.attention(z, w)[0], pre.mlp):
             parts.append(np.sqrt(np.mean(y**2, axis=1, keepdims=True)))
-            y = y + branch(pre._before(y), layer)
+            y = y + branch(pre.normed(y), layer)
     post = typed(found, spec.replace(norm="post"), skips=parts)
     np.testing.assert_allclose(
-        post.run(x, layers).streams[-1], pre._before(y), atol=0.15, rtol=0
+        post.run(x, layers).streams[-1], pre.normed(y), atol=0.15, rtol=0
     )  # norms subtract means, which the skip multiplies
 
 

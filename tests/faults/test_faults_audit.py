@@ -7,7 +7,7 @@ import sys
 import pytest
 from outcomes import outcome
 
-from sigprop.cli.app import main
+from sigprop.cli import main
 from sigprop.cli.console import show
 
 

@@ -192,7 +192,9 @@ def test_a_stream_that_overflows_on_the_way_has_the_largest_temperatures():
     spec = ENCODER.replace(norm="pre", depth=20)
     ranges = {"beta": (0.1, 2.0), "alpha_attn": (0.1, 1e6), "alpha_mlp": (0.1, 1e6)}
     search = Search(spec, Targets(), ranges, True, None)
-    design, betas = search.design(search.high)
+    best = outcome(search.design, search.high)
+    assert not isinstance(best, Exception), best
+    design, betas = best
     found = propagate(design, beta_by_layer=betas, geometry="exchangeable")
     assert found.ended == 6  # 10^24 a block, up to 10^150
     np.testing.assert_allclose(betas[:6] * np.sqrt(found.gap[:6] / found.q[:6]), 2.0)

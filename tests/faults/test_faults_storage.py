@@ -14,12 +14,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from outcomes import outcome
+from outcomes import COMMAND, outcome
 
 import sigprop.plotting
 from sigprop import ModelSpec
 from sigprop.analysis.design import recommend as design
-from sigprop.cli import app
+from sigprop.cli import main
 from sigprop.core.errors import DomainError
 from sigprop.core.jobs import cache as store
 from sigprop.core.jobs.cache import Job, gather, job
@@ -57,7 +57,7 @@ def command(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["sigprop", *map(str, words)])
         code = None
         try:
-            app.main()
+            main()
         except SystemExit as end:
             code = end.code
         except BaseException as error:  # the fault that a test asserts on
@@ -172,8 +172,8 @@ def test_figures_of_a_clone_are_left_alone(command, monkeypatch):
     monkeypatch.setitem(FIGURES, "small", small_figure())
     Path("figures").mkdir()
     Path("figures/small.json").write_text("tracked")
-    made = [json.loads(command("reproduce", "small", "--json").out)["figures"][0]["files"]
-            for _ in range(2)]  # fmt: skip
+    ended = [command("reproduce", "small", "--json") for _ in range(2)]
+    made = [json.loads(one.out)["figures"][0]["files"] for one in ended]
     assert Path("figures/small.json").read_text() == "tracked"
     assert not set(made[0]) & set(made[1])
 
@@ -309,12 +309,12 @@ def stores(tmp_path, monkeypatch):
     """Two stores of other inputs, in chunks of ten points."""
     pytest.importorskip("zarr", reason="the extra distributed")
     pytest.importorskip("dask", reason="the extra distributed")
-    from sigprop.analysis.diagram.zarr_store import diagram_store
+    from sigprop.analysis.diagram.zarr_store import chunks, diagram_store
 
-    monkeypatch.setattr(sys.modules["sigprop.propagation.points"], "CHUNK", 10)
+    monkeypatch.setattr(sys.modules[chunks.__module__], "CHUNK", 10)
     made = [tmp_path / "d.zarr", tmp_path / "other.zarr"]
     for path, rho0 in zip(made, (0.1, 0.3), strict=True):
-        diagram_store(SPEC.replace(rho0=rho0), path, theory="limit", **AXES)
+        diagram_store(SPEC.replace(rho0=rho0), path, **AXES)
     return made
 
 
@@ -335,9 +335,9 @@ def test_what_is_not_the_chunk_is_computed_again(stores, kind):
 
     chunk = Path("rho", "c", "1", "0")
     SPOILT[kind](stores[0] / chunk, stores[1] / chunk)
-    found = outcome(lambda: diagram_store(SPEC, stores[0], theory="limit", **AXES).rho.values)
+    found = outcome(lambda: diagram_store(SPEC, stores[0], **AXES).rho.values)
     assert isinstance(found, np.ndarray)
-    np.testing.assert_array_equal(found, diagram(SPEC, theory="limit", **AXES).rho.values)
+    np.testing.assert_array_equal(found, diagram(SPEC, **AXES).rho.values)
 
 
 def test_a_damaged_checkpoint_is_put_aside(tmp_path):
@@ -386,10 +386,10 @@ def test_an_interrupted_design_is_in_the_file_that_was_asked_for(command, monkey
     words = ["--rho-max", "0.01", "--per-layer", "--bound", "beta=0.1:1", "--json"]
     ended = command("recommend", "s.json", *words, "--code", "c.py", "--png", "c.png")
     assert ended.code == 130
+    assert names() == {"s.json", "c.py"}
     found = json.loads(ended.out)
     assert found["reason"].startswith("interrupted")
     assert Path("c.py").read_text() == found["pytorch"]
-    assert names() == {"s.json", "c.py"}
     assert "without the trade-off that --png shows" in ended.err
 
 
@@ -404,7 +404,7 @@ def test_names_that_are_no_text(command):
 def process(words, *, shell='exec "$@"', **environment):
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([environment.pop("first", ""), root]).strip(os.pathsep)
-    whole = ["sh", "-c", shell, "sh", sys.executable, "-m", "sigprop", *words]
+    whole = ["sh", "-c", shell, "sh", *COMMAND, *words]
     return subprocess.run(
         whole, env=os.environ | {"PYTHONPATH": path} | environment, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=120, check=False, preexec_fn=interruptible,

@@ -23,7 +23,7 @@ from sigprop.layers.attention.statistics import universal as un
 from sigprop.layers.attention.statistics.all_lengths import excess_overlaps, mean_key_weights
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
 from sigprop.layers.interface import Place
-from sigprop.propagation.stack import build_block, initial_state, iterate
+from sigprop.propagation.stack import build_block, initial_state, iterate, rotation_of
 
 BOUNDS = [(hot, most, k) for k, (hot, most) in enumerate(build_universal.BOUNDS.tolist())]
 HALF = (1 + nodes(2)[0]) / 2  # of the keys: a node of shares
@@ -344,7 +344,7 @@ def test_heads_of_finite_width():
 def rho_of(source, spec, depth=6):
     """Mean overlap of all pairs behind each block."""
     layout = make_layout(int(spec.context), window=spec.window or np.inf, resolution=40)
-    place = Place(PositionGeometry(layout), source(layout, spec.head_width, spec.rotary_base))
+    place = Place(PositionGeometry(layout), source(layout, spec.head_width, rotation_of(spec)))
     block, start = build_block(spec, place=place), initial_state(spec, place)
     kernels = iterate(start, [block] * depth, lambda kernel, layer: layer(kernel))
     return np.array([1 - float(place.geometry.deficit(kernel)) for kernel in kernels])

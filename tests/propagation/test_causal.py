@@ -16,6 +16,7 @@ from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_universal import Universal
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import overlap
 from sigprop.layers.attention.statistics.table import Finite
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
@@ -552,18 +553,16 @@ def test_the_gain_of_a_norm_is_a_temperature(changes):
     )
 
 
-@pytest.mark.parametrize("rotary_base", [None, 1e4])
-def test_cold_centred_attention_keeps_its_digits(rotary_base):
+@pytest.mark.parametrize("rotation", [None, Rotation(1e4)])
+def test_cold_centred_attention_keeps_its_digits(rotation):
     """Its output is of second order in beta, and nothing of zeroth order is left in it."""
     layout, x = make_layout(24), np.random.default_rng(0).standard_normal((24, 60))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     state = State(1.0, np.where(layout.pairs > 0, 0.7 * (1 - x @ x.T), 0.0))
 
     def response(beta):
-        attention = Attention(
-            beta, 1.0, centred=True, context=24, mask=Mask(), rotary_base=rotary_base
-        )
-        place = Place(PositionGeometry(layout), Exact(layout, None, rotary_base))
+        attention = Attention(beta, 1.0, centred=True, context=24, mask=Mask(), rotation=rotation)
+        place = Place(PositionGeometry(layout), Exact(layout, None, rotation))
         return attention.forward(state, place).kernel.gap / beta**2
 
     warm, cold = response(1e-2), response(1e-6)

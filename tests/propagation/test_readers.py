@@ -14,7 +14,7 @@ from sigprop import ModelSpec, State
 from sigprop.propagation.every_pair import exchangeable_kernel, solve
 
 ROOT = Path(sigprop.__file__).parent
-ASKED = {"causal", "rotary_base", "norm", "window"}
+ASKED = {"causal", "rotary_base", "window", "norm", "order", "ends_in_norm", "reads_norm"}
 MAY = (
     "model/",
     "propagation/capabilities.py",

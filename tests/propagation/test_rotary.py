@@ -7,10 +7,11 @@ import pytest
 
 from sigprop import AssumptionError, ModelSpec, propagate
 from sigprop.layers.attention.by_distance import DistanceGeometry
-from sigprop.layers.attention.distance_grid import frequencies, make_distances, make_field
+from sigprop.layers.attention.distance_grid import make_distances, make_field
 from sigprop.layers.attention.layer import Attention
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
 from sigprop.layers.attention.query_statistics import Exact
+from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.attention.statistics import Finite, moments
 from sigprop.layers.attention.statistics.correlated_scores import LINEAR, SEED, Field
 from sigprop.layers.interface import Place
@@ -68,7 +69,7 @@ def test_uncorrelated_energies_fail(rotary):
     """Negative control: E3r without the field's correlations misses Y_2 near collapse."""
     measured = rotary["rotary_encoder_high_beta"]
     case, rho = measured["case"], measured["rho"][-2]
-    d = make_distances(case["T"], case["rotary_base"], case["d"] // case["H"])
+    d = make_distances(case["T"], Rotation(case["rotary_base"]), case["d"] // case["H"])
     mean = d.uniform @ d.waves.mean(axis=1)
     s = case["beta"] * np.sqrt(np.log(case["T"]) * (1 - rho * mean))
     assert float(moments(s, case["T"]).y2) - measured["y2"][-1] > 0.1
@@ -123,7 +124,7 @@ def weights_over(rng, covariance, draws):
 )
 def test_fields_against_dense_covariances(beta, rho, base, fall):
     """Pair probabilities, entropy and the error that is stated, within four standard errors."""
-    context, omega = 96, frequencies(base, 64)
+    context, omega = 96, frequencies(Rotation(base), 64)
     distance = np.arange(context)
     kernel = rho + fall * (1 - np.log(np.maximum(distance, 1)) / np.log(context)) * (1 - rho)
     kernel[0] = 1
@@ -143,7 +144,7 @@ def test_fields_against_dense_covariances(beta, rho, base, fall):
 
 
 def test_another_seed_is_within_the_stated_error():
-    omega, kernel = frequencies(1e4, 64), np.where(np.arange(128) == 0, 1, 0.9)
+    omega, kernel = frequencies(Rotation(1e4), 64), np.where(np.arange(128) == 0, 1, 0.9)
     one, two = (Field(128, omega, True, seed).pair_averages(20.0, kernel) for seed in (SEED, 7))
     assert 0 < abs(one.pairs[0] - two.pairs[0]) < 4 * np.hypot(one.error, two.error)
     flat = Field(128, omega, True).blocked(20.0, np.array([[0.1]]), np.array([128])).y2
@@ -154,7 +155,10 @@ def test_another_seed_is_within_the_stated_error():
 def test_cold_fields_are_of_first_order(heads):
     """Draws at small beta meet the exact first order, which takes over below."""
     context, kernel = 128, np.where(np.arange(128) == 0, 1, 0.8)
-    field, distances = Field(context, frequencies(1e4, 32), heads), make_distances(128, 1e4, 32)
+    field, distances = (
+        Field(context, frequencies(Rotation(1e4), 32), heads),
+        make_distances(128, Rotation(1e4), 32),
+    )
     starts = np.concatenate([[0], distances.edges[:-1] + 1])
     even = distances.uniform
     drawn, exact = (
@@ -167,7 +171,10 @@ def test_cold_fields_are_of_first_order(heads):
 
 def test_cold_attention_over_long_contexts_keeps_its_digits():
     """What all keys have in common passes on nothing, however small the response."""
-    field, kernel = Field(4096, frequencies(1e4, 32)), np.where(np.arange(4096) == 0, 1, 0.8)
+    field, kernel = (
+        Field(4096, frequencies(Rotation(1e4), 32)),
+        np.where(np.arange(4096) == 0, 1, 0.8),
+    )
     even = field.pair_averages(0.0, kernel).pairs
     exact, drawn = (
         (field.pair_averages(v, kernel).pairs - even) / v for v in (LINEAR / 2, 2 * LINEAR)
@@ -199,7 +206,7 @@ def test_independent_energies_are_the_random_energy_model():
 
 def test_the_stated_error_is_that_of_other_seeds():
     """Of hot attention; where it is cold first orders cancel, and the error is smaller."""
-    kernel, omega = 1 - 0.5 * np.log1p(np.arange(64)) / np.log(64), frequencies(1e4, 32)
+    kernel, omega = 1 - 0.5 * np.log1p(np.arange(64)) / np.log(64), frequencies(Rotation(1e4), 32)
     found = [Field(64, omega, True, seed).pair_averages(20.0, kernel) for seed in range(24)]
     spread = np.std([picks.pairs[0] for picks in found], ddof=1)
     assert 0.6 < spread / np.mean([picks.error for picks in found]) < 1.5
@@ -210,7 +217,7 @@ def test_a_kernel_across_blocks_is_that_of_its_dense_field():
     sizes, variance, count = np.array([1, 1, 2, 4, 8, 16, 32]), 20.0, 64
     centre = np.cumsum(sizes) - sizes / 2
     deficit = 0.1 + 0.08 * np.log1p(np.abs(centre[:, None] - centre))
-    omega, at = frequencies(1e4, 16), np.arange(count)
+    omega, at = frequencies(Rotation(1e4), 16), np.arange(count)
     found = Field(count, omega, True).blocked(variance, deficit, sizes)
     block = np.repeat(np.arange(len(sizes)), sizes)
     apart = deficit[np.ix_(block, block)] * (1 - np.eye(count))
@@ -234,8 +241,11 @@ def test_a_kernel_across_blocks_is_that_of_its_dense_field():
 
 def test_interpolated_picks_beyond_their_scores():
     """Frozen attention: 1 - Y_2 and the entropy fall as one over the scores, and stay positive."""
-    distances = make_distances(40, 1e4, 32)
-    drawn, table = Drawn(distances, make_field(40, 1e4, 32)), tabulated_pairs(40, 1e4, 32, 8.0)
+    distances = make_distances(40, Rotation(1e4), 32)
+    drawn, table = (
+        Drawn(distances, make_field(40, Rotation(1e4), 32)),
+        tabulated_pairs(40, Rotation(1e4), 32, 8.0),
+    )
     deficit = np.full(len(distances.middles), 0.4)
     for s in (12.0, 40.0):
         one, other = (f.pair_excess(np.array([s**2]), deficit) for f in (drawn, table))
@@ -254,7 +264,7 @@ def test_long_contexts_are_drawn_in_parts():
 
 def test_slow_rotation_is_none():
     """Wavelengths far beyond the context leave the exchangeable theory."""
-    d = make_distances(64, 1.0, 2)  # one frequency of one radian: not slow
+    d = make_distances(64, Rotation(1.0), 2)  # one frequency of one radian: not slow
     assert d.waves[1, 0] == pytest.approx(np.cos(1.0))
     slow = d._replace(waves=np.ones_like(d.waves))
     picking = Drawn(slow, Field(64, np.zeros(1)))
@@ -268,8 +278,8 @@ def test_slow_rotation_is_none():
 
 def test_interpolated_picks_are_the_drawn_ones():
     """Kernels that are linear in log distance, between the nodes."""
-    drawn = Drawn(make_distances(64, 1e4, 32), make_field(64, 1e4, 32))
-    table = tabulated_pairs(64, 1e4, 32, 8.0)
+    drawn = Drawn(make_distances(64, Rotation(1e4), 32), make_field(64, Rotation(1e4), 32))
+    table = tabulated_pairs(64, Rotation(1e4), 32, 8.0)
     for scale, own, slope in (
         (0.5, 0.05, 0.0),
         (4.0, 0.3, 0.7),

@@ -17,6 +17,7 @@ from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.pair_probabilities import Drawn
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import Finite, excess, participation_variance
 from sigprop.layers.attention.statistics.two_queries import head_pairs
 from sigprop.layers.attention.statistics.unequal_lengths import queries, shared_excess
@@ -73,7 +74,7 @@ def test_scores_by_position(kernel):
 @pytest.mark.parametrize("base", [None, 10.0])
 def test_correlation_of_two_queries(kernel, base):
     """E25d, and E25r with heads of 8 features."""
-    changes = {} if base is None else {"rotary_base": base, "width": 8}
+    changes = {} if base is None else {"rotation": Rotation(base), "width": 8}
     layout, found = scores_of(kernel, **changes)
     omega = np.zeros(1) if base is None else base ** (-2 * np.arange(4) / 8)
     distance = np.subtract.outer(TOKENS, TOKENS)
@@ -135,8 +136,8 @@ def test_rotary_positions_by_distance():
     """E9r and E10r on three tokens, whose distances are groups of one, with heads of 4 features."""
     q, near, base = 1.0, np.array([0.6, 0.25]), 30.0  # K at distances 1 and 2
     omega, spread = base ** (-2 * np.arange(2) / 4), {1: 2 / 3, 2: 1 / 3}  # of the pairs
-    layer = Attention(beta=BETA, sigma_v2=VALUE, context=3, rotary_base=base, width=4)
-    geometry = DistanceGeometry(make_distances(3, base, 4), 3)
+    layer = Attention(beta=BETA, sigma_v2=VALUE, context=3, rotation=Rotation(base), width=4)
+    geometry = DistanceGeometry(make_distances(3, Rotation(base), 4), 3)
     found = geometry.scores(layer, State(q, q - near))
 
     def kappa(distance):
@@ -157,7 +158,7 @@ def test_rotary_positions_by_distance():
         f = (one.y2 - one.spread - 1 / 3) / (one.y2 - 1 / 3)
         assert found.common[distance - 1] == pytest.approx(f, rel=1e-9)
 
-    drawn = Drawn(geometry.distances, make_field(3, base, 4))(found)
+    drawn = Drawn(geometry.distances, make_field(3, Rotation(base), 4))(found)
     out = geometry.mix(State(q, q - near), drawn, VALUE, BIAS, False)
     uniform = np.array([3, 4, 2]) / 9
     probability = uniform + drawn.excess

@@ -4,8 +4,9 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
+
+from outcomes import COMMAND
 
 BERT = {"model_type": "bert", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2,
         "intermediate_size": 64, "vocab_size": 50, "pad_token_id": 0}  # fmt: skip
@@ -106,11 +107,8 @@ def build(root, name):
 
 def run(root, folder, *words):
     """`sigprop audit` as an installed command runs, inside the folder, answered "y" throughout."""
-    script = root / "bin" / "sigprop"
-    script.parent.mkdir(exist_ok=True)
-    script.write_text("import sys\nfrom sigprop.cli.app import main\nsys.exit(main())\n")
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "HF_HOME": str(root / "hf")}
-    command = [sys.executable, script, "audit", "--hf", folder, "--text", root / "text.txt", *words]
+    command = [*COMMAND, "audit", "--hf", folder, "--text", root / "text.txt", *words]
     return subprocess.run(
         list(map(str, command)), cwd=folder, env=env, input="y\n" * 50, capture_output=True,
         text=True, timeout=900, check=False,

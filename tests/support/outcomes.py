@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MAIN = "import sys; from sigprop.cli.app import main; sys.exit(main())"  # as the installed command
+COMMAND = (sys.executable, str(Path(__file__).parent / "bin" / "sigprop"))
 
 
 def outcome(call: Callable[..., Any], *args: Any, **named: Any) -> Any:
@@ -26,7 +26,7 @@ def run_cli(
     """`sigprop` in a process of its own, with standard input closed."""
     root = str(Path(__file__).resolve().parents[2])
     env = os.environ | {"PYTHONPATH": root, "COLUMNS": "80"} | environment
-    command = [sys.executable, "-c", MAIN, *map(str, words)]
+    command = [*COMMAND, *map(str, words)]
     return subprocess.run(
         command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=timeout, check=False,

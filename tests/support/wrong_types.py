@@ -154,7 +154,9 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
 }
 SURFACE = [(module, name) for module, named in MODULES.items() for name in named]
 
-HELD = {("sigprop", "Targets"), ("sigprop", "ModelSpec"), ("sigprop", "example")}  # also in 0.2
+HELD = {  # in 0.2 too, or not there at all
+    ("sigprop", name) for name in ("Execution", "ModelSpec", "Targets", "example", "from_config")
+}
 
 ODD: dict[str, Any] = {
     "None": None,

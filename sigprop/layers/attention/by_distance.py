@@ -60,9 +60,10 @@ class DistanceGeometry:
     >>> from sigprop.layers.attention.pair_probabilities import Drawn
     >>> from sigprop.layers.attention.by_distance import DistanceGeometry
     >>> from sigprop.layers.state import State
-    >>> d = make_distances(8, 1e4, None)
-    >>> place = Place(DistanceGeometry(d, 8), Drawn(d, make_field(8, 1e4, None)))
-    >>> attention = Attention(beta=0.0, sigma_v2=1.0, context=8, rotary_base=1e4)
+    >>> from sigprop.layers.attention.rotation import Rotation
+    >>> d = make_distances(8, Rotation(1e4), None)
+    >>> place = Place(DistanceGeometry(d, 8), Drawn(d, make_field(8, Rotation(1e4), None)))
+    >>> attention = Attention(beta=0.0, sigma_v2=1.0, context=8, rotation=Rotation(1e4))
     >>> attention.forward(State(1.0, np.full(4, 0.5)), place).kernel.q.round(6).tolist()
     [0.5625]
     """

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Number
-from sigprop.layers.attention.distance_grid import frequencies
 from sigprop.layers.attention.exchangeable import LARGEST
 from sigprop.layers.attention.key_correlations import rotated_width
 from sigprop.layers.attention.numbers import AttentionNumbers
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_statistics import PositionScores, PositionStats
+from sigprop.layers.attention.rotation import frequencies
 from sigprop.layers.norm import Norm
 from sigprop.layers.state import State
 
@@ -97,7 +97,7 @@ class PositionGeometry:
         """Deviations of the scores, correlations of two queries' and variances of the keys'."""
         layout, level, gap = self.layout, _row(kernel.q), np.asarray(kernel.gap)
         (i, j), cells, position = layout.couples, layout.cells, layout.queries.position
-        omega = frequencies(layer.rotary_base, rotated_width(layer.head_width))
+        omega = frequencies(layer.rotation, rotated_width(layer.head_width))
         waves, whole = layout.waves(omega), np.asarray(kernel.q)[..., None]
         values = gap[..., None, :, :] * waves + whole * (1 - waves)
         parts = layout.own(values)  # variances of differences of scores, by frequency

@@ -8,41 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
+from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.attention.statistics.correlated_scores import MOST, Field
 
-__all__ = ["Distances", "frequencies", "make_distances", "make_field"]
+__all__ = ["Distances", "make_distances", "make_field"]
 
-CONTINUUM = 64  # frequencies that stand for a head of infinite width
 CHUNK = 2**16
-
-
-def frequencies(base: float | None, head_width: float | None) -> Floats:
-    r"""Frequencies :math:`\omega_i = base^{-2i/d_h}` of rotary positions.
-
-    Parameters
-    ----------
-    base : float, optional
-        Base of the geometric progression, >= 1; None is no rotation, one frequency zero.
-    head_width : float, optional
-        Width d_h of a head; None is infinite.
-
-    Returns
-    -------
-    array
-        Frequencies in radians a token.
-
-    Examples
-    --------
-    >>> from sigprop.layers.attention.distance_grid import frequencies
-    >>> frequencies(100.0, 4).round(12).tolist()
-    [1.0, 0.1]
-    """
-    if base is None:
-        return np.zeros(1)
-    if head_width is None:
-        return np.asarray(base ** -((np.arange(CONTINUUM) + 0.5) / CONTINUUM))
-    half = max(int(head_width) // 2, 1)
-    return np.asarray(float(base) ** -(np.arange(half) / half))
 
 
 class Distances(NamedTuple):
@@ -60,7 +31,8 @@ class Distances(NamedTuple):
     Examples
     --------
     >>> from sigprop.layers.attention.distance_grid import make_distances
-    >>> make_distances(8, 1e4, None).edges.tolist()
+    >>> from sigprop.layers.attention.rotation import Rotation
+    >>> make_distances(8, Rotation(1e4), None).edges.tolist()
     [0, 1, 2, 4, 7]
     """
 
@@ -86,15 +58,15 @@ class Distances(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def make_distances(context: int, base: float | None, head_width: float | None) -> Distances:
+def make_distances(context: int, rotation: Rotation | None, head_width: float | None) -> Distances:
     """Group the distances of a context, and average the waves over each group.
 
     Parameters
     ----------
     context : int
         Context length T, in [2, 131072].
-    base : float, optional
-        Base of rotary positions; None is no rotation.
+    rotation : Rotation, optional
+        Rotary positions.
     head_width : float, optional
         Width of a head.
 
@@ -106,14 +78,15 @@ def make_distances(context: int, base: float | None, head_width: float | None) -
     Examples
     --------
     >>> from sigprop.layers.attention.distance_grid import make_distances
-    >>> d = make_distances(256, 1e4, 128)  # mean of kappa over the context (E3r)
+    >>> from sigprop.layers.attention.rotation import Rotation
+    >>> d = make_distances(256, Rotation(1e4), 128)  # mean of kappa over the context (E3r)
     >>> float(round(d.even @ d.waves[1:].mean(axis=1), 3))
     0.488
     """
     ends = [0, 1]
     while ends[-1] < context - 1:
         ends.append(min(2 * ends[-1], context - 1))
-    edges, omega = np.array(ends), frequencies(base, head_width)
+    edges, omega = np.array(ends), frequencies(rotation, head_width)
     counts = np.zeros(len(ends) - 1)
     waves = np.zeros((len(ends) - 1, omega.size))
     for first in range(1, context, CHUNK):
@@ -132,7 +105,7 @@ def make_distances(context: int, base: float | None, head_width: float | None) -
 
 @lru_cache(maxsize=8)
 def make_field(
-    context: int, base: float | None, head_width: float | None, most: int = MOST
+    context: int, rotation: Rotation | None, head_width: float | None, most: int = MOST
 ) -> Field:
     """Prepare the draws of a context's scores.
 
@@ -140,8 +113,8 @@ def make_field(
     ----------
     context : int
         Context length T, in [2, 131072].
-    base : float, optional
-        Base of rotary positions; None is no rotation.
+    rotation : Rotation, optional
+        Rotary positions.
     head_width : float, optional
         Width of a head; None is infinite, where weights of frequencies do not fluctuate.
     most : int
@@ -155,8 +128,9 @@ def make_field(
     Examples
     --------
     >>> from sigprop.layers.attention.distance_grid import make_field
-    >>> make_field(256, 1e4, 64).draws
+    >>> from sigprop.layers.attention.rotation import Rotation
+    >>> make_field(256, Rotation(1e4), 64).draws
     2048
     """
-    turning = base is not None and head_width is not None
-    return Field(context, frequencies(base, head_width), turning, most=most)
+    turning = rotation is not None and head_width is not None
+    return Field(context, frequencies(rotation, head_width), turning, most=most)

@@ -101,10 +101,10 @@ def head(
 
 def angles(layer: AttentionNumbers, tokens: int) -> Floats | None:
     """Rotary angles, position by frequency."""
-    if layer.rotary_base is None or layer.head_width is None:
+    if layer.rotation is None or layer.head_width is None:
         return None
-    half = int(layer.head_width) // 2
-    return np.outer(np.arange(tokens), layer.rotary_base ** (-np.arange(half) / half))
+    omega = layer.rotation.frequencies(layer.head_width)[: int(layer.head_width) // 2]
+    return np.outer(np.arange(tokens), omega)
 
 
 def rotated(x: Floats, angle: Floats) -> Floats:

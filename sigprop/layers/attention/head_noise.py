@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.core.arrays import Floats
-from sigprop.layers.attention.distance_grid import frequencies
 from sigprop.layers.attention.key_directions import keys, pull
 from sigprop.layers.attention.numbers import AttentionNumbers
+from sigprop.layers.attention.rotation import frequencies
 from sigprop.layers.attention.statistics import (
     Finite,
     entropy_variance,
@@ -146,9 +146,9 @@ def head_noise(layer: AttentionNumbers, read: State) -> HeadNoise:
 
 def _turned(layer: AttentionNumbers, rho: float) -> float:
     """Share of the score variance that the rotated common part of the keys makes (E2r)."""
-    if layer.rotary_base is None:
+    if layer.rotation is None:
         return 0.0
-    t, omega = float(layer.context), frequencies(layer.rotary_base, layer.head_width)
+    t, omega = float(layer.context), frequencies(layer.rotation, layer.head_width)
     wave = np.exp(1j * np.outer(omega, np.arange(t))).mean(axis=1)
     kept = float(np.mean(np.abs(wave) ** 2))  # mean of kappa over pairs of positions
     return rho * (1 - kept) / (1 - rho * kept)

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints, Number
-from sigprop.layers.attention.distance_grid import frequencies, make_field
+from sigprop.layers.attention.distance_grid import make_field
 from sigprop.layers.attention.position_grid import Layout, pairs_between
+from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.attention.statistics.correlated_scores import LINEAR, MOST
 from sigprop.layers.attention.statistics.table import MAX_SIGMA, Finite
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights
@@ -132,8 +133,8 @@ class CorrelatedKeys:
 
     Parameters
     ----------
-    rotary_base : float, optional
-        Base of rotary positions.
+    rotation : Rotation, optional
+        Rotary positions.
     head_width : float, optional
         Width of a head.
     draws : int
@@ -142,11 +143,12 @@ class CorrelatedKeys:
     Examples
     --------
     >>> from sigprop.layers.attention.key_correlations import CorrelatedKeys
-    >>> CorrelatedKeys(1e4).draws
+    >>> from sigprop.layers.attention.rotation import Rotation
+    >>> CorrelatedKeys(Rotation(1e4)).draws
     2048
     """
 
-    rotary_base: float | None = None
+    rotation: Rotation | None = None
     head_width: float | None = None
     draws: int = MOST
 
@@ -190,10 +192,10 @@ class CorrelatedKeys:
             return KeyCorrelation(1.0, 0.0, 1.0)
         if not sigma <= MAX_SIGMA:
             return KeyCorrelation(float("nan"), 0.0, 1.0)
-        if self.rotary_base is None:  # what all keys have in common cancels
+        if self.rotation is None:  # what all keys have in common cancels
             scale, deficit = scale * most, deficit / most
         warmth = min(scale / LINEAR, 1.0)  # below it all is linear in the scale
-        field = make_field(count, self.rotary_base, self.head_width, self.draws)
+        field = make_field(count, self.rotation, self.head_width, self.draws)
         found = field.blocked(scale / warmth, deficit, sizes)
         flat = field.independent(sigma**2 / warmth, sizes)
         shrink = self._shrink(
@@ -226,7 +228,7 @@ class CorrelatedKeys:
         >>> np.allclose(found, (1, 0, 1), atol=1e-6)
         True
         """
-        omega = frequencies(self.rotary_base, rotated_width(self.head_width))
+        omega = frequencies(self.rotation, rotated_width(self.head_width))
         waves = Layout(np.append(0, np.cumsum(sizes))).waves(omega).mean(axis=0)
         pairs, values = pairs_between(sizes), deficit * waves + 1 - waves
         own = float(np.sum(pairs * values) / np.sum(pairs))

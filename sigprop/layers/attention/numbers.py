@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from sigprop.core.arrays import Bools, Number
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics.finite_width_keys import Sphere
 
 __all__ = ["AttentionNumbers", "Mask"]
@@ -58,8 +59,8 @@ class AttentionNumbers:
         Number of heads, and how many of them share one key and value.
     mask : Mask, optional
         None is bidirectional.
-    rotary_base : float, optional
-        Base of rotary positions.
+    rotation : Rotation, optional
+        Rotary positions.
 
     Examples
     --------
@@ -79,7 +80,7 @@ class AttentionNumbers:
     heads: int = 1
     heads_per_key: int = 1
     mask: Mask | None = None
-    rotary_base: float | None = None
+    rotation: Rotation | None = None
 
     def seen(self, tokens: int) -> Bools:
         """Keys (columns) that each query sees.

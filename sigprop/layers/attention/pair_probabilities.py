@@ -20,6 +20,7 @@ import numpy as np
 from sigprop.core.arrays import Floats, Number
 from sigprop.core.numerics.chebyshev import basis, fitted, nodes
 from sigprop.layers.attention.distance_grid import Distances, make_distances, make_field
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import coordinates as co
 from sigprop.layers.attention.statistics.correlated_scores import Field
 
@@ -164,7 +165,9 @@ class Drawn(PairProbabilities):
     >>> import numpy as np
     >>> from sigprop.layers.attention.distance_grid import make_distances, make_field
     >>> from sigprop.layers.attention.pair_probabilities import Drawn
-    >>> drawn = Drawn(make_distances(8, 1e4, None), make_field(8, 1e4, None))
+    >>> from sigprop.layers.attention.rotation import Rotation
+    >>> turn = Rotation(1e4)
+    >>> drawn = Drawn(make_distances(8, turn, None), make_field(8, turn, None))
     >>> drawn.pair_excess(np.zeros(1), np.ones(4)).excess.tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0]
     """
@@ -220,7 +223,8 @@ class Tabulated(PairProbabilities):
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.pair_probabilities import tabulated_pairs
-    >>> table = tabulated_pairs(8, 1e4, None, 2.0)
+    >>> from sigprop.layers.attention.rotation import Rotation
+    >>> table = tabulated_pairs(8, Rotation(1e4), None, 2.0)
     >>> table.pair_excess(np.ones((5, 1)), np.ones((5, 4))).excess.shape
     (5, 5)
     """
@@ -283,7 +287,7 @@ class Tabulated(PairProbabilities):
 
 @lru_cache(maxsize=16)
 def tabulated_pairs(
-    context: int, base: float | None, head_width: float | None, top: float
+    context: int, rotation: Rotation | None, head_width: float | None, top: float
 ) -> Tabulated:
     """Table of a context, built once.
 
@@ -291,8 +295,8 @@ def tabulated_pairs(
     ----------
     context : int
         Context length T, in [2, 131072].
-    base : float
-        Base of rotary positions.
+    rotation : Rotation, optional
+        Rotary positions.
     head_width : float, optional
         Width of a head.
     top : float
@@ -306,8 +310,8 @@ def tabulated_pairs(
     Examples
     --------
     >>> from sigprop.layers.attention.pair_probabilities import tabulated_pairs
-    >>> tabulated_pairs(2, 1e4, None, 1.0) is tabulated_pairs(2, 1e4, None, 1.0)
+    >>> tabulated_pairs(2, None, None, 1.0) is tabulated_pairs(2, None, None, 1.0)
     True
     """
-    distances = make_distances(context, base, head_width)
-    return Tabulated(Drawn(distances, make_field(context, base, head_width)), top)
+    distances = make_distances(context, rotation, head_width)
+    return Tabulated(Drawn(distances, make_field(context, rotation, head_width)), top)

@@ -20,6 +20,7 @@ from sigprop.layers.attention.key_correlations import (
 )
 from sigprop.layers.attention.key_weights import KeyWeights, normalised_weights
 from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics.heads import lost, rows_of
 from sigprop.layers.attention.statistics.table import Finite
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
@@ -339,8 +340,8 @@ class Exact(QueryStatistics):
         Blocks and mask.
     head_width : float, optional
         Width of a head.
-    rotary_base : float, optional
-        Base of rotary positions.
+    rotation : Rotation, optional
+        Rotary positions.
 
     Examples
     --------
@@ -353,7 +354,7 @@ class Exact(QueryStatistics):
 
     layout: Layout
     head_width: float | None = None
-    rotary_base: float | None = None
+    rotation: Rotation | None = None
 
     def single(self, sigma: Floats) -> Single:
         """Statistics of one query; a query with one key puts all its weight there.
@@ -496,7 +497,7 @@ class Exact(QueryStatistics):
             rows = [np.broadcast_arrays(one, *part)[1:] for part in parts]
             return KeyCorrelation(*np.moveaxis(np.reshape(rows, (*sigma.shape[:-1], 3, -1)), -2, 0))
         cells = zip(self.layout.parts[index], sigma[index], weight[index], strict=True)
-        together = CorrelatedKeys(self.rotary_base, self.head_width)
+        together = CorrelatedKeys(self.rotation, self.head_width)
         found = np.array([together(float(scale), deficit, *cell) for cell in cells])
         return KeyCorrelation(*between(self.layout, found.T))
 

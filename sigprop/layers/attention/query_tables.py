@@ -24,6 +24,7 @@ from sigprop.layers.attention.key_correlations import (
 )
 from sigprop.layers.attention.position_grid import Layout, make_layout, pairs_between
 from sigprop.layers.attention.query_universal import Universal
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Tabulated", "coarse_layout", "tabulated"]
@@ -41,7 +42,7 @@ class Tabulated(Universal):
 
     Parameters
     ----------
-    layout, head_width, rotary_base
+    layout, head_width, rotation
         As in `sigprop.layers.attention.query_universal.Universal`.
     top : float
         Largest deviation of correlated scores; beyond it they do what they do there.
@@ -119,12 +120,12 @@ class Tabulated(Universal):
         tilt = (nodes(CORRELATIONS[2]) + 1) / 2
         index = resolved(self.layout)
         rows = np.empty((*CORRELATIONS, 3, index.size))
-        together = CorrelatedKeys(self.rotary_base, self.head_width, DRAWS)
+        together = CorrelatedKeys(self.rotation, self.head_width, DRAWS)
         for a, b, c, k in np.ndindex(*CORRELATIONS, index.size):
             sizes = self.layout.parts[index[k]]
             deficit = own[b] * (1 + tilt[c] * _rise(sizes))
             rows[a, b, c, :, k] = together.alone(float(scale[a]), deficit, sizes)
-        if self.rotary_base is None:
+        if self.rotation is None:
             rows[..., 0, :] = 1.0
         rows[..., 0, :][~np.isfinite(rows[..., 0, :])] = 1.0  # frozen, beyond the theory
         return np.stack([fitted(rows[..., z, :], 3) for z in range(3)])
@@ -150,7 +151,7 @@ def tabulated(
     window: float = np.inf,
     prefix: int = 0,
     head_width: float | None = None,
-    rotary_base: float | None = None,
+    rotation: Rotation | None = None,
     edges: tuple[int, ...] | None = None,
 ) -> Tabulated:
     """Table of a context on coarse blocks, built once.
@@ -165,8 +166,8 @@ def tabulated(
         As in `sigprop.layers.attention.position_grid.make_layout`.
     head_width : float, optional
         Width of a head.
-    rotary_base : float, optional
-        Base of rotary positions.
+    rotation : Rotation, optional
+        Rotary positions.
     edges : tuple of int, optional
         Ends of the blocks; by default those of `coarse_layout`.
 
@@ -184,4 +185,4 @@ def tabulated(
     layout = coarse_layout(context, window=window, prefix=prefix)
     if edges is not None:
         layout = Layout(np.array(edges), window, prefix)
-    return Tabulated(layout, head_width, rotary_base, top)
+    return Tabulated(layout, head_width, rotation, top)

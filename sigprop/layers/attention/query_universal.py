@@ -35,8 +35,8 @@ class Universal(Exact):
         Blocks and mask.
     head_width : float, optional
         Width of a head.
-    rotary_base : float, optional
-        Base of rotary positions.
+    rotation : Rotation, optional
+        Rotary positions.
 
     Notes
     -----

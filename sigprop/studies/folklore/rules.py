@@ -187,7 +187,7 @@ def _collapse_with_positions(b: Bench, cosine: float) -> Point:
     code = np.stack([np.sin(angle), np.cos(angle)], axis=2).reshape(t, d)
 
     def measure(rng: np.random.Generator) -> float:
-        x = network._after(network.tokens(rng) + code)
+        x = network.normed(network.tokens(rng) + code)
         return overlap(network.run(x, network.draw(rng)).streams[-1])
 
     theory = float(propagate(spec.replace(rho0=mixed)).rho[-1])

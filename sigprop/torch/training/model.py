@@ -12,8 +12,8 @@ positions stays within 0.02 of rho0; the exact mean is what `Seen` measures at l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import partial, reduce
 from typing import NamedTuple, cast
 
 import torch
@@ -136,7 +136,7 @@ class LanguageModel(nn.Module):
         self.token = nn.Embedding(count("vocabulary", vocabulary, 2, 10**7), d)
         self.position = nn.Parameter(torch.empty(int(spec.context), d))
         self.segment = nn.Parameter(torch.empty(d))
-        self.norm = _norm(spec) if spec.norm != "none" else nn.Identity()
+        self.norm = _norm(spec) if "norm" in spec.order else nn.Identity()
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self._draw(torch.Generator().manual_seed(seed))
@@ -150,11 +150,11 @@ class LanguageModel(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) to the stream that enters the first block, (B, T, d)."""
-        rho, post = float(self.spec.rho0), self.spec.norm == "post"
+        rho = float(self.spec.rho0)
         own = self.token(tokens) + self.position[: tokens.shape[1]]
         x = math.sqrt(rho) * self.segment + math.sqrt((1 - rho) / 2) * own
         x *= math.sqrt(x.shape[-1]) / TABLE
-        return self._normed(x) if post else math.sqrt(float(self.spec.q0)) * x
+        return self._normed(x) if self.spec.ends_in_norm else math.sqrt(float(self.spec.q0)) * x
 
     def _normed(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.norm(x))
@@ -164,7 +164,7 @@ class LanguageModel(nn.Module):
         x = self.embed(tokens)
         for block in self.blocks:
             x = block(x, entropies)
-        return self._normed(x) if self.spec.norm == "pre" else x
+        return x if self.spec.ends_in_norm else self._normed(x)
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (..., d) to one logit for each token of the vocabulary, (..., V)."""
@@ -211,7 +211,7 @@ class Block(nn.Module):
         self.output = nn.Linear(d, d, bias=False)
         self.w1, self.w2 = nn.Linear(d, hidden), nn.Linear(hidden, d)
         self.gate = nn.Linear(d, hidden) if spec.gated else None
-        self.norms = nn.ModuleList(_norm(spec) for _ in range(2 * (spec.norm != "none")))
+        self.norms = nn.ModuleList(_norm(spec) for _ in range(2 * spec.order.count("norm")))
 
     def draw(self, rng: torch.Generator) -> None:
         """Draw every matrix: variance over fan-in (theory.md section 1)."""
@@ -242,13 +242,20 @@ class Block(nn.Module):
             read = self.norms[0](x)
             return strengths[0] * x + self.attention(read, entropies) + self.mlp(read)
         attend: Branch = partial(self.attention, entropies=entropies)
-        branches: tuple[Branch, ...] = (attend, self.mlp)
-        for i, (alpha, branch) in enumerate(zip(strengths, branches, strict=True)):
-            if spec.norm == "post":
-                x = self.norms[i](torch.add(branch(x), x, alpha=alpha))
-            else:
-                x = torch.add(branch(self.norms[i](x) if self.norms else x), x, alpha=alpha)
+        norms = iter(self.norms)
+        for alpha, branch in zip(strengths, (attend, self.mlp), strict=True):
+            x = self._sublayer(x, alpha, branch, norms)
         return x
+
+    def _sublayer(
+        self, x: Tensor, alpha: float, branch: Branch, norms: Iterator[nn.Module]
+    ) -> Tensor:
+        steps: dict[str, Branch] = {
+            "norm": lambda y: next(norms)(y),
+            "branch": branch,
+            "skip": lambda y: torch.add(y, x, alpha=alpha),
+        }
+        return reduce(lambda y, step: steps[step](y), self.spec.order, x)
 
     def attention(self, x: Tensor, entropies: list[Tensor] | None = None) -> Tensor:
         """Multi-head attention of (B, T, d)."""
