@@ -239,7 +239,8 @@ def measure(
     flat = propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")
     single = resolved and beta_by_layer is None
     back = gradients(spec, None if single else flat, beta_by_layer)
-    norms = np.stack(list(back.norms.values()))
+    inner = back.w1 if back.wg is None else back.w1 + back.wg
+    norms = np.stack([back.wq, back.wk, back.wv, inner, back.w2])
     if len(flat.q) <= spec.depth:
         return Measures(*np.full((4, *spec.shape), np.nan))
     if single and geometry_of(spec) != "exchangeable":

@@ -21,6 +21,7 @@ import numpy as np
 from sigprop.core.arrays import Floats
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_universal import Universal
+from sigprop.layers.attention.statistics.coordinates import MAX_GAP
 from sigprop.layers.attention.statistics.table import head_nodes
 from sigprop.layers.attention.statistics.universal import HOT, Couples
 
@@ -152,17 +153,25 @@ class Responses:
         return np.asarray(np.where(std > HOT, HOT / np.maximum(std, HOT), 1.0) * slope)
 
     def _cross(self, std: Floats, r: Floats) -> Floats:
-        """Slope of the excess overlap in r, over s s': of the parabola through three points."""
+        """Slope of the excess overlap in r, over s s': of the parabola through three points.
+
+        Beyond r = -0.3, where the table ends, it is the slope there.
+        """
         i, j = self.layout.couples
         s = np.maximum(std, SMALLEST)
         product = s[i] * s[j]
         step = STEP / (1 + product)
-        first = np.maximum(1 - r - step, 0.0)  # 1 - r of the first point
-        gap = first + step * np.arange(3)[:, None, None]
-        values = self._overlaps.shared(np.broadcast_to(s, (*gap.shape[:-1], len(s))), 1 - gap)
-        place = (1 - r - first) / step
-        slope = values[0] * (1.5 - place) + values[1] * (2 * place - 2) + values[2] * (0.5 - place)
+        gap = np.minimum(1 - r, MAX_GAP - step)
+        first = np.maximum(gap - step, 0.0)  # 1 - r of the first point
+        place = np.where(first > 0, 1.0, gap / step)  # of r among them
+        slope = (1.5 - place) * self._excess(s, first)
+        slope += (0.5 - place) * self._excess(s, first + 2 * step)
+        if np.any(place != 1):
+            slope += (2 * place - 2) * self._excess(s, first + step)
         return np.asarray(slope / (step * product))
+
+    def _excess(self, std: Floats, gap: Floats) -> Floats:
+        return self._overlaps.shared(np.broadcast_to(std, (len(gap), len(std))), 1 - gap)
 
     @cached_property
     def _overlaps(self) -> Universal:

@@ -34,7 +34,8 @@ __all__ = [
     "query_gradient_limit",
 ]
 
-WEIGHTS = ("wq", "wk", "wv", "wo", "w1", "wg", "w2")  # wg of gated MLPs
+WEIGHTS = ("wq", "wk", "wv", "w1", "w2")  # whose sizes designs compare
+MATRICES = ("wq", "wk", "wv", "wo", "w1", "wg", "w2")  # of which gated MLPs have wg
 VANISHING, EXPLODING = 1e-3, 1e3  # squared norm over the largest of the last block
 
 
@@ -82,7 +83,7 @@ class Gradients(Exported):
     """
 
     AXES: ClassVar[dict[str, tuple[str, ...]]] = {
-        **dict.fromkeys(("q", "p", *WEIGHTS), ("block",)),
+        **dict.fromkeys(("q", "p", *MATRICES), ("block",)),
         **dict.fromkeys(("apjn", "exponent"), ()),
         "q_blocks": ("block", "range"),
     }
@@ -106,7 +107,7 @@ class Gradients(Exported):
     @property
     def norms(self) -> dict[str, Floats]:
         """Squared gradients of the matrices that the blocks have, by name."""
-        return {name: v for name in WEIGHTS if (v := getattr(self, name)) is not None}
+        return {name: v for name in MATRICES if (v := getattr(self, name)) is not None}
 
     def fates(
         self, vanishing: float = VANISHING, exploding: float = EXPLODING
@@ -286,8 +287,8 @@ def norms_of(spec: ModelSpec, rows: list[BackwardStep]) -> dict[str, Any]:
         Arrays of shape (L, ...), by name.
     """
     width = 1.0 if spec.width is None else float(spec.width)
-    fan_in = dict.fromkeys(WEIGHTS, width) | {"w2": width * spec.mlp_ratio}
-    known = [name for name in WEIGHTS if name in rows[0].weights]
+    fan_in = dict.fromkeys(MATRICES, width) | {"w2": width * spec.mlp_ratio}
+    known = [name for name in MATRICES if name in rows[0].weights]
     return {n: fan_in[n] * _column(spec, (row.weights[n] for row in rows)) for n in known}
 
 

@@ -39,7 +39,7 @@ from sigprop.layers.attention.drawn_heads import DrawnStep, angles, drawn, head,
 from sigprop.layers.residual import Sequence
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import refusal, require_theory
-from sigprop.propagation.gradients.closed_form import WEIGHTS
+from sigprop.propagation.gradients.closed_form import MATRICES
 from sigprop.propagation.stack import (
     attention_of,
     first_norm,
@@ -162,7 +162,7 @@ def sampled_gradients(
     start = _input(spec, t, kernel)
     masks = {layer: _mask(layer, t, mask) for layer in set(spec.layers)}
     layers, rhos, first = [], [], np.zeros((t, t))
-    names = [name for name in WEIGHTS if name != "wg" or spec.gated]
+    names = [name for name in MATRICES if name != "wg" or spec.gated]
     for _ in range(draws):
         with np.errstate(all="ignore"):  # what vanishes or overflows is refused
             tape, rho = _forward(spec, rng, start, masks)
