@@ -13,7 +13,7 @@ from sigprop.core.checks import scalar
 from sigprop.core.errors import require
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of
-from sigprop.propagation.gradients.closed_form import gradients
+from sigprop.propagation.gradients.closed_form import WEIGHTS, gradients
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.solve import propagate
 
@@ -239,8 +239,8 @@ def measure(
     flat = propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")
     single = resolved and beta_by_layer is None
     back = gradients(spec, None if single else flat, beta_by_layer)
-    inner = back.w1 if back.wg is None else back.w1 + back.wg
-    norms = np.stack([back.wq, back.wk, back.wv, inner, back.w2])
+    inner = {"w1": back.w1 if back.wg is None else back.w1 + back.wg}  # one matrix of both
+    norms = np.stack([(back.norms | inner)[name] for name in WEIGHTS])
     if len(flat.q) <= spec.depth:
         return Measures(*np.full((4, *spec.shape), np.nan))
     if single and geometry_of(spec) != "exchangeable":
