@@ -5,8 +5,9 @@ from math import comb
 
 import numpy as np
 import pytest
+from architectures import spec_of as described
 from test_backward import misses
-from test_causal import DECODERS, decoder_of, outside
+from test_causal import DECODERS, outside
 from test_fluctuations import spec_of
 
 import sigprop
@@ -357,7 +358,7 @@ def holds(values, measured, name, share, slack=0.0):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoders_against_random_networks(decoders, name):
-    measured, spec = decoders[name], decoder_of(decoders[name]["case"])
+    measured, spec = decoders[name], described(decoders[name]["case"])
     found = sigprop.gradients(spec, blocks=16)
     assert holds(found.q_blocks, measured, "gqpos", 0.08)
     assert holds(found.q, measured, "gq", 0.08)
@@ -370,7 +371,7 @@ def test_decoders_against_random_networks(decoders, name):
 def test_decoders_need_scores_and_residuals(decoders, monkeypatch):
     """Negative controls: no score path; influence without residuals."""
     measured = decoders["decoder_plain"]
-    spec = decoder_of(measured["case"])
+    spec = described(measured["case"])
     assert not holds(influence(spec.replace(alpha_attn=0.0)), measured, "influence", 0.1, 0.001)
     size = len(pulled(spec).geometry.layout.size)
     none = ScoreGradients(np.zeros(size), np.zeros((size, size)), 0.0, 0.0)
