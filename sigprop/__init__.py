@@ -16,6 +16,7 @@ from sigprop.analysis.design.targets import Targets
 from sigprop.analysis.diagram.grid import boundaries, diagram
 from sigprop.analysis.entropy import beta_profile, entropy_boundary
 from sigprop.analysis.fixed_points import exponents, fixed_points
+from sigprop.analysis.influence import influence
 from sigprop.analysis.verdict import judge
 from sigprop.core.errors import (
     AssumptionError,
@@ -64,6 +65,7 @@ __all__ = [
     "gradient_exponent",
     "gradients",
     "grow",
+    "influence",
     "judge",
     "load",
     "propagate",

@@ -31,7 +31,9 @@ from sigprop.cli.console import (
 from sigprop.core.errors import DomainError, require
 from sigprop.core.files import Target, check_targets
 from sigprop.core.jobs.execution import Execution
-from sigprop.propagation.positional import is_sampled
+from sigprop.propagation.capabilities import has_positions
+from sigprop.propagation.gradients.by_position import STARTS
+from sigprop.propagation.positional import DRAWS
 
 
 class Commands(typer.core.TyperGroup):
@@ -157,9 +159,19 @@ def propagate(
     ] = None,
     gradients: Annotated[bool, typer.Option("--gradients", help="Add gradients.")] = False,
     bands: Annotated[bool, typer.Option("--bands", help="Add the spread over networks.")] = False,
+    start: Annotated[
+        str,
+        typer.Option(
+            help="Output gradients: identity (independent), last (that of the last token alone), "
+            "a text whose next tokens are the targets, or a .npy kernel of T x T."
+        ),
+    ] = "identity",
+    sampled: Annotated[
+        bool, typer.Option("--sampled", help="Gradients of sampled weights, with standard errors.")
+    ] = False,
     draws: Annotated[
-        int, typer.Option(help="Networks sampled for gradients of masks and rotary positions.")
-    ] = 8,
+        int | None, typer.Option(help="Networks sampled; given, it asks for --sampled.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Their seed.")] = 0,
     as_json: AsJson = False,
     png: Png = None,
@@ -177,7 +189,12 @@ def propagate(
             if bands
             else sigprop.propagate(reading.spec, _theory(limit), blocks=blocks)
         )
-    back = _gradients(reading.spec, trajectory if bands else None, draws, seed, gradients)
+    back = None
+    if gradients:
+        given = {"start": _start(start, reading.spec), "blocks": blocks, "seed": seed}
+        if sampled or draws is not None:
+            given["draws"] = DRAWS if draws is None else draws
+        back = _gradients(reading.spec, trajectory if bands else None, sampled, **given)
     with picture(png, lambda: _picture(trajectory, Path(spec).stem, back)):
         if as_json:
             return emit(trajectory.to_dict() | ({} if back is None else back.to_dict()))
@@ -194,13 +211,54 @@ def _picture(trajectory: Any, title: str, back: Any) -> Any:
     return plot_trajectory(trajectory, title, back)
 
 
-def _gradients(spec: Any, trajectory: Any, draws: int, seed: int, wanted: bool) -> Any:
-    if not wanted:
-        return None
-    if not is_sampled(spec):
-        return sigprop.gradients(spec, trajectory)
-    with progress(draws * prod(spec.shape), "sampled networks") as advance:
-        return sigprop.gradients(spec, draws=draws, seed=seed, progress=advance)
+def _gradients(spec: Any, trajectory: Any, sampled: bool, **given: Any) -> Any:
+    """Gradients; by ranges of positions too where positions matter."""
+    drawn = "draws" in given and (sampled or has_positions(spec))
+    if drawn or not has_positions(spec):
+        given["blocks"] = None
+    total = prod(spec.shape) * (given["draws"] if drawn else 1)
+    with progress(total, "sampled networks" if drawn else "gradients") as advance:
+        return sigprop.gradients(spec, trajectory, sampled=sampled, progress=advance, **given)
+
+
+def _start(text: str, spec: Any) -> Any:
+    """Start by name, the targets of a text, or a kernel."""
+    from sigprop.model.inputs import read_kernel
+    from sigprop.model.text import windows
+
+    if text in STARTS:
+        return text
+    if Path(text).suffix in (".npy", ".npz"):
+        return read_kernel(text)
+    return windows(text, int(spec.context) + 1)[0, 1:]
+
+
+@app.command()
+def influence(
+    spec: Spec,
+    bins: Annotated[int, typer.Option(help="Number of equal ranges of positions.")] = 16,
+    as_json: AsJson = False,
+    png: Png = None,
+) -> None:
+    """Influence of each range of positions on the last token, at every depth."""
+    from sigprop.model.huggingface import load
+
+    reading = load(spec)
+    check_targets([Target("png", png, FIGURES)], [spec])
+    with progress(None, "layers"):
+        found = sigprop.influence(reading.spec, bins)
+    with picture(png, lambda: _influence(found, Path(spec).stem)):
+        if as_json:
+            return emit({"influence": found.tolist()})
+        from sigprop.cli import tables
+
+        return show(lambda: tables.influence(found))
+
+
+def _influence(found: Any, title: str) -> Any:
+    from sigprop.plotting.influence import plot_influence
+
+    return plot_influence(found, title)
 
 
 @app.command()

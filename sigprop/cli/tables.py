@@ -37,6 +37,7 @@ __all__ = [
     "derivations",
     "findings",
     "gradients",
+    "influence",
     "made",
     "measured",
     "positions",
@@ -52,6 +53,7 @@ __all__ = [
 WIDEST = 100  # columns of a formula drawn in two dimensions; wider ones are one line of text
 ROWS = 24  # layers shown of a deep trajectory
 PLACES = 6  # positions shown of a context
+RANGES = 9  # of positions, shown of an influence
 
 
 def _cell(value: object) -> str:
@@ -145,10 +147,10 @@ def gradients(found: Gradients) -> Group:
     """Gradients of one stack, or a summary of many."""
     if found.q.ndim > 1:
         return Group(f"{found.apjn.size} gradient kernels (--json lists every layer)")
-    heads = ("l", "q^g", "p^g", "W_Q", "W_K", "W_V", "W_1", "W_2")
+    heads = ("l", "q^g", "p^g", *(f"W_{name[1:].upper()}" for name in found.norms))
     title = "Gradients at the input of each block, and squared norms for weights"
     table = Table(*heads, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
-    columns = (found.q, found.p, found.wq, found.wk, found.wv, found.w1, found.w2)
+    columns = (found.q, found.p, *found.norms.values())
     for i in np.unique(np.linspace(0, len(found.q) - 1, ROWS).round().astype(int)):
         table.add_row(str(i), *(f"{float(column[i]):.3g}" for column in columns))
     fates = {name: sorted(set(fate.tolist())) for name, fate in found.fates().items()}
@@ -163,6 +165,18 @@ def gradients(found: Gradients) -> Group:
             f"{found.draws} sampled networks: standard errors up to {share:.0%} (p^g: --json)"
         )
     return Group(table, f"gradient exponent {float(found.exponent):.4g} per block", *unwell)
+
+
+def influence(shares: Floats) -> Table:
+    """Shares of ranges of positions at evenly spaced blocks."""
+    depth, bins = shares.shape
+    shown = np.unique(np.linspace(0, bins - 1, RANGES).round().astype(int))
+    heads = ("l", *(f"{(k + 1) / bins:.2g}" for k in shown))
+    title = f"Influence on the last token, by where its {bins} ranges of positions end"
+    table = Table(*heads, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    for i in np.unique(np.linspace(0, depth - 1, ROWS).round().astype(int)):
+        table.add_row(str(i), *(f"{shares[i, k]:.2g}" for k in shown))
+    return table
 
 
 def critical(found: Critical, rho_max: float) -> Table:

@@ -97,6 +97,12 @@ NOTATION: dict[str, Entry] = {
     "grad_wv": Entry(
         r"E\|\partial L/\partial W_V\|^2", "squared gradient of the value weights", "1", "E22b"
     ),
+    "grad_wo": Entry(
+        r"E\|\partial L/\partial W_O\|^2", "squared gradient of the output weights", "1", "E22b"
+    ),
+    "grad_wg": Entry(
+        r"E\|\partial L/\partial W_G\|^2", "squared gradient of the gating weights", "1", "E22b"
+    ),
     "grad_w1": Entry(
         r"E\|\partial L/\partial W_1\|^2", "squared gradient of the first MLP weights", "1", "E22b"
     ),

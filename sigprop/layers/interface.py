@@ -75,6 +75,15 @@ class Geometry(Protocol):
         """Kernel of the means of values over keys; `value`, `bias`: variances of the values."""
         ...
 
+    def pull(self, layer: AttentionNumbers, kernel: State, gradient: Gradient, statistics: Any,
+             spread: Spread) -> BackwardStep:  # fmt: skip
+        """Pull a gradient kernel back through attention that read `kernel`."""
+        ...
+
+    def total(self, own: Number, others: Number) -> Number:
+        """Mean over tokens of a gradient kernel, weighted or not, summed over the other token."""
+        ...
+
     def covariance(self, kernel: State, attention: Any, centred: bool) -> State:
         """Covariance of what attention reads with its mean over keys; of exchangeable tokens."""
         ...

@@ -190,6 +190,11 @@ class Mlp:
         >>> float(hidden.own), float(slopes.cross)
         (0.5, 0.5)
         """
+        hidden, *slopes = self._moments(state)
+        return hidden, slopes[0] if len(slopes) == 1 else Moments(*map(np.add, *slopes))
+
+    def _moments(self, state: State) -> tuple[Moments, ...]:
+        """Averages of hidden units, and of the slope of each branch: the activation's first."""
         dual, inner = self._constants(state.q)[:2]
         x = state.gap * inner
         hidden = Moments(dual.variance, dual.variance - dual.q * dual.drop(1.0 * x))
@@ -197,7 +202,7 @@ class Mlp:
         if not self.gated:
             return hidden, slopes
         linear = Moments(dual.q, dual.q * (1 - x))
-        return linear.times(hidden), Moments(*map(np.add, linear.times(slopes), hidden))
+        return linear.times(hidden), linear.times(slopes), hidden
 
     def slope(self, q: Number) -> Floats:
         r"""Gain gap'/gap in the limit gap -> 0: :math:`\sigma_{w1}^2 \sigma_{w2}^2 E\phi'^2` (E19).
@@ -229,16 +234,16 @@ class Mlp:
     def backward(
         self, kernel: State, gradient: Gradient, place: Place, spread: Spread
     ) -> BackwardStep:
-        """E23: the slopes' kernel times that of the gradient; gradients of w1 and w2 (E22b)."""
-        hidden, slopes = self.second_moments(kernel)
-        own, cross = slopes.own * gradient.q, slopes.cross * gradient.others
+        """E23: the slopes' kernel times that of the gradient; gradients of the weights (E22b)."""
+        hidden, *slopes = self._moments(kernel)
+        p, total = kernel.q - kernel.gap, place.geometry.total
+        parts = [Gradient(b.own * gradient.q, b.cross * gradient.others) for b in slopes]
+        weights = {"w2": total(hidden.own * gradient.q, hidden.cross * gradient.others)}
+        for name, part in zip(("w1", "wg"), parts, strict=False):
+            weights[name] = self.sigma_w2_2 * total(kernel.q * part.q, p * part.others)
         inner = self.sigma_w1_2 * self.sigma_w2_2
-        p = kernel.q - kernel.gap
-        weights = {
-            "w1": self.sigma_w2_2 * (kernel.q * own + p * cross),
-            "w2": hidden.own * gradient.q + hidden.cross * gradient.others,
-        }
-        return BackwardStep(Gradient(inner * own, inner * cross), weights)
+        own, others = (inner * sum(values) for values in zip(*parts, strict=True))
+        return BackwardStep(Gradient(own, others), weights)
 
     def branch(
         self, read: State, points: State, networks: Fluctuation, unit: State, place: Place

@@ -81,8 +81,12 @@ class Norm:
         self, kernel: State, gradient: Gradient, place: Place, spread: Spread
     ) -> BackwardStep:
         """E23: division by the variance before the norm, without the radial direction, 1/d."""
-        scale = self.gain * self.gain / kernel.q
-        return BackwardStep(Gradient(scale * gradient.q, scale * gradient.others), {})
+        own, other, _ = place.geometry.pairs(kernel)
+        square = self.gain * self.gain
+        pair = own if other is None else np.sqrt(own * other)
+        return BackwardStep(
+            Gradient(square / own * gradient.q, square / pair * gradient.others), {}
+        )
 
     def noise(self, networks: Fluctuation, place: Place) -> Fluctuation:
         """Behind a norm tokens vary no more."""

@@ -44,7 +44,10 @@ class State(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    r"""Exchangeable gradient kernel of the tokens: what travels backward.
+    r"""Gradient kernel of the tokens: what travels backward.
+
+    Of exchangeable tokens two numbers. By position q is a column over blocks of positions, shape
+    (B, 1), and `others`, shape (B, B), has the sums over pairs of different tokens of two blocks.
 
     Attributes
     ----------

@@ -133,6 +133,11 @@ def _has_positions(spec: ModelSpec, theory: str) -> bool:
     return finite and has_positions(spec)
 
 
+def _is_alone(spec: ModelSpec) -> bool:
+    """Whether every block is uniform attention alone."""
+    return not any(np.any(s.beta) or np.any(s.sigma_w2_2 * s.sigma_w1_2) for s in set(spec.layers))
+
+
 def _is_long(spec: ModelSpec, theory: str) -> bool:
     context = np.asarray(spec.context)
     far = np.any((context > MAX_POSITIONS) & np.isfinite(context))
@@ -152,8 +157,16 @@ TABLE = (
     Row("norm = 'none' with causal = True", (*FORWARD, *HEAT, "bands"),
         f"tokens differ in size, and scores with them; {LATE}, or ask for the limit",
         lambda s, theory: not s.reads_norm and is_causal(s) and _has_positions(s, theory)),
+    Row("norm = 'none' with causal = true or rotary_base", ("gradients",),
+        f"tokens differ in size, and scores with them; {LATE}",
+        lambda s, theory: not s.reads_norm and _has_positions(s, theory)),
+    Row("norm = 'none' with causal = true or rotary_base, beyond uniform attention",
+        ("influence",),
+        "tokens differ in size, and scores with them; beta = 0 and sigma_w2 = 0 leave attention "
+        "alone, whose influence is known",
+        lambda s, theory: not s.reads_norm and _has_positions(s, theory) and not _is_alone(s)),
     Row(f"context above {MAX_POSITIONS} with causal = true or rotary_base",
-        (*FORWARD, *HEAT, "bands"),
+        (*FORWARD, *HEAT, "bands", "gradients", "influence"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
         _is_long),
     Row("identity or value_identity with causal = true or rotary_base",
@@ -166,7 +179,8 @@ TABLE = (
     Row("identity", (*HEAT, "diagram"),
         "the entropy depends on the overlap too, not on beta sqrt(q gap) alone",
         lambda s, theory: bool(np.any(s.identity))),
-    Row("identity or value_identity", ("bands", "gradients", "gradient_exponent", "recommend"),
+    Row("identity or value_identity",
+        ("bands", "gradients", "influence", "gradient_exponent", "recommend"),
         "identity parts have no theory of gradients nor of their spread over networks",
         lambda s, theory: s.has_identity),
     Row("value_identity with norm = 'pre'", ("exponents",),
@@ -178,17 +192,17 @@ TABLE = (
     Row("norm other than 'post'", ("fixed_points",),
         "the overlap has fixed points where q is fixed; set norm = 'post'",
         lambda s, theory: not s.ends_in_norm),
-    Row("arrays", ("fixed_points", "bands", "sampled_gradients", "blocks", *DESIGN),
+    Row("arrays", ("fixed_points", "bands", "sampled_gradients", "blocks", "influence", *DESIGN),
         "a single spec is needed", lambda s, theory: s.shape != ()),
     Row("infinite context",
-        ("bands", "gradients", "blocks", "recommend", "prescribe", "grow", "schemes", "folklore"),
+        ("bands", "gradients", "influence", "blocks", "recommend", "prescribe", "grow", "schemes",
+         "folklore"),
         "fluctuations, gradients of scores, weights and positions depend on T; a finite context is "
         "needed",
         _is_infinite),
-    Row(f"context above {MAX_SAMPLED} with causal = true or rotary_base", ("gradients",),
-        f"gradients by position are sampled, for at most {MAX_SAMPLED} tokens",
-        lambda s, theory: _has_positions(s, theory)
-        and bool(np.any(np.greater(s.context, MAX_SAMPLED)))),
+    Row(f"context above {MAX_SAMPLED}", ("sampled_gradients",),
+        f"T x T matrices are drawn, for at most {MAX_SAMPLED} tokens",
+        lambda s, theory: bool(np.any(np.greater(s.context, MAX_SAMPLED)))),
     Row("rotary_base with width = null", ("sampled_gradients",),
         "rotary positions depend on the width of a head; give a width",
         lambda s, theory: is_rotary(s) and s.width is None),

@@ -1,6 +1,7 @@
 r"""Gradients and bands where positions matter: causal masks and rotary codes (E23-E26).
 
-*Gradients* are sampled (`sigprop.propagation.gradients.sampled`), with their standard errors.
+*Gradients* are found on blocks of positions (`sigprop.propagation.gradients.by_position`), or
+sampled, with their standard errors (`sigprop.propagation.gradients.sampled`).
 
 *Bands* are carried along the trajectory of `propagate`, position by position. The mode of the
 kernel in which networks differ is the squared norm of the mean of T tokens,
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +30,7 @@ from numpy.typing import ArrayLike
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
+from sigprop.core.errors import require
 from sigprop.layers.attention.head_noise import shared_variance
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.statistics import Finite, participation_variance
@@ -43,44 +47,20 @@ from sigprop.propagation.capabilities import (
 from sigprop.propagation.finite_width import bands as fluctuations
 from sigprop.propagation.finite_width.bands import Noise, block_noise
 from sigprop.propagation.gradients import closed_form
+from sigprop.propagation.gradients.by_position import VANISHES, resolved_gradients
 from sigprop.propagation.gradients.closed_form import Gradients
-from sigprop.propagation.gradients.sampled import VANISHES, sampled_gradients
+from sigprop.propagation.gradients.sampled import sampled_gradients
 from sigprop.propagation.points import singles
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import Stack, attention_of, build_stack
 
-__all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients", "is_sampled"]
+__all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients"]
 
 DRAWS = 8
-ROWS = ("q", "p", *closed_form.WEIGHTS)  # what is known layer by layer
 COARSE = 24  # blocks of positions that the slopes are taken on
 NUDGE = 2e-3  # largest relative step of the gaps
 FLAT = 1e-9  # common part below which it is taken to be the same for all pairs
-
-
-@validated
-def is_sampled(spec: ModelSpec) -> bool:
-    """Whether the gradients of a spec are sampled.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-        The description.
-
-    Returns
-    -------
-    bool
-        True for causal specs and those with rotary positions.
-
-    Examples
-    --------
-    >>> from sigprop import ModelSpec
-    >>> from sigprop.propagation.positional import is_sampled
-    >>> is_sampled(ModelSpec(depth=1, context=8, beta=1, sigma_v2=1, sigma_w2=1, rho0=0))
-    False
-    """
-    return has_positions(spec)
 
 
 @validated
@@ -88,10 +68,13 @@ def gradients(
     spec: ModelSpec,
     trajectory: Trajectory | None = None,
     beta_by_layer: ArrayLike | None = None,
-    draws: int = DRAWS,
+    draws: int | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
     geometry: str = "auto",
+    start: Any = "identity",
+    blocks: int | None = None,
+    sampled: bool = False,
 ) -> Gradients:
     """Gradient kernel and weight gradients of a spec, layer by layer.
 
@@ -99,20 +82,28 @@ def gradients(
     ----------
     spec : ModelSpec
         The description; arrays broadcast. With a causal mask or rotary positions gradients are
-        sampled (`sigprop.propagation.gradients.sampled`), those of an array one stack after the
-        other, each from the same seed.
+        found position by position (`sigprop.propagation.gradients.by_position`), those of an array
+        one stack after the other.
     trajectory, beta_by_layer
-        As in `sigprop.propagation.gradients.closed_form.gradients`; not used where gradients are
-        sampled.
-    draws : int
-        Networks that are sampled, >= 2.
+        As in `sigprop.propagation.gradients.closed_form.gradients`; by position the first is not
+        used.
+    draws : int, optional
+        Networks that are sampled, >= 2; given, it asks for `sampled` where positions matter.
     seed : int
         Their seed.
     progress : callable, optional
-        Called with one after each draw.
+        Called with one after each draw, or after each stack of an array.
     geometry : {"auto", "exchangeable"}
-        "exchangeable" describes late tokens of a causal spec without draws, and leaves rotations
-        out.
+        "exchangeable" describes late tokens of a causal spec, and leaves rotations out.
+    start : {"identity", "last"} or array_like
+        Output gradients: independent ones, that of the last token alone, a kernel of shape (T, T),
+        or the T token ids of the targets, of which equal ones have equal gradients. The kernel is
+        scaled to a mean variance of one.
+    blocks : int, optional
+        Number of equal ranges of positions in which the variance is given as well.
+    sampled : bool
+        Sample the weights (`sigprop.propagation.gradients.sampled`), by default 8 times: a witness,
+        with standard errors, of at most 2048 tokens and independent output gradients.
 
     Returns
     -------
@@ -123,53 +114,81 @@ def gradients(
     Raises
     ------
     AssumptionError
-        If the context is infinite, or above 2048 where gradients are sampled, or the spec cannot be
-        sampled.
+        If the context is infinite, or above 2048 where gradients are sampled, or no theory covers
+        the spec (`sigprop.propagation.capabilities`).
 
     Notes
     -----
-    theory.md E22-E24b.
+    theory.md E22-E24f.
 
     Examples
     --------
     >>> from sigprop import ModelSpec, gradients
     >>> spec = ModelSpec(depth=2, context=16, width=32, causal=True, beta=1, sigma_v2=1,
     ...                    sigma_w2=1, rho0=0.1)
-    >>> found = gradients(spec, draws=2)
-    >>> found.q.shape, sorted(found.errors)[:2]
-    ((2,), ['p', 'q'])
+    >>> found = gradients(spec, blocks=4)
+    >>> found.q.shape, found.q_blocks.shape
+    ((2,), (2, 4))
     """
     require_theory(spec, "gradients", geometry=geometry)
-    count("draws", draws, 2, 10**6)
+    number = DRAWS if draws is None else count("draws", draws, 2, 10**6)
     count("seed", seed, 0, 2**63)
-    if geometry != "auto" or not is_sampled(spec):
+    positions = geometry == "auto" and has_positions(spec)
+    sampled = sampled or (draws is not None and positions)
+    plain = isinstance(start, str) and start == "identity" and blocks is None
+    if plain and not (sampled or positions):
         return closed_form.gradients(spec, trajectory, beta_by_layer)
+    require(geometry == "auto", "geometry", geometry, "'auto' with a start, blocks or sampling")
+    if sampled:
+        words = "False with a start, blocks or beta_by_layer"
+        require(plain and beta_by_layer is None, "sampled", sampled, words)
+        return _each(spec, partial(_sampled, draws=number, seed=seed, progress=progress))
+    solve = partial(resolved_gradients, start=start, ranges=blocks, beta_by_layer=beta_by_layer)
+    return _each(spec, solve, progress)
+
+
+def _each(
+    spec: ModelSpec, solve: Callable[[ModelSpec], Gradients],
+    progress: Callable[[int], None] | None = None,
+) -> Gradients:  # fmt: skip
+    """Gradients of one stack, or of each of an array; NaN where nothing passes."""
     if not spec.shape:
-        return _sampled(spec, draws, seed, progress)
-    parts = [_passed(one, draws, seed, progress) for _, one in singles(spec)]
+        return solve(spec)
+    parts: list[Gradients | None] = []
+    for _, one in singles(spec):
+        parts.append(_passed(one, solve))
+        if progress is not None:
+            progress(1)
+    known = next((part for part in parts if part is not None), None)
+    if known is None:
+        raise refusal(*VANISHES, where="any of the stacks")
 
-    def wide(values: list[Floats]) -> Floats:
-        return np.stack(values, axis=-1).reshape(*np.shape(values[0]), *spec.shape)
+    def wide(read: Callable[[Gradients], Any]) -> Any:
+        empty = np.full(np.shape(read(known)), np.nan)
+        values = np.stack([empty if part is None else read(part) for part in parts], axis=-1)
+        return values.reshape(*values.shape[:-1], *spec.shape)
 
-    columns: dict[str, Any] = {
-        name: wide([getattr(part, name) for part in parts]) for name in (*ROWS, "apjn", "exponent")
-    }
-    errors = {name: wide([(part.errors or {})[name] for part in parts]) for name in ROWS}
-    return Gradients(**columns, errors=errors, draws=draws, seed=seed)
+    names = [name for name in Gradients.AXES if getattr(known, name) is not None]
+    columns: dict[str, Any] = {name: wide(attrgetter(name)) for name in names}
+    errors = None
+    if known.errors is not None:
+        errors = {name: wide(partial(_error, name=name)) for name in known.errors}
+    return replace(known, **columns, errors=errors)
 
 
-def _passed(
-    spec: ModelSpec, draws: int, seed: int, progress: Callable[[int], None] | None
-) -> Gradients:
-    """Gradients of one of many stacks, NaN where nothing passes it."""
+def _error(found: Gradients, name: str) -> Any:
+    """Find the standard error of a sampled value."""
+    return (found.errors or {})[name]
+
+
+def _passed(spec: ModelSpec, solve: Callable[[ModelSpec], Gradients]) -> Gradients | None:
+    """Gradients of one of many stacks, None where nothing passes it."""
     try:
-        return _sampled(spec, draws, seed, progress)
+        return solve(spec)
     except TheoryError as error:
         if error.structure != VANISHES[0]:
             raise
-    lost: dict[str, Any] = dict.fromkeys(ROWS, np.full(spec.depth, np.nan))
-    end = np.asarray(np.nan)
-    return Gradients(**lost, apjn=end, exponent=end, errors=lost)
+    return None
 
 
 def _sampled(

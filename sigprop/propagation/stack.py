@@ -362,6 +362,7 @@ def build_stack(
     resolution: int = 96,
     ranges: int | None = None,
     top: float | None = None,
+    ends: tuple[int, ...] = (),
 ) -> Stack:
     """Blocks of a spec in a geometry.
 
@@ -385,6 +386,8 @@ def build_stack(
     top : float, optional
         Largest score deviation of tables that take the place of quadratures and draws, on coarse
         blocks of positions.
+    ends : tuple of int
+        Positions at which further blocks must end.
 
     Returns
     -------
@@ -412,7 +415,7 @@ def build_stack(
         layers = tuple(one.replace(beta=beta) for one, beta in zip(layers, betas, strict=True))
     place = None
     if kind == "position":
-        place_of, place = _by_position(layers, resolution, ranges, top)
+        place_of, place = _by_position(layers, resolution, ranges, top, ends)
     elif kind == "distance":
         place_of = partial(_by_distance, top=top)
     else:
@@ -423,13 +426,19 @@ def build_stack(
 
 
 def _by_position(
-    layers: tuple[ModelSpec, ...], resolution: int, ranges: int | None, top: float | None
+    layers: tuple[ModelSpec, ...],
+    resolution: int,
+    ranges: int | None,
+    top: float | None,
+    ends: tuple[int, ...],
 ) -> tuple[Callable[[ModelSpec], Place], Place]:
     """Where each layer acts, on blocks of positions that suit all masks; and the widest mask."""
     context = int(np.max(layers[0].context))
     own = {layer: mask_of(layer) or Mask(prefix=context) for layer in layers}
     masks = set(own.values())
-    cuts = np.empty(0) if ranges is None else np.round(np.linspace(0, context, ranges + 1))
+    cuts = np.array(ends, dtype=np.float64)
+    if ranges is not None:
+        cuts = np.append(cuts, np.round(np.linspace(0, context, ranges + 1)))
     make = coarse_layout if top is not None else partial(make_layout, resolution=resolution)
     layouts = [
         make(context, window=m.window, prefix=m.prefix, cuts=cuts.astype(np.int64)) for m in masks

@@ -122,7 +122,7 @@ ATTENTION = {"Y_2": "y2", "O": "overlap", "H/nats": "entropy"}
 STATISTICS = {"l": "layer", "rho": "rho", "q": "q"} | ATTENTION
 LAYERS = {"l": "layer", "rho": "rho", "1 - rho": "gap", "q": "q"} | ATTENTION  # q = 1 here
 LAYERS |= {"H/logT": "entropy_ratio", "s": "score_std"}
-WEIGHTS = {f"W_{name.upper()}": f"grad_w{name}" for name in "qkv12"}
+WEIGHTS = {f"W_{name.upper()}": f"grad_w{name}" for name in "qkvo12"}
 TABLES = {  # command: title of a table of it, and what --json calls what stands under each head
     "propagate": ("Layer by layer", LAYERS),
     "propagate --bands": (

@@ -40,6 +40,7 @@ VERBS = {
     "critical": lambda spec: sigprop.critical(spec, 0.9),
     "diagram": lambda spec: sigprop.diagram(spec, beta=[0.5, 1.0], alpha_attn=[0.5, 1.0]),
     "kernel": lambda spec: solve(spec, exchangeable_kernel(spec), draws=1, blocks=2),
+    "influence": lambda spec: sigprop.influence(spec, 4),
     "judge": sigprop.judge,
     "grow": lambda spec: sigprop.grow(spec, [8, 16]),
     "exponents": sigprop.exponents,

@@ -131,8 +131,8 @@ CASE = {"T": 48, "d": 96, "H": 2, "L": 4, "vw": 1.0, "vv": 1.0, "vb": 0.0, "aS":
 CASE |= {"rho0": 0.1, "act": "relu", "norm": "post", "beta": 1.5, "causal": True}
 
 
-def misses(found, measured, errors):
-    total = 0
+def misses(found, measured):
+    total, errors = 0, found.errors or {}
     for name, other in (("q", "qg"), *((n, n) for n in ("wq", "wk", "wv", "w1", "w2"))):
         mine, (mean, error) = getattr(found, name), measured[other]
         spread = np.hypot(error / mean, errors.get(name, 0.0) / mine)
@@ -140,16 +140,18 @@ def misses(found, measured, errors):
     return total
 
 
-def test_causal_gradients_against_autograd():
+@pytest.mark.parametrize("draws", [None, 30])
+def test_causal_gradients_against_autograd(draws):
+    """By position, and sampled."""
     spec = spec_of(CASE).replace(causal=True)
     measured = autograd.average(CASE, range(40))
-    found = gradients(spec, draws=30, seed=3)
-    assert misses(found, measured, found.errors) == 0
-    cold = gradients(spec.replace(beta=0.7), draws=10)  # negative control
-    assert misses(cold, measured, cold.errors) >= 4
+    found = gradients(spec, draws=draws, seed=3)
+    assert misses(found, measured) == 0
+    cold = gradients(spec.replace(beta=0.7), draws=draws and 10)  # negative control
+    assert misses(cold, measured) >= 4
     mean, error = measured["pg"]
-    allowed = 0.2 * np.abs(mean) + 3 * np.hypot(error, found.errors["p"])
-    assert (np.abs(found.p - mean) < allowed).all()
+    own = found.errors["p"] if draws else 0.0
+    assert (np.abs(found.p - mean) < 0.2 * np.abs(mean) + 3 * np.hypot(error, own)).all()
 
 
 @pytest.mark.parametrize("kind", ["causal", "rotary"])
@@ -163,12 +165,18 @@ def test_gradients_of_an_array_are_its_single_gradients(kind):
     found = gradients(many, draws=3, seed=5, progress=done.append)
     one = gradients(spec.replace(beta=2.0, alpha_attn=0.5), draws=3, seed=5)
     assert (found.draws, found.seed, len(done)) == (3, 5, 12)
-    for name in ("q", "p", "wq", "wk", "wv", "w1", "w2"):
+    for name in ("q", "p", "wq", "wk", "wv", "wo", "w1", "w2"):
         assert getattr(found, name).shape == found.errors[name].shape == (2, 2, 3)
         np.testing.assert_array_equal(getattr(found, name)[:, 1, 1], getattr(one, name))
         np.testing.assert_array_equal(found.errors[name][:, 1, 1], one.errors[name])
         assert np.isnan(getattr(found, name)[:, :, 0]).all()
     np.testing.assert_array_equal(found.exponent[1, 1], one.exponent)
+    plain = gradients(many, progress=done.append)
+    assert plain.errors is None
+    assert len(done) == 18
+    assert np.isnan(plain.wo[:, :, 0]).all()
+    alone = gradients(spec.replace(beta=2.0, alpha_attn=0.5))
+    np.testing.assert_array_equal(plain.wo[:, 1, 1], alone.wo)
     assert (np.isnan(found.apjn) == [True, False, False]).all()
     late = gradients(many, geometry="exchangeable")
     assert late.errors is None
@@ -196,9 +204,12 @@ def test_rotary_gradients_are_sampled_and_repeat():
 @pytest.mark.parametrize(
     ("error", "call", "words"),
     [
-        (AssumptionError, lambda: gradients(CAUSAL.replace(context=4096)), "context above 2048"),
+        (AssumptionError, lambda: gradients(CAUSAL.replace(context=4096), draws=2), "above 2048"),
         (AssumptionError, lambda: gradients(CAUSAL.replace(context="inf")), "infinite context"),
-        (AssumptionError, lambda: gradients(ROTARY), "width"),
+        (AssumptionError, lambda: gradients(ROTARY, sampled=True), "width"),
+        (AssumptionError, lambda: gradients(CAUSAL.replace(norm="none")), "differ in size"),
+        (DomainError, lambda: gradients(CAUSAL, start="last", draws=2), "sampled"),
+        (DomainError, lambda: gradients(CAUSAL, blocks=41), "blocks"),
         (DomainError, lambda: gradients(CAUSAL, draws=1), "draws = 1"),
         (DomainError, lambda: gradients(CAUSAL, seed=-1), "seed = -1"),
         (AssumptionError, lambda: bands(CAUSAL), "width"),
@@ -222,6 +233,12 @@ def test_command_line(tmp_path):
     assert values["draws"] == 3
     assert [len(values[n]) for n in ("grad_q", "grad_q_se", "rho_std", "y2_std")] == [2, 2, 3, 2]
     assert "3 sampled networks" in CliRunner().invoke(app, words).stdout
+    words = ["propagate", str(path), "--gradients", "--json", "--blocks", "4"]
+    more = ([], ["--start", "last"])
+    values, last = (json.loads(CliRunner().invoke(app, [*words, *m]).stdout) for m in more)
+    assert "draws" not in values
+    assert [len(row) for row in values["grad_q_blocks"]] == [4, 4]
+    assert last["grad_q_blocks"][1][3] > 3 * values["grad_q_blocks"][1][3]
 
 
 # bands

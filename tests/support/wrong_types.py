@@ -79,6 +79,7 @@ MODULES: dict[str, dict[str, dict[str, Any]]] = {  # module: name: arguments tha
         "gradient_exponent": {"spec": SPEC, "state": State(1.0, 0.5)},
         "gradients": {"spec": SPEC},
         "grow": {"spec": SPEC, "context": [32, 64]},
+        "influence": {"spec": SPEC, "bins": 4},
         "judge": {"spec": SPEC},
         "load": {"path": "gpt2"},
         "propagate": {"spec": SPEC},

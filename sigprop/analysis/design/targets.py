@@ -239,7 +239,8 @@ def measure(
     flat = propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")
     single = resolved and beta_by_layer is None
     back = gradients(spec, None if single else flat, beta_by_layer)
-    norms = np.stack([getattr(back, name) for name in WEIGHTS])
+    inner = {"w1": back.w1 if back.wg is None else back.w1 + back.wg}  # one matrix of both
+    norms = np.stack([(back.norms | inner)[name] for name in WEIGHTS])
     if len(flat.q) <= spec.depth:
         return Measures(*np.full((4, *spec.shape), np.nan))
     if single and geometry_of(spec) != "exchangeable":

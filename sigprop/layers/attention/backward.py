@@ -80,7 +80,13 @@ def pull(
     queries, keys, wq, wk = _scores(layer, state, gradient, view, responses)
     q = value * (passed.q + queries.q + keys)
     others = value * (passed.others + queries.others - keys)
-    weights = {"wq": value * wq, "wk": value * wk, "wv": layer.sigma_o2 * wv}
+    bias = 0.0 if layer.centred else layer.sigma_b2 * (gradient.q + gradient.others)
+    weights = {
+        "wq": value * wq,
+        "wk": value * wk,
+        "wv": layer.sigma_o2 * wv,
+        "wo": layer.sigma_v2 * wv + bias,
+    }
     return BackwardStep(Gradient(q, others), weights)
 
 

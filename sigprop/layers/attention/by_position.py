@@ -9,18 +9,24 @@ their parameters have the shape (..., 1, 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Number
+from sigprop.layers.attention import position_backward
+from sigprop.layers.attention.attended import Attended
 from sigprop.layers.attention.exchangeable import LARGEST
 from sigprop.layers.attention.key_correlations import rotated_width
 from sigprop.layers.attention.numbers import AttentionNumbers
 from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.query_responses import Responses
 from sigprop.layers.attention.query_statistics import PositionScores, PositionStats
 from sigprop.layers.attention.rotation import frequencies
+from sigprop.layers.interface import BackwardStep, Spread
 from sigprop.layers.norm import Norm
-from sigprop.layers.state import State
+from sigprop.layers.state import Gradient, State
 
 __all__ = ["PositionGeometry"]
 
@@ -144,6 +150,25 @@ class PositionGeometry:
         start = 0.0 if centred else value * q + bias
         column = alone[..., : len(self.layout.size), None]
         return State(start + value * column, value * self.layout.spread_out(gap))
+
+    def pull(
+        self, layer: AttentionNumbers, kernel: State, gradient: Gradient, statistics: Any,
+        spread: Spread,
+    ) -> BackwardStep:  # fmt: skip
+        """Gradient kernel at the input of attention, and the gradients of its weights."""
+        scores = self.scores(layer, kernel)
+        at = Attended(layer, kernel, scores, statistics(scores), self._responses, spread)
+        return position_backward.pull(at, gradient)
+
+    @cached_property
+    def _responses(self) -> Responses:
+        return Responses(self.layout)
+
+    def total(self, own: Number, others: Floats) -> Floats:
+        """Mean over tokens of a kernel summed over the other token."""
+        size = self.layout.size[:, None]
+        whole = np.sum(np.broadcast_to(own, (*np.shape(others)[:-1], 1)) * size, axis=(-2, -1))
+        return np.asarray((whole + np.sum(others, axis=(-2, -1))) / self.tokens)
 
     def deficits(self, kernel: State) -> Floats:
         """Overlap deficits 1 - rho of all pairs of blocks."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sigprop.core.arrays import Bools, Number
+from sigprop.layers.attention import backward as attention_backward
 from sigprop.layers.attention.numbers import AttentionNumbers
 from sigprop.layers.attention.statistics.interface import ExchangeableStats, Scores
-from sigprop.layers.state import State, added, multiplied, subtracted
+from sigprop.layers.interface import BackwardStep, Spread
+from sigprop.layers.state import Gradient, State, added, multiplied, subtracted
 
 __all__ = ["Exchangeable", "valid"]
 
@@ -76,6 +79,17 @@ class Exchangeable:
         first = even + (1 - even) * own - (even if centred else 0.0)
         common = 0.0 if centred else kernel.q - kernel.gap
         return State(common + kernel.gap * first, kernel.gap * own)
+
+    def pull(
+        self, layer: AttentionNumbers, kernel: State, gradient: Gradient, statistics: Any,
+        spread: Spread,
+    ) -> BackwardStep:  # fmt: skip
+        """Gradient kernel at the input of attention, and the gradients of its weights."""
+        return attention_backward.pull(layer, kernel, gradient, statistics, spread)
+
+    def total(self, own: Number, others: Number) -> Number:
+        """Mean over tokens of a kernel summed over the other token."""
+        return own + others
 
     def deficit(self, kernel: State) -> Number:
         """Overlap deficit of all pairs."""

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-from sigprop.layers.attention import backward as attention_backward
 from sigprop.layers.attention import head_noise
 from sigprop.layers.attention.numbers import AttentionNumbers, Mask
 from sigprop.layers.fluctuation import BranchNoise, Fluctuation
@@ -64,7 +63,8 @@ class Attention(AttentionNumbers):
         self, kernel: State, gradient: Gradient, place: Place, spread: Spread
     ) -> BackwardStep:
         """E23 and E24, and the gradients of the query, key and value weights (E22b)."""
-        return attention_backward.pull(self, kernel, gradient, place.statistics, spread)
+        step: BackwardStep = place.geometry.pull(self, kernel, gradient, place.statistics, spread)
+        return step
 
     def branch(
         self, read: State, points: State, networks: Fluctuation, unit: State, place: Place

@@ -34,7 +34,8 @@ __all__ = [
     "query_gradient_limit",
 ]
 
-WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
+WEIGHTS = ("wq", "wk", "wv", "w1", "w2")  # whose sizes designs compare
+MATRICES = ("wq", "wk", "wv", "wo", "w1", "wg", "w2")  # of which gated MLPs have wg
 VANISHING, EXPLODING = 1e-3, 1e3  # squared norm over the largest of the last block
 
 
@@ -49,14 +50,18 @@ class Gradients(Exported):
     q, p : arrays, shape (L, ...)
         Variance of the gradient at the input of each block, and covariance of two tokens, for
         output gradients of unit variance.
-    wq, wk, wv, w1, w2 : arrays, shape (L, ...)
-        Squared Frobenius norms of the gradients of the query, key, value and MLP matrices, for
-        output gradients of total squared norm one. Without a width they are per unit of width.
+    wq, wk, wv, wo, w1, w2 : arrays, shape (L, ...)
+        Squared Frobenius norms of the gradients of the query, key, value, output and MLP matrices,
+        for output gradients of total squared norm one. Without a width they are per unit of width.
     apjn : array, shape (...)
         Averaged squared partial Jacobian norm of the stack, q at the first block.
     exponent : array, shape (...)
         :math:`\lambda_g`, log apjn over the number of blocks; its limit is
         `gradient_exponent`.
+    wg : array, shape (L, ...), or None
+        Likewise of the matrix that multiplies the activation of w1 in a gated MLP.
+    q_blocks : array, shape (L, B), or None
+        Mean of the variance of the gradient in B equal ranges of positions, where asked for.
     errors : dict of str to array, shape (L,), or None
         Standard errors of q, p and the weights, where they were sampled.
     draws, seed : int or None
@@ -78,8 +83,9 @@ class Gradients(Exported):
     """
 
     AXES: ClassVar[dict[str, tuple[str, ...]]] = {
-        **dict.fromkeys(("q", "p", "wq", "wk", "wv", "w1", "w2"), ("block",)),
+        **dict.fromkeys(("q", "p", *MATRICES), ("block",)),
         **dict.fromkeys(("apjn", "exponent"), ()),
+        "q_blocks": ("block", "range"),
     }
 
     q: Floats
@@ -87,13 +93,21 @@ class Gradients(Exported):
     wq: Floats
     wk: Floats
     wv: Floats
+    wo: Floats
     w1: Floats
     w2: Floats
     apjn: Floats
     exponent: Floats
+    wg: Floats | None = None
+    q_blocks: Floats | None = None
     errors: dict[str, Floats] | None = None
     draws: int | None = None
     seed: int | None = None
+
+    @property
+    def norms(self) -> dict[str, Floats]:
+        """Squared gradients of the matrices that the blocks have, by name."""
+        return {name: v for name in MATRICES if (v := getattr(self, name)) is not None}
 
     def fates(
         self, vanishing: float = VANISHING, exploding: float = EXPLODING
@@ -109,7 +123,7 @@ class Gradients(Exported):
         Returns
         -------
         dict
-            For each of wq, wk, wv, w1, w2 an array of shape (L, ...) of "vanishing", "healthy",
+            For each of the matrices an array of shape (L, ...) of "vanishing", "healthy",
             "exploding" or, where it is not known, "undefined".
 
         Examples
@@ -120,7 +134,7 @@ class Gradients(Exported):
         >>> gradients(spec).fates()["wq"].tolist()
         ['vanishing', 'vanishing']
         """
-        norms = {name: getattr(self, name) for name in WEIGHTS}
+        norms = self.norms
         known = np.isfinite(self.q)
         last = np.maximum(known.sum(axis=0, keepdims=True) - 1, 0)
         ends = [np.take_along_axis(value, last, 0) for value in norms.values()]
@@ -140,8 +154,8 @@ class Gradients(Exported):
         Returns
         -------
         dict
-            grad_q, grad_p, grad_wq, ..., apjn and lambda_g; where they were sampled also grad_q_se,
-            ..., draws and seed.
+            grad_q, grad_p, grad_wq, ..., apjn and lambda_g; grad_q_blocks where asked for; where
+            they were sampled also grad_q_se, ..., draws and seed.
 
         Examples
         --------
@@ -151,7 +165,10 @@ class Gradients(Exported):
         >>> sorted(gradients(spec).to_dict())[:3]
         ['apjn', 'grad_p', 'grad_q']
         """
-        out = {f"grad_{n}": finite_or_none(getattr(self, n)) for n in ("q", "p", *WEIGHTS)}
+        values = {"q": self.q, "p": self.p, **self.norms}
+        if self.q_blocks is not None:
+            values["q_blocks"] = self.q_blocks
+        out = {f"grad_{name}": finite_or_none(value) for name, value in values.items()}
         out |= {"apjn": finite_or_none(self.apjn), "lambda_g": finite_or_none(self.exponent)}
         if self.errors is None:
             return out
@@ -237,26 +254,42 @@ def _typical(
 
 
 def _collected(spec: ModelSpec, found: Trajectory, rows: list[BackwardStep]) -> Gradients:
-    width = 1.0 if spec.width is None else float(spec.width)
-
-    def column(values: Iterable[Number]) -> Floats:
-        wide = np.stack([np.broadcast_to(v, spec.shape) for v in values])
-        return np.where(np.isfinite(wide), wide, np.nan)
-
-    fan_in = dict.fromkeys(WEIGHTS, width) | {"w2": width * spec.mlp_ratio}
-    q = column(row.gradient.q for row in rows)
+    q = _column(spec, (row.gradient.q for row in rows))
     with np.errstate(divide="ignore"):  # nothing passes
         exponent = np.log(q[0]) / found.ended
-    weights: dict[str, Any] = {
-        n: fan_in[n] * column(row.weights[n] for row in rows) for n in WEIGHTS
-    }
     return Gradients(
         q=q,
-        p=column(row.gradient.others for row in rows) / (np.asarray(spec.context) - 1),
+        p=_column(spec, (row.gradient.others for row in rows)) / (np.asarray(spec.context) - 1),
         apjn=q[0],
         exponent=exponent,
-        **weights,
+        **norms_of(spec, rows),
     )
+
+
+def _column(spec: ModelSpec, values: Iterable[Number]) -> Floats:
+    wide = np.stack([np.broadcast_to(v, spec.shape) for v in values])
+    return np.where(np.isfinite(wide), wide, np.nan)
+
+
+def norms_of(spec: ModelSpec, rows: list[BackwardStep]) -> dict[str, Any]:
+    """Squared gradients of the matrices of each block, from those per unit of fan-in.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The description.
+    rows : list of BackwardStep
+        Of each block.
+
+    Returns
+    -------
+    dict
+        Arrays of shape (L, ...), by name.
+    """
+    width = 1.0 if spec.width is None else float(spec.width)
+    fan_in = dict.fromkeys(MATRICES, width) | {"w2": width * spec.mlp_ratio}
+    known = [name for name in MATRICES if name in rows[0].weights]
+    return {n: fan_in[n] * _column(spec, (row.weights[n] for row in rows)) for n in known}
 
 
 @validated

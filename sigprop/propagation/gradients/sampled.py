@@ -39,6 +39,7 @@ from sigprop.layers.attention.drawn_heads import DrawnStep, angles, drawn, head,
 from sigprop.layers.residual import Sequence
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import refusal, require_theory
+from sigprop.propagation.gradients.closed_form import MATRICES
 from sigprop.propagation.stack import (
     attention_of,
     first_norm,
@@ -54,7 +55,7 @@ Pull = Callable[[Floats], Floats]
 Book = dict[str, float]  # what the weights of a block receive
 Back = Callable[[], tuple[Pull, Book]]  # gives the pullback of a block
 SQUARES = 24  # matrices T x T beside the weights of the heads
-WEIGHTS = ("wq", "wk", "wv", "w1", "w2")
+
 VANISHES = ("a state that vanishes or overflows", "gradients")
 
 
@@ -76,8 +77,9 @@ class SampledGradients:
     draws : int
         How many.
     weights, weights_se : dict of str to array, shape (L,)
-        Squared Frobenius norms of the gradients of wq, wk, wv, w1 and w2, for output gradients of
-        total squared norm one, per unit of width; and their standard errors.
+        Squared Frobenius norms of the gradients of wq, wk, wv, wo, w1, w2 and, of a gated MLP, wg,
+        for output gradients of total squared norm one, per unit of width; and their standard
+        errors.
 
     Examples
     --------
@@ -160,6 +162,7 @@ def sampled_gradients(
     start = _input(spec, t, kernel)
     masks = {layer: _mask(layer, t, mask) for layer in set(spec.layers)}
     layers, rhos, first = [], [], np.zeros((t, t))
+    names = [name for name in MATRICES if name != "wg" or spec.gated]
     for _ in range(draws):
         with np.errstate(all="ignore"):  # what vanishes or overflows is refused
             tape, rho = _forward(spec, rng, start, masks)
@@ -168,7 +171,7 @@ def sampled_gradients(
             for gradient, book in iterate((np.eye(t), Book()), blocks, _back):
                 if not np.all(np.isfinite(gradient)):
                     raise refusal(*VANISHES, where="the way back")
-                rows.append((*_means(gradient), *(book[name] / t for name in WEIGHTS)))
+                rows.append((*_means(gradient), *(book[name] / t for name in names)))
         layers.append(rows[::-1])
         rhos.append(rho)
         first += gradient / draws
@@ -177,7 +180,7 @@ def sampled_gradients(
     values = np.array(layers)
     mean, error = values.mean(axis=0).T, values.std(axis=0, ddof=1).T / np.sqrt(draws)
     rho = np.mean(rhos, axis=0)
-    weights, weights_se = (dict(zip(WEIGHTS, v[2:], strict=True)) for v in (mean, error))
+    weights, weights_se = (dict(zip(names, v[2:], strict=True)) for v in (mean, error))
     ends = (mean[0], mean[1], error[0], error[1])
     return SampledGradients(*ends, rho, first, draws, weights, weights_se)
 
@@ -362,15 +365,17 @@ def _mlp(spec: ModelSpec, rng: np.random.Generator, x: Floats, book: Book) -> tu
         raise refusal(*VANISHES, where="a block")
     gap = np.clip(inner * (q - kernel) / dual.q, 0.0, 2.0)
     hidden = dual.variance - dual.q * dual.drop(1.0 * gap)
-    slopes = np.asarray(dual.slopes(gap))
+    slopes = {"w1": np.asarray(dual.slopes(gap))}
     if spec.gated:
         linear = dual.q * (1 - gap)
-        hidden, slopes = hidden * linear, slopes * linear + hidden
+        slopes = {"w1": slopes["w1"] * linear, "wg": hidden}
+        hidden = hidden * linear
 
     def pull(gradient: Floats) -> Floats:
-        book["w1"] = outer * float(np.sum(kernel * slopes * gradient))
+        for name, slope in slopes.items():
+            book[name] = outer * float(np.sum(kernel * slope * gradient))
         book["w2"] = float(np.sum(hidden * gradient))
-        return inner * outer * slopes * gradient
+        return np.asarray(inner * outer * sum(slopes.values()) * gradient)
 
     return outer * hidden + bias if spec.width is None else _thought(spec, rng, root), pull
 
@@ -405,13 +410,15 @@ def _attention(
     bias = 0.0 if layer.centred else float(spec.sigma_b2 * spec.sigma_o2)
 
     def pull(gradient: Floats) -> Floats:
-        own, parts = root_of(gradient), np.zeros((3, *gradient.shape))
+        root_g, parts = root_of(gradient), np.zeros((3, *gradient.shape))
         for one, mixer in zip(heads, mixers, strict=True):
-            product = drawn(rng, own, root.shape[1]) @ root.T
+            product = drawn(rng, root_g, root.shape[1]) @ root.T
             parts += (*one.scores(product, turn), mixer.T @ gradient @ mixer)
         parts /= spec.heads
         query, key, passed = (float(np.sum(kernel * part)) for part in parts)
         book.update(wq=value * query, wk=value * key, wv=float(spec.sigma_o2) * passed)
+        own = 0.0 if layer.centred else float(spec.sigma_b2) * float(np.sum(gradient))
+        book["wo"] = float(spec.sigma_v2) * passed + own
         return np.asarray(value * (parts[2] + variance * (parts[0] + parts[1])))
 
     if spec.width is None:

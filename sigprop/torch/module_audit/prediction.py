@@ -22,7 +22,7 @@ from sigprop.model.inputs import admit
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.drawn_layer import follow
 from sigprop.propagation.gradients.closed_form import gradients
-from sigprop.propagation.positional import bands, is_sampled
+from sigprop.propagation.positional import bands
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
 
@@ -169,7 +169,7 @@ def predict(
         stacked["q"].mean(axis=0),
         stacked["overlap"].mean(axis=0),
         {name: getattr(flat, name) for name in columns},
-        _gradients(spec, flat if wide is None or is_sampled(spec) else wide),
+        _gradients(spec, flat if wide is None else wide),
         notes,
     )
 

@@ -1,0 +1,184 @@
+r"""How attention weights of the queries of a layout answer to their scores (E24e).
+
+With J the Jacobian of the softmax of one query, of n keys, and J' that of another, of n', of which
+c are common and whose scores there have correlation r, Price's theorem makes of the overlap
+
+.. math:: P(r) = E\,\mathrm{tr}\,J J' = \frac{1}{s s'} \frac{dO}{dr}, \qquad
+          P \to \frac{c}{n n'}\Big(1 - \frac1n - \frac1{n'} + \frac c{n n'}\Big)
+          \text{ as } s, s' \to 0 .
+
+In a head of finite width r is drawn (E12b): :math:`\mathrm{atanh}\,\hat r \sim
+N(\mathrm{atanh}\,r, 1/(d_h - 2))`.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from sigprop.core.arrays import Floats
+from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.query_universal import Universal
+from sigprop.layers.attention.statistics.coordinates import MAX_GAP
+from sigprop.layers.attention.statistics.table import head_nodes
+from sigprop.layers.attention.statistics.universal import HOT, Couples
+
+__all__ = ["Response", "Responses", "correlations"]
+
+STEP = 0.05  # of 1 - r, where s is small
+SMALLEST = 1e-3  # score deviation, below which responses are those of uniform weights
+NODES = 3  # correlations of two queries over heads
+CLOSEST = 1e-12  # 1 - |r| of two queries whose correlation still varies over heads
+
+
+class Response(NamedTuple):
+    r"""Response of each query and of each couple.
+
+    Attributes
+    ----------
+    own, cross : arrays, shape (P,) and (N,)
+        Averages over heads of P.
+    own_key, cross_key : arrays, shape (P,) and (N,)
+        Averages of P with the product of the two queries: of :math:`x P` and :math:`\hat r x P`,
+        x the variance of the scores of a head over its mean.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.query_responses import Response
+    >>> Response(0.5, 0.1, 0.4, 0.05).own
+    0.5
+    """
+
+    own: Floats
+    cross: Floats
+    own_key: Floats
+    cross_key: Floats
+
+
+def correlations(r: Floats, head_width: float | None) -> tuple[Floats, Floats]:
+    """Correlations of two queries over heads, and their probabilities (E12b).
+
+    Parameters
+    ----------
+    r : array, shape (N,)
+        Their mean, in [-1, 1].
+    head_width : float, optional
+        Width of a head; None is infinite.
+
+    Returns
+    -------
+    nodes, weights : arrays, shape (K, N) and (K,)
+        The nodes, and their weights.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.query_responses import correlations
+    >>> nodes, weights = correlations(np.zeros(1), 18.0)
+    >>> round(float(weights @ nodes[:, 0] ** 2), 3)
+    0.055
+    """
+    if head_width is None or head_width <= 3:
+        return np.asarray(r)[None], np.ones(1)
+    place, weight = np.polynomial.hermite_e.hermegauss(NODES)
+    middle = np.arctanh(np.clip(r, CLOSEST - 1, 1 - CLOSEST))
+    return np.tanh(middle + place[:, None] / np.sqrt(head_width - 2)), weight / weight.sum()
+
+
+class Responses:
+    """Responses of the queries and couples of a layout.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.query_responses import Responses
+    >>> found = Responses(make_layout(3))(np.full(3, 1e-3), np.full(3, 0.5), None)
+    >>> found.own.round(4).tolist(), found.cross.round(4).tolist()
+    ([0.0, 0.25, 0.2222], [0.0, 0.0, 0.1667])
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def __call__(self, std: Floats, r: Floats, head_width: float | None) -> Response:
+        """Find the responses.
+
+        Parameters
+        ----------
+        std : array, shape (P,)
+            Standard deviations of the scores.
+        r : array, shape (N,)
+            Correlations of the scores of each couple.
+        head_width : float, optional
+            Width of a head; None is infinite.
+
+        Returns
+        -------
+        Response
+            Zero for a query that sees one key.
+        """
+        plain, own, own_key = self._own(std, head_width)
+        (i, j), known = self.layout.couples, plain > 0
+        heads, hot = (
+            np.sqrt(np.divide(value, plain, out=np.ones_like(plain), where=known))
+            for value in (own, own_key)
+        )
+        nodes, weight = correlations(r, head_width)
+        values = self._cross(std, nodes)
+        cross, turned = weight @ values, weight @ (nodes * values)
+        return Response(own, cross * heads[i] * heads[j], own_key, turned * hot[i] * hot[j])
+
+    def _own(self, std: Floats, head_width: float | None) -> tuple[Floats, Floats, Floats]:
+        """Y_2 - 2 Y_3 + Y_22 of each query: as it is, over heads alike, and by their variance."""
+        factors, weight = np.ones(1), np.ones(1)
+        if head_width is not None:
+            factors, weight = head_nodes(head_width)
+        found = self._alone(std * np.sqrt(np.append(1.0, factors))[:, None])
+        return found[0], weight @ found[1:], (weight * factors) @ found[1:]
+
+    def _alone(self, std: Floats) -> Floats:
+        """Response of a query with itself: the slope at r = 1; beyond the table as 1/s."""
+        s = np.clip(std, SMALLEST, HOT)
+        step = STEP / (1 + s**2)
+        first, second, third = self._same(np.stack([s] * 3), 1 - step * np.arange(3)[:, None, None])
+        slope = (1.5 * first - 2 * second + 0.5 * third) / (step * s**2)
+        return np.asarray(np.where(std > HOT, HOT / np.maximum(std, HOT), 1.0) * slope)
+
+    def _cross(self, std: Floats, r: Floats) -> Floats:
+        """Slope of the excess overlap in r, over s s': of the parabola through three points.
+
+        Beyond r = -0.3, where the table ends, it is the slope there.
+        """
+        i, j = self.layout.couples
+        s = np.maximum(std, SMALLEST)
+        product = s[i] * s[j]
+        step = STEP / (1 + product)
+        gap = np.minimum(1 - r, MAX_GAP - step)
+        first = np.maximum(gap - step, 0.0)  # 1 - r of the first point
+        place = np.where(first > 0, 1.0, gap / step)  # of r among them
+        slope = (1.5 - place) * self._excess(s, first)
+        slope += (0.5 - place) * self._excess(s, first + 2 * step)
+        if np.any(place != 1):
+            slope += (2 * place - 2) * self._excess(s, first + step)
+        return np.asarray(slope / (step * product))
+
+    def _excess(self, std: Floats, gap: Floats) -> Floats:
+        return self._overlaps.shared(np.broadcast_to(std, (len(gap), len(std))), 1 - gap)
+
+    @cached_property
+    def _overlaps(self) -> Universal:
+        return Universal(self.layout)
+
+    @cached_property
+    def _same(self) -> Couples:
+        count = self.layout.queries.count
+        index = np.arange(len(count))
+        return Couples(count, index, index, count)

@@ -1,0 +1,295 @@
+"""Gradients of a stack, position by position, in closed form (E23b, E24e, E24f).
+
+The gradient kernel lives on the blocks of positions of the forward kernel. It may start from any
+kernel of output gradients, so tokens that are alike on the way forward are told apart as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.core.arrays import Floats, Number
+from sigprop.core.checks import count
+from sigprop.core.errors import DomainError, require
+from sigprop.layers.attention.by_position import PositionGeometry
+from sigprop.layers.attention.key_correlations import KeyCorrelation
+from sigprop.layers.attention.query_universal import Universal
+from sigprop.layers.interface import BackwardStep, Place
+from sigprop.layers.state import Gradient, State
+from sigprop.model.spec import ModelSpec
+from sigprop.propagation.capabilities import geometry_of, has_positions, refusal
+from sigprop.propagation.gradients.closed_form import Gradients, norms_of
+from sigprop.propagation.run import solve
+from sigprop.propagation.stack import Block, Stack, build_stack, iterate
+
+__all__ = ["RESOLUTION", "STARTS", "VANISHES", "Pulled", "pulled", "resolved_gradients", "start_of"]
+
+STARTS = ("identity", "last")  # starts by name
+RESOLUTION = 48  # blocks of positions that carry the kernels
+MAX_RANGES = 256
+VANISHES = ("a state that vanishes or overflows", "gradients")
+
+
+class Pulled(NamedTuple):
+    """What a stack passes back.
+
+    Attributes
+    ----------
+    geometry : PositionGeometry
+        Blocks of positions.
+    rows : list of BackwardStep
+        Gradient kernel at the input of each block, and what its weights receive.
+    """
+
+    geometry: PositionGeometry
+    rows: list[BackwardStep]
+
+    def ranges(self, number: int) -> Floats:
+        """Squared gradients in equal ranges of positions.
+
+        Parameters
+        ----------
+        number : int
+            Number of ranges.
+
+        Returns
+        -------
+        array, shape (L, number)
+            Sums over the positions of each.
+        """
+        merged = self.geometry.layout.merged(number)
+        return np.stack([merged @ np.asarray(row.gradient.q)[:, 0] for row in self.rows])
+
+
+def start_of(geometry: PositionGeometry, start: str | ArrayLike) -> Gradient:
+    """Gradient kernel at the output, of mean variance one.
+
+    Parameters
+    ----------
+    geometry : PositionGeometry
+        Blocks of positions; of one position at the end where the last token alone is asked for.
+    start : {"identity", "last"} or array_like
+        Independent gradients; that of the last token alone; a kernel of shape (T, T); or the T
+        token ids of the targets, of which those that are equal have equal gradients.
+
+    Returns
+    -------
+    Gradient
+        Mean variance in each block, and sums over pairs of different tokens of two blocks.
+
+    Raises
+    ------
+    DomainError
+        If the start is not one of these.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.by_position import PositionGeometry
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.propagation.gradients.by_position import start_of
+    >>> start_of(PositionGeometry(make_layout(3)), np.array([7, 5, 7])).others.tolist()
+    [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    layout = geometry.layout
+    none, size = np.zeros(layout.pairs.shape), layout.size
+    if isinstance(start, str):
+        if start not in STARTS:
+            raise DomainError("start", start, f"one of {', '.join(STARTS)}, ids or a kernel")
+        if start == "identity":
+            return Gradient(np.ones((len(size), 1)), none)
+        last = np.where(np.arange(len(size)) == len(size) - 1, geometry.tokens / size[-1], 0.0)
+        return Gradient(last[:, None], none)
+    values = np.asarray(start)
+    if values.shape == (geometry.tokens,):
+        return _of_ids(values, layout.edges)
+    if values.shape != (geometry.tokens, geometry.tokens):
+        shape = f"shape ({geometry.tokens},) or ({geometry.tokens}, {geometry.tokens})"
+        raise DomainError("start", values.shape, shape)
+    return _of_kernel(values.astype(np.float64), layout.edges)
+
+
+def _of_ids(ids: Any, edges: Any) -> Gradient:
+    """Start of targets: how often two blocks have the same one."""
+    known, index = np.unique(ids, return_inverse=True)
+    number = np.zeros((len(edges) - 1, len(known)))
+    np.add.at(number, (np.repeat(np.arange(len(edges) - 1), np.diff(edges)), index), 1.0)
+    return Gradient(np.ones((len(number), 1)), number @ number.T - np.diag(np.diff(edges)))
+
+
+def _of_kernel(kernel: Floats, edges: Any) -> Gradient:
+    """Start of a kernel: its sums over blocks."""
+    own = np.diagonal(kernel)
+    require(np.isfinite(kernel), "start", kernel, "finite numbers")
+    require(own >= 0, "start", kernel, "a diagonal that is nowhere negative")
+    require(own.mean() > 0, "start", kernel, "a diagonal that is somewhere positive")
+    first = edges[:-1]
+    sums = np.add.reduceat(np.add.reduceat(kernel, first, axis=0), first, axis=1)
+    alone = np.add.reduceat(own, first)
+    others = (sums + sums.T) / 2 - np.diag(alone)
+    return Gradient((alone / np.diff(edges))[:, None] / own.mean(), others / own.mean())
+
+
+def pulled(
+    spec: ModelSpec,
+    start: str | ArrayLike = "identity",
+    ranges: int | None = None,
+    beta_by_layer: ArrayLike | None = None,
+) -> Pulled:
+    """Pull a gradient kernel back through a stack.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        One description.
+    start : {"identity", "last"} or array_like
+        As in `start_of`.
+    ranges : int, optional
+        Number of equal ranges of positions at whose ends blocks must end.
+    beta_by_layer : array_like, shape (L,), optional
+        Inverse temperature of each block.
+
+    Returns
+    -------
+    Pulled
+        Block by block.
+
+    Raises
+    ------
+    TheoryError
+        If a kernel vanishes or overflows.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.gradients.by_position import pulled
+    >>> spec = ModelSpec(depth=2, context=8, causal=True, beta=0, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> len(pulled(spec).rows)
+    2
+    """
+    ends = _ends(int(spec.context), ranges, isinstance(start, str) and start == "last")
+    stack = _stack(spec, ends, beta_by_layer)
+    geometry: Any = stack.place.geometry
+    with np.errstate(all="ignore"):  # what vanishes or overflows is refused
+        passed = _forward(spec, stack, beta_by_layer)
+        start_step = BackwardStep(start_of(geometry, start), {})
+        rows = list(iterate(start_step, reversed(passed), _back))
+    return Pulled(geometry, rows[::-1])
+
+
+class _Passed(NamedTuple):
+    """A block, and the kernel that entered it."""
+
+    block: Block
+    kernel: State
+
+
+def _back(behind: BackwardStep, passed: _Passed) -> BackwardStep:
+    """Gradient kernel before a block."""
+    found = passed.block.backward(passed.kernel, behind.gradient)
+    if not np.all(np.isfinite(found.gradient.q)):
+        raise refusal(*VANISHES, where="the way back")
+    return found
+
+
+def _ends(context: int, ranges: int | None, last: bool) -> tuple[int, ...]:
+    """Positions at which blocks must end: of ranges, and ever closer to the last token."""
+    ends = set() if ranges is None else set(np.linspace(0, context, ranges + 1).round().tolist())
+    if last:
+        ends |= {context - 2**k for k in range(max(context - 1, 1).bit_length())}
+    return tuple(sorted(int(end) for end in ends))
+
+
+@dataclass(frozen=True)
+class _Alike(Universal):
+    """Statistics of keys that are all alike: none is nearer to another."""
+
+    def correlations(
+        self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats
+    ) -> KeyCorrelation:
+        return KeyCorrelation(1.0, 0.0, 1.0)
+
+
+def _stack(spec: ModelSpec, ends: tuple[int, ...], beta_by_layer: ArrayLike | None) -> Stack:
+    """Blocks of a spec by position; tokens that are all alike need no statistics of their own."""
+    made = build_stack(
+        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends
+    )
+    if has_positions(spec):
+        return made
+    place: Any = made.place
+    alike = Place(place.geometry, _Alike(place.geometry.layout, spec.head_width))
+    return Stack([replace(block, place=alike) for block in made.blocks], alike)
+
+
+def _forward(spec: ModelSpec, stack: Stack, beta_by_layer: ArrayLike | None) -> list[_Passed]:
+    """Blocks with the kernels that enter them; of tokens all alike those of `propagate`."""
+    if geometry_of(spec) == "exchangeable":
+        alike = build_stack(spec, "exchangeable", beta_by_layer=beta_by_layer)
+        geometry: Any = stack.place.geometry
+        pairs = geometry.layout.pairs > 0
+        kernels = [
+            State(float(q), np.where(pairs, float(gap), 0.0))
+            for q, gap in solve(alike, alike.initial(spec)).kernels
+        ]
+        if len(kernels) <= spec.depth:
+            raise refusal(*VANISHES, where=f"block {len(kernels)}")
+        return [_Passed(*pair) for pair in zip(stack.blocks, kernels[:-1], strict=True)]
+    kernel = stack.initial(spec)
+    passed: list[_Passed] = []
+    for block, step in zip(stack.blocks, stack.steps(kernel), strict=True):
+        if not block.place.geometry.is_valid(step.kernel):
+            raise refusal(*VANISHES, where=f"block {len(passed) + 1}")
+        known = block.place._replace(statistics=_known(step.attention))
+        passed.append(_Passed(replace(block, place=known), kernel))
+        kernel = step.kernel
+    return passed
+
+
+def _known(attention: Any) -> Callable[[Any], Any]:
+    """Statistics that are known: those of the way forward."""
+    return lambda scores: attention
+
+
+def resolved_gradients(
+    spec: ModelSpec,
+    start: str | ArrayLike = "identity",
+    ranges: int | None = None,
+    beta_by_layer: ArrayLike | None = None,
+) -> Gradients:
+    """Gradients of one stack, position by position.
+
+    Parameters
+    ----------
+    spec, start, ranges, beta_by_layer
+        As in `pulled`.
+
+    Returns
+    -------
+    Gradients
+        Means over positions; the variance in `ranges` equal ranges of positions, if asked for.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.gradients.by_position import resolved_gradients
+    >>> spec = ModelSpec(depth=2, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> resolved_gradients(spec, ranges=2).q_blocks.shape
+    (2, 2)
+    """
+    tokens = int(spec.context)
+    if ranges is not None:
+        count("blocks", ranges, 1, min(MAX_RANGES, tokens))
+    geometry, rows = found = pulled(spec, start, ranges, beta_by_layer)
+    q = np.array([geometry.share @ np.asarray(row.gradient.q)[:, 0] for row in rows])
+    p = np.array([np.sum(row.gradient.others) for row in rows]) / (tokens * (tokens - 1.0))
+    with np.errstate(divide="ignore"):  # nothing passes
+        exponent = np.asarray(np.log(q[0]) / spec.depth)
+    blocks = None if ranges is None else found.ranges(ranges) * ranges / tokens
+    weights = norms_of(spec, rows)
+    return Gradients(q=q, p=p, apjn=q[0], exponent=exponent, q_blocks=blocks, **weights)
