@@ -329,3 +329,16 @@ def test_readme_commands_parse(run):
     assert "pytest" in second
     run(*first.split(".venv/bin/sigprop ")[1].split())
     assert Path("bert-base.png").stat().st_size > 10_000
+
+
+def test_influence_is_listed_tabulated_and_drawn(run):
+    alone = {"depth": 4, "context": 32, "causal": True, "norm": "none", "beta": 0.0}
+    Path("alone.json").write_text(json.dumps(SPEC | alone | {"sigma_v2": 1.0, "sigma_w2": 0.0}))
+    values = json.loads(run("influence", "alone.json", "--bins", "8", "--json"))
+    found = np.array(values["influence"])
+    assert found.shape == (4, 8)
+    assert found.sum(axis=1) == pytest.approx(np.ones(4))
+    assert found[0, -1] == pytest.approx(0.445, abs=1e-3)  # 0.437(8) simulated
+    text = run("influence", "alone.json", "--bins", "8", "--png", "alone.png")
+    assert f"{found[0, 0]:.2g}" in text
+    assert Path("alone.png").stat().st_size > 10_000
