@@ -319,7 +319,7 @@ def test_participation_varies_with_keys_that_queries_share():
         slope[t] = (high - low) / (2 * step)  # in log s^2
         own[t] = participation_variance(s[t], t + 1)
     temperature = rho**2 * np.sum(slope) ** 2 + (1 - rho**2) * np.sum(slope**2)
-    total, vary = np.sum(own) + heat * temperature, _of_heads(spec, np.mean(s), rho)[0]
+    total, vary = np.sum(own) + heat * temperature, _of_heads(spec, np.sum(s[1:]) / T, rho)[0]
     for t, later in permutations(range(1, T), 2):
         share = (min(t, later) + 1) / np.sqrt((t + 1) * (later + 1))
         phi = joint[t, later] ** 2 / (rest[t] * rest[later]) / share + vary * share
