@@ -7,11 +7,11 @@ import pytest
 
 from sigprop.layers.attention.statistics import Sphere
 
-NAMES = ("query", "key", "weight", "kept", "drift", "common")
+NAMES = ("query", "key", "weight", "kept", "drift", "common", "y2", "entropy")
 
 
 def drawn_traces(s, t, width, head_width, spread, count, rng):
-    """Traces of single queries with keys on a sphere, shape (6, count), E24d as it is defined."""
+    """Traces of single queries with keys on a sphere, shape (8, count), E24d as it is defined."""
     dims = width - 1
     keys = rng.standard_normal((count, t, dims))
     keys *= np.sqrt(dims / np.sum(keys**2, axis=-1, keepdims=True))
@@ -33,6 +33,8 @@ def drawn_traces(s, t, width, head_width, spread, count, rng):
             np.sum(a**2 * eta, axis=1),
             np.sum(a * z, axis=1) ** 2 / dims,
             1 - np.sum(a * g, axis=1),
+            np.sum(a**2, axis=1),
+            -np.sum(a * np.log(a), axis=1),
         ]
     )
 
@@ -64,12 +66,12 @@ def test_averages_over_heads_and_networks():
     nodes, share = np.polynomial.hermite_e.hermegauss(5)
     share /= share.sum()
     sd = np.sqrt([2 / head_width, 2 / width, seeds])
-    total = np.zeros(6)
+    total = np.zeros(8)
     for index in product(range(5), repeat=3):
         own, rest, network = sd * nodes[list(index)]
         query_norm, gap = np.exp(own - sd[0] ** 2 / 2), np.exp(network)
         heat = query_norm * gap * np.exp(rest - sd[1] ** 2 / 2)
-        powers = [gap**2, query_norm * gap, query_norm * gap**2, gap, gap, gap]
+        powers = [gap**2, query_norm * gap, query_norm * gap**2, gap, gap, gap, 1.0, 1.0]
         total += np.prod(share[list(index)]) * np.array(powers) * _at(sphere, heat, s, t, rho)
     found = np.array(sphere.traces(s, t, rho, seeds))
     assert found == pytest.approx(total, rel=2e-4)

@@ -12,6 +12,7 @@ from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_universal import Universal
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import (
     build_universal,
     coordinates,
@@ -310,7 +311,7 @@ def test_many_stacks_at_once():
 def test_correlated_keys_of_many_stacks_at_once():
     """Also of one stack with an axis, and of two axes."""
     layout, rng = make_layout(5), np.random.default_rng(6)
-    source, keys = Exact(layout, 8.0, 100.0), len(layout.queries.count)
+    source, keys = Exact(layout, 8.0, Rotation(100.0)), len(layout.queries.count)
     deficit = np.abs(np.subtract.outer(np.arange(5), np.arange(5))) / 8 + 0.2
     for shape in ((1,), (2, 3)):
         scale, rows = rng.uniform(0.5, 2, (*shape, 1)), rng.uniform(0.5, 2, (*shape, keys))

@@ -26,7 +26,7 @@ from sigprop.layers.interface import Place, Spread
 from sigprop.layers.mlp import Mlp
 from sigprop.layers.residual import Residual, Sublayer
 from sigprop.layers.state import Gradient, State
-from sigprop.propagation.positional import _common, _own_y2
+from sigprop.propagation.positional import _common, _of_heads, _own_y2
 
 T, BETA, VALUE, BIAS = 5, 1.3, 0.7, 0.1
 TOKENS = range(T)
@@ -317,11 +317,12 @@ def test_participation_varies_with_keys_that_queries_share():
     for t in range(1, T):
         low, high = (float(excess(s[t] * np.exp(k * step / 2), t + 1)) for k in (-1, 1))
         slope[t] = (high - low) / (2 * step)  # in log s^2
-        own[t] = participation_variance(s[t], t + 1) + heat * slope[t] ** 2
-    total = np.sum(own) + heat * rho**2 * np.sum(slope) ** 2
+        own[t] = participation_variance(s[t], t + 1)
+    temperature = rho**2 * np.sum(slope) ** 2 + (1 - rho**2) * np.sum(slope**2)
+    total, vary = np.sum(own) + heat * temperature, _of_heads(spec, np.sum(s[1:]) / T, rho)[0]
     for t, later in permutations(range(1, T), 2):
-        share = np.sqrt((t + 1) * (later + 1)) / (min(t, later) + 1)
-        phi = joint[t, later] ** 2 / (rest[t] * rest[later]) * share
+        share = (min(t, later) + 1) / np.sqrt((t + 1) * (later + 1))
+        phi = joint[t, later] ** 2 / (rest[t] * rest[later]) / share + vary * share
         total += np.sqrt(own[t] * own[later]) * min(phi, 1.0)
     found = _own_y2(spec, layout, seen, rho)
     assert found == pytest.approx(total / heads / T**2, rel=1e-5)
