@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sigprop.layers.attention.statistics import Finite
-from sigprop.layers.attention.statistics.heads import lost, rows_of
+from sigprop.layers.attention.statistics import Finite, build_heads
+from sigprop.layers.attention.statistics.heads import errors, lost, rows_of
 from sigprop.layers.attention.statistics.two_queries import head_pairs
 
 WIDTHS = [1, 2, 3, 8, 16.5, 64]
@@ -91,6 +91,23 @@ def test_a_wide_head_is_one_of_infinite_width():
     half = [Finite(512, width).weights(1.0, 0.7).spread for width in (200.0, 400.0)]
     gain = [float(v / Finite(512).weights(1.0, 0.7).spread) - 1 for v in half]
     assert gain[0] / gain[1] == pytest.approx(2, rel=0.05)  # of first order in 1/d_h
+
+
+def test_the_table_errs_as_its_file_says():
+    """Random couples against the quadrature that made the table; no table is wrong by more."""
+    rng, found, lost_all = np.random.default_rng(31), [], []
+    for _ in range(3):
+        width, s, gap = 2 ** rng.uniform(3, 7), rng.uniform(0.2, 8.0), rng.uniform(0.01, 1.0)
+        keys = np.array([rng.uniform(8, 2000)])
+        later = keys[:, None] * np.array([1.0, 2.0])
+        one, two = build_heads.excess_of(keys[:, None]), build_heads.excess_of(later)
+        finite, infinite = build_heads.shares(s, gap, width, keys, later, one, two)
+        exact = np.log(infinite / finite).ravel()
+        rows = rows_of(width, np.repeat(keys, 2), later.ravel())
+        found.extend(np.abs(lost(rows, np.full(2, s), np.full(2, gap), width) - exact))
+        lost_all.extend(exact)
+    assert max(found) <= 2 * errors()[1]
+    assert np.mean(np.abs(lost_all)) > 3 * np.mean(found)  # control: no table at all
 
 
 def test_nothing_is_lost_without_scores():

@@ -26,7 +26,7 @@ from sigprop.core.arrays import Floats
 from sigprop.core.numerics.chebyshev import basis
 from sigprop.layers.attention.statistics import coordinates as co
 
-__all__ = ["HOTTEST", "LATER", "bend", "lengths", "lost", "rows_of", "to_width"]
+__all__ = ["HOTTEST", "LATER", "bend", "errors", "lengths", "lost", "rows_of", "to_width"]
 
 LEAST, MOST = 2.0, 2.0**20  # keys
 HOTTEST = 21.0  # score deviation
@@ -60,6 +60,23 @@ def _data() -> dict[str, Floats]:
     source = files("sigprop.layers.attention.statistics") / "heads.npz"
     with as_file(source) as path, np.load(path) as file:
         return {name: np.asarray(file[name], np.float64) for name in file.files}
+
+
+def errors() -> Floats:
+    """Errors of the logarithm, measured against quadrature when the file was made.
+
+    Returns
+    -------
+    array, shape (2,)
+        95 % of random couples stay below the first; the largest.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.statistics.heads import errors
+    >>> bool(0 < errors()[0] < errors()[1])
+    True
+    """
+    return _data()["error"]
 
 
 def rows_of(head_width: float, keys: Floats, later: Floats, table: Floats | None = None) -> Floats:
