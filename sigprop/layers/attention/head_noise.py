@@ -128,11 +128,9 @@ def head_noise(layer: AttentionNumbers, read: State) -> HeadNoise:
     own = 2 * layer.heads / layer.width + 2 / layer.width  # variance of log s^2 of one query
     rho, turned = max(1 - x, 0.0), 2 * layer.heads * layer.heads_per_key / layer.width
     variances = float(participation_variance(s, t)), float(entropy_variance(s, t))
-    alike, other = shared_variance(layer, b, x)
-    alike, alone = (
-        alike + (1 - alike) / t + (layer.heads_per_key - 1) * other,
-        own * (1 - rho**2) / t,
-    )
+    one, other = shared_variance(layer, b, x)
+    alike = one + (1 - one) / t + (layer.heads_per_key - 1) * other
+    alone = own * (1 - rho**2) / t
     return HeadNoise(
         y2=y2,
         overlap=y2 - spread,
@@ -148,9 +146,11 @@ def _turned(layer: AttentionNumbers, rho: float) -> float:
     """Share of the score variance that the rotated common part of the keys makes (E2r)."""
     if layer.rotation is None:
         return 0.0
-    t, omega = float(layer.context), frequencies(layer.rotation, layer.head_width)
-    wave = np.exp(1j * np.outer(omega, np.arange(t))).mean(axis=1)
-    kept = float(np.mean(np.abs(wave) ** 2))  # mean of kappa over pairs of positions
+    t, half = float(layer.context), frequencies(layer.rotation, layer.head_width) / 2
+    waves = np.sin(half * t) / (
+        t * np.sin(half)
+    )
+    kept = float(np.mean(waves**2))  # mean of kappa over pairs of positions
     return rho * (1 - kept) / (1 - rho * kept)
 
 
