@@ -37,6 +37,7 @@ from sigprop.layers.norm import Norm as NumericNorm
 from sigprop.layers.residual import Residual as NumericResidual
 from sigprop.layers.state import Gradient
 from sigprop.layers.state import State as NumericState
+from sigprop.model.spec import NORMS
 from sigprop.propagation.gradients.closed_form import gradients
 from sigprop.propagation.stack import assembled, build_block
 from sigprop.symbolic import (
@@ -259,7 +260,8 @@ class Symbolic:
 
 
 def specified(layout):
-    return SimpleNamespace(norm="pre" if layout == "parallel" else layout,
+    norm = "pre" if layout == "parallel" else layout
+    return SimpleNamespace(norm=norm, order=NORMS[norm], ends_in_norm=norm == "post",
                            parallel=layout == "parallel", width=None,
                            alpha_attn=symbol("alpha_attn"),
                            alpha_mlp=symbol("alpha_mlp"))  # fmt: skip

@@ -147,9 +147,7 @@ def _turned(layer: AttentionNumbers, rho: float) -> float:
     if layer.rotation is None:
         return 0.0
     t, half = float(layer.context), frequencies(layer.rotation, layer.head_width) / 2
-    waves = np.sin(half * t) / (
-        t * np.sin(half)
-    )
+    waves = np.sin(half * t) / (t * np.sin(half))
     kept = float(np.mean(waves**2))  # mean of kappa over pairs of positions
     return rho * (1 - kept) / (1 - rho * kept)
 
