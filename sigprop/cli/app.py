@@ -192,9 +192,8 @@ def propagate(
     back = None
     if gradients:
         given = {"start": _start(start, reading.spec), "blocks": blocks, "seed": seed}
-        if sampled or draws is not None:
-            given["draws"] = DRAWS if draws is None else draws
-        back = _gradients(reading.spec, trajectory if bands else None, sampled, **given)
+        law = trajectory if bands else None
+        back = _gradients(reading.spec, law, sampled, draws, **given)
     with picture(png, lambda: _picture(trajectory, Path(spec).stem, back)):
         if as_json:
             return emit(trajectory.to_dict() | ({} if back is None else back.to_dict()))
@@ -211,14 +210,15 @@ def _picture(trajectory: Any, title: str, back: Any) -> Any:
     return plot_trajectory(trajectory, title, back)
 
 
-def _gradients(spec: Any, trajectory: Any, sampled: bool, **given: Any) -> Any:
+def _gradients(spec: Any, trajectory: Any, sampled: bool, draws: int | None, **given: Any) -> Any:
     """Gradients; by ranges of positions too where positions matter."""
-    drawn = "draws" in given and (sampled or has_positions(spec))
+    drawn = sampled or (draws is not None and has_positions(spec))
     if drawn or not has_positions(spec):
         given["blocks"] = None
-    total = prod(spec.shape) * (given["draws"] if drawn else 1)
+    total = prod(spec.shape) * ((draws or DRAWS) if drawn else 1)
+    given |= {"sampled": sampled, "draws": draws}
     with progress(total, "sampled networks" if drawn else "gradients") as advance:
-        return sigprop.gradients(spec, trajectory, sampled=sampled, progress=advance, **given)
+        return sigprop.gradients(spec, trajectory, progress=advance, **given)
 
 
 def _start(text: str, spec: Any) -> Any:

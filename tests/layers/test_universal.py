@@ -255,7 +255,7 @@ def test_tables_are_the_quadratures_at_their_nodes(few_nodes):
     for one in to(nodes(4), 0.0, un.HOTTEST):
         gap = coordinates.to_gap(nodes(3), one)[:, None]
         base = np.sum(basis(coordinates.from_gap(gap, one), 3) * at_nodes(source.base, one), -1)
-        base *= (1 + coordinates.from_gap(gap, one)) / 2 * un.bend(one)
+        base *= (1 + coordinates.from_gap(gap, one)) / 2 * coordinates.bend(one)
         overlaps = [excess_overlaps(one, one, r, keys, keys[:, None])[:, 0] for r in 1 - gap[:, 0]]
         most = excess_overlaps(one, one, 1.0, keys, keys[:, None])[:, 0]
         assert np.exp(base) * (1 - gap) * most == pytest.approx(np.array(overlaps), rel=3e-5)

@@ -63,6 +63,17 @@ class Attended:
         return np.asarray(layout.seen * layout.size / layout.queries.count[:, None])
 
     @cached_property
+    def even_overlap(self) -> Floats:
+        """Overlap of two queries of equal weights, shape (P, P)."""
+        return np.asarray(self.even / self.layout.size @ self.even.T)
+
+    @cached_property
+    def apart(self) -> Floats:
+        """Response of two queries of equal weights over their overlap, 1 - 1/n - 1/n' + overlap."""
+        share = 1 / self.layout.queries.count
+        return np.asarray(1 - share[:, None] - share + self.even_overlap)
+
+    @cached_property
     def sums(self) -> PairSums:
         """Sums over pairs with the mean weights."""
         return PairSums(self.stats.layout, self.even * self.stats.keys.weight)

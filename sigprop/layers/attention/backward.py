@@ -33,12 +33,12 @@ from sigprop.core.errors import AssumptionError
 from sigprop.layers.attention.key_directions import keys
 from sigprop.layers.attention.numbers import AttentionNumbers
 from sigprop.layers.attention.statistics import Finite, Response, Traces, reduced_beta
+from sigprop.layers.attention.statistics.table import MAX_SIGMA
 from sigprop.layers.interface import BackwardStep, Spread
 from sigprop.layers.state import Gradient, State
 
 __all__ = ["pull"]
 
-MAX_SIGMA = 40.0  # score standard deviation up to which the quadrature is used
 EXACT, NODES = 4, 7  # numbers of keys taken one by one, and nodes for the larger ones
 
 

@@ -7,8 +7,8 @@ c are common and whose scores there have correlation r, Price's theorem makes of
           P \to \frac{c}{n n'}\Big(1 - \frac1n - \frac1{n'} + \frac c{n n'}\Big)
           \text{ as } s, s' \to 0 .
 
-In a head of finite width r is drawn (E12b): :math:`\mathrm{atanh}\,\hat r \sim
-N(\mathrm{atanh}\,r, 1/(d_h - 2))`.
+In a head of finite width r varies (E12b), here to the leading order in 1/d_h with one score
+variance of both queries: :math:`\mathrm{atanh}\,\hat r \sim N(\mathrm{atanh}\,r, 1/(d_h - 2))`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Response(NamedTuple):
 
 
 def correlations(r: Floats, head_width: float | None) -> tuple[Floats, Floats]:
-    """Correlations of two queries over heads, and their probabilities (E12b).
+    """Correlations of two queries over heads, and their probabilities; leading order of E12b.
 
     Parameters
     ----------

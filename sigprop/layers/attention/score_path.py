@@ -15,11 +15,11 @@ from sigprop.core.arrays import Floats
 from sigprop.layers.attention.attended import Attended
 from sigprop.layers.attention.key_directions import keys
 from sigprop.layers.attention.pair_sums import PairSums, divided
+from sigprop.layers.attention.statistics.table import MAX_SIGMA
 
 __all__ = ["ScoreGradients", "pull"]
 
 LENGTHS = 5  # positions at which traces at finite width are taken
-MAX_SIGMA = 40.0  # score deviation up to which they are known
 
 
 class ScoreGradients(NamedTuple):
@@ -100,9 +100,8 @@ def _means(sums: PairSums, gap: Floats) -> _Means:
 
 def _responses(at: Attended) -> tuple[Floats, Floats]:
     """Responses over those of equal weights, alone and with the product of the two queries."""
-    sums, found, count = at.sums, at.response, 1 / at.layout.queries.count
-    even = at.even / at.layout.size @ at.even.T
-    least = sums.same * (1 - count[:, None] - count + even)
+    sums, found = at.sums, at.response
+    least = sums.same * at.apart
     (i, j), std = at.layout.couples, at.scores.std
     one = sums.matrix(found.own, found.cross)
     both = at.q * sums.matrix(found.own_key, found.cross_key * divided(std[j], std[i]))
@@ -114,17 +113,15 @@ def _traces(at: Attended, plain: _Means, turned: _Means) -> tuple[Floats, Floats
 
     What a flat kernel has on different keys is counted with the first.
     """
-    sums, count = at.sums, 1 / at.layout.queries.count
+    sums = at.sums
     same = _on_one_key(sums, plain, turned)
     products = plain.gaps * at.rotated
     if at.layer.width is not None:  # pairs vary about their mean
         products = products + plain.gaps * at.gap * at.waves * at.spread.crowding / at.layer.width
     rows = sums.weight @ (plain.beside * turned.beside).T
     whole = sums.weight @ products @ sums.weight.T - rows - rows.T + plain.between * turned.between
-    even = at.even / at.layout.size @ at.even.T
-    share = 1 - count[:, None] - count + even
     level = divided(plain.between * turned.between, (1 - sums.same) ** 2)
-    flat = level * even * share * (1 - share)
+    flat = level * at.even_overlap * at.apart * (1 - at.apart)
     return same + flat, whole - same - flat
 
 

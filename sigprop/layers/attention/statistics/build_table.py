@@ -66,14 +66,9 @@ def build(path: Path, workers: int) -> None:
     np.savez_compressed(path, pair=_pair(np.stack(rows[::-1])), single=_single())
 
 
-def _bend(s: Floats) -> Floats:
-    """Divisor of every tabulated logarithm, s^2 / (1 + s^2)."""
-    return s**2 / (1 + s**2)
-
-
 def _pair(values: Floats) -> Floats:
     context = co.to_context(nodes(co.COUNTS[0]))[:, None]
-    values = values / _bend(co.to_sigma(nodes(co.COUNTS[1]), context))[..., None]
+    values = values / co.bend(co.to_sigma(nodes(co.COUNTS[1]), context))[..., None]
     for axis in range(3):
         values = transform(values, axis)
     return values
@@ -82,7 +77,7 @@ def _pair(values: Floats) -> Floats:
 def _single() -> Floats:
     context = co.to_context(nodes(co.COUNTS_1[0]))[:, None]
     s = co.to_sigma(nodes(co.COUNTS_1[1]), context)
-    return transform(transform(one_query(s, context) / _bend(s)[..., None], 0), 1)
+    return transform(transform(one_query(s, context) / co.bend(s)[..., None], 0), 1)
 
 
 if __name__ == "__main__":

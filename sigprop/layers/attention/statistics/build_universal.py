@@ -44,7 +44,7 @@ def single() -> Floats:
     s = co.to_deviation(nodes(COUNTS["single"][1]), 0.0, un.HOTTEST)
     first = s**2 * (1 - 1 / n)
     both = np.stack([excess(s, n) * n, 2 * entropy_deficit(s, n)], axis=-1)
-    return np.log(both / first[..., None]) / un.bend(s)[:, None]
+    return np.log(both / first[..., None]) / co.bend(s)[:, None]
 
 
 def weight() -> Floats:
@@ -67,7 +67,7 @@ def base(track: Track) -> Floats:
         one = float(deviations[a])
         gap = float(co.to_gap(nodes(r)[b], one))
         found = excess_overlaps(one, one, 1 - gap, keys, keys[:, None])[:, 0]
-        out[:, a, b] = np.log(found / (1 - gap) / most[a]) / un.bend(np.asarray(one))
+        out[:, a, b] = np.log(found / (1 - gap) / most[a]) / co.bend(np.asarray(one))
     return out * 2 / (1 + nodes(r))
 
 
@@ -84,7 +84,7 @@ def pair(single_table: Floats, base_table: Floats, track: Track) -> Floats:
         log = np.log(found / (1 - gap)) - un.small(keys[:, None], keys_later, keys[:, None])
         for one, lengths in ((first, keys[:, None]), (second, keys_later)):
             log -= _alike(single_table, base_table, one, gap, lengths) / 2
-        out[:, :, a, b, c] = log / un.bend(np.asarray(s))
+        out[:, :, a, b, c] = log / co.bend(np.asarray(s))
     return out
 
 
@@ -100,7 +100,7 @@ def part(track: Track) -> Floats:
         whole = _over_small(s, gap, keys, keys_later, keys)
         for c, f in enumerate(shares.tolist()):
             rest = _over_small(s, gap, keys, keys_later, f * keys) - whole
-            out[:, :, c, a, b] = rest / un.bend(np.asarray(s)) / (1 - f)
+            out[:, :, c, a, b] = rest / co.bend(np.asarray(s)) / (1 - f)
     return out
 
 
@@ -123,7 +123,7 @@ def _alike(single_table: Floats, base_table: Floats, s: float, gap: float, keys:
     two = base_table @ basis(place, base_table.shape[2]) @ basis(hot, base_table.shape[1])
     n = un.place_of_keys(keys)
     log = basis(n, len(one)) @ one + basis(n, len(two)) @ two * (1 + place) / 2
-    return log * un.bend(np.asarray(s)) + np.log(s**2 * (1 - 1 / keys) / keys)
+    return log * co.bend(np.asarray(s)) + np.log(s**2 * (1 - 1 / keys) / keys)
 
 
 def coefficients(values: Floats, axes: int) -> Floats:

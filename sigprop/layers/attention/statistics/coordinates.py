@@ -69,6 +69,11 @@ def to_deviation(y: Floats, low: Number, high: Number) -> Floats:
     return np.asarray(A * y / (1 - y))
 
 
+def bend(s: Floats) -> Floats:
+    """Divide out of a logarithm that vanishes with s: s^2/(1 + s^2)."""
+    return np.asarray(s**2 / (1 + s**2))
+
+
 def from_gap(gap: Floats, s: Number) -> Floats:
     """1 - r on [-1, 1], given s."""
     root = np.sqrt(gap / MAX_GAP)

@@ -46,7 +46,7 @@ def to_width(place: Floats) -> Floats:
 
 def bend(s: Floats, head_width: float) -> Floats:
     """Divide out of the logarithm, which vanishes with s and in wide heads."""
-    return np.asarray(_narrow(head_width) * s**2 / (1 + s**2))
+    return np.asarray(_narrow(head_width) * co.bend(s))
 
 
 def lengths(place: Floats, later: Floats) -> tuple[Floats, Floats]:

@@ -302,20 +302,20 @@ class Finite(Source):
         rest = self._unit(safe, y)
         y = y[..., : self._pair.shape[-2]]
         v = basis(co.from_gap(np.minimum(x, co.MAX_GAP), safe), self._pair.shape[-1])
-        share = x * np.exp((1 - x) * _bend(safe) * _dot(_apply(self._pair, v), y))
+        share = x * np.exp((1 - x) * co.bend(safe) * _dot(_apply(self._pair, v), y))
         return _patched(covered, (rest, share), _exact_pairs, s, self.context, x)
 
     def _unit(self, s: Floats, y: Floats) -> Floats:
         """Excess of one query from the table."""
         small = s**2 * (1 - 1 / self._inside) / self._inside
-        return np.asarray(small * np.exp(_bend(s) * _dot(self._single[..., 0], y)))
+        return np.asarray(small * np.exp(co.bend(s) * _dot(self._single[..., 0], y)))
 
     def _slopes(self, s: Floats, x: Number) -> tuple[Floats, ...]:
         """Differentiate in x, at zero and at x, what `_pairs` tabulates; over s^2."""
         s, x = np.broadcast_arrays(s, x)
         covered = self._covered(s) & (x <= co.MAX_GAP)
         safe, near = np.where(covered, s, 0.0), np.minimum(x, co.MAX_GAP)
-        bend = safe**2 / (1 + safe**2)
+        bend = co.bend(safe)
         y = basis(co.from_sigma(safe, self._inside), self._single.shape[-2])
         unit = (1 - 1 / self._inside) / self._inside * np.exp(bend * _dot(self._single[..., 0], y))
         y, count = y[..., : self._pair.shape[-2]], self._pair.shape[-1]
@@ -329,16 +329,10 @@ class Finite(Source):
     def _deficit(self, s: Floats) -> tuple[Floats, ...]:
         covered = self._covered(s)
         safe = np.where(covered, s, 0.0)
-        square = safe**2
         y = basis(co.from_sigma(safe, self._inside), self._single.shape[-2])
-        small = square / 2 * (1 - 1 / self._inside)
-        deficit = small * np.exp(square / (1 + square) * _dot(self._single[..., 1], y))
+        small = safe**2 / 2 * (1 - 1 / self._inside)
+        deficit = small * np.exp(co.bend(safe) * _dot(self._single[..., 1], y))
         return _patched(covered, (deficit,), _exact_deficit, s, self.context, top=MAX_SINGLE)
-
-
-def _bend(s: Floats) -> Floats:
-    """Divided out of every tabulated logarithm."""
-    return s**2 / (1 + s**2)
 
 
 def _exact_excess(s: Floats, context: Floats) -> tuple[Floats, ...]:

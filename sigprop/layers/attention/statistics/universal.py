@@ -164,11 +164,6 @@ def later_at(keys: Floats, place: Floats) -> Floats:
     return np.asarray(keys * (MOST / keys) ** ((place / EDGE + 1) / 2))
 
 
-def bend(s: Floats) -> Floats:
-    """Divide out of a logarithm that vanishes with s: s^2/(1 + s^2)."""
-    return np.asarray(s**2 / (1 + s**2))
-
-
 def turn(own: Floats, s: Floats) -> Floats:
     """Divide out of the log weight of a key of deviation `own`: it vanishes among equals."""
     return np.asarray((own**2 - s**2) / (1 + s**2 + own**2))
@@ -219,7 +214,7 @@ class OneQuery:
         """
         cold = np.minimum(s, HOTTEST)
         hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._rows.shape[1])
-        logs = bend(cold) * np.einsum("pkz,...pk->z...p", self._rows, hot)
+        logs = co.bend(cold) * np.einsum("pkz,...pk->z...p", self._rows, hot)
         first = np.where(self._known, cold**2 * (1 - 1 / self._keys) * np.exp(logs), np.nan)
         rest = HOTTEST / np.maximum(s, HOTTEST)  # of what vanishes as attention freezes
         most = 1 - 1 / self._keys, np.log(self._keys)
@@ -340,7 +335,7 @@ class Couples:
         first, later = s[..., self._i], s[..., self._j]
         mean = np.minimum(np.sqrt(first * later), HOT)
         gap = np.clip(1 - r, 0.0, co.MAX_GAP)
-        log = self._small + bend(mean) * self._apart(first, later, mean, gap)
+        log = self._small + co.bend(mean) * self._apart(first, later, mean, gap)
         log += self._alike(np.minimum(s, HOTTEST), gap) / 2
         most = np.sqrt(self._one(s)[0])
         found = r * most[..., self._i] * most[..., self._j] * np.exp(log)
@@ -350,7 +345,7 @@ class Couples:
     def _alike(self, s: Floats, gap: Floats) -> Floats:
         """Sum over both queries of the base, as logarithms."""
         hot = basis(co.from_deviation(s, 0.0, HOTTEST), self._base.shape[1])
-        rows = bend(s)[..., None] * np.einsum("pkv,...pk->...pv", self._base, hot)
+        rows = co.bend(s)[..., None] * np.einsum("pkv,...pk->...pv", self._base, hot)
         out = np.zeros(gap.shape)
         for index in (self._i, self._j):
             place = co.from_gap(gap, s[..., index])
