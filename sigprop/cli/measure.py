@@ -56,8 +56,8 @@ def simulate(
         int | None, typer.Option(help="Also the token kernel, over so many position blocks.")
     ] = None,
     projection: Annotated[
-        bool, typer.Option("--projection", help="Draw attention's output matrix.")
-    ] = False,
+        bool, typer.Option(help="Draw attention's output matrix, or take its gain alone.")
+    ] = True,
     engine: Annotated[str, typer.Option(help="numpy, or torch (an extra).")] = "numpy",
     device: Annotated[str | None, typer.Option(help="Of torch: cpu or cuda.")] = None,
     workers: Workers = CORES,

@@ -9,7 +9,10 @@ import numpy as np
 from sigprop.core.arrays import Floats, Number
 from sigprop.layers.state import State
 
-__all__ = ["BranchNoise", "Fluctuation", "admissible", "around", "common_part", "moments"]
+__all__ = [
+    *("BranchNoise", "Fluctuation", "MatrixNoise", "admissible", "around", "common_part"),
+    *("matrix_noise", "moments"),
+]
 
 
 class Fluctuation(NamedTuple):
@@ -66,7 +69,7 @@ class BranchNoise(NamedTuple):
     points : State
         The branch at the sigma points.
     noise : array, shape (2, 2)
-        Covariance over networks of (p, gap), beside that of the output matrix.
+        Covariance over networks of (p, gap), beside that of the last matrix.
     crowding : float
         What it adds to the variance of pair overlaps, times d (E26f).
     kept : float
@@ -85,6 +88,74 @@ class BranchNoise(NamedTuple):
     kept: float = 0.0
     moved: float = 0.0
     tokens: Floats = np.zeros(2)
+
+
+class MatrixNoise(NamedTuple):
+    """What one random matrix adds to the spread over networks, in units as of `BranchNoise`.
+
+    Attributes
+    ----------
+    noise : array, shape (2, 2)
+        Covariance over networks of (p, gap).
+    tokens : array, shape (2,)
+        As of `Fluctuation`.
+    crowding : float
+        Variance of pair overlaps, times d.
+    """
+
+    noise: Floats
+    tokens: Floats
+    crowding: float
+
+
+def matrix_noise(
+    made: tuple[float, float],
+    stay: tuple[float, float],
+    tokens: float,
+    width: float,
+    x: float,
+    crowding: float,
+    kept: float = 0.0,
+    sharing: int = 1,
+) -> MatrixNoise:
+    r"""Noise of a Gaussian matrix of which d rows make what is added to a stream (E26b).
+
+    Parameters
+    ----------
+    made, stay : tuple of float
+        (p, gap) of what the matrix makes, and of the stream that it is added to.
+    tokens : float
+        Number of tokens T.
+    width : float
+        Number of rows d.
+    x : float
+        Overlap deficit of what the stream becomes.
+    crowding : float
+        kappa, of the tokens that enter.
+    kept : float
+        Part of the gap made whose pairs of tokens are those of the stream.
+    sharing : int
+        Number of heads that repeat the same rows.
+
+    Returns
+    -------
+    MatrixNoise
+        Variances.
+
+    Examples
+    --------
+    >>> from sigprop.layers.fluctuation import matrix_noise
+    >>> matrix_noise((1.0, 0.0), (0.0, 0.0), 64.0, 100.0, 1.0, 1.0, sharing=4).noise[0, 0]
+    np.float64(0.08)
+    """
+    (p_f, gap_f), (p, own) = made, stay
+    like = (2 * gap_f**2 + 4 * own * kept) * crowding / width
+    apart = (2 * gap_f + 4 * own) * gap_f / tokens
+    noise = np.diag([(2 * sharing * p_f + 4 * p) * p_f, apart + like]) / width
+    alone = gap_f**2 + 2 * own * gap_f  # of directions apart, over d
+    along = 2 * (p_f * gap_f + p * gap_f + own * p_f) * x / width
+    fresh = np.array([2 * along + 2 * alone * x**2 / width, along])
+    return MatrixNoise(noise, fresh, alone)
 
 
 def around(state: State, variance: float) -> Fluctuation:

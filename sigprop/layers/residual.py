@@ -13,6 +13,7 @@ from sigprop.layers.fluctuation import (
     Fluctuation,
     admissible,
     common_part,
+    matrix_noise,
     moments,
 )
 from sigprop.layers.interface import BackwardStep, BranchLayer, Layer, Place, Spread, Step
@@ -233,18 +234,15 @@ class Residual:
     ) -> tuple[Floats, Floats, float]:
         """Covariance of (p, gap), variation over tokens, and variance of pair overlaps."""
         d, t = self.width, float(place.geometry.tokens)
-        p, own = common_part(stay, t) / unit.q, float(stay.gap) / unit.gap
+        level, apart = float(unit.q), float(unit.gap)
+        p, own = common_part(stay, t) / level, float(stay.gap) / apart
         names = ("p", "gap", "kept", "moved")
         p_f, gap_f, kept, moved = (sum(getattr(b, name) for b in parts) for name in names)
-        like = (2 * gap_f**2 + 4 * own * kept) * networks.crowding / d
-        apart = (2 * gap_f + 4 * own) * gap_f / t
-        noise = np.sum([b.noise for b in parts], axis=0)
-        noise += np.diag([(2 * p_f + 4 * p) * p_f, apart + like]) / d
-        alone, x = gap_f**2 + 2 * own * gap_f, unit.gap / unit.q  # of directions apart, over d
-        along = 2 * (p_f * gap_f + p * gap_f + own * p_f) * x / d
-        fresh = np.array([2 * along + 2 * alone * x**2 / d, along])
-        tokens = (stay.q / unit.q) ** 2 * networks.tokens + fresh
+        kappa = networks.crowding
+        last = matrix_noise((p_f, gap_f), (p, own), t, d, apart / level, kappa, kept)
+        noise = last.noise + np.sum([b.noise for b in parts], axis=0)
+        tokens = (stay.q / level) ** 2 * networks.tokens + last.tokens
         tokens += sum(b.tokens for b in parts)
-        crowd = sum(b.crowding for b in parts) + alone
-        crowd += networks.crowding * ((own + moved) ** 2 + (gap_f - kept) ** 2)  # others are mixed
+        crowd = last.crowding + sum(b.crowding for b in parts)
+        crowd += kappa * ((own + moved) ** 2 + (gap_f - kept) ** 2)  # others are mixed
         return noise, tokens, crowd / (own + gap_f) ** 2

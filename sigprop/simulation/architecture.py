@@ -115,8 +115,9 @@ class Architecture(ABC):
     spec : ModelSpec
         The description, its numbers of shape (G,).
     projection : bool
-        Draw the output matrix of attention; else it is a rotation with the same gain, which acts on
-        the kernel as its gain alone, without the seed-to-seed spread of a matrix.
+        Draw the output matrix of attention; else it is its gain times the identity, which acts on
+        the mean kernel alike: networks then differ less, except that values which heads share add
+        up in the stream over the blocks.
 
     Examples
     --------
@@ -127,7 +128,7 @@ class Architecture(ABC):
     """
 
     spec: ModelSpec
-    projection: bool = field(default=False, kw_only=True)
+    projection: bool = field(default=True, kw_only=True)
     statistics: list[Floats] = field(default_factory=list, repr=False, kw_only=True)
 
     @abstractmethod

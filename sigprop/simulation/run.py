@@ -37,7 +37,7 @@ def simulate(
     source: Source | None = None,
     first_seed: int = 0,
     blocks: int | None = None,
-    projection: bool = False,
+    projection: bool = True,
     engine: str = "numpy",
     device: str | None = None,
     execution: Execution | None = None,
@@ -60,7 +60,8 @@ def simulate(
     blocks : int, optional
         Also measure the token kernel, averaged over so many position blocks squared.
     projection : bool
-        Draw the output matrix of attention, in place of a rotation with its gain.
+        Draw the output matrix of attention, in place of its gain times the identity, which has
+        the same mean kernel and another spread over networks.
     engine : {"numpy", "torch"}
         torch (extra `torch`) runs many seeds at once; the input of a seed is the same, its weights
         are not.
@@ -103,7 +104,7 @@ def jobs(
     source: Source | None = None,
     first_seed: int = 0,
     blocks: int | None = None,
-    projection: bool = False,
+    projection: bool = True,
     engine: str = "numpy",
     device: str | None = None,
 ) -> list[Job]:

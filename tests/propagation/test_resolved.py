@@ -116,7 +116,7 @@ def test_the_verdict_resolves_positions():
 
 def test_a_measured_network_lies_on_the_grid():
     spec = CAUSAL.replace(width=384, heads=2)
-    measured = simulate(spec, 8)
+    measured = simulate(spec, 24)
     final = sweep(spec.replace(beta=[spec.beta, 0.5]))
     mean, error = measured.mean("rho")[-1], measured.se("rho")[-1]
     rho = 1 - final.state.gap / final.state.q

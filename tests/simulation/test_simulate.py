@@ -174,7 +174,7 @@ def test_settings_of_a_grid_equal_single_runs():
         {"activation": "gelu", "gated": True, "norm": "pre"},
         {"activation": "silu", "parallel": True, "norm": "pre"},
         {"activation": "tanh", "sigma_b2": 0.1, "norm_gain": 0.5},
-        {"activation": "erf", "norm": "none", "q0": 2.0},
+        {"activation": "erf", "norm": "none"},
         {"activation": "linear", "sigma_o2": 0.5, "mlp_ratio": 2.0},
     ],
 )

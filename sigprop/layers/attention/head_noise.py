@@ -25,7 +25,7 @@ from sigprop.layers.attention.statistics import (
 )
 from sigprop.layers.attention.statistics.coordinates import MAX_GAP
 from sigprop.layers.attention.statistics.two_queries import head_pairs
-from sigprop.layers.fluctuation import BranchNoise, Fluctuation, common_part
+from sigprop.layers.fluctuation import BranchNoise, Fluctuation, common_part, matrix_noise
 from sigprop.layers.state import State
 
 __all__ = ["HeadNoise", "branch", "head_noise", "shared_variance"]
@@ -215,13 +215,17 @@ def branch(
     p, gap = common_part(own, t) / level, float(own.gap) / apart
     value = float(layer.sigma_v2 * layer.sigma_o2)
     scale = value * float(read.gap)
-    repeated = np.diag([2 * p**2 * (layer.heads_per_key - 1) / layer.width, 0.0])
+    values = matrix_noise(
+        *((p, gap), (0.0, 0.0), t, float(layer.width), apart / level, networks.crowding),
+        sharing=layer.heads_per_key,
+    )
     rem = Finite(layer.context, layer.head_width)
     shift = pull(layer, keys(layer, networks.crowding), points, rem)
     return BranchNoise(
         p,
         gap,
         State(moved.q + value * shift.q, moved.gap + value * shift.gap),
-        found.of_kernel(scale / level, scale / apart, layer.heads) + repeated,
-        tokens=np.array([(scale / level) ** 2 * found.tokens / layer.heads, 0.0]),
+        found.of_kernel(scale / level, scale / apart, layer.heads) + values.noise,
+        crowding=values.crowding,
+        tokens=np.array([(scale / level) ** 2 * found.tokens / layer.heads, 0.0]) + values.tokens,
     )
