@@ -1,8 +1,9 @@
-"""Keys of one query whose scores are correlated (E25e), by fixed draws."""
+"""Keys of one query whose scores are correlated (E25e)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -11,15 +12,28 @@ from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.layers.attention.distance_grid import make_field
 from sigprop.layers.attention.position_grid import Layout, pairs_between
 from sigprop.layers.attention.rotation import Rotation, frequencies
+from sigprop.layers.attention.statistics.block_fields import attended, factored
+from sigprop.layers.attention.statistics.boltzmann import HOTTEST
 from sigprop.layers.attention.statistics.correlated_scores import LINEAR, MOST
 from sigprop.layers.attention.statistics.table import MAX_SIGMA, Finite
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights
+from sigprop.layers.attention.statistics.universal import OneQuery
 
-__all__ = ["RATIOS", "CorrelatedKeys", "KeyCorrelation", "between", "resolved", "rotated_width"]
+__all__ = [
+    "RATIOS",
+    "BlockedKeys",
+    "CorrelatedKeys",
+    "KeyCorrelation",
+    "between",
+    "resolved",
+    "rotated_width",
+]
 
 WAVES = 32  # frequencies of rotary positions that are resolved
 NODES = 8  # positions at which correlated scores are drawn
 RATIOS = np.linspace(0.2, 1.1, 19)
+MERGED = 16  # blocks of keys whose scores share a field
+FAINT = 0.35  # score deviation below which what correlations do is linear in the score variance
 EVEN = 1e-12  # sum of squared deviations of weights that draws do not resolve
 
 
@@ -123,6 +137,120 @@ def between(layout: Layout, ratio: Floats) -> Floats:
     place = np.log(layout.queries.position)
     hats = np.stack([np.interp(place, node, unit) for unit in np.eye(len(node))])
     return np.asarray(ratio @ hats)
+
+
+@dataclass(frozen=True)
+class BlockedKeys:
+    """What correlations of the scores of its keys do to queries without rotary positions (E25e).
+
+    Averages are those of `sigprop.layers.attention.statistics.block_fields` over `MERGED` blocks
+    of keys, which grow in proportion to the position.
+
+    Parameters
+    ----------
+    parts : array of int, shape (K, B)
+        Numbers of keys of each block that each query sees, at least two together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.key_correlations import BlockedKeys
+    >>> one = np.ones((1, 1))
+    >>> flat = 0.3 * np.ones((1, 1, 1))  # a flat kernel has no nearer keys
+    >>> found = BlockedKeys(np.array([[64]]))(np.full(1, 4.0), flat, np.sqrt(1.2) * one, one[None])
+    >>> np.allclose(np.ravel(found), (1, 0, 1), atol=1e-3)
+    True
+    """
+
+    parts: Ints
+
+    def __call__(
+        self, scale: Floats, deficit: Floats, sigma: Floats, weight: Floats
+    ) -> KeyCorrelation:
+        """Find `KeyCorrelation` of every query of every stack.
+
+        Parameters
+        ----------
+        scale : array, shape (N,)
+            Score variance of two keys of gap q.
+        deficit : array, shape (N, B, B)
+            Gap over q of two keys, by block.
+        sigma : array, shape (N, K)
+            Standard deviations of the scores.
+        weight : array, shape (N, K, B)
+            Mean weight of a key of each block.
+
+        Returns
+        -------
+        KeyCorrelation
+            Of shape (N, K); the shrink is NaN where the theory does not cover the scores.
+        """
+        shape = sigma.shape
+        count = np.broadcast_to(self._sizes.sum(axis=-1), shape).ravel()
+        sizes = np.broadcast_to(self._sizes, (*shape, MERGED)).reshape(-1, MERGED)
+        pairs = np.broadcast_to(self._pairs, (*shape, MERGED, MERGED)).reshape(-1, MERGED, MERGED)
+        turned = np.swapaxes(self._groups, 1, 2)
+        gaps = (self._groups @ (self._apart * deficit[:, None]) @ turned).reshape(pairs.shape)
+        gaps = np.divide(gaps, pairs, out=np.zeros(pairs.shape), where=pairs > 0)
+        own = (self._groups @ (self.parts * weight)[..., None]).reshape(sizes.shape)
+        own = np.divide(own, sizes, out=np.ones(sizes.shape), where=sizes > 0)
+        most, s = gaps.max(axis=(1, 2)), sigma.ravel()
+        still = (s > 0) & (most > 0) & (s <= MAX_SIGMA)
+        safe = np.where(still, most, 1.0)
+        gaps = np.where(still[:, None, None], gaps / safe[:, None, None], 1.0)
+        s = np.where(still, s, 1.0)
+        warmth = np.minimum(s / FAINT, 1.0) ** 2  # below it all is linear in the scale
+        cold = np.minimum(HOTTEST / s, 1.0) ** 2  # beyond it attention is frozen
+        variance = np.repeat(scale, shape[-1]) * safe * cold / warmth
+        found = attended(factored(np.where(still, variance, 0.0), gaps, sizes, own), sizes)
+        level = s * np.sqrt(cold / warmth)
+        shrink = self._shrink(found.y2 - 1 / count, count, level)
+        part = _parts(found.weights * count[:, None] - sizes, own - 1, sizes)
+        kept = 1 + part[:, None] * (own - 1)
+        together = pairs * kept[:, :, None] * kept[:, None, :]
+        mean = np.sum(together * gaps, axis=(1, 2)) / np.sum(together, axis=(1, 2))
+        near = np.sum(found.pairs * gaps, axis=(1, 2)) / (1 - found.y2) / mean - 1
+        rows = (1 + warmth * (shrink - 1), warmth * near, 1 + warmth * (part - 1))
+        beyond = sigma.ravel() > MAX_SIGMA
+        plain = (np.where(beyond, np.nan, 1.0), 0.0, 1.0)
+        rows = (np.where(still, v, e).reshape(shape) for v, e in zip(rows, plain, strict=True))
+        return KeyCorrelation(*rows)
+
+    def _shrink(self, excess: Floats, count: Floats, sigma: Floats) -> Floats:
+        """Part of a score deviation at which independent scores have an excess."""
+        with np.errstate(divide="ignore"):
+            logs = np.log(OneQuery(count)(RATIOS[:, None] * sigma)[0])
+            place = np.clip(np.log(np.maximum(excess, 0.0)), logs[0], logs[-1])
+        last = np.clip(np.sum(logs <= place, axis=0), 1, len(RATIOS) - 1)
+        low, high = (np.take_along_axis(logs, i[None], 0)[0] for i in (last - 1, last))
+        part = (place - low) / (high - low)
+        return np.exp((1 - part) * np.log(RATIOS[last - 1]) + part * np.log(RATIOS[last]))
+
+    @cached_property
+    def _groups(self) -> Floats:
+        """Which merged block each block belongs to, shape (K, M, B)."""
+        end = np.cumsum(self.parts, axis=1)
+        rows = np.zeros((len(end), MERGED, end.shape[1]))
+        for row, ends in zip(rows, end, strict=True):
+            cuts = np.unique(np.geomspace(1, ends[-1], MERGED).round())
+            _, group = np.unique(np.searchsorted(cuts, ends), return_inverse=True)
+            row[group, np.arange(ends.size)] = 1.0
+        return rows
+
+    @cached_property
+    def _sizes(self) -> Floats:
+        """Numbers of keys of the merged blocks, shape (K, M)."""
+        return np.einsum("kmb,kb->km", self._groups, self.parts)
+
+    @cached_property
+    def _apart(self) -> Floats:
+        """Numbers of pairs of different keys of two blocks, shape (K, B, B)."""
+        return np.stack([pairs_between(sizes) for sizes in self.parts])
+
+    @cached_property
+    def _pairs(self) -> Floats:
+        """Likewise of two merged blocks, shape (K, M, M)."""
+        return np.einsum("kmb,kbc,klc->kml", self._groups, self._apart, self._groups)
 
 
 @dataclass(frozen=True)
@@ -250,6 +378,13 @@ class CorrelatedKeys:
             return float("nan")
         x, first = np.unique(held, return_index=True)
         return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))
+
+
+def _parts(found: Floats, more: Floats, sizes: Floats) -> Floats:
+    """Slope of deviations of block weights in those of independent keys, shape (Q,)."""
+    square, rise = (np.sum(w * more, axis=-1) for w in (sizes * more, found))
+    part = np.divide(rise, square, out=np.ones_like(square), where=square > EVEN)
+    return np.asarray(np.clip(part, 0.0, 1.0))
 
 
 def _part(drawn: Floats, more: Floats, sizes: Ints) -> float:

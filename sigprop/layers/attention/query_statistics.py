@@ -13,6 +13,7 @@ import numpy as np
 from sigprop.core.arrays import Floats, Number
 from sigprop.core.numerics.chebyshev import basis, nodes, transform
 from sigprop.layers.attention.key_correlations import (
+    BlockedKeys,
     CorrelatedKeys,
     KeyCorrelation,
     between,
@@ -489,17 +490,28 @@ class Exact(QueryStatistics):
         index = resolved(self.layout)
         if not index.size or not np.any(scale):
             return KeyCorrelation(1.0, 0.0, 1.0)
-        if sigma.ndim > 1:
-            wide = np.broadcast_to(scale, (*sigma.shape[:-1], 1))
-            parts = (self.correlations(wide[k].item(), deficit[k], sigma[k], weight[k])
-                     for k in np.ndindex(sigma.shape[:-1]))  # fmt: skip
-            one = sigma.reshape(-1, sigma.shape[-1])[0]
-            rows = [np.broadcast_arrays(one, *part)[1:] for part in parts]
-            return KeyCorrelation(*np.moveaxis(np.reshape(rows, (*sigma.shape[:-1], 3, -1)), -2, 0))
-        cells = zip(self.layout.parts[index], sigma[index], weight[index], strict=True)
-        together = CorrelatedKeys(self.rotation, self.head_width)
-        found = np.array([together(float(scale), deficit, *cell) for cell in cells])
-        return KeyCorrelation(*between(self.layout, found.T))
+        lead, size = sigma.shape[:-1], deficit.shape[-1]
+        wide = np.broadcast_to(scale, (*lead, 1)).ravel()
+        gaps = np.broadcast_to(deficit, (*lead, size, size)).reshape(-1, size, size)
+        own = sigma[..., index].reshape(-1, index.size)
+        keys = weight[..., index, :].reshape(*own.shape, size)
+        if self.rotation is None:
+            rows = self._blocked(wide, gaps, own, keys)
+        else:
+            together, parts = (
+                CorrelatedKeys(self.rotation, self.head_width),
+                self.layout.parts[index],
+            )
+            cells = (
+                together(float(wide[n]), gaps[n], parts[k], own[n, k], keys[n, k])
+                for n, k in np.ndindex(own.shape)
+            )
+            rows = KeyCorrelation(*np.moveaxis(np.reshape([*cells], (*own.shape, 3)), -1, 0))
+        return KeyCorrelation(*(between(self.layout, v.reshape(*lead, -1)) for v in rows))
+
+    @cached_property
+    def _blocked(self) -> BlockedKeys:
+        return BlockedKeys(self.layout.parts[resolved(self.layout)])
 
 
 def _each(function: Callable[..., Floats], shape: tuple[int, ...], *values: Floats) -> Floats:

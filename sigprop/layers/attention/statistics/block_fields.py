@@ -1,0 +1,186 @@
+r"""Attention over blocks of keys whose scores share a Gaussian field (E6f).
+
+The score of a key of block b is :math:`h_b + \sigma_b z`: a field h that the keys of a block share,
+correlated between blocks, and what each key has alone. Given h keys are independent, and
+
+.. math:: Y_2 = E_h \int du\, G \sum_b n_b \frac{F_{2,b}}{G_b}, \qquad
+          P_{bc} = E_h \int du\, G\, n_b (n_c - \delta_{bc}) \frac{F_{1,b} F_{1,c}}{G_b G_c}, \qquad
+          G = \prod_b G_b^{n_b},
+
+with G_b and F_{k,b} of `sigprop.layers.attention.statistics.boltzmann` at :math:`u + h_b`, P the
+probability that two different keys of one query are in two blocks, and :math:`n_b F_{1,b}/G_b` in
+place of the sums the weight of a block. The field is kept in its largest factors, weighted by what
+attention makes of the blocks; the rest is each key's own. Its average runs over fixed points, each
+with both signs; the integral is a sum, which :math:`Y_2 + \sum P = 1` normalises point by point.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigprop.core.arrays import Floats
+from sigprop.layers.attention.statistics.boltzmann import Lines, normals
+
+__all__ = ["Attended", "Fields", "attended", "factored"]
+
+SUM, MARGIN = 14, 1.5  # points of u, and how far they go beyond what a vanishing field needs
+START, STOP, COARSE = 1e-3, 25.0, np.arange(-130.0, 61.0)  # -log G between which that is
+CHUNK = 32  # queries at once
+COLD, FEW = 0.5, 16  # variance of a field below which so many points are enough
+FACTORS = 5  # of a field
+LEAST = np.float32(-80.0)  # logarithm of what counts; what underflows is slow
+
+
+class Fields(NamedTuple):
+    """Scores of queries, block by block.
+
+    Attributes
+    ----------
+    roots : array, shape (Q, B, R)
+        Factors of the field's covariance.
+    own : array, shape (Q, B)
+        Standard deviation of what each key has alone.
+    """
+
+    roots: Floats
+    own: Floats
+
+
+class Attended(NamedTuple):
+    """Where the attention of queries lies.
+
+    Attributes
+    ----------
+    y2 : array, shape (Q,)
+        Participation ratio.
+    pairs : array, shape (Q, B, B)
+        Probability that two keys of one query are different ones of two blocks.
+    weights : array, shape (Q, B)
+        Mean weight of all keys of each block.
+    """
+
+    y2: Floats
+    pairs: Floats
+    weights: Floats
+
+
+def factored(variance: Floats, deficit: Floats, sizes: Floats, weight: Floats) -> Fields:
+    """Find the largest factors of a blockwise kernel, about its mean, and what they leave.
+
+    Parameters
+    ----------
+    variance : array, shape (Q,)
+        Variance of the scores where the kernel is one.
+    deficit : array, shape (Q, B, B)
+        One minus the kernel of two different keys; the diagonal of a block of one key is not used.
+    sizes : array, shape (Q, B)
+        Numbers of keys; zero where there is no block.
+    weight : array, shape (Q, B)
+        Mean weight of a key, up to a factor.
+
+    Returns
+    -------
+    Fields
+        What all keys have in common is left out; an eigenvector's sign is chosen by the last bits
+        of the solver, so here its product with 1, ..., B is positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.statistics.block_fields import factored
+    >>> found = factored(np.ones(1), np.full((1, 1, 1), 0.5), np.full((1, 1), 8), np.ones((1, 1)))
+    >>> found.own.round(6).tolist()
+    [[0.707107]]
+    """
+    held, at = sizes > 0, np.arange(sizes.shape[-1])
+    apart = np.where(held[:, :, None] & held[:, None, :], deficit, np.inf)
+    apart[:, at, at] = np.where(sizes > 1, deficit[:, at, at], np.inf)
+    nearest = np.minimum(apart.min(axis=-1), 1.0)  # of a lone key: another's
+    own = np.where(sizes > 1, deficit[:, at, at], nearest)
+    kernel = 1 - np.where(np.isfinite(apart), deficit, 0.0)
+    kernel[:, at, at] = 1 - own
+    share = sizes * weight / np.sum(sizes * weight, axis=-1, keepdims=True)
+    mean = (kernel @ share[..., None])[..., 0]
+    kernel += np.sum(mean * share, axis=-1)[:, None, None] - mean[:, :, None] - mean[:, None, :]
+    kernel *= variance[:, None, None]
+    root = np.sqrt(share)
+    values, vectors = np.linalg.eigh(root[:, :, None] * kernel * root[:, None, :])
+    values, vectors = values[:, ::-1][:, :FACTORS], vectors[:, :, ::-1][..., :FACTORS]
+    sign = np.where((at + 1.0) @ vectors < 0, -1.0, 1.0)
+    scale = sign * np.sqrt(np.maximum(values, 0.0))
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=held)
+    roots = vectors * scale[:, None, :] * inverse[..., None]
+    rest = kernel[:, at, at] + variance[:, None] * own - np.sum(roots**2, axis=-1)
+    return Fields(roots, np.sqrt(np.maximum(rest, 0.0)) * held)
+
+
+def attended(fields: Fields, sizes: Floats) -> Attended:
+    """Average attention over the fields.
+
+    Parameters
+    ----------
+    fields : Fields
+        Scores of Q queries.
+    sizes : array, shape (Q, B)
+        Numbers of keys of the blocks; zero where there is none.
+
+    Returns
+    -------
+    Attended
+        Participation ratio, pairs and weights; their sums are one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.statistics import moments
+    >>> from sigprop.layers.attention.statistics.block_fields import Fields, attended
+    >>> alone = Fields(np.zeros((1, 1, 1)), np.full((1, 1), 2.0))  # independent scores
+    >>> bool(abs(attended(alone, np.full((1, 1), 64.0)).y2[0] - moments(2.0, 64).y2) < 1e-3)
+    True
+    """
+    queries, blocks = sizes.shape
+    out = Attended(np.zeros(queries), np.zeros((queries, blocks, blocks)), np.zeros(sizes.shape))
+    strong = np.sum(fields.roots**2, axis=-1).max(axis=-1) > COLD
+    for points, rows in ((normals(), strong), (normals(FEW), ~strong)):
+        index = np.flatnonzero(rows)
+        for part in np.array_split(index, -(-len(index) // CHUNK)) if len(index) else ():
+            found = _averages(Fields(*(v[part] for v in fields)), sizes[part], points)
+            for whole, value in zip(out, found, strict=True):
+                whole[part] = value
+    return out
+
+
+def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
+    points = np.concatenate([points, -points])[:, : fields.roots.shape[-1]]
+    field = np.moveaxis(fields.roots @ points.T, -1, 0)  # (S, Q, B)
+    lines = Lines(fields.own)
+    number = sizes.astype(np.float32)
+    u = _range(lines, number)
+    logs = np.maximum(lines(u[:, None, :, None] + field), LEAST)  # (U, S, Q, B, 3)
+    log_g = np.maximum(-np.sum(number * np.exp(logs[..., 0]), axis=-1), LEAST)[..., None]
+    same = number * np.exp(np.maximum(logs[..., 2] + log_g, LEAST))
+    alone = number * np.exp(np.maximum(logs[..., 1] + log_g, LEAST))
+    first = number * np.exp(np.maximum(logs[..., 1] + log_g / 2, LEAST))
+    inverse = np.divide(1, number, out=np.zeros_like(number), where=number > 0)
+    twice = np.sum(first, axis=-1) ** 2 - np.sum(first**2 * inverse, axis=-1)
+    total = np.sum(np.sum(same, axis=-1) + twice, axis=0)  # (S, Q)
+    y2 = np.mean(np.sum(same, axis=(0, -1)) / total, axis=0)
+    first /= np.sqrt(total)[..., None]
+    rows = np.moveaxis(first, 2, 0).reshape(len(sizes), -1, sizes.shape[-1])
+    pairs = (np.swapaxes(rows, 1, 2) @ rows / len(points)).astype(np.float64)
+    at = np.arange(sizes.shape[-1])
+    pairs[:, at, at] *= 1 - inverse
+    weights = np.sum(alone, axis=0)
+    weights /= np.sum(weights, axis=-1, keepdims=True)
+    return Attended(y2, pairs, np.mean(weights, axis=0))
+
+
+def _range(lines: Lines, number: NDArray[np.float32]) -> Floats:
+    """Points of u where the integrals of a vanishing field live, shape (U, Q)."""
+    decay = np.sum(number * np.exp(lines(COARSE[:, None, None])[..., 0]), axis=-1)
+    low = COARSE[np.maximum(np.sum(decay < START, axis=0) - 1, 0)] - MARGIN
+    high = COARSE[np.minimum(np.sum(decay < STOP, axis=0), COARSE.size - 1)] + MARGIN
+    return np.linspace(low, high, SUM)

@@ -1,0 +1,137 @@
+r"""Averages of Boltzmann factors over one Gaussian score, by look-up.
+
+With :math:`g_k(x) = e^{kx - e^x}`, :math:`F_k(u) = E\,g_k(u + sz)` and
+:math:`G(u) = E\,e^{-e^{u + sz}}`, one table holds
+
+.. math:: \log(-\log G), \qquad \log\frac{F_1}{G}, \qquad \log\frac{F_2}{G},
+
+which are u, u and 2u at s = 0: Chebyshev series in s, at uniform points of u/(1 + s/3.2), between
+which they are taken linear. It was made by
+``python -m sigprop.layers.attention.statistics.build_boltzmann``; the measured errors are in the
+file (`error`) and in notebooks/accuracy.md.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import as_file, files
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigprop.core.arrays import Floats
+from sigprop.core.numerics.chebyshev import basis
+from sigprop.layers.attention.statistics import coordinates as co
+
+__all__ = ["HOTTEST", "Lines", "errors", "normals", "points"]
+
+HOTTEST = 16.0  # score deviation
+LOW, HIGH, STEP = -28.0, 12.0, 0.1  # of u/(1 + s/3.2)
+
+
+def points(s: Floats) -> Floats:
+    """Points of u at score deviations, along a new last axis."""
+    count = round((HIGH - LOW) / STEP) + 1
+    return np.asarray((LOW + STEP * np.arange(count)) * _stretch(s)[..., None])
+
+
+def _stretch(s: Floats) -> Floats:
+    return np.asarray(1 + s / 3.2)
+
+
+@cache
+def _data() -> dict[str, Floats]:
+    source = files("sigprop.layers.attention.statistics") / "boltzmann.npz"
+    with as_file(source) as path, np.load(path) as file:
+        return {name: np.asarray(file[name]) for name in file.files}
+
+
+def errors() -> Floats:
+    """Errors of the three logarithms, measured against quadrature when the file was made.
+
+    Returns
+    -------
+    array, shape (3,)
+        The largest at random points where -log G is below 30.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.statistics.boltzmann import errors
+    >>> bool(errors().max() < 0.01)
+    True
+    """
+    return _data()["error"]
+
+
+@cache
+def normals(count: int | None = None) -> Floats:
+    """Points that averages over five independent normals run over.
+
+    Parameters
+    ----------
+    count : int, optional
+        The first so many, a power of two; by default all.
+
+    Returns
+    -------
+    array, shape (S, 5)
+        Sobol points, with identity second moments.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.statistics.boltzmann import normals
+    >>> (normals(16).T @ normals(16) / 16).round(12).diagonal().tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    z = _data()["normals"][:count]
+    z = z - z.mean(axis=0)
+    values, vectors = np.linalg.eigh(z.T @ z / len(z))
+    return np.asarray(z @ (vectors / np.sqrt(values)) @ vectors.T)
+
+
+class Lines:
+    """The three logarithms along u, at given score deviations.
+
+    Parameters
+    ----------
+    s : array, shape (...)
+        Score deviations, >= 0; beyond 16 those at 16.
+    table : array, optional
+        Coefficients, shape (K, N, 3); by default those of the shipped file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.statistics.boltzmann import Lines
+    >>> Lines(np.array([1e-6]))(np.array([[-2.0]])).round(3).tolist()  # (u, u, 2u)
+    [[[-2.0, -2.0, -4.0]]]
+    """
+
+    def __init__(self, s: Floats, table: Floats | None = None) -> None:
+        rows = _data()["table"] if table is None else table
+        cold = np.minimum(s, HOTTEST)
+        terms = basis(co.from_deviation(cold, 0.0, HOTTEST), len(rows)).astype(np.float32)
+        self._count = rows.shape[1]
+        self._rows = np.tensordot(terms, rows.astype(np.float32), 1).reshape(-1, 3)
+        self._start = self._count * np.arange(cold.size).reshape(cold.shape)
+        self._scale = STEP * _stretch(cold)
+
+    def __call__(self, u: Floats) -> NDArray[np.float32]:
+        """Look the logarithms up.
+
+        Parameters
+        ----------
+        u : array, shape (P, ...)
+            Points; the axes behind the first are those of the score deviations.
+
+        Returns
+        -------
+        array, shape (P, ..., 3)
+            The logarithms; beyond the table those at its ends.
+        """
+        place = np.clip(u / self._scale - LOW / STEP, 0.0, self._count - 1.001)
+        index = place.astype(np.intp)
+        part = (place - index).astype(np.float32)[..., None]
+        index += self._start
+        first, second = self._rows[index], self._rows[index + 1]
+        return np.asarray(first + part * (second - first))
