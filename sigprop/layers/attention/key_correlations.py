@@ -12,7 +12,7 @@ from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.layers.attention.distance_grid import make_field
 from sigprop.layers.attention.position_grid import Layout, pairs_between
 from sigprop.layers.attention.rotation import Rotation, frequencies
-from sigprop.layers.attention.statistics.block_fields import attended, factored
+from sigprop.layers.attention.statistics.block_fields import POINTS, attended, factored
 from sigprop.layers.attention.statistics.boltzmann import HOTTEST
 from sigprop.layers.attention.statistics.correlated_scores import LINEAR, MOST
 from sigprop.layers.attention.statistics.table import MAX_SIGMA, Finite
@@ -150,6 +150,8 @@ class BlockedKeys:
     ----------
     parts : array of int, shape (K, B)
         Numbers of keys of each block that each query sees, at least two together.
+    points : int
+        As of `sigprop.layers.attention.statistics.block_fields.attended`.
 
     Examples
     --------
@@ -163,6 +165,7 @@ class BlockedKeys:
     """
 
     parts: Ints
+    points: int = POINTS
 
     def __call__(
         self, scale: Floats, deficit: Floats, sigma: Floats, weight: Floats
@@ -202,7 +205,7 @@ class BlockedKeys:
         warmth = np.minimum(s / FAINT, 1.0) ** 2  # below it all is linear in the scale
         cold = np.minimum(HOTTEST / s, 1.0) ** 2  # beyond it attention is frozen
         variance = np.repeat(scale, shape[-1]) * safe * cold / warmth
-        found = attended(factored(np.where(still, variance, 0.0), gaps, sizes, own), sizes)
+        found = attended(factored(np.where(still, variance, 0.0), gaps, sizes, own), sizes, self.points)
         level = s * np.sqrt(cold / warmth)
         shrink = self._shrink(found.y2 - 1 / count, count, level)
         part = _parts(found.weights * count[:, None] - sizes, own - 1, sizes)

@@ -2,8 +2,8 @@ r"""Attention weights of the queries of a layout for many stacks at once.
 
 Beside the look-ups of `sigprop.layers.attention.query_universal`, what correlations of scores do
 (E25e) is interpolated, for gaps that rise linearly with log distance, of the mean and slope that
-the kernel's have; without rotary positions the factor on the score deviation depends on more than
-the rise, and is left out (notebooks/accuracy.md).
+the kernel's have: from one table of every mask (`sigprop.layers.attention.correlation_table`), or,
+under rotation, from one of the layout.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from functools import cached_property, lru_cache, partial
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Ints, Number
+from sigprop.core.arrays import Floats, Number
 from sigprop.core.numerics.chebyshev import basis, fitted, nodes
+from sigprop.layers.attention.correlation_table import RESOLUTION, SINGLES, Correlations, rise
 from sigprop.layers.attention.key_correlations import (
     RATIOS,
     CorrelatedKeys,
@@ -29,7 +30,6 @@ from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Tabulated", "coarse_layout", "tabulated"]
 
-RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of one
 CORRELATIONS = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
 DRAWS = 512  # of them
 SMALL = 1e-9
@@ -70,7 +70,9 @@ class Tabulated(Universal):
             Score variance of two keys of gap q.
         deficit : array, shape (..., B, B)
             Gap over q of two keys, by block.
-        sigma, weight : arrays, shape (..., P) and (..., P, B)
+        sigma : array, shape (..., P)
+            Standard deviations of the scores.
+        weight : array, shape (..., P, B)
             Not used.
 
         Returns
@@ -89,15 +91,25 @@ class Tabulated(Universal):
         index = resolved(self.layout)
         if not index.size:
             return KeyCorrelation(1.0, 0.0, 1.0)
-        own, rise = (np.einsum("kbc,...bc->...k", part, deficit) for part in self._parts)
-        tilt = np.divide(rise, own, out=np.zeros_like(own), where=own > 0)
-        root = np.sqrt(scale) * np.ones_like(own)
-        hot = basis(co.from_deviation(root, LOWEST, self.top), CORRELATIONS[0])
-        far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), CORRELATIONS[1])
-        steep = basis(2 * np.clip(tilt, 0.0, 1.0) - 1, CORRELATIONS[2])
-        found = np.einsum("zkabc,...ka,...kb,...kc->z...k", self._correlations, hot, far, steep)
+        own, steep = (np.einsum("kbc,...bc->...k", part, deficit) for part in self._parts)
+        tilt = np.divide(steep, own, out=np.zeros_like(own), where=own > 0)
+        if self.rotation is None:
+            found = self._masked(sigma[..., index], own, tilt)
+        else:
+            found = self._rotated(np.sqrt(scale) * np.ones_like(own), own, tilt)
         found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])
         return KeyCorrelation(*between(self.layout, found))
+
+    @cached_property
+    def _masked(self) -> Correlations:
+        return Correlations(self.layout.centres.count[resolved(self.layout)])
+
+    def _rotated(self, root: Floats, own: Floats, tilt: Floats) -> Floats:
+        """Find what correlations do, shape (3, ..., K), from the root of the score variance."""
+        hot = basis(co.from_deviation(root, LOWEST, self.top), CORRELATIONS[0])
+        far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), CORRELATIONS[1])
+        near = basis(2 * np.clip(tilt, 0.0, 1.0) - 1, CORRELATIONS[2])
+        return np.einsum("zkabc,...ka,...kb,...kc->z...k", self._correlations, hot, far, near)
 
     @cached_property
     def _parts(self) -> tuple[Floats, Floats]:
@@ -105,16 +117,13 @@ class Tabulated(Universal):
         parts = self.layout.parts[resolved(self.layout)]
         pairs = np.stack([pairs_between(sizes) for sizes in parts])
         pairs /= pairs.sum(axis=(1, 2), keepdims=True)
-        rise = pairs * np.stack([_rise(sizes) for sizes in parts])
-        square = np.einsum("kbc,kbc->k", rise, np.stack([_rise(sizes) for sizes in parts]))
-        return pairs, rise / square[:, None, None]
+        climb = np.stack([rise(sizes) for sizes in parts])
+        square = np.einsum("kbc,kbc->k", pairs * climb, climb)
+        return pairs, pairs * climb / square[:, None, None]
 
     @cached_property
     def _correlations(self) -> Floats:
-        """Coefficients of `KeyCorrelation`, shape (3, K, ., ., .).
-
-        Without rotation the participation ratio depends on more than the rise, and is left alone.
-        """
+        """Coefficients of `KeyCorrelation` under rotation, shape (3, K, ., ., .)."""
         scale = co.to_deviation(nodes(CORRELATIONS[0]), LOWEST, self.top) ** 2
         own = co.to_gap(nodes(CORRELATIONS[1]), 0.0)
         tilt = (nodes(CORRELATIONS[2]) + 1) / 2
@@ -123,22 +132,10 @@ class Tabulated(Universal):
         together = CorrelatedKeys(self.rotation, self.head_width, DRAWS)
         for a, b, c, k in np.ndindex(*CORRELATIONS, index.size):
             sizes = self.layout.parts[index[k]]
-            deficit = own[b] * (1 + tilt[c] * _rise(sizes))
+            deficit = own[b] * (1 + tilt[c] * rise(sizes))
             rows[a, b, c, :, k] = together.alone(float(scale[a]), deficit, sizes)
-        if self.rotation is None:
-            rows[..., 0, :] = 1.0
         rows[..., 0, :][~np.isfinite(rows[..., 0, :])] = 1.0  # frozen, beyond the theory
         return np.stack([fitted(rows[..., z, :], 3) for z in range(3)])
-
-
-def _rise(sizes: Ints) -> Floats:
-    """Log distance of two keys by block, about its mean over pairs, -1 at the nearest pair."""
-    middle = np.cumsum(sizes) - sizes / 2
-    distance = np.abs(middle[:, None] - middle)
-    np.fill_diagonal(distance, np.exp(-1.5) * sizes)  # E log |x - y| in a block
-    log, pairs = np.log(np.maximum(distance, 0.5)), pairs_between(sizes)
-    log -= np.sum(pairs * log) / pairs.sum()
-    return np.asarray(log / max(-log[pairs > 0].min(), SMALL))
 
 
 coarse_layout = partial(make_layout, resolution=RESOLUTION, singles=SINGLES)

@@ -28,8 +28,9 @@ __all__ = ["Attended", "Fields", "attended", "factored"]
 
 SUM, MARGIN = 14, 1.5  # points of u, and how far they go beyond what a vanishing field needs
 START, STOP, COARSE = 1e-3, 25.0, np.arange(-130.0, 61.0)  # -log G between which that is
-CHUNK = 32  # queries at once
-COLD, FEW = 0.5, 16  # variance of a field below which so many points are enough
+CHUNK = 2048  # queries times points at once
+POINTS = 64  # of a field
+COLD, FEW = 0.5, 16  # variance of a field below which so many are enough
 FACTORS = 5  # of a field
 LEAST = np.float32(-80.0)  # logarithm of what counts; what underflows is slow
 
@@ -117,7 +118,7 @@ def factored(variance: Floats, deficit: Floats, sizes: Floats, weight: Floats) -
     return Fields(roots, np.sqrt(np.maximum(rest, 0.0)) * held)
 
 
-def attended(fields: Fields, sizes: Floats) -> Attended:
+def attended(fields: Fields, sizes: Floats, points: int = POINTS) -> Attended:
     """Average attention over the fields.
 
     Parameters
@@ -126,6 +127,8 @@ def attended(fields: Fields, sizes: Floats) -> Attended:
         Scores of Q queries.
     sizes : array, shape (Q, B)
         Numbers of keys of the blocks; zero where there is none.
+    points : int
+        Number of points of strong fields, a power of two up to 256.
 
     Returns
     -------
@@ -144,10 +147,10 @@ def attended(fields: Fields, sizes: Floats) -> Attended:
     queries, blocks = sizes.shape
     out = Attended(np.zeros(queries), np.zeros((queries, blocks, blocks)), np.zeros(sizes.shape))
     strong = np.sum(fields.roots**2, axis=-1).max(axis=-1) > COLD
-    for points, rows in ((normals(), strong), (normals(FEW), ~strong)):
+    for number, rows in ((points, strong), (min(points, FEW), ~strong)):
         index = np.flatnonzero(rows)
-        for part in np.array_split(index, -(-len(index) // CHUNK)) if len(index) else ():
-            found = _averages(Fields(*(v[part] for v in fields)), sizes[part], points)
+        for part in np.array_split(index, -(-len(index) * number // CHUNK)) if len(index) else ():
+            found = _averages(Fields(*(v[part] for v in fields)), sizes[part], normals(number))
             for whole, value in zip(out, found, strict=True):
                 whole[part] = value
     return out

@@ -19,7 +19,7 @@ from sigprop.layers.attention.statistics import coordinates as co
 
 TERMS = 48  # Chebyshev nodes in s
 LOWER, UPPER, FINE = -40.0, 14.0, 0.05  # grid of z, which is finer where s > 2
-FACTORS, FIELDS, SEED = 5, 64, 29
+FACTORS, FIELDS, SEED = 5, 256, 29
 POINTS = 400  # for the errors
 TINY = 1e-300
 

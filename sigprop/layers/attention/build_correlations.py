@@ -1,0 +1,81 @@
+"""Make the table of correlated scores of masked stacks: some minutes on one core.
+
+Run as ``python -m sigprop.layers.attention.build_correlations [--out FILE]``. Every node is what
+`sigprop.layers.attention.key_correlations.BlockedKeys` finds for one query of n keys whose gap
+rises linearly with log distance; the same at random points measures the error that the file holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from sigprop.core.arrays import Floats
+from sigprop.core.numerics.chebyshev import nodes, transform
+from sigprop.layers.attention import correlation_table as ct
+from sigprop.layers.attention.key_correlations import BlockedKeys
+from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.statistics.universal import KeyWeights
+
+COUNTS = (12, 9, 9, 4)  # Chebyshev nodes in log n, s, gap and its rise with log distance
+FIELDS = 256  # points of strong fields
+POINTS, SEED = 60, 31
+
+
+def exact(count: int, s: Floats, own: Floats, tilt: Floats) -> Floats:
+    """Find shrink, near and part of one query, shape (3, N)."""
+    sizes = make_layout(count, ct.RESOLUTION, singles=ct.SINGLES).parts[-1]
+    deficit = own[:, None, None] * (1 + tilt[:, None, None] * ct.rise(sizes))
+    scale = s**2 / own
+    pairs = ct.pairs_between(sizes)
+    beside = np.sum(pairs * deficit, axis=-1) / np.sum(pairs, axis=-1)
+    ratio = np.maximum(2 * beside / own[:, None] - 1, 0.0)
+    weight = np.exp(KeyWeights(np.array([float(count)]))(s[:, None], ratio[:, None]))
+    weight /= (weight @ sizes / count)[..., None]
+    found = BlockedKeys(sizes[None], FIELDS)(scale, deficit, s[:, None], weight)
+    return np.stack(found)[..., 0]
+
+
+def build() -> Floats:
+    """Chebyshev coefficients over log n, s, gap and rise, shape (N, S, G, R, 3)."""
+    count = ct.to_keys(nodes(COUNTS[0]))
+    grid = np.meshgrid(
+        ct.to_deviation(nodes(COUNTS[1])), ct.to_gap(nodes(COUNTS[2])), ct.to_tilt(nodes(COUNTS[3])),
+        indexing="ij",
+    )  # fmt: skip
+    cells = [np.ravel(g) for g in grid]
+    rows = np.stack([exact(int(n), *cells).T.reshape(*COUNTS[1:], 3) for n in count])
+    places = ct.from_keys(count)  # integers, so not quite the nodes
+    rows = np.tensordot(np.linalg.inv(ct.basis(places, COUNTS[0])), rows, 1)
+    for axis in (1, 2, 3):
+        rows = transform(rows, axis)
+    return rows
+
+
+def errors(table: Floats) -> Floats:
+    """Find root mean square and largest error of shrink, near and part, shape (2, 3)."""
+    rng, found = np.random.default_rng(SEED), []
+    for _ in range(POINTS):
+        n = int(ct.to_keys(rng.uniform(-1, 1)))
+        place = rng.uniform(-1, 1, (3, 8))
+        cell = ct.to_deviation(place[0]), ct.to_gap(place[1]), ct.to_tilt(place[2])
+        looked = ct.Correlations(np.array([float(n)]), table)
+        known = looked(*(c[:, None] for c in cell))[..., 0]
+        found.append(known - exact(n, *cell))
+    rows = np.concatenate(found, axis=1)
+    return np.stack([np.sqrt(np.mean(rows**2, axis=1)), np.abs(rows).max(axis=1)])
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("correlations.npz"))
+    out = parser.parse_args().out
+    table = build().astype(np.float32)
+    np.savez_compressed(out, table=table, error=errors(table.astype(np.float64)))
+
+
+if __name__ == "__main__":
+    main()
