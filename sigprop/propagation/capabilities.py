@@ -20,6 +20,7 @@ from sigprop.model.spec import ModelSpec
 __all__ = [
     "GEOMETRIES",
     "MAX_POSITIONS",
+    "MAX_ROTARY",
     "TABLE",
     "THEORIES",
     "Row",
@@ -37,7 +38,8 @@ THEORIES = ("finite", "limit")  # exact at the context length; published, of inf
 GEOMETRIES = ("auto", "exchangeable")
 # without positions
 ALIKE: dict[str, Any] = {"causal": False, "window": None, "prefix": 0, "rotary_base": None}
-MAX_POSITIONS = 2**17  # tokens whose positions are told apart
+MAX_POSITIONS = 2**20  # tokens whose positions are told apart
+MAX_ROTARY = 2**17  # likewise with rotary positions, whose scores are drawn
 MAX_SAMPLED = 2048  # tokens up to which T^3 operations a layer and draw are affordable
 SMALLEST_GAIN = 1e-150  # whose square, the variance behind a norm, keeps its digits
 
@@ -138,10 +140,10 @@ def _is_alone(spec: ModelSpec) -> bool:
     return not any(np.any(s.beta) or np.any(s.sigma_w2_2 * s.sigma_w1_2) for s in set(spec.layers))
 
 
-def _is_long(spec: ModelSpec, theory: str) -> bool:
-    context = np.asarray(spec.context)
-    far = np.any((context > MAX_POSITIONS) & np.isfinite(context))
-    return _has_positions(spec, theory) and bool(far)
+def _is_far(spec: ModelSpec) -> bool:
+    """Whether some context is too long for its positions to be told apart."""
+    context, most = np.asarray(spec.context), MAX_ROTARY if is_rotary(spec) else MAX_POSITIONS
+    return bool(np.any((context > most) & np.isfinite(context)))
 
 
 TABLE = (
@@ -165,10 +167,14 @@ TABLE = (
         "tokens differ in size, and scores with them; beta = 0 and sigma_w2 = 0 leave attention "
         "alone, whose influence is known",
         lambda s, theory: not s.reads_norm and _has_positions(s, theory) and not _is_alone(s)),
-    Row(f"context above {MAX_POSITIONS} with causal = true or rotary_base",
+    Row(f"context above {MAX_POSITIONS} with causal = true",
         (*FORWARD, *HEAT, "bands", "gradients", "influence"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
-        _is_long),
+        lambda s, theory: not is_rotary(s) and _has_positions(s, theory) and _is_far(s)),
+    Row(f"context above {MAX_ROTARY} with rotary_base",
+        (*FORWARD, *HEAT, "bands", "gradients", "influence"),
+        f"rotary positions are resolved up to {MAX_ROTARY} tokens; {LATE}, or ask for the limit",
+        lambda s, theory: is_rotary(s) and _has_positions(s, theory) and _is_far(s)),
     Row("identity or value_identity with causal = true or rotary_base",
         ("sweep", "critical", "diagram", *HEAT, "bands", "gradients"),
         f"identity parts have no theory by position; {LATE}",
@@ -215,9 +221,10 @@ TABLE = (
         "or diagram, or describe a uniform stack",
         lambda s, theory: not s.is_uniform),
     Row("no causal mask that is resolved", ("causal",),
-        f"a single causal spec with norms is needed, of at most {MAX_POSITIONS} tokens", None),
+        f"a single causal spec with norms is needed, of at most {MAX_POSITIONS} tokens, or "
+        f"{MAX_ROTARY} with rotary positions", None),
     Row("no rotary positions that are resolved", ("by_distance",),
-        f"a single bidirectional spec with a rotary base is needed, of at most {MAX_POSITIONS} "
+        f"a single bidirectional spec with a rotary base is needed, of at most {MAX_ROTARY} "
         "tokens", None),
     Row("a state that vanishes or overflows",
         ("propagate", "beta_profile", "exponents", "bands", "gradients"),
@@ -347,8 +354,8 @@ def geometry_of(spec: ModelSpec, theory: str = "finite", geometry: str = "auto")
     ...                         rho0=0))
     'position'
     """
-    far = bool(np.any(np.asarray(spec.context) > MAX_POSITIONS))
-    if geometry != "auto" or not _has_positions(spec, theory) or far or spec.has_identity:
+    known = _has_positions(spec, theory) and not (_is_far(spec) or spec.has_identity)
+    if geometry != "auto" or not known:
         return "exchangeable"
     if is_causal(spec):
         return "position" if spec.reads_norm else "exchangeable"

@@ -169,7 +169,8 @@ def causal(
     Parameters
     ----------
     spec : ModelSpec
-        A single causal description with norms, context at most 131 072.
+        A single causal description with norms, context at most 2^20, or 2^17 with rotary
+        positions.
     kernel : array_like, shape (T, T), optional
         Token kernel of the input; exchangeable with overlap rho0 when absent. Any positive
         semidefinite matrix: embeddings, repeated tokens, positions; one that only rounding keeps

@@ -71,7 +71,8 @@ EXAMPLES = {
     "causal = true": {"causal": True},
     "rotary_base": {"rotary_base": 1e4},
     "norm = 'none' with causal = True": {"norm": "none", "causal": True},
-    "context above 131072 with causal = true or rotary_base": {"context": 2**18, "causal": True},
+    "context above 1048576 with causal = true": {"context": 2**21, "causal": True},
+    "context above 131072 with rotary_base": {"context": 2**18, "rotary_base": 1e4},
     "identity or value_identity with causal = true or rotary_base": {
         "value_identity": 0.5, "rotary_base": 1e4,
     },
@@ -131,7 +132,7 @@ def test_a_plain_spec_is_covered(command):
 
 @pytest.mark.parametrize("command", ["propagate", "critical", "sweep"])
 def test_the_limit_has_no_positions(command):
-    spec = SPEC.replace(context=2**18, causal=True)
+    spec = SPEC.replace(context=2**21, causal=True)
     assert not covers(spec, command)
     assert covers(spec, command, "limit")
 

@@ -366,7 +366,7 @@ def test_the_limit_describes_late_tokens():
         (AssumptionError, lambda: SPEC.replace(causal=False, window=3), "window and prefix"),
         (AssumptionError, lambda: propagate(SPEC.replace(norm="none")), "norm = 'none'"),
         (AssumptionError, lambda: sweep(SPEC.replace(norm="none")), "norm = 'none'"),
-        (AssumptionError, lambda: propagate(SPEC.replace(context=2**18)), "context above 131072"),
+        (AssumptionError, lambda: propagate(SPEC.replace(context=2**21)), "context above 1048576"),
         (DomainError, lambda: SPEC.replace(window=0), "window = 0"),
         (DomainError, lambda: SPEC.replace(prefix=33), "prefix = 33"),
         (DomainError, lambda: make_layout(100_000, window=16), "window = 16"),

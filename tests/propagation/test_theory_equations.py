@@ -210,8 +210,8 @@ def test_noise_of_a_sublayer_of_attention():
     skip, p_f, gap_f = alpha**2 * gap, common[1], out.gap
     cov = np.diag(
         [
-            (2 * p_f**2 + 4 * alpha**2 * common[0] * p_f + 2 * p_f**2 * (shared - 1)) / d,
-            (2 * gap_f**2 + 4 * skip * gap_f) / (d * t) + kappa * 2 * gap_f**2 / d**2,
+            (2 * p_f**2 + 4 * alpha**2 * common[0] * p_f + 2 * p_f**2 * shared) / d,
+            (4 * gap_f**2 + 4 * skip * gap_f) / (d * t) + kappa * 4 * gap_f**2 / d**2,
         ]
     )
     rho, s = 1 - gap / q, BETA * np.sqrt(np.log(t) * q * gap)
@@ -246,10 +246,10 @@ def test_noise_of_a_sublayer_of_attention():
     assert apart == pytest.approx(skip + VALUE * gap * pulled, rel=1e-12)
     assert level == pytest.approx(alpha**2 * q + VALUE * (q - gap + gap * traces.mean), rel=1e-12)
 
-    crowded = gap_f**2 + 2 * skip * gap_f + kappa * (skip**2 + gap_f**2)
+    crowded = 2 * gap_f**2 + 2 * skip * gap_f + kappa * (skip**2 + gap_f**2)
     assert found.crowding == pytest.approx(crowded / (skip + gap_f) ** 2, rel=1e-12)
-    along = 2 * (p_f * gap_f + alpha**2 * (common[0] * gap_f + gap * p_f)) / d
-    own = 2 * along + (2 * gap_f**2 + 4 * skip * gap_f) / d + (VALUE * gap) ** 2 * y / heads
+    along = 2 * (2 * p_f * gap_f + alpha**2 * (common[0] * gap_f + gap * p_f)) / d
+    own = 2 * along + (4 * gap_f**2 + 4 * skip * gap_f) / d + (VALUE * gap) ** 2 * y / heads
     np.testing.assert_allclose(found.tokens * np.exp(2 * found.mean[0]), [own, along], rtol=1e-6)
 
 

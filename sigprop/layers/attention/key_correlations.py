@@ -12,7 +12,12 @@ from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.layers.attention.distance_grid import make_field
 from sigprop.layers.attention.position_grid import Layout, pairs_between
 from sigprop.layers.attention.rotation import Rotation, frequencies
-from sigprop.layers.attention.statistics.block_fields import POINTS, attended, factored
+from sigprop.layers.attention.statistics.block_fields import (
+    POINTS,
+    Fields,
+    attended,
+    factored,
+)
 from sigprop.layers.attention.statistics.boltzmann import HOTTEST
 from sigprop.layers.attention.statistics.correlated_scores import LINEAR, MOST
 from sigprop.layers.attention.statistics.table import MAX_SIGMA, Finite
@@ -205,9 +210,11 @@ class BlockedKeys:
         warmth = np.minimum(s / FAINT, 1.0) ** 2  # below it all is linear in the scale
         cold = np.minimum(HOTTEST / s, 1.0) ** 2  # beyond it attention is frozen
         variance = np.repeat(scale, shape[-1]) * safe * cold / warmth
-        found = attended(factored(np.where(still, variance, 0.0), gaps, sizes, own), sizes, self.points)
+        found = attended(
+            factored(np.where(still, variance, 0.0), gaps, sizes, own), sizes, self.points
+        )
         level = s * np.sqrt(cold / warmth)
-        shrink = self._shrink(found.y2 - 1 / count, count, level)
+        shrink = _shrink(found.y2, count, level)
         part = _parts(found.weights * count[:, None] - sizes, own - 1, sizes)
         kept = 1 + part[:, None] * (own - 1)
         together = pairs * kept[:, :, None] * kept[:, None, :]
@@ -218,16 +225,6 @@ class BlockedKeys:
         plain = (np.where(beyond, np.nan, 1.0), 0.0, 1.0)
         rows = (np.where(still, v, e).reshape(shape) for v, e in zip(rows, plain, strict=True))
         return KeyCorrelation(*rows)
-
-    def _shrink(self, excess: Floats, count: Floats, sigma: Floats) -> Floats:
-        """Part of a score deviation at which independent scores have an excess."""
-        with np.errstate(divide="ignore"):
-            logs = np.log(OneQuery(count)(RATIOS[:, None] * sigma)[0])
-            place = np.clip(np.log(np.maximum(excess, 0.0)), logs[0], logs[-1])
-        last = np.clip(np.sum(logs <= place, axis=0), 1, len(RATIOS) - 1)
-        low, high = (np.take_along_axis(logs, i[None], 0)[0] for i in (last - 1, last))
-        part = (place - low) / (high - low)
-        return np.exp((1 - part) * np.log(RATIOS[last - 1]) + part * np.log(RATIOS[last]))
 
     @cached_property
     def _groups(self) -> Floats:
@@ -381,6 +378,24 @@ class CorrelatedKeys:
             return float("nan")
         x, first = np.unique(held, return_index=True)
         return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))
+
+
+def _shrink(y2: Floats, count: Floats, sigma: Floats) -> Floats:
+    """Part of a score deviation at which independent scores have a participation ratio.
+
+    The same quadrature of independent scores cancels its error.
+    """
+    alone = Fields(np.zeros((*sigma.shape, 1, 1)), sigma[:, None])
+    flat = attended(alone, count[:, None]).y2
+    one = OneQuery(count)
+    with np.errstate(divide="ignore"):
+        logs = np.log(one(RATIOS[:, None] * sigma)[0] / one(sigma)[0])
+        place = np.log(np.maximum((y2 - 1 / count) / (flat - 1 / count), 0.0))
+    place = np.clip(place, logs[0], logs[-1])
+    last = np.clip(np.sum(logs <= place, axis=0), 1, len(RATIOS) - 1)
+    low, high = (np.take_along_axis(logs, i[None], 0)[0] for i in (last - 1, last))
+    part = (place - low) / (high - low)
+    return np.asarray(np.exp((1 - part) * np.log(RATIOS[last - 1]) + part * np.log(RATIOS[last])))
 
 
 def _parts(found: Floats, more: Floats, sizes: Floats) -> Floats:

@@ -168,15 +168,16 @@ def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
     alone = number * np.exp(np.maximum(logs[..., 1] + log_g, LEAST))
     first = number * np.exp(np.maximum(logs[..., 1] + log_g / 2, LEAST))
     inverse = np.divide(1, number, out=np.zeros_like(number), where=number > 0)
-    twice = np.sum(first, axis=-1) ** 2 - np.sum(first**2 * inverse, axis=-1)
-    total = np.sum(np.sum(same, axis=-1) + twice, axis=0)  # (S, Q)
-    y2 = np.mean(np.sum(same, axis=(0, -1)) / total, axis=0)
-    first /= np.sqrt(total)[..., None]
+    alike = np.sum(same, axis=-1, dtype=np.float64)  # in any batch the same to rounding
+    apart = np.sum(first, axis=-1, dtype=np.float64) ** 2 - np.sum(first**2 * inverse, axis=-1)
+    total = np.sum(alike + apart, axis=0)  # (S, Q)
+    y2 = np.mean(np.sum(alike, axis=0) / total, axis=0)
+    first /= np.sqrt(total).astype(np.float32)[..., None]
     rows = np.moveaxis(first, 2, 0).reshape(len(sizes), -1, sizes.shape[-1])
     pairs = (np.swapaxes(rows, 1, 2) @ rows / len(points)).astype(np.float64)
     at = np.arange(sizes.shape[-1])
     pairs[:, at, at] *= 1 - inverse
-    weights = np.sum(alone, axis=0)
+    weights = np.sum(alone, axis=0, dtype=np.float64)
     weights /= np.sum(weights, axis=-1, keepdims=True)
     return Attended(y2, pairs, np.mean(weights, axis=0))
 

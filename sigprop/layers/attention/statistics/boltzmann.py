@@ -112,7 +112,8 @@ class Lines:
         cold = np.minimum(s, HOTTEST)
         terms = basis(co.from_deviation(cold, 0.0, HOTTEST), len(rows)).astype(np.float32)
         self._count = rows.shape[1]
-        self._rows = np.tensordot(terms, rows.astype(np.float32), 1).reshape(-1, 3)
+        flat = rows.reshape(len(rows), -1).astype(np.float32)
+        self._rows = (terms @ flat).reshape(-1, 3)  # query by query, so the same in any batch
         self._start = self._count * np.arange(cold.size).reshape(cold.shape)
         self._scale = STEP * _stretch(cold)
 

@@ -1,0 +1,129 @@
+"""Attention over blocks of keys whose scores share a field, against draws, laws and quadrature."""
+
+import numpy as np
+import pytest
+
+from sigprop.layers.attention.correlation_table import Correlations, errors, rise
+from sigprop.layers.attention.key_correlations import BlockedKeys
+from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.statistics import boltzmann, moments
+from sigprop.layers.attention.statistics.block_fields import Fields, attended, factored
+from sigprop.layers.attention.statistics.quadrature import Grid, averages
+
+SIZES = np.array([[1.0, 2.0, 5.0, 8.0]])
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """Overlaps of four blocks that fall with log distance."""
+    place = np.log([1.0, 3.0, 7.0, 14.0])
+    return 0.15 + 0.7 * np.exp(-np.abs(place[:, None] - place))
+
+
+def drawn(kernel, sizes, variance, number=200_000):
+    """Participation, pairs and weights of random scores, with the standard error of the first."""
+    rng, block = np.random.default_rng(5), np.repeat(np.arange(sizes.size), sizes.astype(int))
+    whole = kernel[np.ix_(block, block)]
+    np.fill_diagonal(whole, 1.0)
+    scores = rng.standard_normal((number, block.size)) @ np.linalg.cholesky(whole).T
+    weight = np.exp(np.sqrt(variance) * scores)
+    weight /= weight.sum(axis=1, keepdims=True)
+    y2 = np.sum(weight**2, axis=1)
+    inside = np.eye(sizes.size)[block]
+    pairs = inside.T @ (weight.T @ weight / number - np.diag(np.mean(weight**2, axis=0))) @ inside
+    return y2.mean(), pairs, inside.T @ weight.mean(axis=0), y2.std() / np.sqrt(number)
+
+
+@pytest.mark.parametrize("variance", [0.3, 4.0, 25.0])
+def test_draws(kernel, variance):
+    """Control: the same scores without what the keys of a block share."""
+    weight = np.ones_like(SIZES)
+    fields = factored(np.full(1, variance), 1 - kernel[None], SIZES, weight)
+    found = attended(fields, SIZES)
+    y2, pairs, weights, error = drawn(kernel, SIZES[0], variance)
+    assert found.y2[0] == pytest.approx(y2, abs=4 * error + 0.002 * y2)
+    np.testing.assert_allclose(found.pairs[0], pairs, atol=0.002)
+    np.testing.assert_allclose(found.weights[0], weights, atol=0.004)
+    alone = attended(Fields(0 * fields.roots, np.full_like(SIZES, np.sqrt(variance))), SIZES)
+    assert abs(alone.y2[0] - y2) > 4 * error + 0.002 * y2
+
+
+@pytest.mark.parametrize("count", [3.0, 64.0, 1e5])
+def test_independent_scores(count):
+    s = np.array([0.5, 1.0, 3.0, 9.0])
+    found = attended(Fields(np.zeros((4, 1, 1)), s[:, None]), np.full((4, 1), count))
+    exact = np.array([float(moments(v, count).y2) for v in s])
+    np.testing.assert_allclose(found.y2 - 1 / count, exact - 1 / count, rtol=5e-3)
+    np.testing.assert_allclose(found.y2 + found.pairs[:, 0, 0], 1.0, rtol=1e-6)
+    assert np.abs(found.y2[1:] / exact[:-1] - 1).min() > 0.1  # control: another temperature
+
+
+def test_factors_leave_the_kernel(kernel):
+    """Field and own noise together have the variances of the keys about their mean."""
+    found = factored(np.array([2.0]), 1 - kernel[None], SIZES, np.ones_like(SIZES))
+    field = kernel.copy()
+    field[0, 0] = kernel[0, 1]  # a lone key shares with none more than with its nearest
+    centred = np.eye(4) - SIZES[0] / SIZES.sum()
+    exact = 2 * (np.diag(centred @ field @ centred.T) + 1 - np.diag(field))
+    squares, own = found.roots[0] ** 2, found.own[0] ** 2
+    np.testing.assert_allclose(np.sum(squares, axis=1) + own, exact, rtol=1e-12)
+    few = squares[:, 0] + own  # control: one factor alone
+    assert np.abs(few / exact - 1).max() > 0.05
+
+
+def test_averages_of_boltzmann_factors():
+    """Against the quadrature of E6; control: a deviation 5 % larger."""
+    for s in (0.7, 2.0, 6.0):
+        u = np.linspace(-8.0, 1.0, 13)
+        grid = Grid(np.array([u[0]]), np.array([u[1] - u[0]]), u.size)
+        smooth, lost = averages(grid, np.array([s]), (1, 2))
+        left = np.log1p(-lost[0])
+        exact = np.stack([np.log(-left), *(np.log(smooth[0]).T - left)], axis=-1)
+        near, far = (boltzmann.Lines(np.full(1, v))(u[:, None])[:, 0] for v in (s, 1.05 * s))
+        assert np.abs(near - exact).max() < 4e-3
+        assert np.abs(far - exact).max() > 0.02
+    assert boltzmann.errors().max() < 5e-3
+
+
+def test_a_flat_kernel_has_no_nearer_keys():
+    parts, one = np.array([[1, 3, 12], [2, 0, 40]]), np.ones((1, 2))
+    flat = np.full((1, 3, 3), 0.4)
+    found = BlockedKeys(parts)(np.array([9.0]), flat, np.sqrt(3.6) * one, np.ones((1, 2, 3)))
+    for value, expected in zip(found, (1.0, 0.0, 1.0), strict=True):
+        np.testing.assert_allclose(value, expected, atol=1e-6)
+    near = np.where(np.eye(3, dtype=bool), 0.2, 0.4)[None]  # control: blocks of near keys
+    even = BlockedKeys(np.array([[8, 8, 8]]))
+    found = even(np.array([9.0]), near, np.full((1, 1), 1.8), np.ones((1, 1, 3)))
+    assert found.near.item() < -0.02
+
+
+def test_faint_scores_respond_linearly():
+    """Near is proportional to the score variance; control: it is not at larger ones."""
+    sizes = make_layout(64, 24, singles=8).parts[-1]
+    gap = (0.5 * (1 + 0.8 * rise(sizes)))[None]
+
+    def near(scale):
+        sigma = np.full((1, 1), np.sqrt(0.5 * scale))
+        return BlockedKeys(sizes[None])(
+            np.array([scale]), gap, sigma, np.ones((1, 1, sizes.size))
+        ).near
+
+    assert (near(0.02) / near(0.01)).item() == pytest.approx(2, rel=1e-6)
+    assert (near(8.0) / near(4.0)).item() < 1.8
+
+
+def test_the_table_of_all_masks():
+    """Within the errors that it states; control: 64 times as many keys."""
+    typical, largest = errors()
+    assert (typical[:2] < 0.02).all() and (largest[:2] < 0.2).all()
+    one = np.ones((1, 1))
+    for count in (24, 700):
+        sizes = make_layout(count, 24, singles=8).parts[-1]
+        gap = (0.6 * (1 + 0.7 * rise(sizes)))[None]
+        exact = BlockedKeys(sizes[None], 256)(
+            np.array([6.0]), gap, np.sqrt(3.6) * one, np.ones((1, 1, sizes.size))
+        )
+        found = Correlations(np.array([float(count)]))(np.sqrt(3.6) * one, 0.6 * one, 0.7 * one)
+        assert abs(found[1].item() - exact.near.item()) < 0.022
+        other = Correlations(np.array([64.0 * count]))(np.sqrt(3.6) * one, 0.6 * one, 0.7 * one)
+        assert abs(other[1].item() - exact.near.item()) > 0.022
