@@ -319,11 +319,11 @@ def made(figure: Made) -> Group:
 
 
 def schemes(found: list[Outcome]) -> Group:
-    """Print schemes, one a row, and what their descriptions leave out."""
+    """Print schemes, one a row, why their verdicts, and what their descriptions leave out."""
     heads = ("scheme", "beta", "alpha", "rho_L", "H_1", "H_L", "alpha_c", "lambda_g", "collapse")
-    table = Table(*heads, "reason", title="Schemes (H in units of log T)", title_justify="left",
+    table = Table(*heads, title="Schemes (H in units of log T)", title_justify="left",
                   box=SIMPLE_HEAD, padding=0, pad_edge=False)  # fmt: skip
-    for column in table.columns[:-1]:
+    for column in table.columns:
         column.no_wrap = True
     for one in found:
         numbers = (
@@ -335,9 +335,12 @@ def schemes(found: list[Outcome]) -> Group:
             _short(one.alpha_critical, ".3g"),
             _short(one.lambda_g, "+.3f"),
         )
-        table.add_row(one.name, *numbers, _collapse(one.verdict), one.reason)
+        table.add_row(one.name, *numbers, _collapse(one.verdict))
+    reasons = {one.reason: [other.name for other in found if other.reason == one.reason]
+               for one in found}  # fmt: skip
+    lines = [f"{reason}: {', '.join(names)}" for reason, names in reasons.items()]
     notes = [f"- {one.name}: {one.approximation}" for one in found if one.approximation]
-    return Group(table, *notes)
+    return Group(table, *lines, *notes)
 
 
 def _collapse(verdict: str) -> str:

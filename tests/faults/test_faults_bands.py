@@ -35,8 +35,8 @@ def uniform_law(spec):
     r"""Deviation of rho behind each block of uniform attention alone, exact at large width.
 
     P, the squared norm of the mean of T tokens over q, is mapped to
-    (alpha^2 + sigma^2) P/(alpha^2 + sigma^2 P); the output matrix moves the numerator and the
-    denominator alike, with variance (2 sigma^4 + 4 alpha^2 sigma^2) P^2/d.
+    (alpha^2 + sigma^2) P/(alpha^2 + sigma^2 P); the matrices of values and outputs move the
+    numerator and the denominator alike, with variance (4 sigma^4 + 4 alpha^2 sigma^2) P^2/d.
     """
     square, value = spec.alpha_attn**2, spec.sigma_v2
     p = 1 - (1 - spec.rho0) * (1 - 1 / spec.context)
@@ -45,7 +45,7 @@ def uniform_law(spec):
         out.append(np.sqrt(variance) / (1 - 1 / spec.context))
         q = square + value * p
         after = (square + value) * p / q
-        noise = (2 * value**2 + 4 * square * value) * p**2 / spec.width
+        noise = (4 * value**2 + 4 * square * value) * p**2 / spec.width
         variance = (square * (square + value) / q**2) ** 2 * variance
         variance += noise * (square * (1 - p) / q**2) ** 2
         p = after

@@ -18,6 +18,7 @@ from sigprop.core.errors import DomainError
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
 from sigprop.model.weights import Recipe, check, spec_of
+from sigprop.propagation.capabilities import TheoryError
 from sigprop.propagation.gradients.closed_form import gradients
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
@@ -56,7 +57,8 @@ class Outcome:
     lambda_g : float or None
         Gradient gain: growth of log |g|^2 per block, toward the input.
     verdict, reason : str
-        The verdict of `sigprop.analysis.verdict`, and why.
+        The verdict of `sigprop.analysis.verdict`, and why; "not covered" where no theory covers the
+        description.
     approximation : str
         What the description leaves out, and how large that is.
 
@@ -322,6 +324,14 @@ def outcome(name: str, architecture: ModelSpec, rho_max: float = 0.98) -> Outcom
     )
 
 
+def _refused(name: str, architecture: ModelSpec, error: TheoryError) -> Outcome:
+    """Outcome of a scheme whose description no theory covers: what to type, without numbers."""
+    found, spec, remark = described(name, architecture)
+    none = (None,) * 5
+    words = "not covered", f"no theory of {error.structure}"
+    return Outcome(name, find(name).source, found, spec, *none, *words, remark)
+
+
 def _reason(found: Verdict) -> str:
     """Why, in a few words."""
     ratio, words = found.trajectory.entropy_ratio, []
@@ -362,7 +372,8 @@ def survey(
     Returns
     -------
     list of Outcome
-        In the order asked for.
+        In the order asked for; of a scheme whose description no theory covers the verdict is
+        "not covered", and the reason says why.
 
     Raises
     ------
@@ -381,7 +392,10 @@ def survey(
         find(name)
     out = []
     for name in names or SCHEMES:
-        out.append(outcome(name, architecture, rho_max))
+        try:
+            out.append(outcome(name, architecture, rho_max))
+        except TheoryError as error:
+            out.append(_refused(name, architecture, error))
         if progress is not None:
             progress(1)
     return out

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from sigprop.core.arrays import Floats
-from sigprop.core.numerics.chebyshev import nodes, transform
+from sigprop.core.numerics.chebyshev import basis, nodes, transform
 from sigprop.layers.attention import correlation_table as ct
 from sigprop.layers.attention.key_correlations import BlockedKeys
-from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.position_grid import make_layout, pairs_between
 from sigprop.layers.attention.statistics.universal import KeyWeights
 
 COUNTS = (12, 9, 9, 4)  # Chebyshev nodes in log n, s, gap and its rise with log distance
@@ -29,7 +29,7 @@ def exact(count: int, s: Floats, own: Floats, tilt: Floats) -> Floats:
     sizes = make_layout(count, ct.RESOLUTION, singles=ct.SINGLES).parts[-1]
     deficit = own[:, None, None] * (1 + tilt[:, None, None] * ct.rise(sizes))
     scale = s**2 / own
-    pairs = ct.pairs_between(sizes)
+    pairs = pairs_between(sizes)
     beside = np.sum(pairs * deficit, axis=-1) / np.sum(pairs, axis=-1)
     ratio = np.maximum(2 * beside / own[:, None] - 1, 0.0)
     weight = np.exp(KeyWeights(np.array([float(count)]))(s[:, None], ratio[:, None]))
@@ -41,14 +41,13 @@ def exact(count: int, s: Floats, own: Floats, tilt: Floats) -> Floats:
 def build() -> Floats:
     """Chebyshev coefficients over log n, s, gap and rise, shape (N, S, G, R, 3)."""
     count = ct.to_keys(nodes(COUNTS[0]))
-    grid = np.meshgrid(
-        ct.to_deviation(nodes(COUNTS[1])), ct.to_gap(nodes(COUNTS[2])), ct.to_tilt(nodes(COUNTS[3])),
-        indexing="ij",
-    )  # fmt: skip
+    place = [nodes(number) for number in COUNTS[1:]]
+    axes = ct.to_deviation(place[0]), ct.to_gap(place[1]), ct.to_tilt(place[2])
+    grid = np.meshgrid(*axes, indexing="ij")
     cells = [np.ravel(g) for g in grid]
     rows = np.stack([exact(int(n), *cells).T.reshape(*COUNTS[1:], 3) for n in count])
     places = ct.from_keys(count)  # integers, so not quite the nodes
-    rows = np.tensordot(np.linalg.inv(ct.basis(places, COUNTS[0])), rows, 1)
+    rows = np.tensordot(np.linalg.inv(np.asarray(basis(places, COUNTS[0]))), rows, 1)
     for axis in (1, 2, 3):
         rows = transform(rows, axis)
     return rows

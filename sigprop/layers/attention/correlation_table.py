@@ -101,8 +101,9 @@ class Correlations:
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.correlation_table import Correlations
-    >>> flat = Correlations(np.array([64.0]))(np.ones((1, 1)), np.full((1, 1), 0.5), np.zeros((1, 1)))
-    >>> bool(abs(flat[1]).max() < 0.01)  # no nearer keys
+    >>> one = np.ones((1, 1))
+    >>> found = Correlations(np.array([64.0]))(one, 0.5 * one, 0 * one)
+    >>> bool(abs(found[1]).max() < 0.01)  # a flat kernel has no nearer keys
     True
     """
 

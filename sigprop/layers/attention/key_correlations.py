@@ -220,11 +220,14 @@ class BlockedKeys:
         together = pairs * kept[:, :, None] * kept[:, None, :]
         mean = np.sum(together * gaps, axis=(1, 2)) / np.sum(together, axis=(1, 2))
         near = np.sum(found.pairs * gaps, axis=(1, 2)) / (1 - found.y2) / mean - 1
-        rows = (1 + warmth * (shrink - 1), warmth * near, 1 + warmth * (part - 1))
-        beyond = sigma.ravel() > MAX_SIGMA
-        plain = (np.where(beyond, np.nan, 1.0), 0.0, 1.0)
-        rows = (np.where(still, v, e).reshape(shape) for v, e in zip(rows, plain, strict=True))
-        return KeyCorrelation(*rows)
+        found_rows = (1 + warmth * (shrink - 1), warmth * near, 1 + warmth * (part - 1))
+        plain = (
+            np.where(sigma.ravel() > MAX_SIGMA, np.nan, 1.0),
+            np.zeros(s.shape),
+            np.ones(s.shape),
+        )
+        rows = zip(found_rows, plain, strict=True)
+        return KeyCorrelation(*(np.where(still, v, e).reshape(shape) for v, e in rows))
 
     @cached_property
     def _groups(self) -> Floats:
@@ -240,7 +243,7 @@ class BlockedKeys:
     @cached_property
     def _sizes(self) -> Floats:
         """Numbers of keys of the merged blocks, shape (K, M)."""
-        return np.einsum("kmb,kb->km", self._groups, self.parts)
+        return np.asarray(np.einsum("kmb,kb->km", self._groups, self.parts))
 
     @cached_property
     def _apart(self) -> Floats:
@@ -250,7 +253,7 @@ class BlockedKeys:
     @cached_property
     def _pairs(self) -> Floats:
         """Likewise of two merged blocks, shape (K, M, M)."""
-        return np.einsum("kmb,kbc,klc->kml", self._groups, self._apart, self._groups)
+        return np.asarray(self._groups @ self._apart @ np.swapaxes(self._groups, 1, 2))
 
 
 @dataclass(frozen=True)

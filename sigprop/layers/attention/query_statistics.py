@@ -503,11 +503,12 @@ class Exact(QueryStatistics):
                 self.layout.parts[index],
             )
             cells = (
-                together(float(wide[n]), gaps[n], parts[k], own[n, k], keys[n, k])
+                together(float(wide[n]), gaps[n], parts[k], float(own[n, k]), keys[n, k])
                 for n, k in np.ndindex(own.shape)
             )
             rows = KeyCorrelation(*np.moveaxis(np.reshape([*cells], (*own.shape, 3)), -1, 0))
-        return KeyCorrelation(*(between(self.layout, v.reshape(*lead, -1)) for v in rows))
+        shape = (*lead, index.size)
+        return KeyCorrelation(*(between(self.layout, np.reshape(v, shape)) for v in rows))
 
     @cached_property
     def _blocked(self) -> BlockedKeys:

@@ -1,4 +1,4 @@
-r"""Attention over blocks of keys whose scores share a Gaussian field (E6f).
+r"""Attention over blocks of keys whose scores share a Gaussian field (E25g).
 
 The score of a key of block b is :math:`h_b + \sigma_b z`: a field h that the keys of a block share,
 correlated between blocks, and what each key has alone. Given h keys are independent, and
@@ -12,6 +12,7 @@ probability that two different keys of one query are in two blocks, and :math:`n
 place of the sums the weight of a block. The field is kept in its largest factors, weighted by what
 attention makes of the blocks; the rest is each key's own. Its average runs over fixed points, each
 with both signs; the integral is a sum, which :math:`Y_2 + \sum P = 1` normalises point by point.
+Measured errors: notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sigprop.core.arrays import Floats
 from sigprop.layers.attention.statistics.boltzmann import Lines, normals
@@ -32,7 +32,7 @@ CHUNK = 2048  # queries times points at once
 POINTS = 64  # of a field
 COLD, FEW = 0.5, 16  # variance of a field below which so many are enough
 FACTORS = 5  # of a field
-LEAST = np.float32(-80.0)  # logarithm of what counts; what underflows is slow
+LEAST = -80.0  # logarithm of what counts; what underflows is slow
 
 
 class Fields(NamedTuple):
@@ -160,31 +160,30 @@ def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
     points = np.concatenate([points, -points])[:, : fields.roots.shape[-1]]
     field = np.moveaxis(fields.roots @ points.T, -1, 0)  # (S, Q, B)
     lines = Lines(fields.own)
-    number = sizes.astype(np.float32)
-    u = _range(lines, number)
+    u = _range(lines, sizes)
     logs = np.maximum(lines(u[:, None, :, None] + field), LEAST)  # (U, S, Q, B, 3)
-    log_g = np.maximum(-np.sum(number * np.exp(logs[..., 0]), axis=-1), LEAST)[..., None]
-    same = number * np.exp(np.maximum(logs[..., 2] + log_g, LEAST))
-    alone = number * np.exp(np.maximum(logs[..., 1] + log_g, LEAST))
-    first = number * np.exp(np.maximum(logs[..., 1] + log_g / 2, LEAST))
-    inverse = np.divide(1, number, out=np.zeros_like(number), where=number > 0)
-    alike = np.sum(same, axis=-1, dtype=np.float64)  # in any batch the same to rounding
-    apart = np.sum(first, axis=-1, dtype=np.float64) ** 2 - np.sum(first**2 * inverse, axis=-1)
+    log_g = np.maximum(-np.sum(sizes * np.exp(logs[..., 0]), axis=-1), LEAST)[..., None]
+    same = sizes * np.exp(np.maximum(logs[..., 2] + log_g, LEAST))
+    alone = sizes * np.exp(np.maximum(logs[..., 1] + log_g, LEAST))
+    first = sizes * np.exp(np.maximum(logs[..., 1] + log_g / 2, LEAST))
+    inverse = np.divide(1.0, sizes, out=np.zeros(sizes.shape), where=sizes > 0)
+    alike = np.sum(same, axis=-1)
+    apart = np.sum(first, axis=-1) ** 2 - np.sum(first**2 * inverse, axis=-1)
     total = np.sum(alike + apart, axis=0)  # (S, Q)
     y2 = np.mean(np.sum(alike, axis=0) / total, axis=0)
-    first /= np.sqrt(total).astype(np.float32)[..., None]
+    first /= np.sqrt(total)[..., None]
     rows = np.moveaxis(first, 2, 0).reshape(len(sizes), -1, sizes.shape[-1])
-    pairs = (np.swapaxes(rows, 1, 2) @ rows / len(points)).astype(np.float64)
+    pairs = np.swapaxes(rows, 1, 2) @ rows / len(points)
     at = np.arange(sizes.shape[-1])
     pairs[:, at, at] *= 1 - inverse
-    weights = np.sum(alone, axis=0, dtype=np.float64)
+    weights = np.sum(alone, axis=0)
     weights /= np.sum(weights, axis=-1, keepdims=True)
     return Attended(y2, pairs, np.mean(weights, axis=0))
 
 
-def _range(lines: Lines, number: NDArray[np.float32]) -> Floats:
+def _range(lines: Lines, sizes: Floats) -> Floats:
     """Points of u where the integrals of a vanishing field live, shape (U, Q)."""
-    decay = np.sum(number * np.exp(lines(COARSE[:, None, None])[..., 0]), axis=-1)
+    decay = np.sum(sizes * np.exp(lines(COARSE[:, None, None])[..., 0]), axis=-1)
     low = COARSE[np.maximum(np.sum(decay < START, axis=0) - 1, 0)] - MARGIN
     high = COARSE[np.minimum(np.sum(decay < STOP, axis=0), COARSE.size - 1)] + MARGIN
     return np.linspace(low, high, SUM)

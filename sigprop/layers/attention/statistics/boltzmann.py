@@ -17,7 +17,6 @@ from functools import cache
 from importlib.resources import as_file, files
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sigprop.core.arrays import Floats
 from sigprop.core.numerics.chebyshev import basis
@@ -43,7 +42,7 @@ def _stretch(s: Floats) -> Floats:
 def _data() -> dict[str, Floats]:
     source = files("sigprop.layers.attention.statistics") / "boltzmann.npz"
     with as_file(source) as path, np.load(path) as file:
-        return {name: np.asarray(file[name]) for name in file.files}
+        return {name: np.asarray(file[name], np.float64) for name in file.files}
 
 
 def errors() -> Floats:
@@ -110,14 +109,14 @@ class Lines:
     def __init__(self, s: Floats, table: Floats | None = None) -> None:
         rows = _data()["table"] if table is None else table
         cold = np.minimum(s, HOTTEST)
-        terms = basis(co.from_deviation(cold, 0.0, HOTTEST), len(rows)).astype(np.float32)
+        terms = basis(co.from_deviation(cold, 0.0, HOTTEST), len(rows))
         self._count = rows.shape[1]
-        flat = rows.reshape(len(rows), -1).astype(np.float32)
+        flat = rows.reshape(len(rows), -1)
         self._rows = (terms @ flat).reshape(-1, 3)  # query by query, so the same in any batch
         self._start = self._count * np.arange(cold.size).reshape(cold.shape)
         self._scale = STEP * _stretch(cold)
 
-    def __call__(self, u: Floats) -> NDArray[np.float32]:
+    def __call__(self, u: Floats) -> Floats:
         """Look the logarithms up.
 
         Parameters
@@ -132,7 +131,7 @@ class Lines:
         """
         place = np.clip(u / self._scale - LOW / STEP, 0.0, self._count - 1.001)
         index = place.astype(np.intp)
-        part = (place - index).astype(np.float32)[..., None]
+        part = (place - index)[..., None]
         index += self._start
         first, second = self._rows[index], self._rows[index + 1]
         return np.asarray(first + part * (second - first))

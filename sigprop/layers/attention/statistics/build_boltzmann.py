@@ -78,8 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("boltzmann.npz"))
     out = parser.parse_args().out
-    table = build().astype(np.float32)
-    np.savez_compressed(out, table=table, normals=normals(), error=errors(table))
+    table = build()
+    np.savez_compressed(out, table=table.astype(np.float32), normals=normals(), error=errors(table))
 
 
 if __name__ == "__main__":
