@@ -11,23 +11,27 @@ import pytest
 
 import sigprop.layers
 import sigprop.propagation
-from sigprop import DomainError, ModelSpec, gradients
+from sigprop import DomainError, ModelSpec, bands, gradients, propagate
 from sigprop.layers.activations import activation
 from sigprop.layers.attention.backward import EXACT, _lengths
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.exchangeable import Exchangeable
 from sigprop.layers.attention.head_noise import _turned
+from sigprop.layers.attention.key_directions import keys, moved_means
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.position_grid import make_layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation, frequencies
-from sigprop.layers.attention.statistics import Finite
+from sigprop.layers.attention.statistics import Finite, reduced_beta
 from sigprop.layers.attention.statistics.correlated_scores import Field, _whitened
+from sigprop.layers.attention.statistics.two_queries import head_pairs
 from sigprop.layers.fluctuation import Fluctuation
 from sigprop.layers.interface import Place, Spread
 from sigprop.layers.mlp import Mlp
 from sigprop.layers.residual import Residual, Sublayer
 from sigprop.layers.state import Gradient, State
+from sigprop.propagation.every_pair import solve
+from sigprop.propagation.finite_width.bands import input_variance
 
 
 @pytest.mark.parametrize("window", [np.inf, 60.0])
@@ -139,3 +143,63 @@ def test_values_cannot_be_changed(package):
     loose = [one for one in known if not one.__dataclass_params__.frozen]
     assert [one for one in loose if "memory" not in one.__dataclass_fields__] == []
     assert not dataclasses.make_dataclass("Loose", ["x"]).__dataclass_params__.frozen
+
+
+def test_rows_of_weights_of_late_tokens_sum_to_one():
+    """A mask lets the queries see 1 ... T keys; the average over them keeps the sum."""
+    layer = Attention(beta=0.0, sigma_v2=1.0, context=32.0, mask=Mask())
+    place = Place(Exchangeable(32.0), Finite(32.0))
+    found = layer.backward(State(1.0, 0.7), Gradient(1.0, 0.4), place, Spread()).gradient
+    assert found.q + found.others == pytest.approx(1.4, rel=1e-9)
+    assert found.q == pytest.approx(np.mean(1 / np.arange(1, 33)) + 0.4 / 32, rel=0.1)
+
+
+def test_spread_of_the_input():
+    """The mean vector of random tokens has d components, so its square varies by 2/d."""
+    spec = ModelSpec(depth=1, context=10, width=20, beta=1, sigma_v2=1, sigma_w2=1, rho0=0.3)
+    assert input_variance(spec, State(1.0, 0.7)) == pytest.approx(0.1 * (1 - 0.7 * 0.9) ** 2)
+
+
+@pytest.mark.parametrize("width", [4, 7, 32])
+@pytest.mark.parametrize("rho", [0.0, 0.4])
+def test_moments_of_two_queries_of_a_head(width, rho):
+    """Those of a Wishart matrix of d_h degrees of freedom."""
+    first, second, cosine, weight = head_pairs(width, rho)
+    assert weight.sum() == pytest.approx(1.0)
+    assert weight @ (first + second) / 2 == pytest.approx(1.0, rel=1e-9)
+    joint = np.sqrt(first * second) * cosine
+    assert weight @ joint == pytest.approx(rho, abs=1e-9)
+    assert weight @ joint**2 == pytest.approx(rho**2 + (1 + rho**2) / width, rel=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, {"rotary_base": 100.0}, {"causal": True}])
+def test_the_gain_of_norms_scales_what_reads_them(changes):
+    """Branches behind a norm of gain g read g times as much; control: the gain alone."""
+    spec = ModelSpec(
+        depth=3, context=24, width=64, norm="pre", beta=1, sigma_v2=0.5, sigma_w2=0, rho0=0.2,
+        **changes,
+    )  # fmt: skip
+    gain = {"norm_gain": 2.0, "beta": 0.25, "sigma_v2": 0.125}
+    for read in (lambda s: propagate(s).rho, lambda s: bands(s).rho, lambda s: bands(s).rho_std):
+        np.testing.assert_allclose(read(spec.replace(**gain)), read(spec), rtol=1e-6)
+    assert abs(propagate(spec.replace(norm_gain=2.0)).rho[-1] - propagate(spec).rho[-1]) > 0.004
+
+
+def test_variances_behind_a_drawn_norm():
+    spec = ModelSpec(depth=1, context=6, beta=1, sigma_v2=1, sigma_w2=0, rho0=0, norm_gain=2.0)
+    found = solve(spec, np.eye(6), draws=1, blocks=3)
+    np.testing.assert_allclose(found.mean("q")[1:], 4.0, rtol=1e-9)
+
+
+def test_mean_participation_on_a_sphere():
+    """E26e: the traces at the overlap itself; control: at that of unlike tokens."""
+    layer = Attention(beta=2.0, sigma_v2=1.0, context=64.0, width=32)
+    rem, read = Finite(64.0, 32.0), State(1.0, 0.6)
+    b = float(reduced_beta(2.0, read))
+    sphere = keys(layer, 1.0)
+    near, far = (
+        sphere.traces(b * np.sqrt(np.log(64)), 64.0, rho, 0.0).y2 - float(rem.weights(b, 0.6).y2)
+        for rho in (0.4, 0.0)
+    )
+    assert moved_means(layer, sphere, read, rem)[0] == pytest.approx(near, rel=1e-9)
+    assert abs(far / near - 1) > 0.02
