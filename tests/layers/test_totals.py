@@ -17,6 +17,7 @@ from sigprop.layers.attention.backward import EXACT, _lengths
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.exchangeable import Exchangeable
 from sigprop.layers.attention.head_noise import _turned
+from sigprop.layers.attention.key_correlations import CorrelatedKeys
 from sigprop.layers.attention.key_directions import keys, moved_means
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.position_grid import make_layout
@@ -203,3 +204,34 @@ def test_mean_participation_on_a_sphere():
     )
     assert moved_means(layer, sphere, read, rem)[0] == pytest.approx(near, rel=1e-9)
     assert abs(far / near - 1) > 0.02
+
+
+def test_two_queries_overlap_less_than_one():
+    """The overlap of independent queries is near 1/T, that of one is the participation ratio."""
+    spec = ModelSpec(depth=2, context=32, beta=1.5, sigma_v2=1, sigma_w2=1, rho0=0.0)
+    found = propagate(spec)
+    assert found.overlap[0] == pytest.approx(1 / 32, rel=1e-9)
+    assert (found.overlap < 0.9 * found.y2).all()
+
+
+def test_points_that_stand_for_a_block():
+    """The mean positions of the earlier and of the later of two tokens of a block of ten."""
+    layout = make_layout(34, resolution=25)
+    assert layout.size.tolist() == [1] * 24 + [10]
+    pairs = np.array([(s, t) for s in range(25, 35) for t in range(s + 1, 35)])
+    centre, *within = layout.queries.position[-3:]
+    assert centre == np.arange(25, 35).mean()
+    np.testing.assert_allclose(within, pairs.mean(axis=0), rtol=1e-12)
+
+
+def test_faint_correlated_scores_keep_mean_weights():
+    """To first order what keys share does not move mean weights; at larger scores it does."""
+    sizes = np.array([4, 12, 16])
+    gap = 0.5 * np.exp(-0.8 * np.abs(np.subtract.outer(range(3), range(3)))) + 0.1
+    weight = np.array([0.8, 1.0, 1.05])  # not those of these scores
+    found = [
+        CorrelatedKeys()(scale, 1.2 - gap, sizes, np.sqrt(0.5 * scale), weight).part
+        for scale in (1e-4, 9.0)
+    ]
+    assert found[0] == 1.0
+    assert found[1] < 0.99
