@@ -207,10 +207,13 @@ class Residual:
         centre = admissible(networks.centre, place.geometry.tokens)
         unit = State(*map(float, self.forward(centre, place).kernel))
         known = all(np.all(np.isfinite(value)) for value in networks.points)
+        lost = Fluctuation(np.full(2, np.nan), np.full((2, 2), np.nan))
         if not (known and min(unit) > 0):  # the state vanishes, or its law is none
-            return Fluctuation(np.full(2, np.nan), np.full((2, 2), np.nan))
+            return lost
         parts = [branch.branch(networks, unit, place) for branch in self.branches]
         square = float(self.alpha) ** 2
+        if not square * networks.centre.gap + sum(b.gap for b in parts) > 0:  # all tokens merge
+            return lost
         out = State(square * networks.points.q, square * networks.points.gap)
         for b in parts:
             out = State(out.q + b.points.q, out.gap + b.points.gap)

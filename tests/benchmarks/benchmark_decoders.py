@@ -62,7 +62,7 @@ def main():
         pairs += [(long.format(files[t]), long.format(files[1024]), 1.5) for t in LONG]
         commands = sorted({command for pair in pairs for command in pair[:2]})
         least = dict.fromkeys(commands, float("inf"))
-        for command in track(commands * rounds, "commands", Console(stderr=True)):
+        for command in track(commands * rounds, "commands", console=Console(stderr=True)):
             least[command] = min(least[command], cpu(command))
     table = Table("command", "CPU s", "over", "ratio", "wanted")
     for own, other, most in pairs:

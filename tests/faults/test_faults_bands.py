@@ -6,6 +6,7 @@ from outcomes import outcome
 
 from sigprop import ModelSpec, bands
 from sigprop.layers.attention.statistics import entropy_variance
+from sigprop.propagation.capabilities import TheoryError
 
 FLAT = ModelSpec(  # uniform attention alone
     depth=3, context=16, width=10**6, heads=10**5, norm="post", beta=0, sigma_v2=0.7, sigma_w2=0,
@@ -142,3 +143,16 @@ def test_without_norms_and_scores_the_input_scale_drops_out(activation, q0):
     one, other = found(spec), found(spec.replace(q0=q0))
     np.testing.assert_allclose(other.rho_std, one.rho_std, rtol=1e-9)
     np.testing.assert_allclose(other.gap / q0, one.gap, rtol=1e-9)
+
+
+def test_networks_whose_tokens_merge_are_refused():
+    """Norms of tokens vary so much behind three blocks that a gap underflows."""
+    spec = ModelSpec(
+        depth=4, context=2, width=96, heads=6, kv_heads=1, norm="pre", activation="tanh",
+        gated=True, mlp_ratio=1, beta=2.26, sigma_v2=1.64, sigma_o2=0.347, sigma_w1_2=0.667,
+        sigma_w2_2=0.66, sigma_b2=0.002, alpha_attn=0, alpha_mlp=4.8, rho0=0, q0=3,
+    )  # fmt: skip
+    result = outcome(bands, spec)
+    assert isinstance(result, TheoryError)
+    assert result.structure == "networks that differ too much"
+    assert not isinstance(outcome(bands, spec.replace(alpha_attn=1.0)), Exception)

@@ -61,7 +61,7 @@ def pull(layer: AttentionNumbers, sphere: Sphere | None, points: State, rem: Sta
     -------
     State
         Changes of q and gap, of shape (N,). Relative to the gap they are exact at the two states of
-        smallest and largest gap, and linear in log gap between.
+        smallest and largest gap, and linear in log gap between; NaN if a gap vanishes.
 
     Examples
     --------
@@ -79,6 +79,8 @@ def pull(layer: AttentionNumbers, sphere: Sphere | None, points: State, rem: Sta
         return State(0.0, 0.0)
     q, gap = np.broadcast_arrays(points.q, points.gap)
     ends = [State(float(q[i]), float(gap[i])) for i in (gap.argmin(), gap.argmax())]
+    if not ends[0].gap > 0:
+        return State(np.full(gap.shape, np.nan), np.full(gap.shape, np.nan))
     low, high = (_pulled(layer, sphere, end, rem) for end in ends)
     width = float(np.log(ends[1].gap / ends[0].gap))
     share = np.log(gap / ends[0].gap) / width if width > 0 else np.zeros(gap.shape)
