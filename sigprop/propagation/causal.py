@@ -215,7 +215,10 @@ def causal(
     if blocks is not None:
         checked_count("blocks", blocks, 1, min(MAX_BLOCKS, int(np.asarray(spec.context))))
     betas = _betas(spec, beta_by_layer)
-    stack = build_stack(spec, "position", beta_by_layer=betas, resolution=resolution, ranges=blocks)
+    stack = build_stack(
+        spec, "position", beta_by_layer=betas, resolution=resolution, ranges=blocks,
+        smooth=kernel is None,
+    )  # fmt: skip
     place = stack.place
     layout = place.geometry.layout
     given = None if kernel is None else admit(kernel, place.geometry.tokens)

@@ -363,6 +363,7 @@ def build_stack(
     ranges: int | None = None,
     top: float | None = None,
     ends: tuple[int, ...] = (),
+    smooth: bool = True,
 ) -> Stack:
     """Blocks of a spec in a geometry.
 
@@ -388,6 +389,8 @@ def build_stack(
         blocks of positions.
     ends : tuple of int
         Positions at which further blocks must end.
+    smooth : bool
+        Whether the kernel that enters is smooth in position.
 
     Returns
     -------
@@ -415,7 +418,7 @@ def build_stack(
         layers = tuple(one.replace(beta=beta) for one, beta in zip(layers, betas, strict=True))
     place = None
     if kind == "position":
-        place_of, place = _by_position(layers, resolution, ranges, top, ends)
+        place_of, place = _by_position(layers, resolution, ranges, top, ends, smooth)
     elif kind == "distance":
         place_of = partial(_by_distance, top=top)
     else:
@@ -431,6 +434,7 @@ def _by_position(
     ranges: int | None,
     top: float | None,
     ends: tuple[int, ...],
+    smooth: bool,
 ) -> tuple[Callable[[ModelSpec], Place], Place]:
     """Where each layer acts, on blocks of positions that suit all masks; and the widest mask."""
     context = int(np.max(layers[0].context))
@@ -451,7 +455,7 @@ def _by_position(
             table = tabulated(context, top, mask.window, mask.prefix, width, rotation, edges)
             return Place(PositionGeometry(table.layout), table)
         layout = Layout(np.array(edges), mask.window, mask.prefix)
-        return Place(PositionGeometry(layout), Universal(layout, width, rotation))
+        return Place(PositionGeometry(layout), Universal(layout, width, rotation, smooth))
 
     def place_of(layer: ModelSpec) -> Place:
         return placed(own[layer], layer.head_width, rotation_of(layer))

@@ -326,3 +326,13 @@ def test_command_refuses_and_writes_nothing(run, tmp_path):
     assert "deepnorm" in seen.err
     assert "Traceback" not in seen.err
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_scheme_that_no_theory_covers_is_named():
+    """Without norms under a mask; control: without the mask it is covered."""
+    masked, plain = (survey(SMALL.replace(causal=c), ["he", "rezero"]) for c in (True, False))
+    assert [one.verdict == "not covered" for one in masked] == [False, True]
+    assert masked[1].rho_final is None
+    assert masked[1].reason == "no theory of norm = 'none' with causal = True"
+    assert masked[1].recipe.std == plain[1].recipe.std
+    assert all(one.verdict != "not covered" for one in plain)

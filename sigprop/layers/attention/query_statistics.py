@@ -343,6 +343,9 @@ class Exact(QueryStatistics):
         Width of a head.
     rotation : Rotation, optional
         Rotary positions.
+    smooth : bool
+        Whether kernels are smooth in position: without rotation correlated scores are then
+        integrated over few blocks, else drawn block by block.
 
     Examples
     --------
@@ -356,6 +359,7 @@ class Exact(QueryStatistics):
     layout: Layout
     head_width: float | None = None
     rotation: Rotation | None = None
+    smooth: bool = True
 
     def single(self, sigma: Floats) -> Single:
         """Statistics of one query; a query with one key puts all its weight there.
@@ -495,7 +499,7 @@ class Exact(QueryStatistics):
         gaps = np.broadcast_to(deficit, (*lead, size, size)).reshape(-1, size, size)
         own = sigma[..., index].reshape(-1, index.size)
         keys = weight[..., index, :].reshape(*own.shape, size)
-        if self.rotation is None:
+        if self.rotation is None and self.smooth:
             rows = self._blocked(wide, gaps, own, keys)
         else:
             together, parts = (

@@ -42,7 +42,7 @@ class Tabulated(Universal):
 
     Parameters
     ----------
-    layout, head_width, rotation
+    layout, head_width, rotation, smooth
         As in `sigprop.layers.attention.query_universal.Universal`.
     top : float
         Largest deviation of correlated scores; beyond it they do what they do there.
@@ -183,4 +183,4 @@ def tabulated(
     layout = coarse_layout(context, window=window, prefix=prefix)
     if edges is not None:
         layout = Layout(np.array(edges), window, prefix)
-    return Tabulated(layout, head_width, rotation, top)
+    return Tabulated(layout, head_width, rotation, top=top)

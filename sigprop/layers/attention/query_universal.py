@@ -37,11 +37,13 @@ class Universal(Exact):
         Width of a head.
     rotation : Rotation, optional
         Rotary positions.
+    smooth : bool
+        As of `Exact`.
 
     Notes
     -----
     Beyond 2^20 keys, and for couples with r < -0.3, values are by quadrature. What correlations of
-    scores do is by draws, as in `Exact`.
+    scores do is found as in `Exact`.
 
     Examples
     --------
