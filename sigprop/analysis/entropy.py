@@ -279,7 +279,8 @@ def _held(
         _require_admissible(beta, layer)
         with np.errstate(all="ignore"):  # what overflows or vanishes is refused
             kernel = warm(block, beta)(last.kernel)
-        if not np.all(geometry.is_valid(kernel)):
+            known = np.all(geometry.is_valid(kernel))
+        if not known:
             raise _lost(layer)
         return _Passed(kernel, beta)
 

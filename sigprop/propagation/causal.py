@@ -11,6 +11,7 @@ positions; measured: notebooks/accuracy.md.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from sigprop.core.errors import require
 from sigprop.core.export import Exported
 from sigprop.core.memory import allow
 from sigprop.layers.attention.by_position import PositionGeometry
+from sigprop.layers.attention.key_correlations import BlockedKeys, resolved
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.state import State
 from sigprop.model.inputs import TokenKernel, admit
@@ -34,6 +36,7 @@ from sigprop.propagation.stack import build_stack, first_norm
 __all__ = ["MAX_BLOCKS", "MAX_POSITIONS", "Positions", "causal", "positions_of"]
 
 MAX_RESOLUTION = 4096  # blocks of positions; time grows with their square
+ROUGH = 0.03  # of a given kernel, above which it is not smooth in position
 MAX_BLOCKS = 256
 
 
@@ -215,10 +218,10 @@ def causal(
     if blocks is not None:
         checked_count("blocks", blocks, 1, min(MAX_BLOCKS, int(np.asarray(spec.context))))
     betas = _betas(spec, beta_by_layer)
-    stack = build_stack(
-        spec, "position", beta_by_layer=betas, resolution=resolution, ranges=blocks,
-        smooth=kernel is None,
-    )  # fmt: skip
+    build = partial(
+        build_stack, spec, "position", beta_by_layer=betas, resolution=resolution, ranges=blocks
+    )
+    stack = build()
     place = stack.place
     layout = place.geometry.layout
     given = None if kernel is None else admit(kernel, place.geometry.tokens)
@@ -227,6 +230,8 @@ def causal(
     start = stack.initial(spec)
     if given is not None:
         start = _given(given.values, layout, spec)
+        if _is_rough(layout, place.geometry.deficits(start)):
+            stack = build(smooth=False)
     run = solve(stack, start)
     found = positions_of(place.geometry, run, blocks)
     return found if given is None else replace(found, kernel_moved=given.moved)
@@ -255,6 +260,12 @@ def _given(kernel: Floats, layout: Layout, spec: ModelSpec) -> State:
     sums = np.add.reduceat(np.add.reduceat(state.gap, start, axis=0), start, axis=1)
     q = state.q if np.ndim(state.q) == 0 else np.add.reduceat(state.q, start) / size[:, None]
     return State(q, sums / np.maximum(layout.pairs, 1))
+
+
+def _is_rough(layout: Layout, deficits: Floats) -> bool:
+    """Whether a kernel is not smooth in position, so that correlated scores need every block."""
+    index = resolved(layout)
+    return bool(index.size and BlockedKeys(layout.parts[index]).roughness(deficits) > ROUGH)
 
 
 def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None) -> Positions:

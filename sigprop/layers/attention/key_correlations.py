@@ -197,9 +197,7 @@ class BlockedKeys:
         count = np.broadcast_to(self._sizes.sum(axis=-1), shape).ravel()
         sizes = np.broadcast_to(self._sizes, (*shape, MERGED)).reshape(-1, MERGED)
         pairs = np.broadcast_to(self._pairs, (*shape, MERGED, MERGED)).reshape(-1, MERGED, MERGED)
-        turned = np.swapaxes(self._groups, 1, 2)
-        gaps = (self._groups @ (self._apart * deficit[:, None]) @ turned).reshape(pairs.shape)
-        gaps = np.divide(gaps, pairs, out=np.zeros(pairs.shape), where=pairs > 0)
+        gaps = self._merged(deficit).reshape(pairs.shape)
         own = (self._groups @ (self.parts * weight)[..., None]).reshape(sizes.shape)
         own = np.divide(own, sizes, out=np.ones(sizes.shape), where=sizes > 0)
         most, s = gaps.max(axis=(1, 2)), sigma.ravel()
@@ -228,6 +226,44 @@ class BlockedKeys:
         )
         rows = zip(found_rows, plain, strict=True)
         return KeyCorrelation(*(np.where(still, v, e).reshape(shape) for v, e in rows))
+
+    def roughness(self, deficit: Floats) -> float:
+        """Find how far merged blocks are from a kernel, over it, as root mean squares over pairs.
+
+        Parameters
+        ----------
+        deficit : array, shape (B, B)
+            Gap over q of two keys, by block.
+
+        Returns
+        -------
+        float
+            The largest over the queries; zero of a kernel that no block resolves.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.key_correlations import BlockedKeys
+        >>> parts = np.ones((1, 64), dtype=int)
+        >>> even = np.subtract.outer(range(64), range(64)) % 2
+        >>> BlockedKeys(parts).roughness(even) > 0.3
+        True
+        """
+        spread_out = np.swapaxes(self._groups, 1, 2) @ self._merged(deficit[None])[0] @ self._groups
+        off, whole = (
+            np.sum(self._apart * square, axis=(1, 2))
+            for square in (
+                (deficit - spread_out) ** 2,
+                np.broadcast_to(deficit**2, self._apart.shape),
+            )
+        )
+        return float(np.sqrt(np.max(off / np.where(whole > 0, whole, 1.0))))
+
+    def _merged(self, deficit: Floats) -> Floats:
+        """Mean gaps of pairs of different keys of merged blocks, shape (N, K, M, M)."""
+        turned = np.swapaxes(self._groups, 1, 2)
+        gaps = self._groups @ (self._apart * deficit[:, None]) @ turned
+        return np.divide(gaps, self._pairs, out=np.zeros(gaps.shape), where=self._pairs > 0)
 
     @cached_property
     def _groups(self) -> Floats:
