@@ -131,6 +131,11 @@ def test_some_legal_specs(start):
     assert faults(range(start, start + 10), ("propagate", "beta_profile", "exponents")) == []
 
 
+def test_a_state_that_vanishes_in_a_profile():
+    """Number 1395 divided by the size of a token that had vanished."""
+    assert faults([1395], ("beta_profile",)) == []
+
+
 def test_some_critical_strengths_and_bands():
     """Without positions, whose tables take seconds."""
     assert faults([n for n in range(24) if n % 3], ("critical", "bands")) == []
