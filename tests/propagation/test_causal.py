@@ -77,8 +77,8 @@ def test_kernels_of_decoders(decoders, name):
 
     def error(spec):
         kernel = np.array(propagate(spec, blocks=8).kernel_blocks)
-        own = np.eye(8, dtype=bool)
-        kernel[:, own] = (kernel[:, own] * 16 - 1) / 15
+        own, size = np.eye(8, dtype=bool), spec.context / 8
+        kernel[:, own] = (kernel[:, own] * size - 1) / (size - 1)
         return outside(kernel - mean, se, 0.008)
 
     share, farthest = error(spec)
