@@ -6,7 +6,6 @@ from outcomes import outcome
 
 from sigprop import ModelSpec, bands
 from sigprop.layers.attention.statistics import entropy_variance
-from sigprop.propagation.capabilities import TheoryError
 
 FLAT = ModelSpec(  # uniform attention alone
     depth=3, context=16, width=10**6, heads=10**5, norm="post", beta=0, sigma_v2=0.7, sigma_w2=0,
@@ -153,6 +152,5 @@ def test_networks_whose_tokens_merge_are_refused():
         sigma_w2_2=0.66, sigma_b2=0.002, alpha_attn=0, alpha_mlp=4.8, rho0=0, q0=3,
     )  # fmt: skip
     result = outcome(bands, spec)
-    assert isinstance(result, TheoryError)
-    assert result.structure == "networks that differ too much"
+    assert getattr(result, "structure", None) == "networks that differ too much"
     assert not isinstance(outcome(bands, spec.replace(alpha_attn=1.0)), Exception)
