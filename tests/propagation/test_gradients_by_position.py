@@ -9,6 +9,7 @@ from architectures import spec_of as described
 from test_backward import misses
 from test_causal import DECODERS, outside
 from test_fluctuations import spec_of
+from wrong_types import wrong
 
 import sigprop
 from sigprop import DomainError, ModelSpec, influence, propagate
@@ -56,6 +57,11 @@ def folded(values, bins):
 
 
 # influence
+
+
+def test_wrong_types_of_an_influence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some text is a path to write to
+    assert wrong("sigprop", "influence") == []
 
 
 @pytest.mark.parametrize("changes", [{}, {"window": 6}, {"prefix": 9}, {"alpha_attn": 0.7}])
