@@ -9,13 +9,11 @@ linearly with log distance. It was made by
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import as_file, files
-
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.numerics.chebyshev import basis
+from sigprop.core.numerics.shipped import shipped
 from sigprop.layers.attention.position_grid import pairs_between
 from sigprop.layers.attention.statistics import coordinates as co
 
@@ -63,11 +61,8 @@ def rise(sizes: Ints) -> Floats:
     return np.asarray(log / max(-log[pairs > 0].min(), SMALL))
 
 
-@cache
 def _data() -> dict[str, Floats]:
-    source = files("sigprop.layers.attention") / "correlations.npz"
-    with as_file(source) as path, np.load(path) as file:
-        return {name: np.asarray(file[name], np.float64) for name in file.files}
+    return shipped("sigprop.layers.attention", "correlations.npz")
 
 
 def errors() -> Floats:

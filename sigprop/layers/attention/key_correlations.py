@@ -213,7 +213,10 @@ class BlockedKeys:
         )
         level = s * np.sqrt(cold / warmth)
         shrink = _shrink(found.y2, count, level)
-        part = _parts(found.weights * count[:, None] - sizes, own - 1, sizes)
+        drawn = np.divide(
+            found.weights * count[:, None], sizes, out=np.ones(sizes.shape), where=sizes > 0
+        )
+        part = _part(drawn - 1, own - 1, sizes)
         kept = 1 + part[:, None] * (own - 1)
         together = pairs * kept[:, :, None] * kept[:, None, :]
         mean = np.sum(together * gaps, axis=(1, 2)) / np.sum(together, axis=(1, 2))
@@ -368,7 +371,8 @@ class CorrelatedKeys:
         shrink = self._shrink(
             (found.y2 - 1 / count) / (flat.y2 - 1 / count), count, sigma / np.sqrt(warmth)
         )
-        part = _part(found.weights / flat.weights - 1, weight - 1, sizes) if warmth == 1 else 1.0
+        drawn = found.weights / flat.weights - 1
+        part = float(_part(drawn, weight - 1, sizes)) if warmth == 1 else 1.0
         kept = 1 + part * (weight - 1)
         together = pairs_between(sizes) * np.outer(kept, kept)
         near = found.deficit / (1 - found.y2) * np.sum(together) / np.sum(together * deficit)
@@ -437,14 +441,8 @@ def _shrink(y2: Floats, count: Floats, sigma: Floats) -> Floats:
     return np.asarray(np.exp((1 - part) * np.log(RATIOS[last - 1]) + part * np.log(RATIOS[last])))
 
 
-def _parts(found: Floats, more: Floats, sizes: Floats) -> Floats:
-    """Slope of deviations of block weights in those of independent keys, shape (Q,)."""
-    square, rise = (np.sum(w * more, axis=-1) for w in (sizes * more, found))
+def _part(drawn: Floats, more: Floats, sizes: Floats | Ints) -> Floats:
+    """Slope of deviations of weights in those of independent keys, over the last axis."""
+    square, rise = (np.sum(sizes * one * more, axis=-1) for one in (more, drawn))
     part = np.divide(rise, square, out=np.ones_like(square), where=square > EVEN)
     return np.asarray(np.clip(part, 0.0, 1.0))
-
-
-def _part(drawn: Floats, more: Floats, sizes: Ints) -> float:
-    """Slope of drawn deviations of weights in those of independent keys."""
-    square = float(sizes @ more**2)
-    return float(np.clip(sizes @ (drawn * more) / square, 0.0, 1.0)) if square > EVEN else 1.0

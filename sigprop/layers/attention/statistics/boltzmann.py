@@ -14,12 +14,12 @@ file (`error`) and in notebooks/accuracy.md.
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import as_file, files
 
 import numpy as np
 
 from sigprop.core.arrays import Floats
 from sigprop.core.numerics.chebyshev import basis
+from sigprop.core.numerics.shipped import shipped
 from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["HOTTEST", "Lines", "errors", "normals", "points"]
@@ -38,11 +38,8 @@ def _stretch(s: Floats) -> Floats:
     return np.asarray(1 + s / 3.2)
 
 
-@cache
 def _data() -> dict[str, Floats]:
-    source = files("sigprop.layers.attention.statistics") / "boltzmann.npz"
-    with as_file(source) as path, np.load(path) as file:
-        return {name: np.asarray(file[name], np.float64) for name in file.files}
+    return shipped("sigprop.layers.attention.statistics", "boltzmann.npz")
 
 
 def errors() -> Floats:

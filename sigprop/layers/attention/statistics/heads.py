@@ -17,13 +17,11 @@ measured errors are in the file (`error`) and in notebooks/accuracy.md.
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import as_file, files
-
 import numpy as np
 
 from sigprop.core.arrays import Floats
 from sigprop.core.numerics.chebyshev import basis
+from sigprop.core.numerics.shipped import shipped
 from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["HOTTEST", "LATER", "bend", "errors", "lengths", "lost", "rows_of", "to_width"]
@@ -55,11 +53,8 @@ def lengths(place: Floats, later: Floats) -> tuple[Floats, Floats]:
     return keys, keys[:, None] * (MOST / keys[:, None]) ** ((later / EDGE + 1) / 2)
 
 
-@cache
 def _data() -> dict[str, Floats]:
-    source = files("sigprop.layers.attention.statistics") / "heads.npz"
-    with as_file(source) as path, np.load(path) as file:
-        return {name: np.asarray(file[name], np.float64) for name in file.files}
+    return shipped("sigprop.layers.attention.statistics", "heads.npz")
 
 
 def errors() -> Floats:
