@@ -32,7 +32,6 @@ __all__ = ["Tabulated", "coarse_layout", "tabulated"]
 
 CORRELATIONS = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
 DRAWS = 512  # of them
-SMALL = 1e-9
 LOWEST = 0.2  # score deviation below which they are those at it
 
 
