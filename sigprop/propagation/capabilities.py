@@ -15,6 +15,9 @@ import numpy as np
 
 from sigprop.core.checks import choice
 from sigprop.core.errors import AssumptionError
+from sigprop.layers.attention.correlation_table import BASES, NARROWEST
+from sigprop.layers.attention.correlation_table import covers as is_tabulated
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.model.spec import ModelSpec
 
 __all__ = [
@@ -39,7 +42,7 @@ GEOMETRIES = ("auto", "exchangeable")
 # without positions
 ALIKE: dict[str, Any] = {"causal": False, "window": None, "prefix": 0, "rotary_base": None}
 MAX_POSITIONS = 2**20  # tokens whose positions are told apart
-MAX_ROTARY = 2**17  # likewise with rotary positions, whose scores are drawn
+MAX_ROTARY = 2**17  # likewise where the scores of rotated keys are drawn
 MAX_SAMPLED = 2048  # tokens up to which T^3 operations a layer and draw are affordable
 SMALLEST_GAIN = 1e-150  # whose square, the variance behind a norm, keeps its digits
 
@@ -140,9 +143,16 @@ def _is_alone(spec: ModelSpec) -> bool:
     return not any(np.any(s.beta) or np.any(s.sigma_w2_2 * s.sigma_w1_2) for s in set(spec.layers))
 
 
+def _is_drawn(spec: ModelSpec) -> bool:
+    """Whether the scores of rotated keys are drawn: no table holds them."""
+    bases = [(one.rotary_base, one.head_width) for one in spec.layers]
+    known = [is_tabulated(Rotation(base), width) for base, width in bases if base is not None]
+    return bool(known) and not (is_causal(spec) and all(known))
+
+
 def _is_far(spec: ModelSpec) -> bool:
     """Whether some context is too long for its positions to be told apart."""
-    context, most = np.asarray(spec.context), MAX_ROTARY if is_rotary(spec) else MAX_POSITIONS
+    context, most = np.asarray(spec.context), MAX_ROTARY if _is_drawn(spec) else MAX_POSITIONS
     return bool(np.any((context > most) & np.isfinite(context)))
 
 
@@ -170,11 +180,12 @@ TABLE = (
     Row(f"context above {MAX_POSITIONS} with causal = true",
         (*FORWARD, *HEAT, "bands", "gradients", "influence"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
-        lambda s, theory: not is_rotary(s) and _has_positions(s, theory) and _is_far(s)),
+        lambda s, theory: not _is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
     Row(f"context above {MAX_ROTARY} with rotary_base",
         (*FORWARD, *HEAT, "bands", "gradients", "influence"),
-        f"rotary positions are resolved up to {MAX_ROTARY} tokens; {LATE}, or ask for the limit",
-        lambda s, theory: is_rotary(s) and _has_positions(s, theory) and _is_far(s)),
+        f"rotary positions are resolved up to {MAX_ROTARY} tokens without a mask, in heads "
+        f"narrower than {NARROWEST:g} and at bases outside {BASES}; {LATE}, or ask for the limit",
+        lambda s, theory: _is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
     Row("identity or value_identity with causal = true or rotary_base",
         ("sweep", "critical", "diagram", *HEAT, "bands", "gradients"),
         f"identity parts have no theory by position; {LATE}",
@@ -222,7 +233,7 @@ TABLE = (
         lambda s, theory: not s.is_uniform),
     Row("no causal mask that is resolved", ("causal",),
         f"a single causal spec with norms is needed, of at most {MAX_POSITIONS} tokens, or "
-        f"{MAX_ROTARY} with rotary positions", None),
+        f"{MAX_ROTARY} where rotated scores are drawn", None),
     Row("no rotary positions that are resolved", ("by_distance",),
         f"a single bidirectional spec with a rotary base is needed, of at most {MAX_ROTARY} "
         "tokens", None),

@@ -24,7 +24,7 @@ from sigprop.core.errors import require
 from sigprop.core.export import Exported
 from sigprop.core.memory import allow
 from sigprop.layers.attention.by_position import PositionGeometry
-from sigprop.layers.attention.key_correlations import BlockedKeys, resolved
+from sigprop.layers.attention.key_correlations import BlockedKeys
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.state import State
 from sigprop.model.inputs import TokenKernel, admit
@@ -164,7 +164,7 @@ def causal(
     spec: ModelSpec,
     kernel: ArrayLike | TokenKernel | None = None,
     blocks: int | None = None,
-    resolution: int = 96,
+    resolution: int = 64,
     beta_by_layer: ArrayLike | None = None,
 ) -> Positions:
     """Solve a causal spec position by position.
@@ -172,8 +172,8 @@ def causal(
     Parameters
     ----------
     spec : ModelSpec
-        A single causal description with norms, context at most 2^20, or 2^17 with rotary
-        positions.
+        A single causal description with norms, context at most 2^20, or 2^17 where the
+        scores of rotated keys are drawn.
     kernel : array_like, shape (T, T), optional
         Token kernel of the input; exchangeable with overlap rho0 when absent. Any positive
         semidefinite matrix: embeddings, repeated tokens, positions; one that only rounding keeps
@@ -264,7 +264,7 @@ def _given(kernel: Floats, layout: Layout, spec: ModelSpec) -> State:
 
 def _is_rough(layout: Layout, deficits: Floats) -> bool:
     """Whether a kernel is not smooth in position, so that correlated scores need every block."""
-    index = resolved(layout)
+    index = layout.resolved
     return bool(index.size and BlockedKeys(layout.parts[index]).roughness(deficits) > ROUGH)
 
 

@@ -359,7 +359,7 @@ def build_stack(
     beta_by_layer: ArrayLike | None = None,
     *,
     states: int = 1,
-    resolution: int = 96,
+    resolution: int = 64,
     ranges: int | None = None,
     top: float | None = None,
     ends: tuple[int, ...] = (),

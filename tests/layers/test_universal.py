@@ -173,16 +173,26 @@ def test_order_of_queries_does_not_matter():
     )
 
 
-def test_quadrature_where_the_tables_end():
-    two = np.array([8.0, 64.0])
-    assert np.isnan(couples(two[:1], two[1:])(np.ones(2), np.array([-0.31]))).all()
-    assert np.isnan(couples(two[:1], 2e6 * np.ones(1))(np.ones(2), np.full(1, 0.5))).all()
-    layout = make_layout(6)
-    sigma, r = np.array([1.0, 5.0, 1.0, 20.0, 2.0, 3.0]), np.linspace(1, -1, 15)
-    source, missing = Universal(layout), np.isnan(couples_of(layout)(sigma, r))
-    assert 3 < missing.sum() < 15
-    found, exact = source.shared(sigma, r), Exact(layout).shared(sigma, r)
-    assert np.array_equal(found[missing], exact[missing])
+def test_no_more_keys_than_the_tables_hold():
+    assert np.isnan(couples(np.full(1, 8.0), 2e6 * np.ones(1))(np.ones(2), np.full(1, 0.5))).all()
+
+
+def test_overlap_continued_to_opposite_scores():
+    """Beyond r = -0.3 against quadrature, over the overlap of equal weights; continuous there."""
+    rng, off, flat = np.random.default_rng(8), [], []
+    for _ in range(60):
+        first = np.round(np.exp(rng.uniform(np.log(2), np.log(2000))))
+        keys = np.array([first, np.round(first * np.exp(rng.uniform(0, 2)))])
+        s, r = np.exp(rng.uniform(-1, 1.5)) * np.array([1.0, 1.5]), rng.uniform(-1, -0.3, 1)
+        index = np.zeros(1, dtype=int), np.ones(1, dtype=int)
+        exact = shared_excess(queries(s, keys), *index, keys[:1], r)
+        look = un.Couples(keys, *index, keys[:1])
+        off.append(keys[1] * (look(s, r) - exact))
+        flat.append(keys[1] * (look(s, np.full(1, -0.3)) - exact))
+        near = look(s, np.array([-0.3 - 1e-9])) - look(s, np.array([-0.3]))
+        assert abs(keys[1] * near) < 1e-6
+    assert np.abs(off).max() < 0.1
+    assert np.abs(flat).max() > 0.3  # the last value, held
 
 
 def test_continued_where_attention_freezes():
@@ -368,13 +378,15 @@ MASKS = {"causal": {}, "window": {"window": 24}, "rotary": {"rotary_base": 1e4}}
 def test_stacks(context, beta, mask):
     """A stack is that of the quadratures; half the overlap of attention is not.
 
-    Largest difference measured: 5e-5 of rho.
+    Largest difference measured: 5e-5 of rho, and 0.0012 under rotary positions, where what
+    correlations of scores do is drawn in the one and looked up in the other.
     """
     spec = ModelSpec(
         depth=6, context=context, causal=True, beta=beta, sigma_v2=2, sigma_w2=1, rho0=0.05,
         width=256, heads=8, **MASKS[mask],
     )  # fmt: skip
     exact = rho_of(Exact, spec)
-    assert np.abs(rho_of(Universal, spec) - exact).max() < 2e-4
+    bound = 1.5e-3 if mask == "rotary" else 2e-4
+    assert np.abs(rho_of(Universal, spec) - exact).max() < bound
     if beta == 3:
         assert np.abs(rho_of(Detached, spec) - exact).max() > 2e-3

@@ -10,7 +10,7 @@ from sigprop.layers.attention.by_distance import DistanceGeometry
 from sigprop.layers.attention.distance_grid import make_distances, make_field
 from sigprop.layers.attention.layer import Attention
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
-from sigprop.layers.attention.query_statistics import Exact
+from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.attention.statistics import Finite, moments
 from sigprop.layers.attention.statistics.correlated_scores import LINEAR, SEED, Field
@@ -190,9 +190,9 @@ def test_picked_keys_are_nearer(monkeypatch):
         "narrow", context=256, depth=10, beta=0.7, rho0=0.2, rotary_base=1e4, causal=True
     )
     measured = solve(spec, exchangeable_kernel(spec), draws=6)
-    allowed, turned = 0.001 + 2 * measured.se("rho"), Exact.correlations
+    allowed, turned = 0.001 + 2 * measured.se("rho"), Universal.correlations
     assert (np.abs(propagate(spec).rho - measured.mean("rho")) <= allowed).all()
-    monkeypatch.setattr(Exact, "correlations", lambda *args: turned(*args)._replace(near=0.0))
+    monkeypatch.setattr(Universal, "correlations", lambda *args: turned(*args)._replace(near=0.0))
     assert (np.abs(propagate(spec).rho - measured.mean("rho")) > allowed).any()
 
 

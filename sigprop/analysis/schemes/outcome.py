@@ -19,7 +19,7 @@ from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
 from sigprop.model.weights import Recipe, check, spec_of
 from sigprop.propagation.capabilities import TheoryError
-from sigprop.propagation.gradients.closed_form import gradients
+from sigprop.propagation.positional import gradients
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import build_block, iterate
@@ -289,7 +289,7 @@ def outcome(name: str, architecture: ModelSpec, rho_max: float = 0.98) -> Outcom
     Returns
     -------
     Outcome
-        Numbers, verdict and reason. Causal stacks are described by their last tokens.
+        Numbers, verdict and reason.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from numpy.polynomial import chebyshev
 
 from sigprop.core.arrays import Floats, Number
 
-__all__ = ["Series", "basis", "fit", "fitted", "nodes", "transform"]
+__all__ = ["Series", "basis", "contracted", "fit", "fitted", "nodes", "transform"]
 
 
 def nodes(count: int) -> Floats:
@@ -111,6 +111,34 @@ def basis(x: Floats, count: int) -> Floats:
     [1.0, 0.5, -0.5]
     """
     return np.reshape(chebyshev.chebvander(x, count - 1), (*np.shape(x), count))
+
+
+def contracted(table: Floats, terms: Floats) -> Floats:
+    """Sum over k of a table for each of P rows and terms for each.
+
+    Parameters
+    ----------
+    table : array, shape (P, K, V)
+        Coefficients.
+    terms : array, shape (..., P, K)
+        Terms, such as polynomials of `basis`.
+
+    Returns
+    -------
+    array, shape (..., P, V)
+        The sums.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.core.numerics.chebyshev import contracted
+    >>> contracted(np.ones((1, 3, 2)), np.array([[1.0, 0.5, -0.5]])).tolist()
+    [[1.0, 1.0]]
+    """
+    if terms.ndim == 2:
+        return np.asarray((terms[:, None] @ table)[:, 0])
+    rows = np.moveaxis(terms.reshape(-1, *terms.shape[-2:]), 1, 0) @ table
+    return np.moveaxis(rows, 0, 1).reshape(*terms.shape[:-1], table.shape[-1])
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from functools import cached_property
 import numpy as np
 
 from sigprop.core.arrays import Floats
-from sigprop.layers.attention.key_correlations import rotated_width
 from sigprop.layers.attention.numbers import AttentionNumbers
 from sigprop.layers.attention.pair_sums import PairSums, divided
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_responses import Response, Responses
 from sigprop.layers.attention.query_statistics import PositionScores, PositionStats
-from sigprop.layers.attention.rotation import frequencies
+from sigprop.layers.attention.rotated_gaps import RotatedGaps
 from sigprop.layers.interface import Spread
 from sigprop.layers.state import State
 
@@ -35,6 +34,8 @@ class Attended:
         Scores and attention of its queries.
     responses : Responses
         Of the layout.
+    turns : RotatedGaps
+        Gaps of rotated keys.
     spread : Spread
         Of networks around the kernel.
     """
@@ -44,6 +45,7 @@ class Attended:
     scores: PositionScores
     stats: PositionStats
     responses: Responses
+    turns: RotatedGaps
     spread: Spread
 
     @cached_property
@@ -111,30 +113,20 @@ class Attended:
         turned = self.scores.correlation * divided(std[j], std[i])
         return self.q * self.sums.matrix(np.ones(len(std)), turned)
 
-    @cached_property
+    @property
     def waves(self) -> Floats:
         """Mean over frequencies of the cosine of the rotation between two keys, by block."""
-        return np.asarray(self._waves.mean(axis=0))
+        return self.turns.waves
 
     @cached_property
     def rotated(self) -> Floats:
         """Gaps of two rotated keys."""
-        gap = self.gap * self.waves + self.q * (1 - self.waves)
-        return np.where(self.layout.pairs > 0, gap, 0.0)
+        return np.where(self.layout.pairs > 0, self.turns.between(self.gap, self.q), 0.0)
 
     @cached_property
     def rotation(self) -> Floats:
         r"""Mean over frequencies of :math:`\cos\omega(t'-t)`, as the keys' variances count them."""
-        (i, j), position = self.layout.couples, self.layout.queries.position
-        parts = self.layout.own(self.gap * self._waves + self.q * (1 - self._waves))
-        cosine = np.cos(self._omega[:, None] * (position[j] - position[i]))
-        mean = divided((parts[:, i] * cosine).sum(axis=0), parts[:, i].sum(axis=0))
-        return self.sums.matrix(np.ones(len(position)), mean)
-
-    @property
-    def _omega(self) -> Floats:
-        return frequencies(self.layer.rotation, rotated_width(self.layer.head_width))
-
-    @cached_property
-    def _waves(self) -> Floats:
-        return self.layout.waves(self._omega)
+        parts = self.turns.own(self.gap, self.q)
+        first = parts[:, self.layout.couples[0]].mean(axis=0)
+        mean = divided(self.turns.turned(parts), first)
+        return self.sums.matrix(np.ones(len(self.layout.queries.count)), mean)

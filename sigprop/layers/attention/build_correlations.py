@@ -26,7 +26,7 @@ POINTS, SEED = 60, 31
 
 def exact(count: int, s: Floats, own: Floats, tilt: Floats) -> Floats:
     """Find shrink, near and part of one query, shape (3, N)."""
-    sizes = make_layout(count, ct.RESOLUTION, singles=ct.SINGLES).parts[-1]
+    sizes = make_layout(count, ct.RESOLUTION, singles=ct.SINGLES).size
     deficit = own[:, None, None] * (1 + tilt[:, None, None] * ct.rise(sizes))
     scale = s**2 / own
     pairs = pairs_between(sizes)

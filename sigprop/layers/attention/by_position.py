@@ -23,7 +23,8 @@ from sigprop.layers.attention.numbers import AttentionNumbers
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_responses import Responses
 from sigprop.layers.attention.query_statistics import PositionScores, PositionStats
-from sigprop.layers.attention.rotation import frequencies
+from sigprop.layers.attention.rotated_gaps import RotatedGaps
+from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.interface import BackwardStep, Spread
 from sigprop.layers.norm import Norm
 from sigprop.layers.state import Gradient, State
@@ -102,18 +103,16 @@ class PositionGeometry:
     def scores(self, layer: AttentionNumbers, kernel: State) -> PositionScores:
         """Deviations of the scores, correlations of two queries' and variances of the keys'."""
         layout, level, gap = self.layout, _row(kernel.q), np.asarray(kernel.gap)
-        (i, j), cells, position = layout.couples, layout.cells, layout.queries.position
-        omega = frequencies(layer.rotation, rotated_width(layer.head_width))
-        waves, whole = layout.waves(omega), np.asarray(kernel.q)[..., None]
-        values = gap[..., None, :, :] * waves + whole * (1 - waves)
-        parts = layout.own(values)  # variances of differences of scores, by frequency
-        own, cosines = parts.mean(axis=-2), np.cos(omega[:, None] * (position[j] - position[i]))
+        (i, j), cells = layout.couples, layout.cells
+        rotated, whole = self.rotated(layer), np.asarray(kernel.q)
+        parts = rotated.own(gap, whole)  # variances of differences of scores, by frequency
+        own = parts.mean(axis=-2)
         root = np.sqrt(own[..., i] * own[..., j])
-        r = (1 - gap[..., cells[0], cells[1]] / level) * (parts[..., i] * cosines).mean(axis=-2)
+        r = (1 - gap[..., cells[0], cells[1]] / level) * rotated.turned(parts)
         r = np.divide(r, root, out=np.zeros_like(root), where=root > 0)
         scale = _row(layer.beta) ** 2 * np.log(layer.context) * level
         wide = own[..., None] > 0
-        beside = layout.beside(values.mean(axis=-3)) / np.where(wide, own[..., None], 1.0)
+        beside = rotated.beside(gap, whole) / np.where(wide, own[..., None], 1.0)
         return PositionScores(
             std=np.sqrt(scale * own),
             correlation=np.clip(r, -1.0, 1.0),
@@ -122,6 +121,17 @@ class PositionGeometry:
             deficit=gap / np.asarray(kernel.q),
             context=layer.context,
         )
+
+    def rotated(self, layer: AttentionNumbers) -> RotatedGaps:
+        """Gaps of the rotated keys of a layer."""
+        key = layer.rotation, rotated_width(layer.head_width)
+        if key not in self._rotations:
+            self._rotations[key] = RotatedGaps(self.layout, frequencies(*key))
+        return self._rotations[key]
+
+    @cached_property
+    def _rotations(self) -> dict[tuple[Rotation | None, float], RotatedGaps]:
+        return {}
 
     def mix(
         self, kernel: State, attention: PositionStats, value: Number, bias: Number, centred: bool
@@ -157,7 +167,9 @@ class PositionGeometry:
     ) -> BackwardStep:  # fmt: skip
         """Gradient kernel at the input of attention, and the gradients of its weights."""
         scores = self.scores(layer, kernel)
-        at = Attended(layer, kernel, scores, statistics(scores), self._responses, spread)
+        at = Attended(
+            layer, kernel, scores, statistics(scores), self._responses, self.rotated(layer), spread
+        )
         return position_backward.pull(at, gradient)
 
     @cached_property

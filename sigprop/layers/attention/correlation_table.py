@@ -1,10 +1,14 @@
-"""What correlated scores do to queries of masked stacks, by look-up (E25e).
+r"""What correlated scores do to queries, by look-up (E25e).
 
-One table over the number of keys, the score deviation, the mean gap and its rise with log distance
-holds shrink, near and part of `sigprop.layers.attention.key_correlations` for gaps that rise
-linearly with log distance. It was made by
-``python -m sigprop.layers.attention.build_correlations``; the measured errors are in the file
-(`error`) and in notebooks/accuracy.md.
+Two tables hold shrink, near and part of `sigprop.layers.attention.key_correlations` for gaps that
+rise linearly with log distance. Without rotation they depend on the number of keys, the score
+deviation, the mean gap and its rise with log distance; this table was made by
+``python -m sigprop.layers.attention.build_correlations``, from integrals. Under rotary positions
+they depend also on the base and on the width of a head; in place of the mean gap stands the part
+:math:`\varphi` of the score variance that comes from the gap, at which bases are almost alike, and
+scores that the gap alone makes unlike, :math:`\varphi = 1` without a rise, are independent. This
+table was fitted to draws by ``python -m sigprop.layers.attention.build_rotary``. The measured
+errors are in the files (`error`) and in notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -15,20 +19,24 @@ from sigprop.core.arrays import Floats, Ints
 from sigprop.core.numerics.chebyshev import basis
 from sigprop.core.numerics.shipped import shipped
 from sigprop.layers.attention.position_grid import pairs_between
+from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import coordinates as co
 
-__all__ = ["Correlations", "errors", "rise"]
+__all__ = ["BASES", "NARROWEST", "Correlations", "RotaryCorrelations", "covers", "errors", "rise"]
 
 RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of one
 LEAST, MOST = 3.0, 2.0**20  # keys
 COLDEST, HOTTEST = 0.2, 16.0  # score deviations
 SMALL = 1e-9
+MOST_ROTATED = 2.0**17  # keys
+BASES = 30, 10**9
+NARROWEST = 8.0  # width of a head
 
 
-def from_keys(count: Floats) -> Floats:
+def from_keys(count: Floats, most: float = MOST) -> Floats:
     """Place of a number of keys on [-1, 1]."""
-    inside = np.clip(count, LEAST, MOST)
-    return np.asarray(2 * np.log(inside / LEAST) / np.log(MOST / LEAST) - 1)
+    inside = np.clip(count, LEAST, most)
+    return np.asarray(2 * np.log(inside / LEAST) / np.log(most / LEAST) - 1)
 
 
 def to_keys(place: Floats | float) -> Floats:
@@ -51,6 +59,43 @@ def to_tilt(place: Floats) -> Floats:
     return np.asarray((place + 1) / 2)
 
 
+def from_base(base: float) -> float:
+    """Place of a rotary base on [-1, 1], linear in 1/log base."""
+    start, stop = (1 / np.log(b) for b in BASES[::-1])
+    return float(2 * (1 / np.log(base) - start) / (stop - start) - 1)
+
+
+def from_width(head_width: float | None) -> float:
+    """Place of a head width on [-1, 1], linear in its inverse; None is infinite."""
+    return -1.0 if head_width is None else 2 * NARROWEST / head_width - 1
+
+
+def covers(rotation: Rotation, head_width: float | None) -> bool:
+    """Whether the table of rotary positions holds a rotation and head width.
+
+    Parameters
+    ----------
+    rotation : Rotation
+        Rotary positions.
+    head_width : float, optional
+        Width of a head; None is infinite.
+
+    Returns
+    -------
+    bool
+        Whether it does.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.correlation_table import covers
+    >>> from sigprop.layers.attention.rotation import Rotation
+    >>> covers(Rotation(1e4), 64), covers(Rotation(2.0), 64), covers(Rotation(1e4), 4)
+    (True, False, False)
+    """
+    wide = head_width is None or head_width >= NARROWEST
+    return wide and BASES[0] <= rotation.base <= BASES[1]
+
+
 def rise(sizes: Ints) -> Floats:
     """Log distance of two keys by block, about its mean over pairs, -1 at the nearest pair."""
     middle = np.cumsum(sizes) - sizes / 2
@@ -61,17 +106,24 @@ def rise(sizes: Ints) -> Floats:
     return np.asarray(log / max(-log[pairs > 0].min(), SMALL))
 
 
-def _data() -> dict[str, Floats]:
-    return shipped("sigprop.layers.attention", "correlations.npz")
+def _data(rotated: bool = False) -> dict[str, Floats]:
+    name = "rotary_correlations.npz" if rotated else "correlations.npz"
+    return shipped("sigprop.layers.attention", name)
 
 
-def errors() -> Floats:
-    """Errors of shrink, near and part, measured when the file was made.
+def errors(rotated: bool = False) -> Floats:
+    """Errors of shrink, near and part, measured when a file was made.
+
+    Parameters
+    ----------
+    rotated : bool
+        Whether of rotary positions.
 
     Returns
     -------
     array, shape (2, 3)
-        Root mean square over random points; the largest.
+        Root mean square over random points; the largest. Under rotary positions they are those of
+        points that were left out of the fit, and hold the errors of their draws.
 
     Examples
     --------
@@ -82,8 +134,26 @@ def errors() -> Floats:
     return _data()["error"]
 
 
-class Correlations:
-    """Shrink, near and part of queries.
+class _Contracted:
+    """Shrink, near and part of queries, from a table with their numbers of keys contracted."""
+
+    def __init__(self, rows: Floats) -> None:
+        self._counts = rows.shape[1:4]
+        self._rows = rows.reshape(len(rows), -1, 3)
+
+    def _at(self, sigma: Floats, gap: Floats, tilt: Floats) -> Floats:
+        """Values at a score deviation, place of the gap and rise, each of shape (..., K)."""
+        terms = co.from_deviation(sigma, COLDEST, HOTTEST), gap, 2 * np.clip(tilt, 0.0, 1.0) - 1
+        parts = (basis(x, n) for x, n in zip(terms, self._counts, strict=True))
+        wide = np.einsum("...a,...b,...c->...abc", *parts).reshape(*sigma.shape, -1)
+        found = np.moveaxis(np.einsum("...ki,kiz->...kz", wide, self._rows), -1, 0)
+        warmth = np.minimum(sigma / COLDEST, 1.0) ** 2
+        plain = np.array([1.0, 0.0, 1.0]).reshape(-1, *[1] * sigma.ndim)
+        return np.asarray(plain + warmth * (found - plain))
+
+
+class Correlations(_Contracted):
+    """Shrink, near and part of queries without rotary positions.
 
     Parameters
     ----------
@@ -104,9 +174,7 @@ class Correlations:
 
     def __init__(self, count: Floats, table: Floats | None = None) -> None:
         rows = _data()["table"] if table is None else table
-        found = np.tensordot(basis(from_keys(count), len(rows)), rows, 1)
-        self._counts = found.shape[1:4]
-        self._rows = found.reshape(len(count), -1, 3)
+        super().__init__(np.tensordot(basis(from_keys(count), len(rows)), rows, 1))
 
     def __call__(self, sigma: Floats, own: Floats, tilt: Floats) -> Floats:
         """Look them up.
@@ -122,14 +190,58 @@ class Correlations:
             The three numbers; beyond the table those at its ends, and linear in the score variance
             below it.
         """
-        terms = (
-            co.from_deviation(sigma, COLDEST, HOTTEST),
-            co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0),
-            2 * np.clip(tilt, 0.0, 1.0) - 1,
-        )
-        parts = (basis(x, n) for x, n in zip(terms, self._counts, strict=True))
-        wide = np.einsum("...a,...b,...c->...abc", *parts).reshape(*sigma.shape, -1)
-        found = np.moveaxis(np.einsum("...ki,kiz->...kz", wide, self._rows), -1, 0)
-        warmth = np.minimum(sigma / COLDEST, 1.0) ** 2
-        plain = np.array([1.0, 0.0, 1.0]).reshape(-1, *[1] * sigma.ndim)
-        return np.asarray(plain + warmth * (found - plain))
+        return self._at(sigma, co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), tilt)
+
+
+class RotaryCorrelations(_Contracted):
+    r"""Shrink, near and part of queries under rotary positions.
+
+    Parameters
+    ----------
+    count : array, shape (K,)
+        Numbers of keys.
+    rotation : Rotation
+        Rotary positions, which `covers` must hold.
+    head_width : float, optional
+        Width of a head; None is infinite.
+    table : array, optional
+        Coefficients; by default those of the shipped file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.correlation_table import RotaryCorrelations
+    >>> from sigprop.layers.attention.rotation import Rotation
+    >>> one = np.ones((1, 1))
+    >>> found = RotaryCorrelations(np.array([64.0]), Rotation(1e4), 64)(2 * one, one, 0 * one)
+    >>> np.abs(found.ravel()).round(6).tolist()  # independent scores
+    [1.0, 0.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        count: Floats,
+        rotation: Rotation,
+        head_width: float | None,
+        table: Floats | None = None,
+    ) -> None:
+        rows = _data(rotated=True)["table"] if table is None else table
+        rows = np.tensordot(basis(np.array(from_width(head_width)), len(rows)), rows, 1)
+        rows = np.tensordot(basis(np.array(from_base(rotation.base)), len(rows)), rows, 1)
+        super().__init__(np.tensordot(basis(from_keys(count, MOST_ROTATED), len(rows)), rows, 1))
+
+    def __call__(self, sigma: Floats, share: Floats, tilt: Floats) -> Floats:
+        r"""Look them up.
+
+        Parameters
+        ----------
+        sigma, share, tilt : arrays, shape (..., K)
+            Score deviation, part :math:`\varphi` of its square that comes from the gap, and rise of
+            the gap with log distance over its mean.
+
+        Returns
+        -------
+        array, shape (3, ..., K)
+            As of `Correlations`.
+        """
+        return self._at(sigma, 2 * np.clip(share, 0.0, 1.0) - 1, tilt)

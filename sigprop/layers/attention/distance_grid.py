@@ -9,7 +9,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.layers.attention.rotation import Rotation, frequencies
-from sigprop.layers.attention.statistics.correlated_scores import MOST, Field
+from sigprop.layers.attention.statistics.correlated_scores import MOST, SEED, Field
 
 __all__ = ["Distances", "make_distances", "make_field"]
 
@@ -105,7 +105,11 @@ def make_distances(context: int, rotation: Rotation | None, head_width: float | 
 
 @lru_cache(maxsize=8)
 def make_field(
-    context: int, rotation: Rotation | None, head_width: float | None, most: int = MOST
+    context: int,
+    rotation: Rotation | None,
+    head_width: float | None,
+    most: int = MOST,
+    seed: int = SEED,
 ) -> Field:
     """Prepare the draws of a context's scores.
 
@@ -119,6 +123,8 @@ def make_field(
         Width of a head; None is infinite, where weights of frequencies do not fluctuate.
     most : int
         Largest number of draws.
+    seed : int
+        Their seed.
 
     Returns
     -------
@@ -133,4 +139,4 @@ def make_field(
     2048
     """
     turning = rotation is not None and head_width is not None
-    return Field(context, frequencies(rotation, head_width), turning, most=most)
+    return Field(context, frequencies(rotation, head_width), turning, seed, most)

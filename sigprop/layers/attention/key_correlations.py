@@ -19,7 +19,7 @@ from sigprop.layers.attention.statistics.block_fields import (
     factored,
 )
 from sigprop.layers.attention.statistics.boltzmann import HOTTEST
-from sigprop.layers.attention.statistics.correlated_scores import LINEAR, MOST
+from sigprop.layers.attention.statistics.correlated_scores import LINEAR, MOST, SEED
 from sigprop.layers.attention.statistics.table import MAX_SIGMA, Finite
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights
 from sigprop.layers.attention.statistics.universal import OneQuery
@@ -29,13 +29,10 @@ __all__ = [
     "BlockedKeys",
     "CorrelatedKeys",
     "KeyCorrelation",
-    "between",
-    "resolved",
     "rotated_width",
 ]
 
 WAVES = 32  # frequencies of rotary positions that are resolved
-NODES = 8  # positions at which correlated scores are drawn
 RATIOS = np.linspace(0.2, 1.1, 19)
 MERGED = 16  # blocks of keys whose scores share a field
 FAINT = 0.35  # score deviation below which what correlations do is linear in the score variance
@@ -87,61 +84,6 @@ def rotated_width(head_width: float | None) -> float:
     (64.0, 16)
     """
     return min(head_width or np.inf, 2.0 * WAVES)
-
-
-def resolved(layout: Layout) -> Ints:
-    """Blocks at whose centres correlated scores are drawn.
-
-    Parameters
-    ----------
-    layout : Layout
-        Blocks and mask.
-
-    Returns
-    -------
-    array of int
-        At most `NODES` blocks, in order; none where no query sees three keys.
-
-    Examples
-    --------
-    >>> from sigprop.layers.attention.position_grid import make_layout
-    >>> from sigprop.layers.attention.key_correlations import resolved
-    >>> resolved(make_layout(4)).tolist()
-    [2, 3]
-    """
-    index = np.flatnonzero(layout.centres.count >= 3)
-    if not index.size:
-        return index
-    return np.asarray(index[np.unique(np.geomspace(1, index.size, NODES).round().astype(int)) - 1])
-
-
-def between(layout: Layout, ratio: Floats) -> Floats:
-    """Values at the `resolved` blocks as values at every query, linear in log position.
-
-    Parameters
-    ----------
-    layout : Layout
-        Blocks and mask.
-    ratio : array, shape (..., K)
-        Values at these blocks.
-
-    Returns
-    -------
-    array, shape (..., P)
-        Values at all queries, constant beyond the ends.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
-    >>> from sigprop.layers.attention.key_correlations import between
-    >>> between(make_layout(4), np.array([0.5, 1.0])).tolist()
-    [0.5, 0.5, 0.5, 1.0]
-    """
-    node = np.log(layout.centres.position[resolved(layout)])
-    place = np.log(layout.queries.position)
-    hats = np.stack([np.interp(place, node, unit) for unit in np.eye(len(node))])
-    return np.asarray(ratio @ hats)
 
 
 @dataclass(frozen=True)
@@ -309,6 +251,8 @@ class CorrelatedKeys:
         Width of a head.
     draws : int
         Largest number of draws.
+    seed : int
+        Their seed.
 
     Examples
     --------
@@ -321,6 +265,7 @@ class CorrelatedKeys:
     rotation: Rotation | None = None
     head_width: float | None = None
     draws: int = MOST
+    seed: int = SEED
 
     def __call__(
         self, scale: float, deficit: Floats, sizes: Ints, sigma: float, weight: Floats
@@ -365,7 +310,7 @@ class CorrelatedKeys:
         if self.rotation is None:  # what all keys have in common cancels
             scale, deficit = scale * most, deficit / most
         warmth = min(scale / LINEAR, 1.0)  # below it all is linear in the scale
-        field = make_field(count, self.rotation, self.head_width, self.draws)
+        field = make_field(count, self.rotation, self.head_width, self.draws, self.seed)
         found = field.blocked(scale / warmth, deficit, sizes)
         flat = field.independent(sigma**2 / warmth, sizes)
         shrink = self._shrink(

@@ -22,6 +22,7 @@ __all__ = ["Layout", "Rows", "make_layout"]
 SINGLES = 24
 PER_WINDOW = 8  # blocks in a sliding window
 MAX_SIZE = 500  # blocks of a context behind a window
+RESOLVED = 8  # of the queries at which correlations of scores are found
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,51 @@ class Layout:
         low, high = self.queries.low, self.queries.high
         most = np.minimum(high[i], high[j]) - np.maximum(low[i], low[j])
         return np.asarray(np.maximum(most, 0.0))
+
+    @cached_property
+    def resolved(self) -> Ints:
+        """Blocks at whose centres correlations of scores are found, where queries see three keys.
+
+        Examples
+        --------
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> make_layout(4).resolved.tolist()
+        [2, 3]
+        """
+        index = np.flatnonzero(self.centres.count >= 3)
+        if not index.size:
+            return index
+        rows = np.unique(np.geomspace(1, index.size, RESOLVED).round().astype(int)) - 1
+        return np.asarray(index[rows])
+
+    def between(self, values: Floats) -> Floats:
+        """Values at the `resolved` blocks as values at every query, linear in log position.
+
+        Parameters
+        ----------
+        values : array, shape (..., K)
+            Values at these blocks.
+
+        Returns
+        -------
+        array, shape (..., P)
+            Values at all queries, constant beyond the ends.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> make_layout(4).between(np.array([0.5, 1.0])).tolist()
+        [0.5, 0.5, 0.5, 1.0]
+        """
+        return np.asarray(values @ self._hats)
+
+    @cached_property
+    def _hats(self) -> Floats:
+        """What each resolved block contributes to each query."""
+        node = np.log(self.centres.position[self.resolved])
+        place = np.log(self.queries.position)
+        return np.stack([np.interp(place, node, unit) for unit in np.eye(len(node))])
 
     def own(self, values: Floats) -> Floats:
         """Means over pairs of different keys, for each of `queries`.
@@ -326,7 +372,7 @@ def pairs_between(sizes: Ints) -> Floats:
 
 def make_layout(
     context: int,
-    resolution: int = 96,
+    resolution: int = 64,
     window: float = np.inf,
     prefix: int = 0,
     cuts: Ints | tuple[int, ...] = (),

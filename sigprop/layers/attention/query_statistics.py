@@ -16,8 +16,6 @@ from sigprop.layers.attention.key_correlations import (
     BlockedKeys,
     CorrelatedKeys,
     KeyCorrelation,
-    between,
-    resolved,
 )
 from sigprop.layers.attention.key_weights import KeyWeights, normalised_weights
 from sigprop.layers.attention.position_grid import Layout
@@ -491,7 +489,7 @@ class Exact(QueryStatistics):
         >>> Exact(make_layout(2)).correlations(1.0, one, np.ones(2), one).shrink
         1.0
         """
-        index = resolved(self.layout)
+        index = self.layout.resolved
         if not index.size or not np.any(scale):
             return KeyCorrelation(1.0, 0.0, 1.0)
         lead, size = sigma.shape[:-1], deficit.shape[-1]
@@ -512,11 +510,11 @@ class Exact(QueryStatistics):
             )
             rows = KeyCorrelation(*np.moveaxis(np.reshape([*cells], (*own.shape, 3)), -1, 0))
         shape = (*lead, index.size)
-        return KeyCorrelation(*(between(self.layout, np.reshape(v, shape)) for v in rows))
+        return KeyCorrelation(*(self.layout.between(np.reshape(v, shape)) for v in rows))
 
     @cached_property
     def _blocked(self) -> BlockedKeys:
-        return BlockedKeys(self.layout.parts[resolved(self.layout)])
+        return BlockedKeys(self.layout.parts[self.layout.resolved])
 
 
 def _each(function: Callable[..., Floats], shape: tuple[int, ...], *values: Floats) -> Floats:

@@ -17,13 +17,10 @@ from sigprop.core.arrays import Floats, Number
 from sigprop.core.numerics.chebyshev import basis, fitted, nodes
 from sigprop.layers.attention.correlation_table import RESOLUTION, SINGLES, Correlations, rise
 from sigprop.layers.attention.key_correlations import (
-    RATIOS,
     CorrelatedKeys,
     KeyCorrelation,
-    between,
-    resolved,
 )
-from sigprop.layers.attention.position_grid import Layout, make_layout, pairs_between
+from sigprop.layers.attention.position_grid import Layout, make_layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import coordinates as co
@@ -72,7 +69,7 @@ class Tabulated(Universal):
         sigma : array, shape (..., P)
             Standard deviations of the scores.
         weight : array, shape (..., P, B)
-            Not used.
+            As where it is called.
 
         Returns
         -------
@@ -87,23 +84,20 @@ class Tabulated(Universal):
         >>> tabulated(2, 1.0).correlations(1.0, one, np.ones(2), one).shrink
         1.0
         """
-        index = resolved(self.layout)
-        if not index.size:
-            return KeyCorrelation(1.0, 0.0, 1.0)
-        own, steep = (np.einsum("kbc,...bc->...k", part, deficit) for part in self._parts)
-        tilt = np.divide(steep, own, out=np.zeros_like(own), where=own > 0)
+        if self._rotated is not None or not self.layout.resolved.size:
+            return super().correlations(scale, deficit, sigma, weight)
+        own, tilt = self._climb(deficit)
         if self.rotation is None:
-            found = self._masked(sigma[..., index], own, tilt)
+            found = self._masked(sigma[..., self.layout.resolved], own, tilt)
         else:
-            found = self._rotated(np.sqrt(scale) * np.ones_like(own), own, tilt)
-        found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])
-        return KeyCorrelation(*between(self.layout, found))
+            found = self._drawn(np.sqrt(scale) * np.ones_like(own), own, tilt)
+        return self._between(found)
 
     @cached_property
     def _masked(self) -> Correlations:
-        return Correlations(self.layout.centres.count[resolved(self.layout)])
+        return Correlations(self._resolved_count)
 
-    def _rotated(self, root: Floats, own: Floats, tilt: Floats) -> Floats:
+    def _drawn(self, root: Floats, own: Floats, tilt: Floats) -> Floats:
         """Find what correlations do, shape (3, ..., K), from the root of the score variance."""
         hot = basis(co.from_deviation(root, LOWEST, self.top), CORRELATIONS[0])
         far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), CORRELATIONS[1])
@@ -112,22 +106,12 @@ class Tabulated(Universal):
         return np.asarray(np.einsum("zkabc,...ka,...kb,...kc->z...k", rows, hot, far, near))
 
     @cached_property
-    def _parts(self) -> tuple[Floats, Floats]:
-        """Weights whose sums with a gap are its mean and its rise with log distance."""
-        parts = self.layout.parts[resolved(self.layout)]
-        pairs = np.stack([pairs_between(sizes) for sizes in parts])
-        pairs /= pairs.sum(axis=(1, 2), keepdims=True)
-        climb = np.stack([rise(sizes) for sizes in parts])
-        square = np.einsum("kbc,kbc->k", pairs * climb, climb)
-        return pairs, pairs * climb / square[:, None, None]
-
-    @cached_property
     def _correlations(self) -> Floats:
         """Coefficients of `KeyCorrelation` under rotation, shape (3, K, ., ., .)."""
         scale = co.to_deviation(nodes(CORRELATIONS[0]), LOWEST, self.top) ** 2
         own = co.to_gap(nodes(CORRELATIONS[1]), 0.0)
         tilt = (nodes(CORRELATIONS[2]) + 1) / 2
-        index = resolved(self.layout)
+        index = self.layout.resolved
         rows = np.empty((*CORRELATIONS, 3, index.size))
         together = CorrelatedKeys(self.rotation, self.head_width, DRAWS)
         for a, b, c, k in np.ndindex(*CORRELATIONS, index.size):

@@ -2,7 +2,9 @@
 
 The excess overlap of a couple, the excess and entropy of a query and the weight of a key are those
 of `sigprop.layers.attention.statistics.universal`, whose numbers of keys are contracted once for a
-layout.
+layout. What correlations of rotated scores do is that of
+`sigprop.layers.attention.correlation_table`, for gaps that rise linearly with log distance, of the
+mean and slope that the kernel's have.
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ from functools import cached_property
 
 import numpy as np
 
-from sigprop.core.arrays import Floats
-from sigprop.layers.attention.query_statistics import COLD, SMALLEST, Exact, Single
-from sigprop.layers.attention.statistics.table import Finite, head_nodes
-from sigprop.layers.attention.statistics.unequal_lengths import (
-    mean_weights,
-    queries,
-    shared_excess,
+from sigprop.core.arrays import Floats, Number
+from sigprop.layers.attention.correlation_table import RotaryCorrelations, covers, rise
+from sigprop.layers.attention.key_correlations import (
+    RATIOS,
+    KeyCorrelation,
+    rotated_width,
 )
+from sigprop.layers.attention.position_grid import pairs_between
+from sigprop.layers.attention.query_statistics import COLD, Exact, Single
+from sigprop.layers.attention.rotation import frequencies
+from sigprop.layers.attention.statistics.table import MAX_SIGMA, head_nodes
 from sigprop.layers.attention.statistics.universal import Couples, KeyWeights, OneQuery
 
 __all__ = ["Universal"]
@@ -42,8 +47,9 @@ class Universal(Exact):
 
     Notes
     -----
-    Beyond 2^20 keys, and for couples with r < -0.3, values are by quadrature. What correlations of
-    scores do is found as in `Exact`.
+    The tables hold up to 2^20 keys. What correlations of
+    scores do is found as in `Exact` without rotation, where kernels are not smooth, and where the
+    table of rotary positions ends.
 
     Examples
     --------
@@ -116,11 +122,6 @@ class Universal(Exact):
         warm = np.maximum(sigma, COLD)  # below it the excess is linear in both deviations
         (i, j), part = self.layout.couples, sigma / warm
         found = self._two(warm, r)
-        missing = np.isnan(found)
-        for k in np.ndindex(found.shape[:-1]) if missing.any() else ():
-            own, index = queries(warm[k], self.layout.queries.count), np.flatnonzero(missing[k])
-            common = self.layout.common[index]
-            found[k][index] = shared_excess(own, i[index], j[index], common, r[k][index])
         return np.asarray(part[..., i] * part[..., j] * found)
 
     def key_weights(self, sigma: Floats, ratio: Floats) -> Floats:
@@ -148,26 +149,91 @@ class Universal(Exact):
         >>> (found[2] / found[2, 0]).round(2).tolist()
         [1.0, 1.05, 1.0]
         """
-        found = np.exp(self._weights(sigma, ratio))
-        missing = np.isnan(found).any(axis=-1)
-        if missing.any():
-            count = np.broadcast_to(self.layout.queries.count, missing.shape)[missing]
-            own = np.maximum(sigma[missing], SMALLEST)
-            found[missing] = mean_weights(own, count, ratio[missing]) * count[:, None]
-        return np.asarray(found)
+        return np.exp(self._weights(sigma, ratio))
 
-    def _one(self, sigma: Floats) -> tuple[Floats, Floats]:
-        """Excess and deficit of one query, as in `Exact` where the tables end."""
-        found = self._looked_up(sigma)
-        missing = np.isnan(found[0])
-        if missing.any():
-            rem = Finite(np.broadcast_to(self._count, sigma.shape)[missing])
-            b = sigma[missing] / np.sqrt(np.log(rem.context))
-            found[0][missing], found[1][missing] = (
-                rem.weights(b, 1.0).excess,
-                rem.entropy_deficit(b),
-            )
-        return found
+    def correlations(
+        self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats
+    ) -> KeyCorrelation:
+        """Find what correlations of the keys' scores do to each query.
+
+        Parameters
+        ----------
+        scale, deficit, sigma, weight
+            As in `Exact`.
+
+        Returns
+        -------
+        KeyCorrelation
+            Of shape (..., P); scalar ones without scores.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.query_universal import Universal
+        >>> one = np.ones((2, 2))
+        >>> Universal(make_layout(2)).correlations(1.0, one, np.ones(2), one).shrink
+        1.0
+        """
+        if self._rotated is None:
+            return super().correlations(scale, deficit, sigma, weight)
+        own, tilt = self._climb(deficit)
+        share = np.divide(own, self._varied(deficit), out=np.ones_like(own), where=own > 0)
+        rows = sigma[..., self.layout.resolved]
+        found = self._rotated(rows, share, tilt)
+        found[0] = np.where(rows > MAX_SIGMA, np.nan, found[0])
+        return self._between(found)
+
+    def _between(self, found: Floats) -> KeyCorrelation:
+        """Values at the `resolved` blocks at every query."""
+        found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])
+        return KeyCorrelation(*(self.layout.between(row) for row in found))
+
+    @cached_property
+    def _rotated(self) -> RotaryCorrelations | None:
+        """Table of rotary positions, if it is the one to ask."""
+        turns = self.rotation
+        if not self.smooth or turns is None or not covers(turns, self.head_width):
+            return None
+        if not self.layout.resolved.size:
+            return None
+        return RotaryCorrelations(self._resolved_count, turns, self.head_width)
+
+    @property
+    def _resolved_count(self) -> Floats:
+        return self.layout.centres.count[self.layout.resolved]
+
+    def _climb(self, deficit: Floats) -> tuple[Floats, Floats]:
+        """Mean gap of the keys of each resolved block, and its rise with log distance over it."""
+        pairs, climb = self._pairs
+        own = np.einsum("kbc,...bc->...k", pairs, deficit)
+        steep = np.einsum("kbc,...bc->...k", climb, deficit)
+        return own, np.divide(steep, own, out=np.zeros_like(own), where=own > 0)
+
+    def _varied(self, deficit: Floats) -> Floats:
+        """Mean gap of their rotated keys, in units of q."""
+        return np.asarray(np.einsum("kbc,...bc->...k", self._cosines, deficit)) + self._turned
+
+    @cached_property
+    def _turned(self) -> Floats:
+        """Mean over the same pairs of one less the cosine."""
+        return 1 - np.asarray(self._cosines.sum(axis=(1, 2)))
+
+    @cached_property
+    def _cosines(self) -> Floats:
+        """Weights whose sums with a gap are the mean of gap times cosine of the rotation."""
+        omega = frequencies(self.rotation, rotated_width(self.head_width))
+        return np.asarray(self._pairs[0] * self.layout.waves(omega).mean(axis=0))
+
+    @cached_property
+    def _pairs(self) -> tuple[Floats, Floats]:
+        """Weights whose sums with a gap are its mean and its rise with log distance."""
+        parts = self.layout.parts[self.layout.resolved]
+        pairs = np.stack([pairs_between(sizes) for sizes in parts])
+        pairs /= pairs.sum(axis=(1, 2), keepdims=True)
+        climb = np.stack([rise(sizes) for sizes in parts])
+        square = np.einsum("kbc,kbc->k", pairs * climb, climb)
+        return pairs, pairs * climb / square[:, None, None]
 
     @cached_property
     def _count(self) -> Floats:
@@ -175,7 +241,7 @@ class Universal(Exact):
         return np.maximum(self.layout.queries.count, 2.0)
 
     @cached_property
-    def _looked_up(self) -> OneQuery:
+    def _one(self) -> OneQuery:
         return OneQuery(self._count)
 
     @cached_property

@@ -31,9 +31,9 @@ order in 1/d.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import factorial
+from functools import cache
+from math import factorial, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -145,7 +145,7 @@ class Sphere:
         heads = 2 / self.head_width + 2 / self.width
         seeds = 2 * rho**2 / self.width if seeds is None else seeds
         both = heads + seeds
-        nodes, probability = np.polynomial.hermite_e.hermegauss(3)
+        nodes, probability = _normal(3)
         y = np.sqrt(both) * nodes  # log(c gap) but for its mean, of which heads and seeds have
         rest = heads * seeds / both / 2  # their shares, with this variance left, halved
         own = 2 / self.head_width  # the share of heads that is the norm of the query
@@ -166,6 +166,12 @@ class Sphere:
         along = d / n + (n - 1) / n  # weight of z z^T / d in a head's kernel
         query = along * square / d**2 + (along + (n - 1) / n) * cross / d + (n - 1) / n * last
         return query, key, square / d**2 + 2 * cross / d + last, *mean
+
+
+@cache
+def _normal(count: int) -> tuple[Floats, Floats]:
+    """Nodes and weights of a standard normal variable, by Gauss-Hermite quadrature."""
+    return np.polynomial.hermite_e.hermegauss(count)
 
 
 def _polynomials(m: _Moments) -> tuple[float, ...]:
@@ -191,6 +197,7 @@ class _Moments:
     d: float
     spread: float  # variance of g
     memory: dict[Factor, Floats] = field(default_factory=dict)
+    left: dict[int, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         step = min(0.25, STEP / max(self.s, 1e-9))
@@ -198,7 +205,7 @@ class _Moments:
         z = np.linspace(-end, end, int(np.ceil(2 * end / step)) + 1)[1:-1]
         log_weight = (self.d - 3) / 2 * np.log1p(-(z**2) / self.d)
         weight = np.exp(log_weight - log_weight.max())
-        nodes, radial = np.polynomial.hermite_e.hermegauss(RADII if self.spread > 0 else 1)
+        nodes, radial = _normal(RADII if self.spread > 0 else 1)
         g = np.exp(np.sqrt(self.spread) * nodes - self.spread / 2)[:, None]
         self.z, self.eta = (np.sqrt(g) * z).ravel(), (g * (1 - z**2 / self.d)).ravel()
         self.p = np.outer(radial / radial.sum(), weight / weight.sum()).ravel()
@@ -210,14 +217,20 @@ class _Moments:
         self.rest = np.log1p(-np.minimum(-np.expm1(-self.w) @ self.p, 1 - 2.0**-53))
 
     def __call__(self, *factors: Factor) -> float:
-        total = 0.0
+        total = np.zeros_like(self.u)
         for blocks in _partitions(factors):
-            falling = np.prod(self.t - np.arange(len(blocks)))
-            value = np.exp((self.t - len(blocks)) * self.rest)
+            value = self._others(len(blocks))
             for block in blocks:
                 value = value * self._average(block)
-            total += float(falling * value.sum())
-        return total * float(self.step) / factorial(sum(k for k, _, _ in factors) - 1)
+            total += value
+        return float(total.sum()) * float(self.step) / factorial(sum(k for k, _, _ in factors) - 1)
+
+    def _others(self, count: int) -> Floats:
+        """T (T-1) ... times what all but `count` keys leave."""
+        if count not in self.left:
+            falling = prod(self.t - k for k in range(count))
+            self.left[count] = falling * np.exp((self.t - count) * self.rest)
+        return self.left[count]
 
     @property
     def entropy(self) -> float:
@@ -245,14 +258,15 @@ def _window(s: float, t: float) -> tuple[float, float]:
     return float(s * ndtri(np.exp(-MARGIN / t))), float(high)
 
 
-def _partitions(items: tuple[Factor, ...]) -> Iterator[list[Factor]]:
+@cache
+def _partitions(items: tuple[Factor, ...]) -> list[list[Factor]]:
     """Merge factors over every set partition: powers add."""
     if not items:
-        yield []
-        return
-    first, rest = items[0], items[1:]
-    for blocks in _partitions(rest):
-        yield [first, *blocks]
+        return [[]]
+    first, out = items[0], []
+    for blocks in _partitions(items[1:]):
+        out.append([first, *blocks])
         for n, block in enumerate(blocks):
             k, j, i = (a + b for a, b in zip(first, block, strict=True))
-            yield [*blocks[:n], (k, j, i), *blocks[n + 1 :]]
+            out.append([*blocks[:n], (k, j, i), *blocks[n + 1 :]])
+    return out

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from sigprop.core.arrays import Floats
-from sigprop.core.numerics.chebyshev import basis
+from sigprop.core.numerics.chebyshev import basis, contracted
 from sigprop.core.numerics.shipped import shipped
 from sigprop.layers.attention.statistics import coordinates as co
 
@@ -141,6 +141,8 @@ def lost(rows: Floats, s: Floats, gap: Floats, head_width: float) -> Floats:
     near = basis(np.clip(place, -1.0, 1.0), rows.shape[-1])
     if rows.ndim == 2:
         found = np.einsum("...i,...i->...", near @ rows.T, hot)
+    elif rows.shape[:-2] == hot.shape[-2:-1]:
+        found = np.einsum("...j,...j->...", contracted(rows, hot), near)
     else:
         found = np.einsum("...ij,...i,...j->...", rows, hot, near, optimize=True)
     return np.asarray(bend(s, head_width) * found)

@@ -35,16 +35,21 @@ from importlib.resources import as_file, files
 from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial.chebyshev import chebval
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.errors import AssumptionError
-from sigprop.core.numerics.chebyshev import basis
+from sigprop.core.numerics.chebyshev import basis, contracted
 from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Couples", "KeyWeights", "OneQuery", "errors"]
 
+Index = Ints | slice
+
+ALL = slice(None)
 VERSION = 1
 LEAST, MOST = 2.0, 2.0**20  # keys
+STEP, SMALL = 0.1, 1e-6  # of r before the table ends; overlap there over that of equal weights
 HOTTEST = 32.0  # score deviation of one query, and of a key
 HOT = 16.0  # geometric mean of two, and score deviation of a query whose keys differ
 WIDEST = 4.0  # ratio of the score deviations of two queries
@@ -197,7 +202,8 @@ class OneQuery:
     def __init__(self, keys: Floats, source: Tables | None = None) -> None:
         self._known = (keys >= LEAST) & (keys <= MOST)
         self._keys = np.where(self._known, keys, LEAST)
-        self._rows = _at_keys(self._keys, (source or tables()).single)
+        rows = _at_keys(self._keys, (source or tables()).single)
+        self._rows = np.ascontiguousarray(np.moveaxis(rows, 0, -1))  # (s, excess or deficit, P)
 
     def __call__(self, s: Floats) -> tuple[Floats, Floats]:
         """Excess and deficit.
@@ -213,8 +219,9 @@ class OneQuery:
             :math:`Y_2 - 1/n`, and log n less the entropy; NaN for too many keys.
         """
         cold = np.minimum(s, HOTTEST)
-        hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._rows.shape[1])
-        logs = co.bend(cold) * np.einsum("pkz,...pk->z...p", self._rows, hot)
+        place = co.from_deviation(cold, 0.0, HOTTEST)
+        wide = (slice(None), slice(None), *[None] * (s.ndim - 1))
+        logs = co.bend(cold) * chebval(place, self._rows[wide], tensor=False)
         first = np.where(self._known, cold**2 * (1 - 1 / self._keys) * np.exp(logs), np.nan)
         rest = HOTTEST / np.maximum(s, HOTTEST)  # of what vanishes as attention freezes
         most = 1 - 1 / self._keys, np.log(self._keys)
@@ -266,12 +273,20 @@ class KeyWeights:
         count = self._rows.shape[1:]
         s = np.minimum(s, HOT)
         hot = basis(co.from_deviation(s, 0.0, HOT), count[0])
-        rows = np.einsum("pac,...pa->...pc", self._rows, hot)
+        rows = contracted(self._rows, hot)
         wide = s[..., None]
         own = np.minimum(wide * np.sqrt(ratio), HOTTEST)
         place = basis(co.from_deviation(own, 0.0, HOTTEST), count[1])
         found = turn(own, wide) * (place @ rows[..., None])[..., 0]
         return np.where(self._known[:, None], found, np.nan)
+
+
+class _Own(NamedTuple):
+    """What couples need of each query: its deviation, root excess, and base by 1 - r."""
+
+    std: Floats
+    most: Floats
+    rows: Floats
 
 
 class Couples:
@@ -314,6 +329,7 @@ class Couples:
         n, later = inside[self._i], inside[self._j]
         common = np.where(self._empty | ~self._known, n, common)
         self._small = small(n, later, common)
+        self._even = common / (n * later)
         self._pair = _pair(source, n, later, common)
 
     def __call__(self, s: Floats, r: Floats) -> Floats:
@@ -330,37 +346,58 @@ class Couples:
         -------
         array, shape (..., N)
             The excess; zero where nothing is common or one query sees one key, NaN for too many
-            keys and for r < -0.3.
+            keys. Beyond r = -0.3, where the table ends, the logarithm of the overlap goes on as a
+            line, within a fifth of the overlap of equal weights.
         """
-        first, later = s[..., self._i], s[..., self._j]
+        least, own = 1 - co.MAX_GAP, self._own(s)
+        found, beyond = self._within(own, np.maximum(r, least)), r < least
+        index = np.flatnonzero(beyond.any(axis=tuple(range(r.ndim - 1))))
+        if index.size:
+            further = self._beyond(own, r[..., index], found[..., index], index)
+            found[..., index] = np.where(beyond[..., index], further, found[..., index])
+        return np.where(self._empty, 0.0, np.where(self._known, found, np.nan))
+
+    def _own(self, s: Floats) -> _Own:
+        """Find what couples need of each query."""
+        cold = np.minimum(s, HOTTEST)
+        hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._base.shape[1])
+        rows = co.bend(cold)[..., None] * contracted(self._base, hot)
+        return _Own(s, np.sqrt(self._one(s)[0]), rows)
+
+    def _within(self, own: _Own, r: Floats, at: Index = ALL) -> Floats:
+        """Excess overlap of some couples, where the tables hold r."""
+        i, j = self._i[at], self._j[at]
+        first, later = own.std[..., i], own.std[..., j]
         mean = np.minimum(np.sqrt(first * later), HOT)
         gap = np.clip(1 - r, 0.0, co.MAX_GAP)
-        log = self._small + co.bend(mean) * self._apart(first, later, mean, gap)
-        log += self._alike(np.minimum(s, HOTTEST), gap) / 2
-        most = np.sqrt(self._one(s)[0])
-        found = r * most[..., self._i] * most[..., self._j] * np.exp(log)
-        known = self._known & (1 - r <= co.MAX_GAP)
-        return np.where(self._empty, 0.0, np.where(known, found, np.nan))
+        log = self._small[at] + co.bend(mean) * self._apart(first, later, mean, gap, at)
+        log += (self._alike(own, gap, i) + self._alike(own, gap, j)) / 2
+        return np.asarray(r * own.most[..., i] * own.most[..., j] * np.exp(log))
 
-    def _alike(self, s: Floats, gap: Floats) -> Floats:
-        """Sum over both queries of the base, as logarithms."""
-        hot = basis(co.from_deviation(s, 0.0, HOTTEST), self._base.shape[1])
-        rows = co.bend(s)[..., None] * np.einsum("pkv,...pk->...pv", self._base, hot)
-        out = np.zeros(gap.shape)
-        for index in (self._i, self._j):
-            place = co.from_gap(gap, s[..., index])
-            near = basis(np.clip(place, -1.0, 1.0), rows.shape[-1])
-            out += (place + 1) / 2 * np.einsum("...v,...v->...", rows[..., index, :], near)
-        return out
+    def _beyond(self, own: _Own, r: Floats, last: Floats, at: Ints) -> Floats:
+        """Excess overlap beyond the last r: the logarithm of the overlap goes on as a line."""
+        least, even = 1 - co.MAX_GAP, self._even[at]
+        before = self._within(own, np.full_like(r, least + STEP), at)
+        end, start = (np.maximum(e + even, SMALL * even) for e in (last, before))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.log(start / end) / STEP
+            return np.asarray(end * np.exp(slope * (r - least)) - even)
 
-    def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats) -> Floats:
+    def _alike(self, own: _Own, gap: Floats, index: Ints) -> Floats:
+        """Logarithm that the overlap of a query with one like it adds."""
+        place = co.from_gap(gap, np.minimum(own.std, HOTTEST)[..., index])
+        near = basis(np.clip(place, -1.0, 1.0), own.rows.shape[-1])
+        rows = own.rows[..., index, :]
+        return np.asarray((place + 1) / 2 * np.einsum("...v,...v->...", rows, near))
+
+    def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats, at: Index) -> Floats:
         """Logarithm that unlike queries add, over the bend."""
         count = self._pair.shape[1:]
         hot = basis(co.from_deviation(mean, 0.0, HOT), count[0]).astype(np.float32)
         ratio = np.divide(later, first, out=np.ones_like(mean), where=first > 0)
         tilt = np.log(np.clip(ratio, 1 / WIDEST, WIDEST)) / np.log(WIDEST)
         near = np.clip(co.from_gap(gap, mean), -1.0, 1.0)
-        rows = np.einsum("nklv,...nk->...nlv", self._pair, hot)
+        rows = np.einsum("nklv,...nk->...nlv", self._pair[at], hot)
         rows = np.einsum("...lv,...l->...v", rows, basis(tilt, count[1]))
         return np.asarray(np.einsum("...v,...v->...", rows, basis(near, count[2])))
 

@@ -1,0 +1,155 @@
+r"""Gaps of the rotated keys of queries, frequency by frequency (E25r)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from sigprop.core.arrays import Bools, Floats, Ints, Number
+from sigprop.layers.attention.position_grid import Layout
+
+__all__ = ["RotatedGaps"]
+
+
+class RotatedGaps:
+    r"""Mean gaps :math:`gap\,\cos\omega\Delta + q (1 - \cos\omega\Delta)` of rotated keys.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+    omega : array, shape (F,)
+        Frequencies in radians a token; one of zero is no rotation.
+
+    Attributes
+    ----------
+    waves : array, shape (B, B)
+        Mean over frequencies of the cosine of the rotation between two keys, by block.
+
+    Notes
+    -----
+    Under a mask without a window the keys of a query are all of some blocks and a part of the next:
+    their pairs are summed over blocks in the order of positions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.rotated_gaps import RotatedGaps
+    >>> half = np.full((3, 3), 0.5)
+    >>> RotatedGaps(make_layout(3), np.zeros(1)).own(half, 1.0).tolist()
+    [[0.0, 0.5, 0.5]]
+    >>> RotatedGaps(make_layout(2), np.array([np.pi])).own(half[:2, :2], 1.0).round(12).tolist()
+    [[0.0, 1.5]]
+    """
+
+    def __init__(self, layout: Layout, omega: Floats) -> None:
+        (i, j), position = layout.couples, layout.queries.position
+        self.layout, self._by_frequency = layout, layout.waves(omega)
+        self.waves = np.asarray(self._by_frequency.mean(axis=0))
+        self._cosines = np.cos(omega[:, None] * (position[j] - position[i]))
+
+    def own(self, gap: Floats, q: Number) -> Floats:
+        """Means over pairs of different keys of each query.
+
+        Parameters
+        ----------
+        gap : array, shape (..., B, B)
+            Mean gap of two different tokens of two blocks, symmetric.
+        q : float or array, shape (..., 1, 1)
+            Variance of the tokens.
+
+        Returns
+        -------
+        array, shape (..., F, P)
+            The means; zero where a query sees one key.
+        """
+        return self._cosine_means(gap) + q * self._still
+
+    def beside(self, gap: Floats, q: Number) -> Floats:
+        """Mean over frequencies of the gap of a key of each block and the others of each query.
+
+        Parameters
+        ----------
+        gap, q
+            As in `own`.
+
+        Returns
+        -------
+        array, shape (..., P, B)
+            The means; zero where there is no other key.
+        """
+        return self.layout.beside(self.between(gap, q))
+
+    def between(self, gap: Floats, q: Number) -> Floats:
+        """Mean over frequencies of the gap of two keys of two blocks.
+
+        Parameters
+        ----------
+        gap, q
+            As in `own`.
+
+        Returns
+        -------
+        array, shape (..., B, B)
+            The means.
+        """
+        return np.asarray(gap * self.waves + q * (1 - self.waves))
+
+    def turned(self, parts: Floats) -> Floats:
+        """Mean over frequencies of values of the first query of each couple, turned to the second.
+
+        Parameters
+        ----------
+        parts : array, shape (..., F, P)
+            Values by frequency.
+
+        Returns
+        -------
+        array, shape (..., N)
+            The means.
+        """
+        first = parts[..., self.layout.couples[0]]
+        return np.asarray(np.einsum("...fn,fn->...n", first, self._cosines) / len(self._cosines))
+
+    @cached_property
+    def _still(self) -> Floats:
+        """Means of one less the cosine, shape (F, P)."""
+        return self.layout.own(1 - self._by_frequency)
+
+    def _cosine_means(self, gap: Floats) -> Floats:
+        """Means of gap times cosine, shape (..., F, P)."""
+        if np.any(self.layout.queries.low > 0):
+            return self.layout.own(gap[..., None, :, :] * self._by_frequency)
+        before, within = self._pairs
+        wide = np.moveaxis(gap, -2, 0)[..., None]  # (B, ..., B, 1)
+        lead = (len(before), *[1] * (gap.ndim - 2), *before.shape[1:])
+        beside = np.moveaxis((before.reshape(lead) @ wide)[..., 0], 0, -1)
+        inside = within * np.diagonal(gap, axis1=-2, axis2=-1)[..., None, :]
+        start = np.cumsum(2 * beside + inside, axis=-1) - 2 * beside - inside
+        last, part = self._last
+        sums = start[..., last] + part * (2 * beside[..., last] + part * inside[..., last])
+        count = self._count
+        return np.divide(sums, count, out=np.zeros_like(sums), where=count > 0)
+
+    @cached_property
+    def _pairs(self) -> tuple[Floats, Floats]:
+        """Cosines times numbers of pairs, of each block with those before it and with itself."""
+        whole = self._by_frequency * self.layout.pairs
+        before = np.ascontiguousarray(np.moveaxis(np.tril(whole, -1), 0, 1))
+        return before, np.diagonal(whole, axis1=-2, axis2=-1).copy()
+
+    @cached_property
+    def _last(self) -> tuple[Ints, Floats]:
+        """Latest block of which each query sees keys, and how much of it."""
+        seen = self.layout.seen
+        held: Bools = seen > 0
+        last = seen.shape[1] - 1 - np.argmax(held[:, ::-1], axis=1)
+        return last, seen[np.arange(len(seen)), last]
+
+    @cached_property
+    def _count(self) -> Floats:
+        """Numbers of pairs of different keys."""
+        seen = self.layout.seen
+        return np.asarray(np.sum((seen @ self.layout.pairs) * seen, axis=-1))
