@@ -113,6 +113,34 @@ class Critical(Exported):
             out[name] = plain if isinstance(value, tuple) else plain[0]
         return out
 
+    def at(self, index: int) -> Critical:
+        """Find the strength of one of a row of specs.
+
+        Parameters
+        ----------
+        index : int
+            Which one.
+
+        Returns
+        -------
+        Critical
+            As of that spec alone.
+
+        Examples
+        --------
+        >>> from sigprop import ModelSpec, critical
+        >>> spec = ModelSpec(depth=2, context=64, beta=[1, 2], sigma_v2=1, sigma_w2=1, rho0=0)
+        >>> float(critical(spec, 0.2).at(1).alpha_attn)
+        1.0
+        """
+        parts: dict[str, Any] = {
+            name: tuple(part[index] for part in value)
+            if isinstance(value, tuple)
+            else np.asarray(value)[index]
+            for name, value in vars(self).items()
+        }
+        return replace(self, **parts)
+
 
 @validated
 def critical(

@@ -108,9 +108,16 @@ def judge(spec: ModelSpec, rho_max: float = 0.98, theory: str = "finite") -> Ver
     >>> judge(spec).verdict
     'rank collapse'
     """
+    return judged(spec, rho_max, theory)
+
+
+def judged(
+    spec: ModelSpec, rho_max: float, theory: str = "finite", strength: Critical | None = None
+) -> Verdict:
+    """Verdict on a single spec whose critical strength may be known."""
     require_theory(spec, "judge", theory)
     plain = spec.without_identity()
-    found = critical(plain, rho_max, theory)
+    found = critical(plain, rho_max, theory) if strength is None else strength
     trajectory = propagate(spec, theory)
     late = (theory, "exchangeable")
     rates = exponents(plain, *late) if covers(plain, "exponents", *late) else None

@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 
-from sigprop.layers.attention.correlation_table import Correlations, errors, rise
+from sigprop import ModelSpec
+from sigprop.layers.attention import build_correlations
+from sigprop.layers.attention.correlation_table import Correlations, errors, forms, rise
 from sigprop.layers.attention.key_correlations import BlockedKeys
 from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics import boltzmann, moments
 from sigprop.layers.attention.statistics.block_fields import Fields, attended, factored
 from sigprop.layers.attention.statistics.quadrature import Grid, averages
+from sigprop.propagation.stack import build_stack
 
 SIZES = np.array([[1.0, 2.0, 5.0, 8.0]])
 
@@ -113,18 +117,48 @@ def test_faint_scores_respond_linearly():
 
 
 def test_the_table_of_all_masks():
-    """Within the errors that it states; control: 64 times as many keys."""
+    """Within the errors that it states; controls: 64 times as many keys, and no slope."""
     typical, largest = errors()
-    assert (typical[:2] < 0.02).all()
-    assert (largest[:2] < 0.2).all()
-    one = np.ones((1, 1))
+    assert (typical[:2] < 0.025).all()
+    assert (largest[:2] < 0.25).all()
+    cell = np.array([2.5]), np.array([0.3]), np.array([0.4]), np.array([0.2])
+    one = [value[:, None] for value in cell]
     for count in (24, 700):
-        sizes = make_layout(count, 24, singles=8).parts[-1]
-        gap = (0.6 * (1 + 0.7 * rise(sizes)))[None]
-        exact = BlockedKeys(sizes[None], 256)(
-            np.array([6.0]), gap, np.sqrt(3.6) * one, np.ones((1, 1, sizes.size))
-        )
-        found = Correlations(np.array([float(count)]))(np.sqrt(3.6) * one, 0.6 * one, 0.7 * one)
-        assert abs(found[1].item() - exact.near.item()) < 0.022
-        other = Correlations(np.array([64.0 * count]))(np.sqrt(3.6) * one, 0.6 * one, 0.7 * one)
-        assert abs(other[1].item() - exact.near.item()) > 0.022
+        exact = build_correlations.exact(count, *cell)[:2, 0]
+        found = Correlations(np.array([float(count)]))(*one)[:2, 0, 0]
+        other = Correlations(np.array([64.0 * count]))(*one)[:2, 0, 0]
+        flat = Correlations(np.array([float(count)]))(*one[:3], 0 * one[3])[:2, 0, 0]
+        off = [np.abs(v - exact).max() for v in (found, other, flat)]
+        assert off[0] < 0.02
+        assert min(off[1:]) > 0.03
+
+
+def test_gaps_of_the_two_forms():
+    """Forms are about their means and orthogonal; early keys stand apart, near ones together."""
+    sizes = make_layout(500, 24, singles=8).size
+    share, early, far = forms(sizes)
+    assert [np.sum(share * form) for form in (early, far)] == pytest.approx([0, 0], abs=1e-12)
+    assert np.sum(share * early * far) == pytest.approx(0, abs=1e-12)
+    gaps = build_correlations.gaps(sizes, *(np.array([v]) for v in (0.2, 0.3, 0.1)))[0]
+    assert np.sum(share * gaps) == pytest.approx(0.2, rel=1e-3)
+    assert (gaps[0, 1:] > gaps[-1, 1:]).all()
+    assert gaps[-1, -1] < gaps[-1, -2] < gaps[-1, -3]
+
+
+def test_late_keys_of_a_masked_stack():
+    """The table answers the kernel of a merging stack; without the slope it misses late queries."""
+    spec = ModelSpec(
+        depth=5, context=1678, width=1024, heads=8, causal=True, beta=2.3, sigma_v2=1.9,
+        sigma_w2=1, rho0=0.3,
+    )  # fmt: skip
+    stack = build_stack(spec, "position", top=16.0)
+    *_, last = stack.steps(stack.initial(spec))
+    scores, table = last.attention.scores, stack.place.statistics
+    exact = Universal(table.layout, table.head_width)
+    weight = last.attention.keys.weight
+    given = scores.whole, scores.deficit, scores.std, weight
+    late = table.layout.resolved[-2:]
+    found, known = (np.asarray(t.correlations(*given).shrink)[..., late] for t in (table, exact))
+    assert known.max() > 1.05  # variances of early and late keys differ
+    assert np.abs(found - known).max() < 0.05
+    assert np.abs(1 - known).max() > 0.05

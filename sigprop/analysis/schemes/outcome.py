@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
+from sigprop.analysis.critical import Critical, critical
 from sigprop.analysis.schemes.registry import SCHEMES, Scheme, normed
-from sigprop.analysis.verdict import UNIFORM, Verdict, judge
+from sigprop.analysis.verdict import UNIFORM, Verdict, judged
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, finite_or_none
 from sigprop.core.errors import DomainError
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
 from sigprop.model.weights import Recipe, check, spec_of
-from sigprop.propagation.capabilities import TheoryError
+from sigprop.propagation.capabilities import TheoryError, covers
 from sigprop.propagation.positional import gradients
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
@@ -34,6 +35,9 @@ __all__ = [
     "recipe",
     "survey",
 ]
+
+
+NUMBERS = frozenset(ModelSpec.numbers()) - {"sigma_w2"}  # that schemes may differ in
 
 
 @dataclass(frozen=True)
@@ -303,8 +307,22 @@ def outcome(name: str, architecture: ModelSpec, rho_max: float = 0.98) -> Outcom
     >>> outcome("he", load("bert-base").spec).verdict
     'rank collapse'
     """
-    found, spec, remark = described(name, architecture)
-    plain, verdict = spec.without_identity(), judge(spec, rho_max)
+    return _outcome(name, architecture, described(name, architecture), rho_max)
+
+
+Described = tuple[Recipe, ModelSpec, str]
+
+
+def _outcome(
+    name: str,
+    architecture: ModelSpec,
+    description: Described,
+    rho_max: float,
+    strength: Critical | None = None,
+) -> Outcome:
+    """Find an outcome, with a critical strength that may be known."""
+    found, spec, remark = description
+    plain, verdict = spec.without_identity(), judged(spec, rho_max, strength=strength)
     t = verdict.trajectory
     whole = int(t.ended) == spec.depth
     rho = overlaps(name, architecture) if found.sub_norm else t.rho
@@ -324,9 +342,9 @@ def outcome(name: str, architecture: ModelSpec, rho_max: float = 0.98) -> Outcom
     )
 
 
-def _refused(name: str, architecture: ModelSpec, error: TheoryError) -> Outcome:
+def _refused(name: str, description: Described, error: TheoryError) -> Outcome:
     """Outcome of a scheme whose description no theory covers: what to type, without numbers."""
-    found, spec, remark = described(name, architecture)
+    found, spec, remark = description
     none = (None,) * 5
     words = "not covered", f"no theory of {error.structure}"
     return Outcome(name, find(name).source, found, spec, *none, *words, remark)
@@ -390,12 +408,32 @@ def survey(
     check(architecture)
     for name in names:
         find(name)
+    known = {name: described(name, architecture) for name in names or SCHEMES}
+    strengths = _strengths(
+        {name: one[1].without_identity() for name, one in known.items()}, rho_max
+    )
     out = []
-    for name in names or SCHEMES:
+    for name, one in known.items():
         try:
-            out.append(outcome(name, architecture, rho_max))
+            out.append(_outcome(name, architecture, one, rho_max, strengths.get(name)))
         except TheoryError as error:
-            out.append(_refused(name, architecture, error))
+            out.append(_refused(name, one, error))
         if progress is not None:
             progress(1)
+    return out
+
+
+def _strengths(specs: dict[str, ModelSpec], rho_max: float) -> dict[str, Critical]:
+    """Critical strengths of many specs: those that differ in numbers alone are solved together."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, spec in specs.items():
+        if covers(spec, "critical"):
+            words = (repr(getattr(spec, f.name)) for f in fields(spec) if f.name not in NUMBERS)
+            alike.setdefault(tuple(words), []).append(name)
+    out: dict[str, Critical] = {}
+    for names in alike.values():
+        first, *_ = parts = [specs[name] for name in names]
+        wide: dict[str, Any] = {n: np.array([getattr(part, n) for part in parts]) for n in NUMBERS}
+        found = critical(replace(first, **wide, sigma_w2=None), rho_max)
+        out |= {name: found.at(k) for k, name in enumerate(names)}
     return out

@@ -1,10 +1,12 @@
 r"""What correlated scores do to queries, by look-up (E25e).
 
-Two tables hold shrink, near and part of `sigprop.layers.attention.key_correlations` for gaps that
-rise linearly with log distance. Without rotation they depend on the number of keys, the score
-deviation, the mean gap and its rise with log distance; this table was made by
+Two tables hold shrink, near and part of `sigprop.layers.attention.key_correlations`. Without
+rotation they depend on the number of keys, the score deviation, the mean gap, its slope with how
+early the keys stand, and the standard deviation of what this leaves, taken to rise with log
+distance (`forms`); this table was made by
 ``python -m sigprop.layers.attention.build_correlations``, from integrals. Under rotary positions
-they depend also on the base and on the width of a head; in place of the mean gap stands the part
+gaps are taken to rise linearly with log distance alone, which rotation makes unlike anyway, and the
+base and the width of a head count; in place of the mean gap stands the part
 :math:`\varphi` of the score variance that comes from the gap, at which bases are almost alike, and
 scores that the gap alone makes unlike, :math:`\varphi = 1` without a rise, are independent. This
 table was fitted to draws by ``python -m sigprop.layers.attention.build_rotary``. The measured
@@ -16,13 +18,22 @@ from __future__ import annotations
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
-from sigprop.core.numerics.chebyshev import basis
+from sigprop.core.numerics.chebyshev import basis, contracted
 from sigprop.core.numerics.shipped import shipped
 from sigprop.layers.attention.position_grid import pairs_between
 from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import coordinates as co
 
-__all__ = ["BASES", "NARROWEST", "Correlations", "RotaryCorrelations", "covers", "errors", "rise"]
+__all__ = [
+    "BASES",
+    "NARROWEST",
+    "Correlations",
+    "RotaryCorrelations",
+    "covers",
+    "errors",
+    "forms",
+    "rise",
+]
 
 RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of one
 LEAST, MOST = 3.0, 2.0**20  # keys
@@ -30,6 +41,7 @@ COLDEST, HOTTEST = 0.2, 16.0  # score deviations
 SMALL = 1e-9
 MOST_ROTATED = 2.0**17  # keys
 BASES = 30, 10**9
+STEEPEST = 0.3  # slope of the gap with how early keys stand, over its mean
 NARROWEST = 8.0  # width of a head
 
 
@@ -54,9 +66,19 @@ def to_gap(place: Floats) -> Floats:
     return co.to_gap(place, 0.0)
 
 
+def from_part(value: Floats) -> Floats:
+    """Place of a number in [0, 1], clipped, on [-1, 1]."""
+    return np.asarray(2 * np.clip(value, 0.0, 1.0) - 1)
+
+
 def to_tilt(place: Floats) -> Floats:
     """Rise with log distance at a place, over the mean gap."""
     return np.asarray((place + 1) / 2)
+
+
+def to_slope(place: Floats) -> Floats:
+    """Slope with how early keys stand at a place, over the mean gap."""
+    return np.asarray(STEEPEST * (place + 1) / 2)
 
 
 def from_base(base: float) -> float:
@@ -106,6 +128,21 @@ def rise(sizes: Ints) -> Floats:
     return np.asarray(log / max(-log[pairs > 0].min(), SMALL))
 
 
+def forms(sizes: Ints) -> tuple[Floats, Floats, Floats]:
+    """Share of each pair of blocks in the pairs, and the two forms of the gap of a masked stack.
+
+    The first says how early two keys stand, minus the sum of their log positions; the second is
+    what `rise` has beside it. Both are about their means over pairs.
+    """
+    pairs = pairs_between(sizes)
+    share, place = pairs / pairs.sum(), -np.log(np.cumsum(sizes) - (sizes - 1) / 2)
+    early = place[:, None] + place
+    early = np.where(pairs > 0, early - np.sum(share * early), 0.0)
+    far = np.where(pairs > 0, rise(sizes), 0.0)
+    square = np.sum(share * early**2)
+    return share, early, far - early * np.sum(share * early * far) / max(float(square), SMALL)
+
+
 def _data(rotated: bool = False) -> dict[str, Floats]:
     name = "rotary_correlations.npz" if rotated else "correlations.npz"
     return shipped("sigprop.layers.attention", name)
@@ -138,15 +175,16 @@ class _Contracted:
     """Shrink, near and part of queries, from a table with their numbers of keys contracted."""
 
     def __init__(self, rows: Floats) -> None:
-        self._counts = rows.shape[1:4]
+        self._counts = rows.shape[1:-1]
         self._rows = rows.reshape(len(rows), -1, 3)
 
-    def _at(self, sigma: Floats, gap: Floats, tilt: Floats) -> Floats:
-        """Values at a score deviation, place of the gap and rise, each of shape (..., K)."""
-        terms = co.from_deviation(sigma, COLDEST, HOTTEST), gap, 2 * np.clip(tilt, 0.0, 1.0) - 1
-        parts = (basis(x, n) for x, n in zip(terms, self._counts, strict=True))
-        wide = np.einsum("...a,...b,...c->...abc", *parts).reshape(*sigma.shape, -1)
-        found = np.moveaxis(np.einsum("...ki,kiz->...kz", wide, self._rows), -1, 0)
+    def _at(self, sigma: Floats, *places: Floats) -> Floats:
+        """Values at a score deviation and the places on the other axes, of shape (..., K)."""
+        wide = np.ones((*sigma.shape, 1))
+        terms = co.from_deviation(sigma, COLDEST, HOTTEST), *places
+        for x, number in zip(terms, self._counts, strict=True):
+            wide = (wide[..., None] * basis(x, number)[..., None, :]).reshape(*sigma.shape, -1)
+        found = np.moveaxis(contracted(self._rows, wide), -1, 0)
         warmth = np.minimum(sigma / COLDEST, 1.0) ** 2
         plain = np.array([1.0, 0.0, 1.0]).reshape(-1, *[1] * sigma.ndim)
         return np.asarray(plain + warmth * (found - plain))
@@ -167,7 +205,7 @@ class Correlations(_Contracted):
     >>> import numpy as np
     >>> from sigprop.layers.attention.correlation_table import Correlations
     >>> one = np.ones((1, 1))
-    >>> found = Correlations(np.array([64.0]))(one, 0.5 * one, 0 * one)
+    >>> found = Correlations(np.array([64.0]))(one, 0.5 * one, 0 * one, 0 * one)
     >>> bool(abs(found[1]).max() < 0.01)  # a flat kernel has no nearer keys
     True
     """
@@ -176,13 +214,14 @@ class Correlations(_Contracted):
         rows = _data()["table"] if table is None else table
         super().__init__(np.tensordot(basis(from_keys(count), len(rows)), rows, 1))
 
-    def __call__(self, sigma: Floats, own: Floats, tilt: Floats) -> Floats:
+    def __call__(self, sigma: Floats, own: Floats, tilt: Floats, slope: Floats) -> Floats:
         """Look them up.
 
         Parameters
         ----------
-        sigma, own, tilt : arrays, shape (..., K)
-            Score deviation, mean gap in units of q, and rise with log distance over it.
+        sigma, own, tilt, slope : arrays, shape (..., K)
+            Score deviation, mean gap in units of q, its rise with log distance, and its slope with
+            how early keys stand, over it.
 
         Returns
         -------
@@ -190,7 +229,8 @@ class Correlations(_Contracted):
             The three numbers; beyond the table those at its ends, and linear in the score variance
             below it.
         """
-        return self._at(sigma, co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), tilt)
+        gap = co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0)
+        return self._at(sigma, gap, from_part(tilt), from_part(slope / STEEPEST))
 
 
 class RotaryCorrelations(_Contracted):
@@ -244,4 +284,4 @@ class RotaryCorrelations(_Contracted):
         array, shape (3, ..., K)
             As of `Correlations`.
         """
-        return self._at(sigma, 2 * np.clip(share, 0.0, 1.0) - 1, tilt)
+        return self._at(sigma, from_part(share), from_part(tilt))

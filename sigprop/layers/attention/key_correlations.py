@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 WAVES = 32  # frequencies of rotary positions that are resolved
-RATIOS = np.linspace(0.2, 1.1, 19)
+RATIOS = np.linspace(0.2, 1.5, 27)
 MERGED = 16  # blocks of keys whose scores share a field
 FAINT = 0.35  # score deviation below which what correlations do is linear in the score variance
 EVEN = 1e-12  # sum of squared deviations of weights that draws do not resolve

@@ -15,7 +15,14 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Number
 from sigprop.core.numerics.chebyshev import basis, fitted, nodes
-from sigprop.layers.attention.correlation_table import RESOLUTION, SINGLES, Correlations, rise
+from sigprop.layers.attention.correlation_table import (
+    RESOLUTION,
+    SINGLES,
+    SMALL,
+    Correlations,
+    forms,
+    rise,
+)
 from sigprop.layers.attention.key_correlations import (
     CorrelatedKeys,
     KeyCorrelation,
@@ -86,16 +93,36 @@ class Tabulated(Universal):
         """
         if self._rotated is not None or not self.layout.resolved.size:
             return super().correlations(scale, deficit, sigma, weight)
-        own, tilt = self._climb(deficit)
         if self.rotation is None:
-            found = self._masked(sigma[..., self.layout.resolved], own, tilt)
-        else:
-            found = self._drawn(np.sqrt(scale) * np.ones_like(own), own, tilt)
-        return self._between(found)
+            return self._between(self._masked(sigma[..., self.layout.resolved], deficit))
+        own, tilt = self._climb(deficit)
+        return self._between(self._drawn(np.sqrt(scale) * np.ones_like(own), own, tilt))
+
+    def _masked(self, sigma: Floats, deficit: Floats) -> Floats:
+        """Find what correlations do, shape (3, ..., K), by the two forms of the gap."""
+        share, early, squares = self._forms
+        own = np.einsum("kbc,...bc->...k", share, deficit)
+        slope = np.einsum("kbc,...bc->...k", early, deficit)
+        left = np.einsum("kbc,...bc->...k", share, deficit**2) - own**2 - slope**2 * squares[0]
+        tilt = np.sqrt(np.maximum(left, 0.0) / np.maximum(squares[1], SMALL))
+        tilt, slope = (np.divide(v, own, out=np.zeros_like(own), where=own > 0)
+                       for v in (tilt, slope))  # fmt: skip
+        return self._looked_up(sigma, own, tilt, slope)
 
     @cached_property
-    def _masked(self) -> Correlations:
+    def _looked_up(self) -> Correlations:
         return Correlations(self._resolved_count)
+
+    @cached_property
+    def _forms(self) -> tuple[Floats, Floats, Floats]:
+        """Weights whose sums with a gap are its mean and slope; mean squares of the two forms."""
+        blocks = len(self.layout.size)
+        share, early, far = np.zeros((3, len(self.layout.resolved), blocks, blocks))
+        for k, sizes in enumerate(self.layout.parts[self.layout.resolved]):
+            held = np.ix_(*[np.flatnonzero(sizes)] * 2)
+            share[k][held], early[k][held], far[k][held] = forms(sizes[sizes > 0])
+        squares = np.stack([np.sum(share * form**2, axis=(1, 2)) for form in (early, far)])
+        return share, share * early / np.maximum(squares[0], SMALL)[:, None, None], squares
 
     def _drawn(self, root: Floats, own: Floats, tilt: Floats) -> Floats:
         """Find what correlations do, shape (3, ..., K), from the root of the score variance."""

@@ -31,14 +31,14 @@ order in 1/d.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cache
-from math import factorial, prod
+from dataclasses import dataclass
+from functools import cache, cached_property
+from math import factorial
 from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Floats
+from sigprop.core.arrays import Floats, Ints
 
 __all__ = ["Sphere", "Traces"]
 
@@ -46,6 +46,7 @@ STEP = 0.45  # of u and of s z: trapezoid error e^(-pi^2/0.45) = 3e-10
 MARGIN = 18.0  # of u beyond the window of log Z: e^-18 of the weight is dropped
 TOP = 8.5  # largest |z|
 CAP = 6.0  # of x: e^(k x - e^x) vanishes above
+MOST = 4  # factors of one moment
 RADII = 3  # nodes of the squared distance g
 
 Factor = tuple[int, int, int]  # powers of A, z and eta
@@ -174,7 +175,7 @@ def _normal(count: int) -> tuple[Floats, Floats]:
     return np.polynomial.hermite_e.hermegauss(count)
 
 
-def _polynomials(m: _Moments) -> tuple[float, ...]:
+def _polynomials(m: _Moments | _Names) -> tuple[float, ...]:
     z, zz, h, hz = (1, 1, 0), (1, 2, 0), (2, 0, 1), (2, 1, 1)
     square = m(zz, zz) - 2 * m(zz, z, z) + m(z, z, z, z)
     cross = m((2, 2, 1)) - 2 * m(hz, z) + m(h, z, z)
@@ -196,8 +197,6 @@ class _Moments:
     t: float
     d: float
     spread: float  # variance of g
-    memory: dict[Factor, Floats] = field(default_factory=dict)
-    left: dict[int, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         step = min(0.25, STEP / max(self.s, 1e-9))
@@ -217,20 +216,25 @@ class _Moments:
         self.rest = np.log1p(-np.minimum(-np.expm1(-self.w) @ self.p, 1 - 2.0**-53))
 
     def __call__(self, *factors: Factor) -> float:
-        total = np.zeros_like(self.u)
-        for blocks in _partitions(factors):
-            value = self._others(len(blocks))
-            for block in blocks:
-                value = value * self._average(block)
-            total += value
-        return float(total.sum()) * float(self.step) / factorial(sum(k for k, _, _ in factors) - 1)
+        return self._moments[factors]
 
-    def _others(self, count: int) -> Floats:
-        """T (T-1) ... times what all but `count` keys leave."""
-        if count not in self.left:
-            falling = prod(self.t - k for k in range(count))
-            self.left[count] = falling * np.exp((self.t - count) * self.rest)
-        return self.left[count]
+    @cached_property
+    def _moments(self) -> dict[tuple[Factor, ...], float]:
+        """Every moment of `_expanded`."""
+        plan = _expanded()
+        averages = np.stack([*(self._average(one) for one in plan.factors), np.ones_like(self.u)])
+        values = self._left[plan.blocks]
+        for column in plan.rows:
+            values = values * averages[column]
+        totals = np.bincount(plan.moments, values.sum(axis=1)) * self.step / plan.gammas
+        return dict(zip(plan.names, totals.tolist(), strict=True))
+
+    @property
+    def _left(self) -> Floats:
+        """T (T-1) ... times what all but n keys leave, for n = 0 ... 4, shape (5, u)."""
+        count = np.arange(MOST + 1)[:, None]
+        falling = np.cumprod(np.append(1.0, self.t - np.arange(MOST)))[:, None]
+        return np.asarray(falling * np.exp((self.t - count) * self.rest))
 
     @property
     def entropy(self) -> float:
@@ -240,12 +244,50 @@ class _Moments:
         return float(free) - self.s * self((1, 1, 0))
 
     def _average(self, factor: Factor) -> Floats:
-        if factor not in self.memory:
-            k, j, i = factor
-            while len(self.decay) <= k:
-                self.decay.append(self.decay[-1] * self.w)
-            self.memory[factor] = self.decay[k] @ (self.p * self.z**j * self.eta**i)
-        return self.memory[factor]
+        k, j, i = factor
+        while len(self.decay) <= k:
+            self.decay.append(self.decay[-1] * self.w)
+        return np.asarray(self.decay[k] @ (self.p * self.z**j * self.eta**i))
+
+
+class _Plan(NamedTuple):
+    """Partitions of all moments: of which moment, how many blocks, and the factor of each."""
+
+    names: tuple[tuple[Factor, ...], ...]
+    gammas: Floats
+    factors: tuple[Factor, ...]
+    moments: Ints
+    blocks: Ints
+    rows: Ints
+
+
+class _Names:
+    """Stands for `_Moments` where `_polynomials` says which ones it needs."""
+
+    d = s = entropy = 1.0
+
+    def __init__(self) -> None:
+        self.names: dict[tuple[Factor, ...], None] = {((1, 1, 0),): None}
+
+    def __call__(self, *factors: Factor) -> float:
+        self.names[factors] = None
+        return 1.0
+
+
+@cache
+def _expanded() -> _Plan:
+    """Partitions of the moments that `_polynomials` and the entropy need."""
+    asked = _Names()
+    _polynomials(asked)
+    names = tuple(asked.names)
+    cells = [(n, blocks) for n, name in enumerate(names) for blocks in _partitions(name)]
+    factors = tuple(sorted({block for _, blocks in cells for block in blocks}))
+    rows = np.full((MOST, len(cells)), len(factors))  # beyond the blocks stands a one
+    for column, (_, blocks) in enumerate(cells):
+        rows[: len(blocks), column] = [factors.index(block) for block in blocks]
+    gammas = np.array([factorial(sum(k for k, _, _ in name) - 1) for name in names], dtype=float)
+    moments, number = np.array([(n, len(blocks)) for n, blocks in cells]).T
+    return _Plan(names, gammas, factors, moments, number, rows)
 
 
 def _window(s: float, t: float) -> tuple[float, float]:
@@ -258,7 +300,6 @@ def _window(s: float, t: float) -> tuple[float, float]:
     return float(s * ndtri(np.exp(-MARGIN / t))), float(high)
 
 
-@cache
 def _partitions(items: tuple[Factor, ...]) -> list[list[Factor]]:
     """Merge factors over every set partition: powers add."""
     if not items:
