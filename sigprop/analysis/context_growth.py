@@ -52,7 +52,7 @@ class Growth:
         Inverse temperature; score deviation and H / log T of block 1, in the order of `RULES`.
     rho, alpha_critical : arrays, shape (4, N)
         Overlap after the last block, and smallest alpha_attn that keeps it below rho_max. Beyond
-        the tables of the pair statistics (T = 131 072) heads are infinitely wide, and a stack
+        the tables of the pair statistics (T = 2^20) heads are infinitely wide, and a stack
         without norms has NaN. alpha_critical is infinite where none suffices.
     rho_max : float
         Largest overlap accepted.

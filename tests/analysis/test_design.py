@@ -324,11 +324,11 @@ def test_growth_against_simulation():
 def test_growth_beyond_the_tables_joins_them():
     """An edge of the tables from both sides, and a stack for which there is nothing beyond."""
     spec = TOY.replace(width=None, beta=1.0, depth=3)
-    found = grow(spec, [2**17, 2**17 + 2])
+    found = grow(spec, [2**20, 2**20 + 8])
     for column in (found.rho, found.alpha_critical):
         np.testing.assert_allclose(column[:, 1], column[:, 0], rtol=1e-4)
     assert any("infinitely wide" in note for note in found.notes)
-    found = grow(spec.replace(norm="none"), [1024, 2**18])
+    found = grow(spec.replace(norm="none"), [1024, 2**21])
     assert np.isnan(found.rho[:, 1]).all()
     assert np.isfinite(found.entropy_ratio).all()
     assert any("without norms" in note for note in found.notes)

@@ -227,7 +227,7 @@ def test_interpolants_survey():
 
 
 def _survey(rng, count):
-    context = np.floor(np.exp(rng.uniform(np.log(2), np.log(2**17), count)))
+    context = np.floor(np.exp(rng.uniform(np.log(2), np.log(2**20), count)))
     context = np.maximum(context, 2)
     b = rng.uniform(0, 6, count) * rng.choice([1, 0.2], count)
     x = rng.uniform(0, 1.3, count) ** rng.choice([1, 3, 8], count)
@@ -245,14 +245,14 @@ def _survey(rng, count):
 
 def test_table_is_the_quadrature_at_its_nodes(monkeypatch, tmp_path):
     """Whatever lies between nodes: the look-up undoes at a node what the command divided out."""
-    monkeypatch.setattr(coordinates, "COUNTS", (2, 3, 3))
-    monkeypatch.setattr(coordinates, "COUNTS_1", (2, 4))
+    monkeypatch.setattr(coordinates, "COUNTS", ((2, 2), 3, 3))
+    monkeypatch.setattr(coordinates, "COUNTS_1", ((2, 2), 4))
     monkeypatch.setattr(build_table, "ProcessPoolExecutor", ThreadPoolExecutor)
     build_table.build(tmp_path / "few.npz", 1)
     with np.load(tmp_path / "few.npz") as file:
-        few = file["single"], file["pair"]
-    monkeypatch.setattr(table, "_table", lambda: few)
-    for context in coordinates.to_context(nodes(2)):
+        few = dict(file)
+    monkeypatch.setattr(table, "shipped", lambda *names: few)
+    for context in np.ravel([coordinates.to_context(nodes(2), part) for part in (0, 1)]):
         rem, root = Finite(context), np.sqrt(np.log(context))
         s = coordinates.to_sigma(nodes(4), context)
         assert rem.weights(s / root, 1.0).excess == pytest.approx(excess(s, context), rel=1e-9)
@@ -265,9 +265,22 @@ def test_table_is_the_quadrature_at_its_nodes(monkeypatch, tmp_path):
             assert found.spread / found.excess == pytest.approx(exact, rel=1e-9)
 
 
+def test_both_parts_of_the_table_join():
+    """At the context that both hold, and for arrays that need both."""
+    b, x = np.meshgrid([0.1, 1.0, 3.0, 6.0], [0.05, 0.6, 1.0])
+    low, high = (Finite(coordinates.JOINT + step) for step in (0, 1e-3))
+    for one, other in zip(low.weights(b, x), high.weights(b, x), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-7)
+    assert not np.array_equal(low.weights(b, x).spread, high.weights(b, x).spread)
+    context = np.array([512.0, 2.0**18])
+    both = Finite(context).weights(1.0, 0.5)
+    alone = [Finite(one).weights(1.0, 0.5) for one in context]
+    np.testing.assert_allclose(both.spread, [one.spread for one in alone], rtol=1e-12)
+
+
 def test_interpolants_fall_back():
     """Outside the domain (context, temperature, correlation) the value is the quadrature's."""
-    for context, b, r in ((2**18, 1.0, 0.5), (512, 7.0, 0.5), (2, 1.0, -0.9)):
+    for context, b, r in ((2**21, 1.0, 0.5), (512, 7.0, 0.5), (2, 1.0, -0.9)):
         sigma = b * np.sqrt(np.log(context))
         found = Finite(context).weights(np.array(b), np.array(1 - r))
         assert found.y2 == pytest.approx(float(moments(sigma, context).y2), rel=1e-10)

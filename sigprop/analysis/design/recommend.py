@@ -216,7 +216,8 @@ def recommend(
     -----
     Nine grids, each half as wide as the one before and around its best point, evaluated as arrays.
     The spec's own values are in every grid that reaches them. The answer is the nearest to the
-    resolution of the grids.
+    resolution of the grids; where the corrected theory does not settle on one, the one that comes
+    closest is moved by the theory by position until it will do.
 
     Examples
     --------
@@ -237,6 +238,8 @@ def recommend(
             tried.append(Search(spec, wanted, free, per_layer, progress, expected))
             if tried[-1].best() < MISSED:
                 break
+        else:
+            _nearest(tried)[0].polish()
         return _gathered(*_nearest(tried))
     except KeyboardInterrupt:
         if not tried or tried[0].answer is None:

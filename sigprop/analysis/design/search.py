@@ -19,6 +19,8 @@ from sigprop.propagation.stack import build_block, initial_state, iterate
 __all__ = ["MISSED", "TIGHT", "Answer", "Search"]
 
 POINTS, ROUNDS = 200, 9  # of one grid; grids, each half as wide as the one before
+POLISH = 60  # designs by position that are tried where no pass ends in one that will do
+FIRST = -0.1  # first step of each logarithm there
 PASSES = 7  # searches, each corrected by the resolved theory at the answer before
 AGREE = 0.025  # of a margin and of the slack: how far corrected and resolved theory may differ
 COARSE = 0.1  # margins that they may differ by where no design meets the targets
@@ -80,6 +82,44 @@ class Search:
             for better in self._settling(self._price):
                 self.answer = better  # an interruption leaves the best so far
         return self.answer.price
+
+    def polish(self) -> None:
+        """Move the best answer by the theory by position alone, until it meets the targets.
+
+        For descriptions in which both theories differ from design to design. The largest shortfall
+        is minimised by the method of Nelder and Mead, with `POLISH` evaluations at most.
+        """
+        from scipy.optimize import minimize
+
+        self._tell(self.expected, POLISH)
+        start, left = self.answer, POLISH
+        assert start is not None
+
+        def shortfall(point: Floats) -> float:
+            nonlocal left
+            left -= 1
+            found = self.resolved(point)
+            slack = self.targets.slack(found)
+            price = float(self._price(point, slack))
+            if self.answer is None or price < self.answer.price:
+                self.answer = Answer(price, point.copy(), found)
+            return float(np.nan_to_num(np.max(1 + AGREE - slack), nan=MISSED))
+
+        def stop(intermediate_result: Any) -> None:
+            if intermediate_result.fun <= 0:
+                raise StopIteration
+
+        first = np.where(start.point + FIRST < self.low, -FIRST, FIRST)
+        simplex = np.vstack([start.point, start.point + np.diag(first)])
+        minimize(
+            shortfall,
+            start.point,
+            method="Nelder-Mead",
+            bounds=list(zip(self.low, self.high, strict=True)),
+            callback=stop,
+            options={"maxfev": POLISH, "initial_simplex": simplex, "fatol": 1e-3, "xatol": 1e-4},
+        )
+        self._tell(self.progress, max(left, 0))
 
     def _settling(self, cost_of: Cost) -> Iterator[Answer]:
         """Search, correct by the theory by position at the answer until both agree; best so far."""

@@ -13,6 +13,7 @@ import argparse
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,42 +41,48 @@ def two_queries(s: float, context: float, gap: Floats) -> Floats:
     return np.log(ratio) / r
 
 
-def _row(tau: float) -> Floats:
+def _row(part: int, tau: float) -> Floats:
     """All (y, v) nodes of one context."""
-    context = float(co.to_context(np.asarray(tau)))
+    context = float(co.to_context(np.asarray(tau), part))
     y, v = (nodes(n) for n in co.COUNTS[1:])
     sigma = co.to_sigma(y, np.asarray(context))
     return np.stack([two_queries(s, context, co.to_gap(v, np.asarray(s))) for s in sigma.tolist()])
 
 
-def _part(path: Path, index: int) -> Floats:
-    part = path.with_name(f"{path.stem}.part{index}.npy")
-    if not part.exists():
-        row = _row(float(nodes(co.COUNTS[0])[index]))
-        temporary = part.with_suffix(f".{os.getpid()}.tmp.npy")
+def _kept(path: Path, part: int, index: int) -> Floats:
+    kept = path.with_name(f"{path.stem}.part{part}.{index}.npy")
+    if not kept.exists():
+        row = _row(part, float(nodes(co.COUNTS[0][part])[index]))
+        temporary = kept.with_suffix(f".{os.getpid()}.tmp.npy")
         np.save(temporary, row)
-        temporary.replace(part)
-    return np.asarray(np.load(part))
+        temporary.replace(kept)
+    return np.asarray(np.load(kept))
 
 
 def build(path: Path, workers: int) -> None:
-    """Compute every node and write the coefficients to `path`."""
-    count = co.COUNTS[0]
+    """Compute every node of both parts and write the coefficients to `path`."""
+    out: dict[str, Any] = {}
     with ProcessPoolExecutor(workers) as pool:
-        rows = list(pool.map(_part, [path] * count, reversed(range(count))))
-    np.savez_compressed(path, pair=_pair(np.stack(rows[::-1])), single=_single())
+        for part, count in enumerate(co.COUNTS[0]):
+            index = range(count)[::-1]
+            rows = list(pool.map(_kept, [path] * count, [part] * count, index))
+            out[f"pair{part}"], out[f"single{part}"] = (
+                _pair(np.stack(rows[::-1]), part),
+                _single(part),
+            )
+    np.savez_compressed(path, **out)
 
 
-def _pair(values: Floats) -> Floats:
-    context = co.to_context(nodes(co.COUNTS[0]))[:, None]
+def _pair(values: Floats, part: int) -> Floats:
+    context = co.to_context(nodes(co.COUNTS[0][part]), part)[:, None]
     values = values / co.bend(co.to_sigma(nodes(co.COUNTS[1]), context))[..., None]
     for axis in range(3):
         values = transform(values, axis)
     return values
 
 
-def _single() -> Floats:
-    context = co.to_context(nodes(co.COUNTS_1[0]))[:, None]
+def _single(part: int) -> Floats:
+    context = co.to_context(nodes(co.COUNTS_1[0][part]), part)[:, None]
     s = co.to_sigma(nodes(co.COUNTS_1[1]), context)
     return transform(transform(one_query(s, context) / co.bend(s)[..., None], 0), 1)
 

@@ -15,26 +15,27 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Number
 
-__all__ = ["COUNTS", "MAX_BETA", "MAX_CONTEXT", "MIN_CONTEXT"]
+__all__ = ["COUNTS", "JOINT", "MAX_BETA", "MAX_CONTEXT", "MIN_CONTEXT", "PARTS"]
 
-MIN_CONTEXT, MAX_CONTEXT = 2.0, 2.0**17
+MIN_CONTEXT, JOINT, MAX_CONTEXT = 2.0, 2.0**17, 2.0**20  # ends of both parts of the table
+PARTS = (MIN_CONTEXT, JOINT), (JOINT, MAX_CONTEXT)
 MAX_BETA = 6.0  # of s / sqrt(log T) = beta sqrt(q gap)
 MAX_GAP = 1.3  # of 1 - r: below r = -0.3 (T < 5 only) the statistics are singular at r = -1
 A, B = 2.5, 3.0
-COUNTS = (28, 56, 34)  # Chebyshev nodes in log T, y and v
-COUNTS_1 = (32, 72)  # of the statistics of one query, in log T and y
+COUNTS = ((28, 6), 56, 34)  # Chebyshev nodes in log T, of both parts, in y and v
+COUNTS_1 = ((32, 8), 72)  # of the statistics of one query, in log T and y
 
 
-def from_context(context: Floats) -> Floats:
-    """Log T on [-1, 1]."""
-    low, high = np.log(MIN_CONTEXT), np.log(MAX_CONTEXT)
-    tau: Floats = 2 * (np.log(context) - low) / (high - low) - 1
+def from_context(context: Floats, part: int = 0) -> Floats:
+    """Log T on [-1, 1], clipped."""
+    low, high = np.log(PARTS[part])
+    tau: Floats = 2 * (np.log(np.clip(context, *PARTS[part])) - low) / (high - low) - 1
     return tau
 
 
-def to_context(tau: Floats) -> Floats:
+def to_context(tau: Floats, part: int = 0) -> Floats:
     """Inverse of `from_context`."""
-    low, high = np.log(MIN_CONTEXT), np.log(MAX_CONTEXT)
+    low, high = np.log(PARTS[part])
     context: Floats = np.exp(low + (tau + 1) / 2 * (high - low))
     return context
 

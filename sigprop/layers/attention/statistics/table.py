@@ -10,16 +10,15 @@ made by `sigprop.layers.attention.statistics.build_table`, hold
 each divided by :math:`s^2/(1+s^2)`. All three vanish at s = 0, so near collapse the relative
 error of the statistics vanishes with s^2; O(0) = 1/T and O(1) = Y_2 hold by construction.
 
-Domain: 2 <= T <= 2^17, b = s/sqrt(log T) <= 6, r in [-0.3, 1]. Outside it the statistics are
-computed by quadrature (about 0.1 s a point): those of pairs up to s = 40, the entropy up to
-s = 1e6. Beyond they are NaN. Error over the domain: see `ERROR_BOUND`.
+Domain: 2 <= T <= 2^20 (in two parts), b = s/sqrt(log T) <= 6, r in [-0.3, 1]. Outside it the
+statistics are computed by quadrature (about 0.1 s a point): those of pairs up to s = 40, the
+entropy up to s = 1e6. Beyond they are NaN. Error over the domain: see `ERROR_BOUND`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, cached_property
-from importlib.resources import as_file, files
+from functools import cached_property
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -29,6 +28,7 @@ from sigprop.core.arguments import validated
 from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.errors import require
 from sigprop.core.numerics.chebyshev import basis
+from sigprop.core.numerics.shipped import shipped
 from sigprop.layers.attention.statistics import coordinates as co
 from sigprop.layers.attention.statistics.heads import lost, rows_of
 from sigprop.layers.attention.statistics.interface import (
@@ -53,13 +53,16 @@ HEAD_NODES = 8
 Function = Callable[..., tuple[Floats, ...]]  # of the score standard deviation and more
 
 
-@cache
-def _table() -> tuple[Floats, Floats]:
-    with (
-        as_file(files("sigprop.layers.attention.statistics") / "table.npz") as path,
-        np.load(path) as data,
-    ):
-        return data["single"], data["pair"]
+def _contracted(name: str, context: Floats) -> Floats:
+    """Coefficients of a statistic at each context, from the part of the table that holds it."""
+    data, far = shipped("sigprop.layers.attention.statistics", "table.npz"), context > co.JOINT
+    near, beyond = (
+        _contract(data[f"{name}{part}"], co.from_context(context, part)) if wanted else None
+        for part, wanted in enumerate((not np.all(far), np.any(far)))
+    )
+    if near is None or beyond is None:
+        return np.asarray(beyond if near is None else near)
+    return np.where(far.reshape(*far.shape, *[1] * (near.ndim - far.ndim)), beyond, near)
 
 
 @validated
@@ -135,11 +138,8 @@ class Finite(Source):
         self._heads = None if head_width is None else head_nodes(head_width)
         self._root = np.sqrt(np.log(self.context))
         inside = np.minimum(self.context, co.MAX_CONTEXT)
-        tau = co.from_context(inside)
         self._inside = inside
-        single, pair = _table()
-        self._single = _contract(single, tau)
-        self._pair = _contract(pair, tau)
+        self._single, self._pair = (_contracted(name, inside) for name in ("single", "pair"))
 
     def weights(self, b: Number, x: Number) -> Weights:
         """Participation, excess and spread at b = beta sqrt(q gap), x = gap/q = 1 - r.
