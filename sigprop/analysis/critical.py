@@ -130,8 +130,8 @@ class Critical(Exported):
         --------
         >>> from sigprop import ModelSpec, critical
         >>> spec = ModelSpec(depth=2, context=64, beta=[1, 2], sigma_v2=1, sigma_w2=1, rho0=0)
-        >>> float(critical(spec, 0.2).at(1).alpha_attn)
-        1.0
+        >>> round(float(critical(spec, 0.2).at(1).alpha_attn), 6)
+        3.857...
         """
         parts: dict[str, Any] = {
             name: tuple(part[index] for part in value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs the extra torch")
 
 from sigprop import ModelSpec, gradients, propagate  # noqa: E402
 

@@ -189,16 +189,11 @@ def _polynomials(m: _Moments | _Names) -> tuple[float, ...]:
     return square, cross, own, last, key, m(h), m(z, z) / m.d, common, m((2, 0, 0)), m.entropy
 
 
-@dataclass
 class _Moments:
-    """E of a product of sums of A^k z^j eta^i, by quadrature."""
+    """E of a product of sums of A^k z^j eta^i, by quadrature; `spread` is the variance of g."""
 
-    s: float
-    t: float
-    d: float
-    spread: float  # variance of g
-
-    def __post_init__(self) -> None:
+    def __init__(self, s: float, t: float, d: float, spread: float) -> None:
+        self.s, self.t, self.d, self.spread = s, t, d, spread
         step = min(0.25, STEP / max(self.s, 1e-9))
         end = min(TOP, np.sqrt(self.d))
         z = np.linspace(-end, end, int(np.ceil(2 * end / step)) + 1)[1:-1]
