@@ -126,14 +126,15 @@ def _spread(t: Trajectory, shown: Ints) -> Table:
 
 
 def positions(p: Positions) -> Table:
-    """First, middle and last block at evenly spaced positions."""
+    """First, middle and last block at positions that are evenly spaced in their logarithm."""
     heads = ("t", "l", "rho", "Y_2", "O", "H/nats", "H/log t", "s", "A_1")
     table = Table(
         *heads, title="By position", title_justify="left", box=SIMPLE_HEAD, padding=(0, 0)
     )
     last = len(p.y2)
     layers = sorted({1, (last + 1) // 2, last})
-    shown = np.unique(np.geomspace(1, len(p.position), PLACES).round().astype(int) - 1)
+    wanted = np.geomspace(p.position[0], p.position[-1], PLACES)
+    shown = np.unique(np.abs(np.log(p.position) - np.log(wanted)[:, None]).argmin(axis=1))
     columns = (p.y2, p.overlap, p.entropy, p.entropy_ratio, p.score_std, p.first_weight)
     for i in shown:
         for layer in layers:

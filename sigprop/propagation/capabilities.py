@@ -32,6 +32,7 @@ __all__ = [
     "geometry_of",
     "has_positions",
     "is_causal",
+    "is_drawn",
     "is_rotary",
     "refusal",
     "require_theory",
@@ -143,8 +144,18 @@ def _is_alone(spec: ModelSpec) -> bool:
     return not any(np.any(s.beta) or np.any(s.sigma_w2_2 * s.sigma_w1_2) for s in set(spec.layers))
 
 
-def _is_drawn(spec: ModelSpec) -> bool:
-    """Whether the scores of rotated keys are drawn: no table holds them."""
+def is_drawn(spec: ModelSpec) -> bool:
+    """Whether the scores of rotated keys are drawn: no table holds them.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.capabilities import is_drawn
+    >>> spec = ModelSpec(depth=1, context=8, rotary_base=1e4, beta=1, sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0)
+    >>> is_drawn(spec), is_drawn(spec.replace(causal=True))
+    (True, False)
+    """
     bases = [(one.rotary_base, one.head_width) for one in spec.layers]
     known = [is_tabulated(Rotation(base), width) for base, width in bases if base is not None]
     return bool(known) and not (is_causal(spec) and all(known))
@@ -152,7 +163,7 @@ def _is_drawn(spec: ModelSpec) -> bool:
 
 def _is_far(spec: ModelSpec) -> bool:
     """Whether some context is too long for its positions to be told apart."""
-    context, most = np.asarray(spec.context), MAX_ROTARY if _is_drawn(spec) else MAX_POSITIONS
+    context, most = np.asarray(spec.context), MAX_ROTARY if is_drawn(spec) else MAX_POSITIONS
     return bool(np.any((context > most) & np.isfinite(context)))
 
 
@@ -180,12 +191,12 @@ TABLE = (
     Row(f"context above {MAX_POSITIONS} with causal = true",
         (*FORWARD, *HEAT, "bands", "gradients", "influence"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
-        lambda s, theory: not _is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
+        lambda s, theory: not is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
     Row(f"context above {MAX_ROTARY} with rotary_base",
         (*FORWARD, *HEAT, "bands", "gradients", "influence"),
         f"rotary positions are resolved up to {MAX_ROTARY} tokens without a mask, in heads "
         f"narrower than {NARROWEST:g} and at bases outside {BASES}; {LATE}, or ask for the limit",
-        lambda s, theory: _is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
+        lambda s, theory: is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
     Row("identity or value_identity with causal = true or rotary_base",
         ("sweep", "critical", "diagram", *HEAT, "bands", "gradients"),
         f"identity parts have no theory by position; {LATE}",

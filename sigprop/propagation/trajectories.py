@@ -11,7 +11,7 @@ from sigprop.layers.attention.statistics import Statistics, Weights, freezing
 from sigprop.layers.attention.statistics.correlated_scores import SEED
 from sigprop.layers.interface import Place
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import is_causal, is_rotary
+from sigprop.propagation.capabilities import is_causal, is_drawn, is_rotary
 from sigprop.propagation.causal import positions_of
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.rotary import distances_of
@@ -206,7 +206,8 @@ def _notes(spec: ModelSpec, theory: str, by_position: bool = False) -> tuple[str
         notes.append("Causal mask: the numbers describe late tokens, which see the whole context.")
     if is_rotary(spec) and by_position:
         notes.append("Rotary positions: means over pairs; near tokens are more alike than far.")
-        notes.append(f"Scores under rotary positions are drawn, with seed {SEED}.")
+        found = f"drawn, with seed {SEED}" if is_drawn(spec) else "looked up, in a table of draws"
+        notes.append(f"Scores under rotary positions are {found}.")
     elif is_rotary(spec):
         notes.append(
             "Rotary positions are not in the score variance: at beta sqrt(log T) > 1 "

@@ -310,6 +310,13 @@ def test_the_seed_is_stored():
     assert any(str(SEED) in note for note in found.notes)
 
 
+def test_scores_say_where_they_come_from():
+    """Looked up under a mask, but for heads that no table holds."""
+    for changes, word in (({}, "looked up"), ({"heads": 16}, "drawn")):
+        spec = SPEC.replace(depth=1, context=24, causal=True, width=64, **({"heads": 4} | changes))
+        assert [word in note for note in propagate(spec).notes].count(True) == 1
+
+
 def test_zero_temperature_is_uniform_attention():
     np.testing.assert_allclose(
         propagate(SPEC.replace(beta=0)).rho, exchangeable(SPEC.replace(beta=0)).rho, rtol=1e-9

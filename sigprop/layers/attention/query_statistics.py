@@ -331,7 +331,7 @@ class QueryStatistics(ABC):
 
 @dataclass(frozen=True)
 class Exact(QueryStatistics):
-    """Statistics by quadrature; leading axes are taken one by one.
+    """Statistics by quadrature, which the tables are held against; leading axes one by one.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
 r"""Attention weights of the queries of a layout for many stacks at once.
 
 Beside the look-ups of `sigprop.layers.attention.query_universal`, what correlations of scores do
-(E25e) is interpolated, for gaps that rise linearly with log distance, of the mean and slope that
-the kernel's have: from one table of every mask (`sigprop.layers.attention.correlation_table`), or,
-under rotation, from one of the layout. Measured errors: notebooks/accuracy.md.
+(E25e) is interpolated without rotation too, from one table of every mask
+(`sigprop.layers.attention.correlation_table`); where the table of rotary positions ends, from one
+of the layout, for gaps that rise linearly with log distance. Measured errors:
+notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Tabulated(Universal):
     def correlations(
         self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats
     ) -> KeyCorrelation:
-        """Find what correlations of scores do to each query, the gap linear in log distance.
+        """Find what correlations of scores do to each query, by look-up.
 
         Parameters
         ----------
@@ -182,7 +183,7 @@ def tabulated(
     Returns
     -------
     Tabulated
-        The table; its correlations take seconds.
+        The table; correlations that are drawn for it take seconds.
 
     Examples
     --------

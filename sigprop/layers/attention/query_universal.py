@@ -85,12 +85,13 @@ class Universal(Exact):
         (5, 2)
         """
         many = self.layout.queries.count >= 2
-        factors, probability = np.ones(1), np.ones(1)
+        factors, probability = np.ones(0), np.ones(1)
         if self.head_width is not None:
             factors, probability = head_nodes(self.head_width)
-        root = np.sqrt(factors).reshape(-1, *[1] * sigma.ndim) * sigma
-        rest, deficit = (np.tensordot(probability, part, 1) for part in self._one(root))
-        plain = rest if self.head_width is None else self._one(sigma)[0]
+        root = np.sqrt(np.append(factors, 1.0)).reshape(-1, *[1] * sigma.ndim) * sigma
+        every = self._one(root)
+        rest, deficit = (np.tensordot(probability, v[: probability.size], 1) for v in every)
+        plain = every[0][-1]
         heads = np.divide(rest, plain, out=np.ones_like(sigma), where=plain > 0)
         found = (np.where(many, v, 0.0) for v in (rest, np.log(self._count) - deficit, deficit))
         rest, entropy, deficit = found
