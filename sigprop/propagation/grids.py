@@ -16,12 +16,13 @@ from sigprop.layers.attention.exchangeable import valid
 from sigprop.layers.state import State, scaled
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, require_theory
-from sigprop.propagation.points import chunks, part_of, parts_of_one_context
+from sigprop.propagation.points import chunks, part_of, parts_of_one_context, singles
 from sigprop.propagation.stack import Stack, any_norm, build_stack
 
 __all__ = ["FinalStates", "sweep"]
 
-TOGETHER = 64  # stacks iterated together whose tokens are told apart
+TOGETHER = 64  # most stacks iterated together whose tokens are told apart
+PAIRS = 20_000  # and about how many pairs of their positions
 TOPS = (1.0, 2.0, 4.0, 8.0, 16.0, 40.0)  # largest score deviations of a table
 ROOM = 1.1  # of them over beta sqrt(log T): gaps may exceed q
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
@@ -143,7 +144,7 @@ def _resolved(spec: ModelSpec, kind: str, progress: Callable[[int], None] | None
     """Solve stacks whose tokens are told apart, from tables."""
     tops = _tops(spec)
     out = np.empty((4, prod(spec.shape)))
-    for index, part in parts_of_one_context(spec, kind, TOGETHER):
+    for index, part in parts_of_one_context(spec, kind, _together(spec, kind)):
         stack = build_stack(part, kind, top=tops[int(np.max(part.context))])
         with np.errstate(all="ignore"):  # what overflows or vanishes is masked
             out[:, index] = _rows(part, stack)
@@ -151,6 +152,15 @@ def _resolved(spec: ModelSpec, kind: str, progress: Callable[[int], None] | None
             progress(np.size(index))
     q, deficit, heat, entropy = out.reshape(4, *spec.shape)
     return FinalStates(State(q, q * deficit), heat, np.isfinite(q), entropy)
+
+
+def _together(spec: ModelSpec, kind: str) -> int:
+    """How many stacks are iterated together: their arrays over pairs of positions stay in cache."""
+    if kind != "position":
+        return TOGETHER
+    _, one = next(singles(spec))
+    longest: Any = build_stack(one.replace(context=np.max(spec.context)), kind, top=TOPS[0]).place
+    return int(np.clip(PAIRS // len(longest.geometry.layout.couples[0]), 1, TOGETHER))
 
 
 def _tops(spec: ModelSpec) -> dict[int, float]:
