@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sigprop.analysis.fixed_points import TINY, linear_response
+from sigprop.analysis.fixed_points import TINY, FirstTokens, by_first_tokens, linear_response
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.core.errors import require
@@ -17,9 +17,9 @@ from sigprop.core.export import Exported
 from sigprop.core.memory import allow
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import covers, require_theory
+from sigprop.propagation.capabilities import covers, geometry_of, require_theory
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.stack import any_norm, build_block, first_norm
+from sigprop.propagation.stack import Block, any_norm, build_block, first_norm
 
 __all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
 
@@ -282,12 +282,15 @@ def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, Bools]:
 
 @validated
 def asymptotic_alpha(spec: ModelSpec, theory: str = "finite", geometry: str = "auto") -> Floats:
-    r"""Residual strength above which the collapsed state is unstable at infinite depth (E20).
+    r"""Residual strength above which the collapsed state is unstable at infinite depth (E20, E20b).
 
     Post-norm: :math:`\chi_{attn}\chi_{mlp} = 1`, so
     :math:`\alpha_c^2 = (\sigma_v^2 + \sigma_b^2)/(\chi_{mlp} - 1)` at unit gain, infinite when
     chi_mlp <= 1; with an identity part c of the values, which adds :math:`2 \alpha c` to q,
     :math:`\alpha_c^2 (\chi_{mlp} - 1) = \sigma_v^2 + \sigma_b^2 + c^2 + 2 \alpha_c c`.
+    Under a causal mask attention passes a part g of the gap of the first two tokens, a quarter of
+    :math:`\sigma_v^2` without rotation: :math:`\alpha_c^2 (\chi_{mlp} - 1) = \sigma_v^2 +
+    \sigma_b^2 - \chi_{mlp}\,g`, and zero where this is negative.
     Pre-norm: the stream must grow, alpha_attn alpha_mlp = 1.
 
     Parameters
@@ -307,7 +310,7 @@ def asymptotic_alpha(spec: ModelSpec, theory: str = "finite", geometry: str = "a
     Raises
     ------
     TheoryError
-        Under a mask or rotary positions, where E20 does not apply
+        Under rotary positions without a mask and behind a prefix, where E20 does not apply
         (`sigprop.propagation.capabilities`).
 
     Examples
@@ -325,16 +328,31 @@ def asymptotic_alpha(spec: ModelSpec, theory: str = "finite", geometry: str = "a
             return np.full(spec.shape, np.nan)
         if first_norm(spec) is None:
             return np.broadcast_to(1 / np.asarray(spec.alpha_mlp), spec.shape)
+        if geometry_of(spec, theory, geometry) == "position":
+            return by_first_tokens(spec, _masked)[0]
         block = build_block(spec, theory)
         q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
         value, _ = linear_response(block.part(block.attention_branch), q)
         covariance = block.attention.forward(State(q, q * TINY), block.place).covariance
         along = 0.0 if covariance is None else covariance.q / q
-        out, gain = linear_response(block.part(*block.layers[2:]), q)
-        chi_mlp = gain * q / out
-        chaotic = chi_mlp > 1 + ROUNDING
+        chi_mlp = _chaos(block, block.layers[2:], q)
         root = np.sqrt(along**2 + (chi_mlp - 1) * value / q)
-        return np.where(chaotic, (along + root) / (chi_mlp - 1), np.inf)
+        return np.where(chi_mlp > 1 + ROUNDING, (along + root) / (chi_mlp - 1), np.inf)
+
+
+def _masked(spec: ModelSpec, first: FirstTokens) -> tuple[Floats]:
+    """Strength under a causal mask, where attention passes a part g of the first gap."""
+    q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
+    value, passed = linear_response(first.part(first.block.attention_branch), q)
+    chi_mlp = _chaos(first, first.block.layers[2:], q)
+    square = np.maximum(value / q - chi_mlp * passed, 0.0) / (chi_mlp - 1)
+    return (np.where(chi_mlp > 1 + ROUNDING, np.sqrt(square), np.inf),)
+
+
+def _chaos(block: Block | FirstTokens, layers: tuple[Any, ...], q: Floats) -> Floats:
+    """Factor chi_mlp on gap/q of the layers behind attention."""
+    out, gain = linear_response(block.part(*layers), q)
+    return np.asarray(gain * q / out)
 
 
 @validated

@@ -1,4 +1,4 @@
-r"""Fixed points of the block map, exponents and depth scales (E18, E19).
+r"""Fixed points of the block map, exponents and depth scales (E18, E19, E19b).
 
 No slope is typed in: the maps keep their relative accuracy down to vanishing gaps, so the slope at
 the collapsed fixed point is the map itself at gap/q = 1e-40 (relative error 1e-16 for smooth
@@ -8,8 +8,9 @@ activations, 1e-20 for ReLU, whose leading correction is (gap/q)^{1/2}).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,12 +19,22 @@ from sigprop.core.arrays import Floats
 from sigprop.core.export import Exported
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import refusal, require_theory
-from sigprop.propagation.stack import Block, build_block, first_norm
+from sigprop.propagation.capabilities import geometry_of, refusal, require_theory
+from sigprop.propagation.points import parts_of_one_context
+from sigprop.propagation.stack import Block, build_block, build_stack, first_norm, of_two_tokens
 
-__all__ = ["Exponents", "FixedPoint", "exponents", "fixed_points", "linear_response"]
+__all__ = [
+    "Exponents",
+    "FirstTokens",
+    "FixedPoint",
+    "by_first_tokens",
+    "exponents",
+    "fixed_points",
+    "linear_response",
+]
 
 TINY = 1e-40
+TOGETHER = 64  # stacks of two tokens that are solved together
 SCAN = 400  # points between gap/q = 1e-12 and its largest value
 
 
@@ -144,8 +155,14 @@ def exponents(spec: ModelSpec, theory: str = "finite", geometry: str = "auto") -
     ------
     TheoryError
         If no theory covers the spec (`sigprop.propagation.capabilities`): without norms q has no
-        fixed point in general; under a mask or rotary positions the collapsed state has other
-        exponents.
+        fixed point in general; under rotary positions without a mask, and behind a prefix, the
+        collapsed state has other exponents.
+
+    Notes
+    -----
+    Under a causal mask the exponents are those of the first two tokens (E19b), which all gaps
+    approach in the end: those of late tokens shrink as without a mask until their means over early
+    keys, a part 1/t of the whole, outlast them.
 
     Examples
     --------
@@ -155,29 +172,112 @@ def exponents(spec: ModelSpec, theory: str = "finite", geometry: str = "auto") -
     0.5
     """
     require_theory(spec, "exponents", theory, geometry)
-    block = build_block(spec, theory)
     with np.errstate(all="ignore"):  # vanished branches are masked below
-        if first_norm(spec) is not None:
-            q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
-            out, gain = linear_response(block, q)
-            chi, power = gain * q / out, np.full(spec.shape, np.nan)
+        if geometry_of(spec, theory, geometry) == "position":
+            chi, power = by_first_tokens(spec, _rates)
         else:
-            chi, power = _pre_norm(spec, block)
+            chi, power = _rates(spec, build_block(spec, theory))
         rate = np.log(chi)
         if not spec.shape and np.isnan(chi) and np.isnan(power):
             raise refusal("a state that vanishes or overflows", "exponents", where="a block")
         return Exponents(chi, rate, np.where(rate == 0, np.inf, -1 / rate), power)
 
 
-def _pre_norm(spec: ModelSpec, block: Block) -> tuple[Floats, Floats]:
+@dataclass(frozen=True)
+class FirstTokens:
+    """Block of two tokens under a causal mask, as a map of one variance and one gap.
+
+    Attributes
+    ----------
+    block : Block
+        The block, of two tokens.
+
+    Notes
+    -----
+    theory.md section 4, E19b: vanishing gaps of a causal stack feed those of later tokens alone.
+    Their map is triangular, its eigenvalues are those of single pairs, and the largest is that of
+    the first two tokens, whose mean over keys is the shortest.
+    """
+
+    block: Block
+
+    def __call__(self, state: State) -> State:
+        """Apply the block."""
+        return _of_two(self.block)(state)
+
+    def part(self, *layers: Any) -> Callable[[State], State]:
+        """Map of some of its layers."""
+        return _of_two(self.block.part(*layers))
+
+
+def _of_two(step: Callable[[State], State]) -> Callable[[State], State]:
+    """Map of the kernel of two tokens as one of a variance and a gap, shape (n,)."""
+
+    def mapped(state: State) -> State:
+        q, gap = (np.asarray(value)[..., None, None] for value in state)
+        out = step(State(q, gap * (1 - np.eye(2))))
+        return State(np.asarray(out.q)[..., 0, 0], np.asarray(out.gap)[..., 0, 1])
+
+    return mapped
+
+
+def by_first_tokens(
+    spec: ModelSpec, function: Callable[[ModelSpec, Any], tuple[Floats, ...]]
+) -> list[Floats]:
+    """Arrays that a function finds of specs and their `FirstTokens`, in the shape of the spec.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        With a causal mask; arrays broadcast.
+    function : callable
+        Of specs of shape (n,) and a map.
+
+    Returns
+    -------
+    list of array
+        What it returns, in the shape of the spec.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.analysis.fixed_points import by_first_tokens, linear_response
+    >>> spec = ModelSpec(depth=1, context=512, causal=True, beta=1, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> found = by_first_tokens(spec, lambda spec, block: linear_response(block, np.ones(1)))
+    >>> [round(float(value), 12) for value in found]  # a gap of alpha^2 + sigma_v^2/4, and variance one
+    [1.0, 0.625]
+    """
+    rows: list[Floats] = []
+    for index, part in parts_of_one_context(of_two_tokens(spec), "position", TOGETHER):
+        flat: dict[str, Any] = {n: np.ravel(getattr(part, n)) for n in part.numbers()}
+        block = build_stack(part, "position").blocks[0]
+        lanes = replace(part, **(flat | {"context": 2, "sigma_w2": None}))
+        found = function(lanes, FirstTokens(block))
+        rows = rows or [np.empty(prod(spec.shape)) for _ in found]
+        for row, value in zip(rows, found, strict=True):
+            row[index] = value
+    return [row.reshape(spec.shape) for row in rows]
+
+
+def _rates(spec: ModelSpec, block: Block | FirstTokens) -> tuple[Floats, Floats]:
+    """Factor on gap/q at rho = 1, and power law."""
+    if first_norm(spec) is None:
+        return _pre_norm(spec, block)
+    q = np.broadcast_to(np.square(spec.norm_gain), spec.shape).astype(np.float64)
+    out, gain = linear_response(block, q)
+    return gain * q / out, np.full(spec.shape, np.nan)
+
+
+def _pre_norm(spec: ModelSpec, block: Block | FirstTokens) -> tuple[Floats, Floats]:
     """Slope at the fixed point of q, or the power law when skips neither grow nor shrink.
 
     At rho = 1 the block acts on q as q -> a q + c; without branches, c = 0, all overlaps stay.
     """
-    one = np.ones(spec.shape)
-    read, _ = linear_response(block.part(block.attention_branch), one)
-    thought, kappa = linear_response(block.part(block.mlp_branch), one)
+    one, whole = np.ones(spec.shape), block.block if isinstance(block, FirstTokens) else block
+    read, mixed = linear_response(block.part(whole.attention_branch), one)
+    thought, kappa = linear_response(block.part(whole.mlp_branch), one)
     skip = np.square(spec.alpha_mlp)
+    kappa = kappa + (mixed * skip if isinstance(block, FirstTokens) else 0.0)
     a = np.square(spec.alpha_attn) * skip * one
     c = read * skip + thought
     q = np.where(a < 1, c / (1 - a), one)

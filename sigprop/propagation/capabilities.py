@@ -49,6 +49,7 @@ SMALLEST_GAIN = 1e-150  # whose square, the variance behind a norm, keeps its di
 
 FORWARD = ("propagate", "sweep", "critical", "diagram")
 RATES = ("exponents", "fixed_points", "asymptotic_alpha", "gradient_exponent")
+COLLAPSE = ("exponents", "asymptotic_alpha")  # rates where all tokens have merged
 HEAT = ("beta_profile", "entropy_boundary")
 DESIGN = ("judge", "recommend", "prescribe", "grow", "schemes", "folklore")
 LATE = "set causal = false and rotary_base = null for what late tokens see"
@@ -70,7 +71,7 @@ class TheoryError(AssumptionError):
     >>> raise TheoryError("causal = true", "exponents", "no positions")
     Traceback (most recent call last):
         ...
-    sigprop.propagation.capabilities.TheoryError: causal = true in exponents: no positions
+    sigprop.propagation.capabilities.TheoryError: causal = true in fixed_points: no positions
     """
 
     def __init__(self, structure: str, command: str, missing: str) -> None:
@@ -173,10 +174,19 @@ TABLE = (
     Row("norm_gain below 1e-150", (*FORWARD, *RATES, *HEAT, "bands", "gradients"),
         "the variance behind the norm, its square, is no floating-point number",
         lambda s, theory: "norm" in s.order and bool(np.any(np.less(s.norm_gain, SMALLEST_GAIN)))),
-    Row("causal = true", RATES,
+    Row("causal = true", ("fixed_points", "gradient_exponent"),
         f"positions are not resolved there; {LATE}", is_causal),
-    Row("rotary_base", RATES,
+    Row("rotary_base", ("fixed_points", "gradient_exponent"),
         f"positions are not resolved there; {LATE}", is_rotary),
+    Row("rotary_base without causal = true", COLLAPSE,
+        f"tokens that have merged are still told apart by distance; {LATE}",
+        lambda s, theory: is_rotary(s) and not is_causal(s)),
+    Row("prefix above one", COLLAPSE,
+        "the first tokens are more than two that see each other; set prefix = 0",
+        lambda s, theory: is_causal(s) and s.prefix > 1),
+    Row("causal = true in the limit of infinite context", COLLAPSE,
+        f"the first tokens see few keys; ask for a finite context, or {LATE}",
+        lambda s, theory: is_causal(s) and not _has_positions(s, theory)),
     Row("norm = 'none' with causal = True", (*FORWARD, *HEAT, "bands"),
         f"tokens differ in size, and scores with them; {LATE}, or ask for the limit",
         lambda s, theory: not s.reads_norm and is_causal(s) and _has_positions(s, theory)),
@@ -198,7 +208,7 @@ TABLE = (
         f"narrower than {NARROWEST:g} and at bases outside {BASES}; {LATE}, or ask for the limit",
         lambda s, theory: is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
     Row("identity or value_identity with causal = true or rotary_base",
-        ("sweep", "critical", "diagram", *HEAT, "bands", "gradients"),
+        ("sweep", "critical", "diagram", *HEAT, *COLLAPSE, "bands", "gradients"),
         f"identity parts have no theory by position; {LATE}",
         lambda s, theory: s.has_identity and _has_positions(s, theory)),
     Row("identity with an infinite context", (*FORWARD, *RATES, *HEAT, "attention"),
@@ -296,10 +306,10 @@ def require_theory(
     >>> spec = ModelSpec(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
     ...                    rho0=0)
     >>> require_theory(spec, "critical")
-    >>> require_theory(spec, "exponents")
+    >>> require_theory(spec, "fixed_points")
     Traceback (most recent call last):
         ...
-    sigprop.propagation.capabilities.TheoryError: causal = true in exponents: ...
+    sigprop.propagation.capabilities.TheoryError: causal = true in fixed_points: ...
     """
     row = _first(spec, command, theory, geometry)
     if row is not None:
@@ -325,7 +335,7 @@ def covers(spec: ModelSpec, command: str, theory: str = "finite", geometry: str 
     >>> from sigprop.propagation.capabilities import covers
     >>> spec = ModelSpec(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
     ...                    rho0=0)
-    >>> covers(spec, "critical"), covers(spec, "exponents")
+    >>> covers(spec, "critical"), covers(spec, "fixed_points")
     (True, False)
     """
     return _first(spec, command, theory, geometry) is None

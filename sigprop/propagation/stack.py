@@ -32,7 +32,7 @@ from sigprop.layers.mlp import Mlp
 from sigprop.layers.norm import Norm
 from sigprop.layers.residual import Residual, Sequence, Sublayer
 from sigprop.layers.state import Gradient, State
-from sigprop.model.spec import ModelSpec
+from sigprop.model.spec import RANGES, ModelSpec
 from sigprop.propagation.capabilities import require_theory
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "iterate",
     "layer_betas",
     "mlp_of",
+    "of_two_tokens",
     "ordered",
     "rem_of",
     "rotation_of",
@@ -510,6 +511,35 @@ def build_block(spec: ModelSpec, theory: str = "finite", place: Place | None = N
     if place is None:
         place = exchangeable_place(spec, theory)
     return assembled(spec, any_norm(spec), attention_of(spec), mlp_of(spec), place)
+
+
+def of_two_tokens(spec: ModelSpec) -> ModelSpec:
+    """Copy with the first two tokens alone, whose scores keep their scale.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The description; arrays broadcast.
+
+    Returns
+    -------
+    ModelSpec
+        Of context two; without rotary positions at beta = 0, as scores of merged tokens vanish.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.stack import of_two_tokens
+    >>> spec = ModelSpec(depth=1, context=16, causal=True, rotary_base=1e4, beta=1, sigma_v2=1,
+    ...                    sigma_w2=1, rho0=0)
+    >>> float(of_two_tokens(spec).beta)
+    2.0
+    """
+    scale = np.sqrt(np.log(spec.context) / np.log(2.0))
+    heat = np.zeros(()) if rotation_of(spec) is None else spec.beta * scale
+    beta = np.broadcast_to(np.minimum(heat, RANGES["beta"][1]), spec.shape)
+    window = None if spec.window is None else min(int(spec.window), 2)
+    return spec.replace(context=2, beta=beta, window=window)
 
 
 def at_beta(spec: ModelSpec, block: Block, beta: Number) -> Block:

@@ -25,6 +25,7 @@ from sigprop.layers.attention.statistics.unequal_lengths import mean_weights
 from sigprop.layers.attention.statistics.universal import OneQuery
 
 __all__ = [
+    "ALONE",
     "RATIOS",
     "BlockedKeys",
     "CorrelatedKeys",
@@ -62,6 +63,9 @@ class KeyCorrelation(NamedTuple):
     shrink: Number
     near: Number
     part: Number
+
+
+ALONE = KeyCorrelation(1.0, 0.0, 1.0)  # of independent scores, and of fewer than three keys
 
 
 def rotated_width(head_width: float | None) -> float:
@@ -304,7 +308,7 @@ class CorrelatedKeys:
         sizes, deficit, weight = sizes[held], deficit[np.ix_(held, held)], weight[held]
         count, most = int(sizes.sum()), float(deficit.max())
         if not sigma or not most:
-            return KeyCorrelation(1.0, 0.0, 1.0)
+            return ALONE
         if not sigma <= MAX_SIGMA:
             return KeyCorrelation(float("nan"), 0.0, 1.0)
         if self.rotation is None:  # what all keys have in common cancels

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Ints
+from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.core.errors import require
 
 __all__ = ["Layout", "Rows", "make_layout"]
@@ -177,13 +177,15 @@ class Layout:
         rows = np.unique(np.geomspace(1, index.size, RESOLVED).round().astype(int)) - 1
         return np.asarray(index[rows])
 
-    def between(self, values: Floats) -> Floats:
+    def between(self, values: Floats, few: Number) -> Floats:
         """Values at the `resolved` blocks as values at every query, linear in log position.
 
         Parameters
         ----------
         values : array, shape (..., K)
             Values at these blocks.
+        few : float
+            Value of queries that see fewer than three keys.
 
         Returns
         -------
@@ -194,10 +196,10 @@ class Layout:
         --------
         >>> import numpy as np
         >>> from sigprop.layers.attention.position_grid import make_layout
-        >>> make_layout(4).between(np.array([0.5, 1.0])).tolist()
-        [0.5, 0.5, 0.5, 1.0]
+        >>> make_layout(4).between(np.array([0.5, 0.7]), 1.0).tolist()
+        [1.0, 1.0, 0.5, 0.7]
         """
-        return np.asarray(values @ self._hats)
+        return np.where(self.queries.count < 3, few, values @ self._hats)
 
     @cached_property
     def _hats(self) -> Floats:

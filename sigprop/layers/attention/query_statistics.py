@@ -13,6 +13,7 @@ import numpy as np
 from sigprop.core.arrays import Floats, Number
 from sigprop.core.numerics.chebyshev import basis, nodes, transform
 from sigprop.layers.attention.key_correlations import (
+    ALONE,
     BlockedKeys,
     CorrelatedKeys,
     KeyCorrelation,
@@ -491,7 +492,7 @@ class Exact(QueryStatistics):
         """
         index = self.layout.resolved
         if not index.size or not np.any(scale):
-            return KeyCorrelation(1.0, 0.0, 1.0)
+            return ALONE
         lead, size = sigma.shape[:-1], deficit.shape[-1]
         wide = np.broadcast_to(scale, (*lead, 1)).ravel()
         gaps = np.broadcast_to(deficit, (*lead, size, size)).reshape(-1, size, size)
@@ -510,7 +511,8 @@ class Exact(QueryStatistics):
             )
             rows = KeyCorrelation(*np.moveaxis(np.reshape([*cells], (*own.shape, 3)), -1, 0))
         shape = (*lead, index.size)
-        return KeyCorrelation(*(self.layout.between(np.reshape(v, shape)) for v in rows))
+        found = (np.reshape(v, shape) for v in rows)
+        return KeyCorrelation(*map(self.layout.between, found, ALONE))
 
     @cached_property
     def _blocked(self) -> BlockedKeys:

@@ -17,6 +17,7 @@ import numpy as np
 from sigprop.core.arrays import Floats, Number
 from sigprop.layers.attention.correlation_table import RotaryCorrelations, covers, rise
 from sigprop.layers.attention.key_correlations import (
+    ALONE,
     RATIOS,
     KeyCorrelation,
     rotated_width,
@@ -188,7 +189,7 @@ class Universal(Exact):
     def _between(self, found: Floats) -> KeyCorrelation:
         """Values at the `resolved` blocks at every query."""
         found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])
-        return KeyCorrelation(*(self.layout.between(row) for row in found))
+        return KeyCorrelation(*map(self.layout.between, found, ALONE))
 
     @cached_property
     def _rotated(self) -> RotaryCorrelations | None:
