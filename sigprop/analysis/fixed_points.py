@@ -244,7 +244,7 @@ def by_first_tokens(
     >>> from sigprop.analysis.fixed_points import by_first_tokens, linear_response
     >>> spec = ModelSpec(depth=1, context=512, causal=True, beta=1, sigma_v2=1, sigma_w2=0, rho0=0)
     >>> found = by_first_tokens(spec, lambda spec, block: linear_response(block, np.ones(1)))
-    >>> [round(float(value), 12) for value in found]  # a gap of alpha^2 + sigma_v^2/4, and variance one
+    >>> [round(float(value), 12) for value in found]  # q; (1 + 1/4)/(1 + 1)
     [1.0, 0.625]
     """
     rows: list[Floats] = []

@@ -68,7 +68,7 @@ class TheoryError(AssumptionError):
     Examples
     --------
     >>> from sigprop.propagation.capabilities import TheoryError
-    >>> raise TheoryError("causal = true", "exponents", "no positions")
+    >>> raise TheoryError("causal = true", "fixed_points", "no positions")
     Traceback (most recent call last):
         ...
     sigprop.propagation.capabilities.TheoryError: causal = true in fixed_points: no positions
