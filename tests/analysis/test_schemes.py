@@ -336,3 +336,16 @@ def test_a_scheme_that_no_theory_covers_is_named():
     assert masked[1].reason == "no theory of norm = 'none' with causal = True"
     assert masked[1].recipe.std == plain[1].recipe.std
     assert all(one.verdict != "not covered" for one in plain)
+
+
+def test_schemes_solved_together_are_those_solved_alone():
+    """In the order asked for, twice where asked twice; norm placements do not mix."""
+    architecture = SMALL.replace(causal=True)
+    names = ["gpt2", "he", "bert", "he"]
+    found = survey(architecture, names)
+    assert [one.name for one in found] == names
+    for one in found:
+        alone = outcome(one.name, architecture)
+        assert one.alpha_critical == pytest.approx(alone.alpha_critical, rel=1e-9)
+        assert (one.rho_final, one.lambda_g) == (alone.rho_final, alone.lambda_g)
+    assert len({one.alpha_critical for one in found}) > 1

@@ -408,12 +408,14 @@ def survey(
     check(architecture)
     for name in names:
         find(name)
-    known = {name: described(name, architecture) for name in names or SCHEMES}
+    wanted = tuple(names) or tuple(SCHEMES)
+    known = {name: described(name, architecture) for name in wanted}
     strengths = _strengths(
         {name: one[1].without_identity() for name, one in known.items()}, rho_max
     )
     out = []
-    for name, one in known.items():
+    for name in wanted:
+        one = known[name]
         try:
             out.append(_outcome(name, architecture, one, rho_max, strengths.get(name)))
         except TheoryError as error:
