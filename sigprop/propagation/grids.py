@@ -156,7 +156,7 @@ def _resolved(spec: ModelSpec, kind: str, progress: Callable[[int], None] | None
 
 def _together(spec: ModelSpec, kind: str) -> int:
     """How many stacks are iterated together: their arrays over pairs of positions stay in cache."""
-    if kind != "position":
+    if kind != "position" or prod(spec.shape) == 1:
         return TOGETHER
     _, one = next(singles(spec))
     longest: Any = build_stack(one.replace(context=np.max(spec.context)), kind, top=TOPS[0]).place

@@ -22,12 +22,10 @@ from sigprop.layers.attention.correlation_table import (
     SMALL,
     Correlations,
     forms,
+    from_part,
     rise,
 )
-from sigprop.layers.attention.key_correlations import (
-    CorrelatedKeys,
-    KeyCorrelation,
-)
+from sigprop.layers.attention.key_correlations import CorrelatedKeys, KeyCorrelation
 from sigprop.layers.attention.position_grid import Layout, make_layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation
@@ -129,7 +127,7 @@ class Tabulated(Universal):
         """Find what correlations do, shape (3, ..., K), from the root of the score variance."""
         hot = basis(co.from_deviation(root, LOWEST, self.top), CORRELATIONS[0])
         far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), CORRELATIONS[1])
-        near = basis(2 * np.clip(tilt, 0.0, 1.0) - 1, CORRELATIONS[2])
+        near = basis(from_part(tilt), CORRELATIONS[2])
         rows = self._correlations
         return np.asarray(np.einsum("zkabc,...ka,...kb,...kc->z...k", rows, hot, far, near))
 

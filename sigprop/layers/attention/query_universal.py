@@ -16,12 +16,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Number
 from sigprop.layers.attention.correlation_table import RotaryCorrelations, covers, rise
-from sigprop.layers.attention.key_correlations import (
-    ALONE,
-    RATIOS,
-    KeyCorrelation,
-    rotated_width,
-)
+from sigprop.layers.attention.key_correlations import ALONE, RATIOS, KeyCorrelation, rotated_width
 from sigprop.layers.attention.position_grid import pairs_between
 from sigprop.layers.attention.query_statistics import COLD, Exact, Single
 from sigprop.layers.attention.rotation import frequencies
@@ -48,9 +43,8 @@ class Universal(Exact):
 
     Notes
     -----
-    The tables hold up to 2^20 keys. What correlations of
-    scores do is found as in `Exact` without rotation, where kernels are not smooth, and where the
-    table of rotary positions ends.
+    The tables hold up to 2^20 keys. What correlations of scores do is found as in `Exact` without
+    rotation, where kernels are not smooth, and where the table of rotary positions ends.
 
     Examples
     --------

@@ -35,11 +35,10 @@ from importlib.resources import as_file, files
 from typing import NamedTuple
 
 import numpy as np
-from numpy.polynomial.chebyshev import chebval
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.errors import AssumptionError
-from sigprop.core.numerics.chebyshev import basis, contracted
+from sigprop.core.numerics.chebyshev import Series, basis, contracted
 from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Couples", "KeyWeights", "OneQuery", "errors"]
@@ -221,7 +220,7 @@ class OneQuery:
         cold = np.minimum(s, HOTTEST)
         place = co.from_deviation(cold, 0.0, HOTTEST)
         wide = (slice(None), slice(None), *[None] * (s.ndim - 1))
-        logs = co.bend(cold) * chebval(place, self._rows[wide], tensor=False)
+        logs = co.bend(cold) * Series(self._rows[wide])(place)
         first = np.where(self._known, cold**2 * (1 - 1 / self._keys) * np.exp(logs), np.nan)
         rest = HOTTEST / np.maximum(s, HOTTEST)  # of what vanishes as attention freezes
         most = 1 - 1 / self._keys, np.log(self._keys)
