@@ -157,9 +157,13 @@ def is_drawn(spec: ModelSpec) -> bool:
     >>> is_drawn(spec), is_drawn(spec.replace(causal=True))
     (True, False)
     """
-    bases = [(one.rotary_base, one.head_width) for one in spec.layers]
-    known = [is_tabulated(Rotation(base), width) for base, width in bases if base is not None]
-    return bool(known) and not (is_causal(spec) and all(known))
+    turned = [one for one in spec.layers if one.rotary_base is not None]
+    return bool(turned) and not (is_causal(spec) and all(map(is_looked_up, turned)))
+
+
+def is_looked_up(layer: ModelSpec) -> bool:
+    """Whether scores under the causal mask of a layer are looked up: unrotated, or in a table."""
+    return layer.rotary_base is None or is_tabulated(Rotation(layer.rotary_base), layer.head_width)
 
 
 def _is_far(spec: ModelSpec) -> bool:

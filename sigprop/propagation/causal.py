@@ -26,6 +26,7 @@ from sigprop.core.memory import allow
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.key_correlations import BlockedKeys
 from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.query_statistics import INTEGRATED
 from sigprop.layers.state import State
 from sigprop.model.inputs import TokenKernel, admit
 from sigprop.model.spec import ModelSpec
@@ -219,8 +220,9 @@ def causal(
         checked_count("blocks", blocks, 1, min(MAX_BLOCKS, int(np.asarray(spec.context))))
     betas = _betas(spec, beta_by_layer)
     build = partial(
-        build_stack, spec, "position", beta_by_layer=betas, resolution=resolution, ranges=blocks
-    )
+        build_stack, spec, "position", beta_by_layer=betas, resolution=resolution, ranges=blocks,
+        far=kernel is None,
+    )  # fmt: skip
     stack = build()
     place = stack.place
     layout = place.geometry.layout
@@ -264,7 +266,7 @@ def _given(kernel: Floats, layout: Layout, spec: ModelSpec) -> State:
 
 def _is_rough(layout: Layout, deficits: Floats) -> bool:
     """Whether a kernel is not smooth in position, so that correlated scores need every block."""
-    index = layout.resolved
+    index = layout.resolved(INTEGRATED)
     return bool(index.size and BlockedKeys(layout.parts[index]).roughness(deficits) > ROUGH)
 
 
@@ -286,8 +288,9 @@ def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None
         Everything, layer by layer.
     """
     layout, columns = geometry.layout, run.columns
-    cosines = np.stack([geometry.deficits(kernel) for kernel in run.kernels])
-    visible = layout.visible(layout.centres) * layout.pairs / layout.size[:, None]
+    size = len(layout.size)
+    every = np.stack([geometry.deficits(kernel) for kernel in run.kernels])
+    cosines = every[..., :size]
     with np.errstate(divide="ignore", invalid="ignore"):  # tokens that see one key
         ratio = columns["entropy"] / np.log(columns["count"])
     half = layout.merged(2)[1]
@@ -297,11 +300,11 @@ def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None
         size=layout.size,
         q=np.stack([geometry.variances(kernel) for kernel in run.kernels]),
         gap_ratio=cosines,
-        rho=1 - _weighted(cosines, visible, -1),
-        rho_late=1 - _weighted(cosines, late, (-2, -1)),
+        rho=1 - layout.mean_over_seen(every),
+        rho_late=1 - _weighted(cosines, late),
         entropy_ratio=ratio,
-        overlap=_weighted(columns["overlap"], visible, -1),
-        overlap_mean=_weighted(columns["overlap"], layout.pairs, (-2, -1)),
+        overlap=layout.mean_over_seen(columns["overlap"]),
+        overlap_mean=_weighted(columns["overlap"][..., :size], layout.pairs),
         kernel_blocks=None if blocks is None else _merged(layout, cosines, blocks),
         score_std=columns["score_std"],
         y2=columns["y2"],
@@ -310,11 +313,11 @@ def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None
     )
 
 
-def _weighted(values: Floats, weight: Floats, axis: int | tuple[int, int]) -> Floats:
-    """Weighted mean; NaN where there is no weight."""
-    total = np.sum(weight, axis=axis)
+def _weighted(values: Floats, weight: Floats) -> Floats:
+    """Weighted mean over pairs of blocks; NaN where there is no weight."""
+    total = np.sum(weight)
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.sum(values * weight, axis=axis) / total)
+        return np.asarray(np.sum(values * weight, axis=(-2, -1)) / total)
 
 
 def _merged(layout: Layout, cosines: Floats, blocks: int) -> Floats:

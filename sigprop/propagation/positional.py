@@ -396,7 +396,8 @@ def _own_y2(spec: ModelSpec, layout: Layout, seen: dict[str, Floats], rho: float
     spread = np.sqrt(np.where(many, participation_variance(sigma, count), 0.0))
     root = np.sqrt(np.where(many, np.maximum(seen["excess"], 0.0), 0.0))
     most, common = np.outer(root, root), layout.spread_out(layout.common)
-    alike = np.divide(seen["joint"], most, out=np.zeros_like(most), where=most > 0)
+    common, joint = common[:, : len(sizes)], seen["joint"][..., : len(sizes)]
+    alike = np.divide(joint, most, out=np.zeros_like(most), where=most > 0)
     part = common / np.sqrt(np.outer(count, count))
     inverse = np.divide(1.0, part, out=np.zeros_like(most), where=part > 0)
     vary, other = _of_heads(spec, float(sigma @ sizes / sizes.sum()), rho)

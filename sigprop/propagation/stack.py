@@ -19,7 +19,7 @@ from sigprop.layers.attention.distance_grid import make_distances, make_field
 from sigprop.layers.attention.exchangeable import Exchangeable
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
-from sigprop.layers.attention.position_grid import Layout, make_layout
+from sigprop.layers.attention.position_grid import Layout, make_layout, with_short_distances
 from sigprop.layers.attention.query_tables import coarse_layout, tabulated
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation
@@ -33,7 +33,7 @@ from sigprop.layers.norm import Norm
 from sigprop.layers.residual import Residual, Sequence, Sublayer
 from sigprop.layers.state import Gradient, State
 from sigprop.model.spec import RANGES, ModelSpec
-from sigprop.propagation.capabilities import require_theory
+from sigprop.propagation.capabilities import is_looked_up, require_theory
 
 __all__ = [
     "Block",
@@ -365,6 +365,7 @@ def build_stack(
     top: float | None = None,
     ends: tuple[int, ...] = (),
     smooth: bool = True,
+    far: bool = True,
 ) -> Stack:
     """Blocks of a spec in a geometry.
 
@@ -392,6 +393,9 @@ def build_stack(
         Positions at which further blocks must end.
     smooth : bool
         Whether the kernel that enters is smooth in position.
+    far : bool
+        Whether blocks far behind a window may be longer than it, where pairs are told apart by
+        distance; of a kernel that depends on position through the masks alone.
 
     Returns
     -------
@@ -419,7 +423,7 @@ def build_stack(
         layers = tuple(one.replace(beta=beta) for one, beta in zip(layers, betas, strict=True))
     place = None
     if kind == "position":
-        place_of, place = _by_position(layers, resolution, ranges, top, ends, smooth)
+        place_of, place = _by_position(layers, resolution, ranges, top, ends, smooth, far)
     elif kind == "distance":
         place_of = partial(_by_distance, top=top)
     else:
@@ -436,6 +440,7 @@ def _by_position(
     top: float | None,
     ends: tuple[int, ...],
     smooth: bool,
+    far: bool,
 ) -> tuple[Callable[[ModelSpec], Place], Place]:
     """Where each layer acts, on blocks of positions that suit all masks; and the widest mask."""
     context = int(np.max(layers[0].context))
@@ -445,17 +450,24 @@ def _by_position(
     if ranges is not None:
         cuts = np.append(cuts, np.round(np.linspace(0, context, ranges + 1)))
     make = coarse_layout if top is not None else partial(make_layout, resolution=resolution)
+    far &= smooth and resolution < context and all(map(is_looked_up, layers))
+    far &= not any(mask.prefix for mask in masks)
     layouts = [
-        make(context, window=m.window, prefix=m.prefix, cuts=cuts.astype(np.int64)) for m in masks
+        make(context, window=m.window, prefix=m.prefix, cuts=cuts.astype(np.int64), far=far)
+        for m in masks
     ]
-    edges = tuple(np.unique(np.concatenate([layout.edges for layout in layouts])).tolist())
+    edges = np.unique(np.concatenate([layout.edges for layout in layouts]))
+    common = Layout(edges)
+    if far:
+        common = with_short_distances(common, [m.window for m in masks])
 
     @cache
     def placed(mask: Mask, width: float | None, rotation: Rotation | None) -> Place:
-        if top is not None:
-            table = tabulated(context, top, mask.window, mask.prefix, width, rotation, edges)
+        if top is not None and not len(common.distances):
+            held = tuple(edges.tolist())
+            table = tabulated(context, top, mask.window, mask.prefix, width, rotation, held)
             return Place(PositionGeometry(table.layout), table)
-        layout = Layout(np.array(edges), mask.window, mask.prefix)
+        layout = replace(common, window=mask.window, prefix=mask.prefix)
         return Place(PositionGeometry(layout), Universal(layout, width, rotation, smooth))
 
     def place_of(layer: ModelSpec) -> Place:

@@ -157,7 +157,7 @@ def test_late_keys_of_a_masked_stack():
     exact = Universal(table.layout, table.head_width)
     weight = last.attention.keys.weight
     given = scores.whole, scores.deficit, scores.std, weight
-    late = table.layout.resolved[-2:]
+    late = table.resolved[-2:]
     found, known = (np.asarray(t.correlations(*given).shrink)[..., late] for t in (table, exact))
     assert known.max() > 1.05  # variances of early and late keys differ
     assert np.abs(found - known).max() < 0.05

@@ -2,7 +2,8 @@
 
 The state is `State(q, gap)` with one variance a block, as a column of shape (..., B, 1), and, for
 each pair of blocks, the mean of :math:`(q_t + q_{t'})/2 - K_{tt'}` over pairs of different tokens,
-shape (..., B, B); on the diagonal, pairs within the block. Leading axes are many stacks at once;
+shape (..., B, B); on the diagonal, pairs within the block. Behind these come values at the short
+distances of a layout, shape (..., B, B+J) in all. Leading axes are many stacks at once;
 their parameters have the shape (..., 1, 1).
 """
 
@@ -93,12 +94,20 @@ class PositionGeometry:
 
     def initial(self, q: Number, rho: Number) -> State:
         """Kernel of tokens of one variance and one overlap."""
-        return State(q, np.where(self.layout.pairs > 0, q * (1 - np.asarray(rho)), 0.0))
+        apart = np.ones((len(self.layout.size), len(self.layout.distances)), dtype=bool)
+        pairs = np.concatenate([self.layout.pairs > 0, apart], axis=1)
+        return State(q, np.where(pairs, q * (1 - np.asarray(rho)), 0.0))
 
     def pairs(self, kernel: State) -> tuple[Floats, Floats, Number]:
         """Variances of the two tokens of each pair of blocks, and gaps."""
         column = np.broadcast_to(kernel.q, (*np.shape(kernel.gap)[:-1], 1))
-        return column, np.swapaxes(column, -1, -2), kernel.gap
+        row, short = np.swapaxes(column, -1, -2), len(self.layout.distances)
+        if short:
+            size = np.shape(column)[-2]
+            row = np.broadcast_to(row, (*np.shape(row)[:-2], size, size))
+            beside = np.broadcast_to(column, (*np.shape(column)[:-1], short))
+            row = np.concatenate([row, beside], axis=-1)
+        return column, row, kernel.gap
 
     def scores(self, layer: AttentionNumbers, kernel: State) -> PositionScores:
         """Deviations of the scores, correlations of two queries' and variances of the keys'."""
@@ -155,7 +164,7 @@ class PositionGeometry:
     def _state(
         self, q: Number, alone: Floats, kept: Floats, value: Number, bias: Number, centred: bool
     ) -> State:
-        i, j = self.layout.cells
+        i, j = self.layout.ends
         gap = (alone[..., i] + alone[..., j]) / 2 - kept
         start = 0.0 if centred else value * q + bias
         column = alone[..., : len(self.layout.size), None]
@@ -183,13 +192,14 @@ class PositionGeometry:
         return np.asarray((whole + np.sum(others, axis=(-2, -1))) / self.tokens)
 
     def deficits(self, kernel: State) -> Floats:
-        """Overlap deficits 1 - rho of all pairs of blocks."""
+        """Overlap deficits 1 - rho of all pairs of blocks, and at short distances."""
         return np.asarray(Norm().at(*self.pairs(kernel)).gap)
 
     def deficit(self, kernel: State) -> Floats:
         """Mean overlap deficit over all pairs of different tokens."""
         pairs = self.layout.pairs
-        return np.asarray(np.sum(self.deficits(kernel) * pairs, axis=(-2, -1)) / np.sum(pairs))
+        cosines = self.deficits(kernel)[..., : len(pairs)]
+        return np.asarray(np.sum(cosines * pairs, axis=(-2, -1)) / np.sum(pairs))
 
     def variances(self, kernel: State) -> Floats:
         """Variance of the tokens of each block."""

@@ -119,13 +119,13 @@ def covers(rotation: Rotation, head_width: float | None) -> bool:
 
 
 def rise(sizes: Ints) -> Floats:
-    """Log distance of two keys by block, about its mean over pairs, -1 at the nearest pair."""
+    """Log distance of two keys by block, about its mean over pairs, -1 at distance one."""
     middle = np.cumsum(sizes) - sizes / 2
     distance = np.abs(middle[:, None] - middle)
     np.fill_diagonal(distance, np.exp(-1.5) * sizes)  # E log |x - y| in a block
-    log, pairs = np.log(np.maximum(distance, 0.5)), pairs_between(sizes)
-    log -= np.sum(pairs * log) / pairs.sum()
-    return np.asarray(log / max(-log[pairs > 0].min(), SMALL))
+    log, pairs = np.log(np.maximum(distance, 1.0)), pairs_between(sizes)
+    mean = np.sum(pairs * log) / pairs.sum()
+    return np.asarray((log - mean) / max(mean, SMALL))
 
 
 def forms(sizes: Ints) -> tuple[Floats, Floats, Floats]:

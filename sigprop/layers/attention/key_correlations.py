@@ -109,8 +109,8 @@ class BlockedKeys:
     >>> import numpy as np
     >>> from sigprop.layers.attention.key_correlations import BlockedKeys
     >>> one = np.ones((1, 1))
-    >>> flat = 0.3 * np.ones((1, 1, 1))  # a flat kernel has no nearer keys
-    >>> found = BlockedKeys(np.array([[64]]))(np.full(1, 4.0), flat, np.sqrt(1.2) * one, one[None])
+    >>> flat = 0.3 * np.ones((1, 1, 1, 1))  # a flat kernel has no nearer keys
+    >>> found = BlockedKeys(np.array([[64]]))(4 * one[0], flat, np.sqrt(1.2) * one, one[None])
     >>> np.allclose(np.ravel(found), (1, 0, 1), atol=1e-6)
     True
     """
@@ -127,7 +127,7 @@ class BlockedKeys:
         ----------
         scale : array, shape (N,)
             Score variance of two keys of gap q.
-        deficit : array, shape (N, B, B)
+        deficit : array, shape (N, K, B, B), or (N, 1, B, B)
             Gap over q of two keys, by block.
         sigma : array, shape (N, K)
             Standard deviations of the scores.
@@ -198,7 +198,9 @@ class BlockedKeys:
         >>> BlockedKeys(parts).roughness(even) > 0.3
         True
         """
-        spread_out = np.swapaxes(self._groups, 1, 2) @ self._merged(deficit[None])[0] @ self._groups
+        spread_out = (
+            np.swapaxes(self._groups, 1, 2) @ self._merged(deficit[None, None])[0] @ self._groups
+        )
         off, whole = (
             np.sum(self._apart * square, axis=(1, 2))
             for square in (
@@ -211,7 +213,7 @@ class BlockedKeys:
     def _merged(self, deficit: Floats) -> Floats:
         """Mean gaps of pairs of different keys of merged blocks, shape (N, K, M, M)."""
         turned = np.swapaxes(self._groups, 1, 2)
-        gaps = self._groups @ (self._apart * deficit[:, None]) @ turned
+        gaps = self._groups @ (self._apart * deficit) @ turned
         return np.divide(gaps, self._pairs, out=np.zeros(gaps.shape), where=self._pairs > 0)
 
     @cached_property

@@ -21,7 +21,7 @@ class KeyWeights:
     ----------
     layout : Layout
         Blocks and mask.
-    more : array, shape (..., P, B)
+    more : array, shape (..., P, K)
         Weight of a key of each block times the number of keys seen, less one.
 
     Examples
@@ -45,25 +45,24 @@ class KeyWeights:
     def squares(self) -> Floats:
         """Sum of squared weights less its value for equal ones, shape (..., P)."""
         layout = self.layout
-        sums = np.sum(layout.seen * layout.size * self.more**2, axis=-1)
+        sums = np.sum(layout.seen * layout.key_sizes * self.more**2, axis=-1)
         return np.asarray(sums / layout.queries.count**2)
 
     @cached_property
     def products(self) -> Floats:
         """Sum over common keys of the product of two queries' weights, likewise, shape (..., N)."""
-        layout, (i, j) = self.layout, self.layout.couples
-        size, seen = layout.seen * layout.size, layout.seen
-        first = (size * self.more) @ np.swapaxes(seen * self.weight, -1, -2)
-        rest = size @ np.swapaxes(seen * self.more, -1, -2)
-        return np.asarray((first + rest)[..., i, j] / self._scale[1])
+        layout = self.layout
+        first = layout.products(self.more, self.weight)
+        rest = layout.products(np.ones_like(self.more), self.more)
+        return np.asarray((first + rest) / self._scale[1])
 
     def means(self, values: Floats) -> tuple[Floats, Floats]:
         """Weighted means over pairs of different keys, for each query and each couple.
 
         Parameters
         ----------
-        values : array, shape (..., B, B)
-            Mean of a quantity over pairs of different tokens of two blocks.
+        values : array, shape (..., B, B+J)
+            Mean of a quantity over pairs of different tokens of two blocks, and at distances.
 
         Returns
         -------
@@ -81,7 +80,7 @@ class KeyWeights:
         >>> [part.tolist() for part in even.means(np.full((3, 3), 0.5))]
         [[0.0, 0.5, 0.5], [0.5, 0.5, 0.5]]
         """
-        ones = np.ones_like(self.layout.pairs)
+        ones = np.ones(np.shape(values)[-2:])
         pair = zip(*(self._sums(v, self.weight) for v in (values, ones)), strict=True)
         own, between = (
             np.divide(total, count, out=np.zeros_like(total), where=count > 0)
@@ -94,8 +93,8 @@ class KeyWeights:
 
         Parameters
         ----------
-        values : array, shape (..., B, B)
-            Mean of a quantity over pairs of different tokens of two blocks.
+        values : array, shape (..., B, B+J)
+            Mean of a quantity over pairs of different tokens of two blocks, and at distances.
 
         Returns
         -------
@@ -116,9 +115,7 @@ class KeyWeights:
 
     def _sums(self, values: Floats, weight: Floats) -> tuple[Floats, Floats]:
         """Weighted sums over pairs of different keys."""
-        (i, j), picked = self.layout.couples, self.layout.seen * weight
-        sums = picked @ (self.layout.pairs * values) @ np.swapaxes(picked, -1, -2)
-        return np.diagonal(sums, axis1=-2, axis2=-1).copy(), sums[..., i, j]
+        return self.layout.pair_sums(values, self.layout.seen * weight)
 
     @cached_property
     def _scale(self) -> tuple[Floats, Floats]:
@@ -133,7 +130,7 @@ def normalised_weights(layout: Layout, weight: Floats) -> KeyWeights:
     ----------
     layout : Layout
         Blocks and mask.
-    weight : array, shape (..., P, B)
+    weight : array, shape (..., P, K)
         Weight of a key of each block, > 0.
 
     Returns
@@ -149,6 +146,6 @@ def normalised_weights(layout: Layout, weight: Floats) -> KeyWeights:
     >>> normalised_weights(make_layout(2), np.array([[1.0, 3.0], [1.0, 3.0]])).weight.tolist()
     [[1.0, 3.0], [0.5, 1.5]]
     """
-    number = layout.seen * layout.size
+    number = layout.seen * layout.key_sizes
     mean = np.sum(number * weight, axis=-1) / np.sum(number, axis=-1)
     return KeyWeights(layout, weight / mean[..., None] - 1)

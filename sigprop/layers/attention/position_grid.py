@@ -5,24 +5,40 @@ positions are blocks of one, so a short context is kept in full; after them bloc
 proportion to the position, as the kernel's variation does. A block is represented by its centre,
 pairs within a block by its points at 1/3 and 2/3 (the mean positions of the earlier and the later
 of two tokens drawn from it). Sums over the visible part of a block are taken linear in position.
+
+Far behind a sliding window blocks are longer than the window, and the kernel varies over distances
+within a block. Pairs of tokens of such a block are then kept at a few short distances besides, and
+queries see a window in ranges of their own (`sigprop.layers.attention.sliding_window`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Ints, Number
+from sigprop.core.arrays import Bools, Floats, Ints
 from sigprop.core.errors import require
+from sigprop.layers.attention.sliding_window import (
+    PER_WINDOW,
+    SlidingWindow,
+    between_nodes,
+    short_distances,
+)
 
-__all__ = ["Layout", "Rows", "make_layout"]
+__all__ = ["Layout", "Rows", "make_layout", "with_short_distances"]
 
 SINGLES = 24
-PER_WINDOW = 8  # blocks in a sliding window
 MAX_SIZE = 500  # blocks of a context behind a window
-RESOLVED = 8  # of the queries at which correlations of scores are found
+WINDOWS = 4  # windows at the start of a context whose blocks are parts of the window
+FAR = 8  # windows in a context above which the rest has longer blocks
+
+
+def _none() -> Ints:
+    """Make an empty array of integers."""
+    return np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,10 @@ class Layout:
         Number of latest keys that a token sees.
     prefix : int
         Number of leading tokens that see each other in both directions.
+    distances : array of int, shape (J,)
+        Short distances at which pairs within long blocks are told apart; none by default.
+    reach : array of int, shape (B,)
+        Distance up to which they are, for each block; zero of blocks that are not long.
 
     Examples
     --------
@@ -77,6 +97,36 @@ class Layout:
     edges: Ints
     window: float = np.inf
     prefix: int = 0
+    distances: Ints = field(default_factory=_none)
+    reach: Ints = field(default_factory=_none)
+
+    @cached_property
+    def local(self) -> SlidingWindow | None:
+        """Window that queries of long blocks see in ranges of its own, if there are such."""
+        if not (len(self.distances) and np.isfinite(self.window)):
+            return None
+        start = int(np.searchsorted(self.edges[:-1], WINDOWS * self.window))
+        if start == len(self.size):
+            return None
+        rows = np.arange(start, len(self.size))
+        return SlidingWindow(int(self.window), self.distances, rows, self.centres.position)
+
+    @cached_property
+    def head(self) -> Layout:
+        """Blocks before those of which queries see a window in ranges of its own."""
+        last = len(self.size) if self.local is None else int(self.local.rows[0])
+        return replace(self, edges=self.edges[: last + 1], reach=self.reach[:last])
+
+    @cached_property
+    def head_rows(self) -> Ints:
+        """Which of `queries` are those of `head`."""
+        rows = np.arange(len(self.queries.position))
+        return rows if self.local is None else np.setdiff1d(rows, self.local.rows)
+
+    @cached_property
+    def long(self) -> Ints:
+        """Blocks whose pairs are told apart by distance."""
+        return np.flatnonzero(self.reach)
 
     @cached_property
     def size(self) -> Ints:
@@ -90,8 +140,8 @@ class Layout:
 
     @cached_property
     def wide(self) -> Ints:
-        """Blocks of more than one position."""
-        return np.flatnonzero(self.size > 1)
+        """Blocks of more than one position whose pairs are not told apart by distance."""
+        return np.setdiff1d(np.flatnonzero(self.size > 1), self.long)
 
     @cached_property
     def queries(self) -> Rows:
@@ -107,19 +157,53 @@ class Layout:
 
     @cached_property
     def couples(self) -> tuple[Ints, Ints]:
-        """Pairs of `queries`: earlier and later block, then the two points of each wide block."""
-        (i, j), extra = np.triu_indices(len(self.size), 1), len(self.wide)
-        within = len(self.size) + np.arange(extra)
-        return np.concatenate([i, within]), np.concatenate([j, within + extra])
+        """Pairs of `queries`: earlier and later block, then the two points of each wide block.
+
+        Last come queries of long blocks, taken twice, at each of the short `distances`.
+        """
+        (i, j), extra = self._apart, len(self.wide)
+        within, (near, _) = len(self.size) + np.arange(extra), self.close
+        return np.concatenate([i, within, near]), np.concatenate([j, within + extra, near])
 
     @cached_property
     def cells(self) -> tuple[Ints, Ints]:
-        """Pair of blocks that each of `couples` stands for."""
+        """Place of each of `couples` in a matrix over blocks, and over distances behind them."""
+        (i, j), (near, distance) = self._apart, self.close
+        beside = len(self.size) + distance
+        return np.concatenate([i, self.wide, near]), np.concatenate([j, self.wide, beside])
+
+    @cached_property
+    def ends(self) -> tuple[Ints, Ints]:
+        """Blocks of the two queries of each of `couples`."""
+        i, j = self.cells
+        return i, np.where(j < len(self.size), j, i)
+
+    @cached_property
+    def offsets(self) -> Floats:
+        """Distance of the two queries of each of `couples`."""
+        (i, j), position, near = self.couples, self.queries.position, self.close[1]
+        apart = position[j] - position[i]
+        apart[len(apart) - len(near) :] = self.distances[near]
+        return apart
+
+    @cached_property
+    def close(self) -> tuple[Ints, Ints]:
+        """Long block and index of the distance of couples at short distances."""
+        block, distance = np.nonzero(self.distances <= self.reach[self.long][:, None])
+        return self.long[block], distance
+
+    @cached_property
+    def _apart(self) -> tuple[Ints, Ints]:
+        """Pairs of blocks at no short distance."""
         i, j = np.triu_indices(len(self.size), 1)
-        return np.concatenate([i, self.wide]), np.concatenate([j, self.wide])
+        if not len(self.long):
+            return i, j
+        centre = self.centres.position
+        far = centre[j] - centre[i] > self.reach[j]
+        return i[far], j[far]
 
     def spread_out(self, values: Floats) -> Floats:
-        """One value for each of `couples` as a symmetric matrix over blocks.
+        """One value for each of `couples` as a matrix over blocks, and over distances behind them.
 
         Parameters
         ----------
@@ -128,8 +212,8 @@ class Layout:
 
         Returns
         -------
-        array, shape (..., B, B)
-            The matrix; zero on the diagonal where a block has one position.
+        array, shape (..., B, B+J)
+            The matrix, symmetric over blocks; zero on the diagonal where a block has one position.
 
         Examples
         --------
@@ -138,10 +222,50 @@ class Layout:
         >>> make_layout(2).spread_out(np.array([3.0])).tolist()
         [[0.0, 3.0], [3.0, 0.0]]
         """
-        i, j = self.cells
-        out = np.zeros((*values.shape[:-1], len(self.size), len(self.size)))
-        out[..., i, j] = out[..., j, i] = values
+        (i, j), blocks = self.cells, len(self.size)
+        out = np.zeros((*values.shape[:-1], blocks, blocks + len(self.distances)))
+        out[..., i, j] = values
+        square = out[..., :blocks]
+        if not len(self.long):
+            square[..., j, i] = values
+            return out
+        _fill(out, *self._at_short_distance)
+        profile = out[..., self.long, blocks:]
+        square[...] += np.tril(square, -1).swapaxes(-1, -2) + np.triu(square, 1).swapaxes(-1, -2)
+        square[..., self.long, self.long] = np.einsum("...bj,bj->...b", profile, self._within)
+        _fill(out, *self._further)
         return out
+
+    @cached_property
+    def _at_short_distance(self) -> tuple[Ints, Ints, Ints, Floats]:
+        """Pairs of blocks (later, earlier), between which distances of the later they lie."""
+        blocks, centre = len(self.size), self.centres.position
+        j, i = np.tril_indices(blocks, -1)
+        near = centre[j] - centre[i] <= self.reach[j]
+        j, i = j[near], i[near]
+        first, part = between_nodes(self.distances, centre[j] - centre[i])
+        return j, i, blocks + first, part
+
+    @cached_property
+    def _further(self) -> tuple[Ints, Ints, Ints, Floats]:
+        """Distances beyond the reach of a block, between which earlier blocks they lie."""
+        blocks, centre = len(self.size), self.centres.position
+        row, distance = np.nonzero(self.distances > self.reach[:, None])
+        first, part = between_nodes(centre, centre[row] - self.distances[distance])
+        return row, blocks + distance, first, part
+
+    @cached_property
+    def _within(self) -> Floats:
+        """Weights of the distances in the mean over pairs of tokens of each long block."""
+        hats = np.zeros((len(self.long), len(self.distances)))
+        for row, size in zip(hats, self.size[self.long].tolist(), strict=True):
+            if size > 1:
+                apart = np.arange(1, size)
+                first, part = between_nodes(self.distances, apart.astype(np.float64))
+                weight = (size - apart) / (size * (size - 1) / 2)
+                np.add.at(row, first, weight * (1 - part))
+                np.add.at(row, first + 1, weight * part)
+        return hats
 
     def _rows(self, part: float, index: Ints | slice = slice(None)) -> Rows:
         position = self.edges[:-1][index] + (self.size[index] + 1) * part
@@ -150,61 +274,88 @@ class Layout:
 
     @cached_property
     def seen(self) -> Floats:
-        """Part of each block that each of `queries` sees, shape (P, B)."""
-        return self.visible(self.queries)
+        """Part of each block that each of `queries` sees, shape (P, B).
+
+        Ranges of a window come behind the blocks, and queries that see a window in them see no
+        blocks, shape (P, K).
+        """
+        blocks = self.visible(self.queries)
+        if self.local is None:
+            return blocks
+        ranges = np.zeros((len(blocks), len(self.local.sizes)))
+        blocks[self.local.rows], ranges[self.local.rows] = 0.0, 1.0
+        return np.concatenate([blocks, ranges], axis=1)
+
+    @cached_property
+    def key_sizes(self) -> Ints:
+        """Keys in each block and, behind them, in each range of a window, shape (K,)."""
+        return self.size if self.local is None else np.append(self.size, self.local.sizes)
 
     @cached_property
     def common(self) -> Floats:
-        """Number of keys that both queries of each of `couples` see."""
-        i, j = self.couples
+        """Number of keys that both queries of each of `couples` see.
+
+        A query at a short distance before another counts as one of as many keys: of those that it
+        sees, the part that both see.
+        """
+        (i, j), (near, distance) = self.couples, self.close
         low, high = self.queries.low, self.queries.high
         most = np.minimum(high[i], high[j]) - np.maximum(low[i], low[j])
+        if len(near):
+            before = self.centres.position[near] - self.distances[distance]
+            first = np.maximum(before - self.window, 0.0)
+            last = np.maximum(before, self.prefix)
+            both = np.maximum(last - low[near], 0.0) * self.centres.count[near] / (last - first)
+            most[len(most) - len(near) :] = both
         return np.asarray(np.maximum(most, 0.0))
 
-    @cached_property
-    def resolved(self) -> Ints:
+    def resolved(self, number: int) -> Ints:
         """Blocks at whose centres correlations of scores are found, where queries see three keys.
+
+        Parameters
+        ----------
+        number : int
+            About how many, even in log position.
+
+        Returns
+        -------
+        array of int
+            The blocks.
 
         Examples
         --------
         >>> from sigprop.layers.attention.position_grid import make_layout
-        >>> make_layout(4).resolved.tolist()
+        >>> make_layout(4).resolved(2).tolist()
         [2, 3]
         """
         index = np.flatnonzero(self.centres.count >= 3)
         if not index.size:
             return index
-        rows = np.unique(np.geomspace(1, index.size, RESOLVED).round().astype(int)) - 1
-        return np.asarray(index[rows])
+        place = np.log(self.centres.position[index])
+        wanted = np.linspace(place[0], place[-1], number)
+        return np.asarray(index[np.unique(np.abs(place[:, None] - wanted).argmin(axis=0))])
 
-    def between(self, values: Floats, few: Number) -> Floats:
-        """Values at the `resolved` blocks as values at every query, linear in log position.
+    def between(self, blocks: Ints) -> Floats:
+        """Weights of values at blocks in values at every query, linear in log position.
 
         Parameters
         ----------
-        values : array, shape (..., K)
-            Values at these blocks.
-        few : float
-            Value of queries that see fewer than three keys.
+        blocks : array of int, shape (K,)
+            The blocks.
 
         Returns
         -------
-        array, shape (..., P)
-            Values at all queries, constant beyond the ends.
+        array, shape (K, P)
+            The weights; the first and the last value hold beyond the ends.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.layers.attention.position_grid import make_layout
-        >>> make_layout(4).between(np.array([0.5, 0.7]), 1.0).tolist()
-        [1.0, 1.0, 0.5, 0.7]
+        >>> (np.array([0.5, 0.7]) @ make_layout(4).between(np.array([2, 3]))).tolist()
+        [0.5, 0.5, 0.5, 0.7]
         """
-        return np.where(self.queries.count < 3, few, values @ self._hats)
-
-    @cached_property
-    def _hats(self) -> Floats:
-        """What each resolved block contributes to each query."""
-        node = np.log(self.centres.position[self.resolved])
+        node = np.log(self.centres.position[blocks])
         place = np.log(self.queries.position)
         return np.stack([np.interp(place, node, unit) for unit in np.eye(len(node))])
 
@@ -228,10 +379,129 @@ class Layout:
         >>> make_layout(3).own(np.full((3, 3), 0.5)).tolist()
         [0.0, 0.5, 0.5]
         """
+        seen = self.seen[:, : len(self.size)]
         sums, count = (
-            np.sum((self.seen @ v) * self.seen, axis=-1) for v in (self.pairs * values, self.pairs)
+            np.sum((seen @ v) * seen, axis=-1) for v in (self.pairs * values, self.pairs)
         )
         return np.asarray(np.divide(sums, count, out=np.zeros_like(sums), where=count > 0))
+
+    def pair_sums(self, values: Floats, picked: Floats) -> tuple[Floats, Floats]:
+        """Weighted sums over pairs of different keys, for each query and each couple.
+
+        Parameters
+        ----------
+        values : array, shape (..., B, B+J)
+            Mean of a quantity over pairs of different tokens of two blocks, and at distances.
+        picked : array, shape (..., P, K)
+            Weight of a seen key of each block, and of each range of a window; see `key_sizes`.
+
+        Returns
+        -------
+        own : array, shape (..., P)
+            Over the keys that a query sees, taken twice.
+        between : array, shape (..., N)
+            Over the keys of the one and the keys of the other query.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> layout = make_layout(3)
+        >>> [part.tolist() for part in layout.pair_sums(np.ones((3, 3)), layout.seen)]
+        [[0.0, 2.0, 6.0], [1.0, 2.0, 4.0]]
+        """
+        (i, j), blocks = self.couples, len(self.size)
+        square, picked_blocks = values[..., :blocks], picked[..., :blocks]
+        sums = picked_blocks @ (self.pairs * square) @ np.swapaxes(picked_blocks, -1, -2)
+        own = np.diagonal(sums, axis1=-2, axis2=-1).copy()
+        if self.local is None:
+            return own, sums[..., i, j]
+        rows, ranges = self.local.rows, picked[..., self.local.rows, blocks:]
+        profile = values[..., rows, blocks:]
+        own[..., rows] = self.local.own_sums(profile, ranges)
+        numbers = picked_blocks * self.size
+        numbers[..., rows, :] = self.local.over_blocks(ranges)
+        apart = numbers @ square @ np.swapaxes(numbers, -1, -2)
+        between = np.where(self._windowed, apart[..., i, j], sums[..., i, j])
+        couples, row, distance = self._close_windows
+        close = self.local.shifted_sums(profile, ranges)
+        between[..., couples] = close[..., row, distance]
+        return own, between
+
+    @cached_property
+    def _windowed(self) -> Bools:
+        """Whether a query of each of `couples` sees a window in ranges of its own."""
+        local = np.zeros(len(self.queries.position), dtype=bool)
+        local[self.local.rows if self.local else []] = True
+        i, j = self.couples
+        return np.asarray(local[i] | local[j])
+
+    @cached_property
+    def _close_windows(self) -> tuple[Ints, Ints, Ints]:
+        """Couples at short distances of such queries: their places, rows and distances."""
+        block, distance = self.close
+        start = 0 if self.local is None else self.local.rows[0]
+        held = np.flatnonzero(block >= start)
+        places = len(self.cells[0]) - len(block) + held
+        return places, block[held] - start, distance[held]
+
+    def products(self, first: Floats, second: Floats) -> Floats:
+        """Add up products of weights over the common keys of each of `couples`.
+
+        Parameters
+        ----------
+        first, second : array, shape (..., P, K)
+            Weight of a key of each block for the first and the second query, as in `pair_sums`.
+
+        Returns
+        -------
+        array, shape (..., N)
+            The sums.
+
+        Examples
+        --------
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> layout = make_layout(3)
+        >>> layout.products(layout.seen, layout.seen).tolist()
+        [1.0, 1.0, 2.0]
+        """
+        (i, j), blocks = self.couples, len(self.size)
+        one, two = first[..., :blocks] * self.seen[:, :blocks], second[..., :blocks]
+        sums = ((one * self.size) @ np.swapaxes(two * self.seen[:, :blocks], -1, -2))[..., i, j]
+        if self.local is not None:
+            rows, (couples, row, distance) = self.local.rows, self._close_windows
+            close = self.local.common_sums(first[..., rows, blocks:], second[..., rows, blocks:])
+            sums[..., couples] = close[..., row, distance]
+        return np.asarray(sums)
+
+    def mean_over_seen(self, values: Floats) -> Floats:
+        """Means over the pairs of a token of each block and another that it sees.
+
+        Parameters
+        ----------
+        values : array, shape (..., B, B+J)
+            Mean of a quantity over pairs of different tokens of two blocks, and at distances.
+
+        Returns
+        -------
+        array, shape (..., B)
+            The means; NaN where a token sees itself alone.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> make_layout(3).mean_over_seen(np.full((3, 3), 0.5)).tolist()
+        [nan, 0.5, 0.5]
+        """
+        blocks = len(self.size)
+        weight = self.visible(self.centres) * self.pairs / self.size[:, None]
+        with np.errstate(invalid="ignore"):
+            out = np.sum(values[..., :blocks] * weight, axis=-1) / weight.sum(axis=-1)
+        if self.local is not None and self.window > 1:
+            rows = self.local.rows
+            out[..., rows] = values[..., rows, blocks:] @ self.local.ahead()
+        return np.asarray(out)
 
     def beside(self, values: Floats) -> Floats:
         """Mean over the other keys that a query sees, for a key of each block.
@@ -253,7 +523,8 @@ class Layout:
         >>> make_layout(2).beside(np.array([[0.0, 0.5], [0.5, 0.0]])).tolist()
         [[0.0, 0.5], [0.5, 0.5]]
         """
-        sums, count = self.seen @ (self.pairs * values), self.seen @ self.pairs
+        seen = self.seen[:, : len(self.size)]
+        sums, count = seen @ (self.pairs * values), seen @ self.pairs
         return np.divide(sums, count, out=np.zeros_like(sums), where=count > 0)
 
     def waves(self, omega: Floats) -> Floats:
@@ -379,6 +650,7 @@ def make_layout(
     prefix: int = 0,
     cuts: Ints | tuple[int, ...] = (),
     singles: int = SINGLES,
+    far: bool = False,
 ) -> Layout:
     """Blocks of a context.
 
@@ -396,6 +668,8 @@ def make_layout(
         Positions at which a block must end.
     singles : int
         Number of first positions that are blocks of one, >= 2.
+    far : bool
+        Whether blocks far behind a window may be longer than it (`with_short_distances`).
 
     Returns
     -------
@@ -423,9 +697,54 @@ def make_layout(
     if resolution >= context:
         grown = np.arange(context + 1.0)
     if window < context:  # behind a window the kernel varies over the window, not the position
-        fine = np.arange(0, context, max(window // PER_WINDOW, 1))
-        require(len(fine) <= MAX_SIZE, "window", window, f"at least {context} / 50")
-        grown = np.concatenate([grown, fine])
+        end = context if context <= FAR * window or not far else int(WINDOWS * window)
+        fine = np.arange(0, end + 1, max(window // PER_WINDOW, 1))
+        require(len(fine) <= MAX_SIZE, "window", window, f"at least {context} / 62")
+        grown = np.concatenate([grown, fine[fine < context], [end]])
     inside = [c for c in (*cuts, prefix) if 0 < c < context]
     edges = np.unique(np.concatenate([single, np.round(grown), inside]).astype(np.int64))
     return Layout(edges, window, prefix)
+
+
+def with_short_distances(layout: Layout, windows: Iterable[float]) -> Layout:
+    """Layout whose long blocks tell pairs apart by distance.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+    windows : iterable of float
+        Windows of all masks on these blocks.
+
+    Returns
+    -------
+    Layout
+        The same blocks; the same layout where no window is far shorter than the context.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.position_grid import make_layout, with_short_distances
+    >>> layout = make_layout(65536, window=128, far=True)
+    >>> len(layout.size) < 120, len(with_short_distances(layout, [128]).distances) > 20
+    (True, True)
+    """
+    context = int(layout.edges[-1])
+    far = sorted({int(w) for w in windows if FAR * w < context})
+    if not far:
+        return layout
+    start, size = layout.edges[:-1], layout.size
+    widest = np.array(
+        [max((w for w in far if start_ >= WINDOWS * w), default=0) for start_ in start]
+    )
+    need = np.where(widest > 0, np.maximum(size, 2 * widest), 0)
+    distances = short_distances(far, int(need.max()))
+    reach = np.where(
+        need > 0, distances[np.minimum(np.searchsorted(distances, need), len(distances) - 1)], 0
+    )
+    return replace(layout, distances=distances, reach=reach)
+
+
+def _fill(out: Floats, rows: Ints, columns: Ints, first: Ints, part: Floats) -> None:
+    """Set entries to what lies between two others of their row."""
+    low, high = out[..., rows, first], out[..., rows, first + 1]
+    out[..., rows, columns] = low + part * (high - low)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Number
+from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.core.numerics.chebyshev import basis, nodes, transform
 from sigprop.layers.attention.key_correlations import (
     ALONE,
@@ -37,6 +37,7 @@ __all__ = [
 
 LEVELS = 10  # variances of a key between which the logarithm of its weight is interpolated
 SMALLEST = 1e-9  # score deviation
+INTEGRATED = 10  # of the queries at which correlations of scores are integrated
 COLD = 0.01  # score deviation below which the response is linear to 1e-4
 
 
@@ -120,12 +121,13 @@ class PositionScores(NamedTuple):
         Standard deviation over the keys that a query sees.
     correlation : array, shape (..., N)
         Correlation of the scores of the two queries of each couple, about their means (E25d).
-    key_variance : array, shape (..., P, B)
-        Variance of the score of a key of each block, over the mean one (E25c).
+    key_variance : array, shape (..., P, K)
+        Variance of the score of a key of each block, or of each range of a window, over the mean
+        one (E25c).
     whole : float or array, shape (..., 1)
         Score variance of two keys of gap q.
-    deficit : array, shape (..., B, B)
-        Gap over q of two keys, by block.
+    deficit : array, shape (..., B, B+J)
+        Gap over q of two keys, by block, and at short distances.
     context : float
         Context length T, whose logarithm scales the scores.
     """
@@ -490,16 +492,17 @@ class Exact(QueryStatistics):
         >>> Exact(make_layout(2)).correlations(1.0, one, np.ones(2), one).shrink
         1.0
         """
-        index = self.layout.resolved
+        index = self.resolved
         if not index.size or not np.any(scale):
             return ALONE
-        lead, size = sigma.shape[:-1], deficit.shape[-1]
+        lead = sigma.shape[:-1]
         wide = np.broadcast_to(scale, (*lead, 1)).ravel()
-        gaps = np.broadcast_to(deficit, (*lead, size, size)).reshape(-1, size, size)
+        gaps = np.broadcast_to(deficit, (*lead, *deficit.shape[-2:]))
+        gaps = gaps.reshape(-1, *deficit.shape[-2:])
         own = sigma[..., index].reshape(-1, index.size)
-        keys = weight[..., index, :].reshape(*own.shape, size)
+        keys = weight[..., index, :].reshape(*own.shape, weight.shape[-1])
         if self.rotation is None and self.smooth:
-            rows = self._blocked(wide, gaps, own, keys)
+            rows = self._together(wide, gaps, own, keys)
         else:
             together, parts = (
                 CorrelatedKeys(self.rotation, self.head_width),
@@ -511,12 +514,49 @@ class Exact(QueryStatistics):
             )
             rows = KeyCorrelation(*np.moveaxis(np.reshape([*cells], (*own.shape, 3)), -1, 0))
         shape = (*lead, index.size)
-        found = (np.reshape(v, shape) for v in rows)
-        return KeyCorrelation(*map(self.layout.between, found, ALONE))
+        return self._between([np.reshape(v, shape) for v in rows])
+
+    @cached_property
+    def resolved(self) -> Ints:
+        """Blocks at whose centres correlations of scores are found."""
+        return self.layout.resolved(INTEGRATED)
+
+    def _between(self, found: Sequence[Floats] | Floats) -> KeyCorrelation:
+        """Values at the `resolved` blocks at every query; with fewer than three keys as alone."""
+        few = self.layout.queries.count < 3
+        rows = zip(found, ALONE, strict=True)
+        return KeyCorrelation(*(np.where(few, one, v @ self._hats) for v, one in rows))
+
+    @cached_property
+    def _hats(self) -> Floats:
+        return self.layout.between(self.resolved)
+
+    def _together(self, scale: Floats, gaps: Floats, sigma: Floats, keys: Floats) -> KeyCorrelation:
+        """Find what correlations do, blocks of keys together, or ranges of a window."""
+        layout, size = self.layout, len(self.layout.size)
+        first = np.searchsorted(self.resolved, len(layout.head.size))
+        found = []
+        if first:
+            square = gaps[:, None, :, :size]
+            found.append(self._blocked(scale, square, sigma[:, :first], keys[:, :first, :size]))
+        if layout.local is not None and first < len(self.resolved):
+            profile = gaps[:, self.resolved[first:], size:]
+            local = layout.local.matrices(profile)
+            found.append(self._ranges(scale, local, sigma[:, first:], keys[:, first:, size:]))
+        return KeyCorrelation(*(np.concatenate(rows, axis=-1) for rows in zip(*found, strict=True)))
 
     @cached_property
     def _blocked(self) -> BlockedKeys:
-        return BlockedKeys(self.layout.parts[self.layout.resolved])
+        index = self.resolved
+        return BlockedKeys(self.layout.parts[index[index < len(self.layout.head.size)]])
+
+    @cached_property
+    def _ranges(self) -> BlockedKeys:
+        """Keys of the queries that see a window in ranges of its own."""
+        index, local = self.resolved, self.layout.local
+        sizes = np.ones(0, dtype=np.int64) if local is None else local.sizes
+        number = int(np.sum(index >= len(self.layout.head.size)))
+        return BlockedKeys(np.broadcast_to(sizes, (number, len(sizes))))
 
 
 def _each(function: Callable[..., Floats], shape: tuple[int, ...], *values: Floats) -> Floats:

@@ -90,12 +90,12 @@ class Tabulated(Universal):
         >>> tabulated(2, 1.0).correlations(1.0, one, np.ones(2), one).shrink
         1.0
         """
-        if self._rotated is not None or not self.layout.resolved.size:
+        if self._rotated is not None or not self.resolved.size:
             return super().correlations(scale, deficit, sigma, weight)
         if self.rotation is None:
-            return self._between(self._masked(sigma[..., self.layout.resolved], deficit))
+            return self._clipped(self._masked(sigma[..., self.resolved], deficit))
         own, tilt = self._climb(deficit)
-        return self._between(self._drawn(np.sqrt(scale) * np.ones_like(own), own, tilt))
+        return self._clipped(self._drawn(np.sqrt(scale) * np.ones_like(own), own, tilt))
 
     def _masked(self, sigma: Floats, deficit: Floats) -> Floats:
         """Find what correlations do, shape (3, ..., K), by the two forms of the gap."""
@@ -110,14 +110,14 @@ class Tabulated(Universal):
 
     @cached_property
     def _looked_up(self) -> Correlations:
-        return Correlations(self._resolved_count)
+        return Correlations(self.layout.centres.count[self.resolved])
 
     @cached_property
     def _forms(self) -> tuple[Floats, Floats, Floats]:
         """Weights whose sums with a gap are its mean and slope; mean squares of the two forms."""
         blocks = len(self.layout.size)
-        share, early, far = np.zeros((3, len(self.layout.resolved), blocks, blocks))
-        for k, sizes in enumerate(self.layout.parts[self.layout.resolved]):
+        share, early, far = np.zeros((3, len(self.resolved), blocks, blocks))
+        for k, sizes in enumerate(self.layout.parts[self.resolved]):
             held = np.ix_(*[np.flatnonzero(sizes)] * 2)
             share[k][held], early[k][held], far[k][held] = forms(sizes[sizes > 0])
         squares = np.stack([np.sum(share * form**2, axis=(1, 2)) for form in (early, far)])
@@ -137,7 +137,7 @@ class Tabulated(Universal):
         scale = co.to_deviation(nodes(CORRELATIONS[0]), LOWEST, self.top) ** 2
         own = co.to_gap(nodes(CORRELATIONS[1]), 0.0)
         tilt = (nodes(CORRELATIONS[2]) + 1) / 2
-        index = self.layout.resolved
+        index = self.resolved
         rows = np.empty((*CORRELATIONS, 3, index.size))
         together = CorrelatedKeys(self.rotation, self.head_width, DRAWS)
         for a, b, c, k in np.ndindex(*CORRELATIONS, index.size):

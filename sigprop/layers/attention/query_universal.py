@@ -14,16 +14,19 @@ from functools import cached_property
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Number
-from sigprop.layers.attention.correlation_table import RotaryCorrelations, covers, rise
-from sigprop.layers.attention.key_correlations import ALONE, RATIOS, KeyCorrelation, rotated_width
+from sigprop.core.arrays import Floats, Ints, Number
+from sigprop.layers.attention.correlation_table import SMALL, RotaryCorrelations, covers, rise
+from sigprop.layers.attention.key_correlations import RATIOS, KeyCorrelation, rotated_width
 from sigprop.layers.attention.position_grid import pairs_between
-from sigprop.layers.attention.query_statistics import COLD, Exact, Single
+from sigprop.layers.attention.query_statistics import COLD, INTEGRATED, Exact, Single
+from sigprop.layers.attention.rotated_gaps import RotatedGaps
 from sigprop.layers.attention.rotation import frequencies
 from sigprop.layers.attention.statistics.table import MAX_SIGMA, head_nodes
 from sigprop.layers.attention.statistics.universal import Couples, KeyWeights, OneQuery
 
 __all__ = ["Universal"]
+
+LOOKED_UP = 24  # of the queries at which correlations of scores are looked up
 
 
 @dataclass(frozen=True)
@@ -175,15 +178,20 @@ class Universal(Exact):
             return super().correlations(scale, deficit, sigma, weight)
         own, tilt = self._climb(deficit)
         share = np.divide(own, self._varied(deficit), out=np.ones_like(own), where=own > 0)
-        rows = sigma[..., self.layout.resolved]
+        rows = sigma[..., self.resolved]
         found = self._rotated(rows, share, tilt)
         found[0] = np.where(rows > MAX_SIGMA, np.nan, found[0])
+        return self._clipped(found)
+
+    def _clipped(self, found: Floats) -> KeyCorrelation:
+        """Values that a table gives at the `resolved` blocks, at every query."""
+        found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])
         return self._between(found)
 
-    def _between(self, found: Floats) -> KeyCorrelation:
-        """Values at the `resolved` blocks at every query."""
-        found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])
-        return KeyCorrelation(*map(self.layout.between, found, ALONE))
+    @cached_property
+    def resolved(self) -> Ints:
+        """Blocks at whose centres correlations of scores are found."""
+        return self.layout.resolved(INTEGRATED if self._rotated is None else LOOKED_UP)
 
     @cached_property
     def _rotated(self) -> RotaryCorrelations | None:
@@ -191,45 +199,54 @@ class Universal(Exact):
         turns = self.rotation
         if not self.smooth or turns is None or not covers(turns, self.head_width):
             return None
-        if not self.layout.resolved.size:
-            return None
-        return RotaryCorrelations(self._resolved_count, turns, self.head_width)
-
-    @property
-    def _resolved_count(self) -> Floats:
-        return self.layout.centres.count[self.layout.resolved]
+        count = self.layout.centres.count[self.layout.resolved(LOOKED_UP)]
+        return RotaryCorrelations(count, turns, self.head_width) if count.size else None
 
     def _climb(self, deficit: Floats) -> tuple[Floats, Floats]:
         """Mean gap of the keys of each resolved block, and its rise with log distance over it."""
-        pairs, climb = self._pairs
-        own = np.einsum("kbc,...bc->...k", pairs, deficit)
-        steep = np.einsum("kbc,...bc->...k", climb, deficit)
+        own, steep = (self._sums(*weights, deficit) for weights in self._pairs)
         return own, np.divide(steep, own, out=np.zeros_like(own), where=own > 0)
 
     def _varied(self, deficit: Floats) -> Floats:
         """Mean gap of their rotated keys, in units of q."""
-        return np.asarray(np.einsum("kbc,...bc->...k", self._cosines, deficit)) + self._turned
+        return self._sums(*self._cosines, deficit) + self._turned
 
     @cached_property
     def _turned(self) -> Floats:
         """Mean over the same pairs of one less the cosine."""
-        return 1 - np.asarray(self._cosines.sum(axis=(1, 2)))
+        blocks, ranges = self._cosines
+        number = len(self.resolved) - len(blocks)
+        return 1 - np.append(blocks.sum(axis=(1, 2)), np.full(number, ranges.sum()))
+
+    def _sums(self, blocks: Floats, ranges: Floats, deficit: Floats) -> Floats:
+        """Weighted sums over blocks and over distances, for each resolved block."""
+        size, index = len(self.layout.size), self.resolved[len(blocks) :]
+        found = np.einsum("kbc,...bc->...k", blocks, deficit[..., :size])
+        return np.concatenate([found, deficit[..., index, size:] @ ranges], axis=-1)
 
     @cached_property
-    def _cosines(self) -> Floats:
+    def _cosines(self) -> tuple[Floats, Floats]:
         """Weights whose sums with a gap are the mean of gap times cosine of the rotation."""
         omega = frequencies(self.rotation, rotated_width(self.head_width))
-        return np.asarray(self._pairs[0] * self.layout.waves(omega).mean(axis=0))
+        (blocks, ranges), _ = self._pairs
+        if self.layout.local is not None:
+            ranges = RotatedGaps(self.layout, omega).window_cosines.mean(axis=0)
+        return np.asarray(blocks * self.layout.waves(omega).mean(axis=0)), ranges
 
     @cached_property
-    def _pairs(self) -> tuple[Floats, Floats]:
-        """Weights whose sums with a gap are its mean and its rise with log distance."""
-        parts = self.layout.parts[self.layout.resolved]
-        pairs = np.stack([pairs_between(sizes) for sizes in parts])
-        pairs /= pairs.sum(axis=(1, 2), keepdims=True)
-        climb = np.stack([rise(sizes) for sizes in parts])
-        square = np.einsum("kbc,kbc->k", pairs * climb, climb)
-        return pairs, pairs * climb / square[:, None, None]
+    def _pairs(self) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+        """Weights whose sums with a gap are its mean and its rise with log distance.
+
+        Over blocks for queries that see blocks, and over distances in a window.
+        """
+        layout, size = self.layout, len(self.layout.size)
+        index = self.resolved[self.resolved < len(layout.head.size)]
+        found = [_mean_and_rise(sizes) for sizes in layout.parts[index]]
+        mean, climb = np.reshape(found, (-1, 2, size, size)).swapaxes(0, 1)
+        near = steep = np.zeros(len(layout.distances))
+        if layout.local is not None and layout.window > 1:
+            near, steep = layout.local.mean_and_rise()
+        return (mean, near), (climb, steep)
 
     @cached_property
     def _count(self) -> Floats:
@@ -247,3 +264,10 @@ class Universal(Exact):
     @cached_property
     def _weights(self) -> KeyWeights:
         return KeyWeights(self._count)
+
+
+def _mean_and_rise(sizes: Ints) -> tuple[Floats, Floats]:
+    """Weights of a mean over pairs of keys of two blocks, and of its slope in log distance."""
+    pairs, climb = pairs_between(sizes), rise(sizes)
+    mean = pairs / pairs.sum()
+    return mean, mean * climb / max(np.sum(mean * climb * climb), SMALL)

@@ -8,6 +8,7 @@ import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Ints, Number
 from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.sliding_window import SlidingWindow
 
 __all__ = ["RotatedGaps"]
 
@@ -21,11 +22,6 @@ class RotatedGaps:
         Blocks and mask.
     omega : array, shape (F,)
         Frequencies in radians a token; one of zero is no rotation.
-
-    Attributes
-    ----------
-    waves : array, shape (B, B)
-        Mean over frequencies of the cosine of the rotation between two keys, by block.
 
     Notes
     -----
@@ -45,18 +41,16 @@ class RotatedGaps:
     """
 
     def __init__(self, layout: Layout, omega: Floats) -> None:
-        (i, j), position = layout.couples, layout.queries.position
-        self.layout, self._by_frequency = layout, layout.waves(omega)
-        self.waves = np.asarray(self._by_frequency.mean(axis=0))
-        self._cosines = np.cos(omega[:, None] * (position[j] - position[i]))
+        self.layout, self._omega = layout, omega
+        self._cosines = np.cos(omega[:, None] * layout.offsets)
 
     def own(self, gap: Floats, q: Number) -> Floats:
         """Means over pairs of different keys of each query.
 
         Parameters
         ----------
-        gap : array, shape (..., B, B)
-            Mean gap of two different tokens of two blocks, symmetric.
+        gap : array, shape (..., B, B+J)
+            Mean gap of two different tokens of two blocks, symmetric, and at short distances.
         q : float or array, shape (..., 1, 1)
             Variance of the tokens.
 
@@ -77,10 +71,20 @@ class RotatedGaps:
 
         Returns
         -------
-        array, shape (..., P, B)
+        array, shape (..., P, K)
             The means; zero where there is no other key.
         """
-        return self.layout.beside(self.between(gap, q))
+        layout = self.layout
+        if layout.local is None:
+            return layout.beside(self.between(gap, q))
+        rows, blocks, near = layout.local.rows, len(layout.size), self._near_keys
+        out = np.zeros((*np.shape(gap)[:-2], *layout.seen.shape))
+        before = len(layout.head.size)
+        first = self._head.beside(gap[..., :before, :before], q)
+        out[..., layout.head_rows[:, None], np.arange(before)] = first
+        still = 1 - near.sum(axis=-1)
+        out[..., rows, blocks:] = gap[..., rows, blocks:] @ near.T + q * still
+        return out
 
     def between(self, gap: Floats, q: Number) -> Floats:
         """Mean over frequencies of the gap of two keys of two blocks.
@@ -95,7 +99,8 @@ class RotatedGaps:
         array, shape (..., B, B)
             The means.
         """
-        return np.asarray(gap * self.waves + q * (1 - self.waves))
+        square = gap[..., : len(self.waves)]
+        return np.asarray(square * self.waves + q * (1 - self.waves))
 
     def turned(self, parts: Floats) -> Floats:
         """Mean over frequencies of values of the first query of each couple, turned to the second.
@@ -116,10 +121,61 @@ class RotatedGaps:
     @cached_property
     def _still(self) -> Floats:
         """Means of one less the cosine, shape (F, P)."""
-        return self.layout.own(1 - self._by_frequency)
+        if self.layout.local is None:
+            return self.layout.own(1 - self._by_frequency)
+        return self._joined(self._head._still, 1 - self.window_cosines.sum(axis=-1)[:, None])
+
+    def _joined(self, head: Floats, local: Floats) -> Floats:
+        """Values of queries of the first blocks, and of those that see a window in ranges."""
+        out = np.empty((*head.shape[:-1], len(self.layout.queries.position)))
+        out[..., self.layout.head_rows] = head
+        if self.layout.local is not None:
+            out[..., self.layout.local.rows] = local
+        return out
+
+    @cached_property
+    def waves(self) -> Floats:
+        """Mean over frequencies of the cosine of the rotation between two keys, by block."""
+        return np.asarray(self._by_frequency.mean(axis=0))
+
+    @cached_property
+    def _by_frequency(self) -> Floats:
+        return self.layout.waves(self._omega)
+
+    @cached_property
+    def _head(self) -> RotatedGaps:
+        return RotatedGaps(self.layout.head, self._omega)
+
+    @cached_property
+    def window_cosines(self) -> Floats:
+        """Weights of the means of gap times cosine over pairs of keys of a window, shape (F, J)."""
+        window = self._window
+        apart, number = np.arange(1.0, window.window), window.numbers()
+        turned = np.cos(self._omega[:, None] * apart) * number / max(number.sum(), 1)
+        return window.linear(turned)
+
+    @cached_property
+    def _near_keys(self) -> Floats:
+        """Likewise over keys beside a key of each range, over frequencies too, shape (M, J)."""
+        window = self._window
+        apart, number = np.arange(1.0, window.window), window.beside()
+        total = np.maximum(number.sum(axis=-1, keepdims=True), 1)
+        return window.linear(np.cos(self._omega[:, None] * apart).mean(axis=0) * number / total)
+
+    @property
+    def _window(self) -> SlidingWindow:
+        if self.layout.local is None:
+            raise ValueError("no query sees a window in ranges of its own")
+        return self.layout.local
 
     def _cosine_means(self, gap: Floats) -> Floats:
         """Means of gap times cosine, shape (..., F, P)."""
+        layout, blocks = self.layout, len(self.layout.size)
+        if layout.local is not None:
+            first, profile = len(layout.head.size), gap[..., layout.local.rows, blocks:]
+            local = np.swapaxes(profile @ self.window_cosines.T, -1, -2)
+            return self._joined(self._head._cosine_means(gap[..., :first, :first]), local)
+        gap = gap[..., :blocks]
         if np.any(self.layout.queries.low > 0):
             return self.layout.own(gap[..., None, :, :] * self._by_frequency)
         before, within = self._pairs

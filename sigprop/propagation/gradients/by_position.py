@@ -218,7 +218,7 @@ class _Alike(Universal):
 def _stack(spec: ModelSpec, ends: tuple[int, ...], beta_by_layer: ArrayLike | None) -> Stack:
     """Blocks of a spec by position; tokens that are all alike need no statistics of their own."""
     made = build_stack(
-        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends
+        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends, far=False
     )
     if has_positions(spec):
         return made

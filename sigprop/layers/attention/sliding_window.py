@@ -1,0 +1,298 @@
+r"""Queries that see a sliding window far shorter than the blocks of positions (E25h).
+
+Behind many windows a block of positions is longer than a window, and the kernel depends on distance
+within it. Pairs of its tokens are kept at distances :math:`d_j`, between which they are linear, and
+the keys of its queries are those of `PER_WINDOW` ranges of the window. Sums over pairs of keys are
+linear in the values at these distances, with hat functions :math:`h_j` and numbers N of pairs of
+keys of two ranges at each distance:
+
+.. math:: \sum_{s \ne s'} a_s a_{s'}\,v(|s - s'|)
+          = \sum_{o o'} a_o a_{o'} \sum_\delta N_{oo'}(\delta) \sum_j h_j(|\delta|)\,v_j .
+
+Another query at a distance d before it sees its keys at :math:`|d - \delta|`, of which those at
+zero are common. Far from each other, two windows see the kernel at the mean positions of their
+ranges, linear between blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from sigprop.core.arrays import Floats, Ints
+
+__all__ = ["PER_WINDOW", "SlidingWindow", "between_nodes", "short_distances"]
+
+PER_WINDOW = 8  # ranges of a window
+GROWTH = 1.35  # of distances beyond two windows
+TINY = 1e-9
+SAMPLES = 1024  # distances in a window at which pairs are counted
+
+
+def between_nodes(nodes: Floats | Ints, place: Floats) -> tuple[Ints, Floats]:
+    """Place among increasing nodes: the one before, and the part of the way to the next.
+
+    Parameters
+    ----------
+    nodes : array, shape (J,)
+        At least two.
+    place : array
+        Places; those beyond the ends count as the ends.
+
+    Returns
+    -------
+    first : array of int
+        Index of the node before.
+    part : array
+        In [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.sliding_window import between_nodes
+    >>> first, part = between_nodes(np.array([1, 3, 7]), np.array([0.0, 2.0, 6.0]))
+    >>> first.tolist(), part.tolist()
+    ([0, 0, 1], [0.0, 0.5, 0.75])
+    """
+    first = np.clip(np.searchsorted(nodes, place, side="right") - 1, 0, len(nodes) - 2)
+    part = (place - nodes[first]) / (nodes[first + 1] - nodes[first])
+    return first, np.clip(part, 0.0, 1.0)
+
+
+def short_distances(windows: Sequence[int], longest: int) -> Ints:
+    """Distances at which pairs of tokens of long blocks are told apart.
+
+    Parameters
+    ----------
+    windows : sequence of int
+        Sliding windows, the shortest first.
+    longest : int
+        Distance that the last must reach.
+
+    Returns
+    -------
+    array of int, shape (J,)
+        One, parts of a window up to two windows, and beyond them in a geometric sequence.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.sliding_window import short_distances
+    >>> short_distances([16], 60).tolist()
+    [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 44, 60]
+    """
+    parts = [np.arange(0, 2 * w + 1, max(w // PER_WINDOW, 1)) for w in windows]
+    first = 2 * windows[0]
+    number = int(np.ceil(np.log(max(longest / first, 1.0)) / np.log(GROWTH))) + 1
+    grown = np.round(np.geomspace(first, max(longest, first), number))
+    found = np.unique(np.concatenate([[1], *parts, grown, [2 * w for w in windows]]))
+    return found[found > 0].astype(np.int64)
+
+
+class SlidingWindow:
+    """Window of the queries of long blocks.
+
+    Parameters
+    ----------
+    window : int
+        Number of latest keys that a query sees, >= 1.
+    distances : array of int, shape (J,)
+        Short distances.
+    rows : array of int, shape (R,)
+        Blocks of these queries, the last ones.
+    position : array, shape (B,)
+        Positions of all blocks.
+
+    Attributes
+    ----------
+    sizes : array of int, shape (M,)
+        Keys in each range of the window, the earliest first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.sliding_window import SlidingWindow
+    >>> one = SlidingWindow(3, np.array([1, 2, 3]), np.array([1]), np.array([1.0, 9.0]))
+    >>> one.own_sums(np.ones((1, 3)), np.ones((1, 3))).tolist()  # ordered pairs of three keys
+    [6.0]
+    """
+
+    def __init__(self, window: int, distances: Ints, rows: Ints, position: Floats) -> None:
+        self.window, self.rows, self._distances = window, rows, distances
+        self._ends = np.round(np.linspace(0, window, min(PER_WINDOW, window) + 1)).astype(int)
+        self.sizes, self._position = np.diff(self._ends), position
+
+    def own_sums(self, profile: Floats, picked: Floats) -> Floats:
+        """Add up weighted values over pairs of different keys.
+
+        Parameters
+        ----------
+        profile : array, shape (..., R, J)
+            Values at the short distances.
+        picked : array, shape (..., R, M)
+            Weight of a key of each range.
+
+        Returns
+        -------
+        array, shape (..., R)
+            The sums.
+        """
+        rows = np.tensordot(_products(picked, picked), self.pairs.reshape(-1, profile.shape[-1]), 1)
+        return np.asarray(np.sum(rows * profile, axis=-1))
+
+    def shifted_sums(self, profile: Floats, picked: Floats) -> Floats:
+        """Add up weighted values over the keys of two queries at each short distance.
+
+        Parameters
+        ----------
+        profile, picked
+            As in `own_sums`.
+
+        Returns
+        -------
+        array, shape (..., R, J)
+            The sums.
+        """
+        rows = np.tensordot(_products(picked, picked), self._shifted, 1)  # (..., R, J, J)
+        return np.asarray((rows @ profile[..., None])[..., 0])
+
+    def common_sums(self, first: Floats, second: Floats) -> Floats:
+        """Add up products of weights over common keys of two queries at each short distance.
+
+        Parameters
+        ----------
+        first, second : array, shape (..., R, M)
+            Weight of a key of each range for the later and the earlier query.
+
+        Returns
+        -------
+        array, shape (..., R, J)
+            The sums.
+        """
+        flat = self._common.reshape(len(self._common), -1)
+        return np.asarray(_products(first, second) @ flat.T)
+
+    def matrices(self, profile: Floats) -> Floats:
+        """Mean values over pairs of different keys of two ranges, shape (..., R, M, M)."""
+        number = np.outer(self.sizes, self.sizes) - np.diag(self.sizes)
+        mean = self.pairs / np.maximum(number, 1)[..., None]
+        return np.asarray(np.einsum("mnj,...rj->...rmn", mean, profile))
+
+    def over_blocks(self, picked: Floats) -> Floats:
+        """Numbers of keys, weighted, as numbers at the centres of blocks, shape (..., R, B)."""
+        return np.asarray(((picked * self.sizes)[..., None, :] @ self._places)[..., 0, :])
+
+    def linear(self, count: Floats) -> Floats:
+        """Weights of the short distances in a sum over the distances 1 to w - 1.
+
+        Parameters
+        ----------
+        count : array, shape (..., w-1)
+            Number of pairs at each distance, or its product with what depends on distance alone.
+
+        Returns
+        -------
+        array, shape (..., J)
+            The weights.
+        """
+        return np.asarray(count @ self._hats(np.arange(1.0, self.window)))
+
+    def mean_and_rise(self) -> tuple[Floats, Floats]:
+        """Weights of the mean over pairs of keys, and of its slope in log distance, shape (J,).
+
+        The logarithm is about its mean over pairs, -1 at distance one.
+        """
+        apart, number = np.arange(1.0, self.window), self.numbers()
+        share, log = number / number.sum(), np.log(apart)
+        mean = share @ log
+        climb = (log - mean) / max(mean, TINY)
+        return self.linear(share), self.linear(share * climb / max(share @ climb**2, TINY))
+
+    def ahead(self) -> Floats:
+        """Weights of the mean over pairs of the latest key and another, shape (J,)."""
+        others = max(self.window - 1, 1)
+        return self.linear(np.ones(self.window - 1) / others)
+
+    def numbers(self) -> Floats:
+        """Numbers of ordered pairs of different keys at the distances 1 to w - 1."""
+        return 2.0 * (self.window - np.arange(1.0, self.window))
+
+    def beside(self) -> Floats:
+        """Count keys at the distances 1 to w - 1 from the keys of each range, shape (M, w-1)."""
+        apart = np.arange(1, self.window)
+        whole = np.array([0, self.window])
+        after = _number(apart, self._ends[:-1, None], self._ends[1:, None], *whole)
+        before = _number(-apart, self._ends[:-1, None], self._ends[1:, None], *whole)
+        return np.asarray(after + before)
+
+    @cached_property
+    def pairs(self) -> Floats:
+        """Weights of sums over pairs of different keys of two ranges, shape (M, M, J)."""
+        apart, number = self._sampled
+        sums = number @ self._hats(np.abs(apart))
+        same = np.diag(self.sizes)[..., None] * self._hats(np.zeros(1))[0]
+        return np.asarray(sums - same)
+
+    @cached_property
+    def _common(self) -> Floats:
+        """Numbers of common keys of two ranges of queries at each distance, shape (J, M, M)."""
+        start, stop = self._ends[:-1], self._ends[1:]
+        bounds = start[:, None], stop[:, None], start, stop
+        return np.stack([_number(np.asarray(d), *bounds) for d in self._distances])
+
+    @cached_property
+    def _shifted(self) -> Floats:
+        """Weights of sums over pairs of different keys of two queries, shape (M M, J, J)."""
+        apart, number = self._sampled
+        whole = number.reshape(-1, len(apart))
+        zero = self._hats(np.zeros(1))[0]
+        rows = [
+            whole @ self._hats(np.abs(d - apart)) - common.ravel()[:, None] * zero
+            for d, common in zip(self._distances.tolist(), self._common, strict=True)
+        ]
+        return np.stack(rows, axis=1)
+
+    @cached_property
+    def _sampled(self) -> tuple[Floats, Floats]:
+        """Some distances of pairs of keys of two ranges, and for how many pairs each stands."""
+        step = max(self.window // SAMPLES, 1)
+        half = np.arange(step, self.window + step, step)
+        apart = np.concatenate([-half[::-1], [0], half])
+        start, stop = self._ends[:-1, None, None], self._ends[1:, None, None]
+        other = self._ends[:-1, None], self._ends[1:, None]
+        number = _number(apart, start, stop, *other)
+        total = number.sum(axis=-1, keepdims=True)
+        exact = (self.sizes[:, None] * self.sizes)[..., None]
+        return apart.astype(np.float64), number * exact / np.where(total > 0, total, 1.0)
+
+    def _hats(self, apart: Floats) -> Floats:
+        """Hat functions of the short distances, shape (n, J)."""
+        out = np.zeros((len(apart), len(self._distances)))
+        first, part = between_nodes(self._distances, apart)
+        row = np.arange(len(apart))
+        out[row, first], out[row, first + 1] = 1 - part, part
+        return out
+
+    @cached_property
+    def _places(self) -> Floats:
+        """Weights of blocks at the mean positions of the ranges of each query, shape (R, M, B)."""
+        middle = (self._ends[:-1] + self._ends[1:] + 1) / 2 - self.window
+        place = self._position[self.rows][:, None] + middle
+        first, part = between_nodes(self._position, place)
+        out = np.zeros((*place.shape, len(self._position)))
+        row, column = np.indices(place.shape)
+        out[row, column, first], out[row, column, first + 1] = 1 - part, part
+        return out
+
+
+def _products(first: Floats, second: Floats) -> Floats:
+    """Products of weights of two ranges, the ranges as one axis."""
+    both = first[..., :, None] * second[..., None, :]
+    return np.asarray(both.reshape(*both.shape[:-2], -1))
+
+
+def _number(apart: Ints, start: Ints, stop: Ints, first: Ints, last: Ints) -> Floats:
+    """Count s in [start, stop) for which s + apart is in [first, last)."""
+    most = np.minimum(stop, last - apart) - np.maximum(start, first - apart)
+    return np.asarray(np.maximum(most, 0), dtype=np.float64)
