@@ -164,11 +164,12 @@ class PositionGeometry:
     def _state(
         self, q: Number, alone: Floats, kept: Floats, value: Number, bias: Number, centred: bool
     ) -> State:
-        i, j = self.layout.ends
+        i, j = self.layout.couples
         gap = (alone[..., i] + alone[..., j]) / 2 - kept
         start = 0.0 if centred else value * q + bias
         column = alone[..., : len(self.layout.size), None]
-        return State(start + value * column, value * self.layout.spread_out(gap))
+        spread = self.layout.spread_out(gap, column[..., 0])
+        return State(start + value * column, value * spread)
 
     def pull(
         self, layer: AttentionNumbers, kernel: State, gradient: Gradient, statistics: Any,

@@ -151,9 +151,11 @@ class BlockedKeys:
         safe = np.where(still, most, 1.0)
         gaps = np.where(still[:, None, None], gaps / safe[:, None, None], 1.0)
         s = np.where(still, s, 1.0)
-        warmth = np.minimum(s / FAINT, 1.0) ** 2  # below it all is linear in the scale
+        variance = np.repeat(scale, shape[-1]) * safe
+        furthest = np.maximum(s, np.sqrt(variance))  # deviation of the keys furthest from others
+        warmth = np.minimum(furthest / FAINT, 1.0) ** 2  # below it all is linear in the scale
         cold = np.minimum(HOTTEST / s, 1.0) ** 2  # beyond it attention is frozen
-        variance = np.repeat(scale, shape[-1]) * safe * cold / warmth
+        variance *= cold / warmth
         found = attended(
             factored(np.where(still, variance, 0.0), gaps, sizes, own), sizes, self.points
         )

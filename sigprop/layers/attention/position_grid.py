@@ -173,12 +173,6 @@ class Layout:
         return np.concatenate([i, self.wide, near]), np.concatenate([j, self.wide, beside])
 
     @cached_property
-    def ends(self) -> tuple[Ints, Ints]:
-        """Blocks of the two queries of each of `couples`."""
-        i, j = self.cells
-        return i, np.where(j < len(self.size), j, i)
-
-    @cached_property
     def offsets(self) -> Floats:
         """Distance of the two queries of each of `couples`."""
         (i, j), position, near = self.couples, self.queries.position, self.close[1]
@@ -202,18 +196,22 @@ class Layout:
         far = centre[j] - centre[i] > self.reach[j]
         return i[far], j[far]
 
-    def spread_out(self, values: Floats) -> Floats:
+    def spread_out(self, values: Floats, own: Floats | None = None) -> Floats:
         """One value for each of `couples` as a matrix over blocks, and over distances behind them.
 
         Parameters
         ----------
         values : array, shape (..., N)
             Values in the order of `couples`.
+        own : array, shape (..., B), optional
+            Variance of the tokens of each block, where values are gaps: pairs at a distance have
+            tokens of one variance.
 
         Returns
         -------
         array, shape (..., B, B+J)
-            The matrix, symmetric over blocks; zero on the diagonal where a block has one position.
+            The matrix, symmetric over blocks; zero on the diagonal where a block has one position,
+            and at distances within blocks that are not long.
 
         Examples
         --------
@@ -234,6 +232,10 @@ class Layout:
         square[...] += np.tril(square, -1).swapaxes(-1, -2) + np.triu(square, 1).swapaxes(-1, -2)
         square[..., self.long, self.long] = np.einsum("...bj,bj->...b", profile, self._within)
         _fill(out, *self._further)
+        if own is not None:
+            row, column, first, part = self._further
+            earlier = own[..., first] + part * (own[..., first + 1] - own[..., first])
+            out[..., row, column] += (own[..., row] - earlier) / 2
         return out
 
     @cached_property
@@ -248,9 +250,10 @@ class Layout:
 
     @cached_property
     def _further(self) -> tuple[Ints, Ints, Ints, Floats]:
-        """Distances beyond the reach of a block, between which earlier blocks they lie."""
+        """Distances beyond the reach of a long block, between which earlier blocks they lie."""
         blocks, centre = len(self.size), self.centres.position
-        row, distance = np.nonzero(self.distances > self.reach[:, None])
+        row, distance = np.nonzero(self.distances > self.reach[self.long][:, None])
+        row = self.long[row]
         first, part = between_nodes(centre, centre[row] - self.distances[distance])
         return row, blocks + distance, first, part
 
