@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.core.arguments import validated
-from sigprop.core.arrays import Bools, Floats
+from sigprop.core.arrays import Bools, Floats, Ints
 from sigprop.core.memory import allow
 from sigprop.layers.attention.exchangeable import valid
 from sigprop.layers.state import State, scaled
@@ -19,7 +19,7 @@ from sigprop.propagation.capabilities import geometry_of, require_theory
 from sigprop.propagation.points import chunks, part_of, parts_of_one_context, singles
 from sigprop.propagation.stack import Stack, any_norm, build_stack
 
-__all__ = ["FinalStates", "sweep"]
+__all__ = ["FinalStates", "over_layers", "rows_by_layer", "sweep"]
 
 TOGETHER = 64  # most stacks iterated together whose tokens are told apart
 PAIRS = 20_000  # and about how many pairs of their positions
@@ -142,16 +142,74 @@ def _run(spec: ModelSpec, theory: str) -> tuple[State, Floats]:
 
 def _resolved(spec: ModelSpec, kind: str, progress: Callable[[int], None] | None) -> FinalStates:
     """Solve stacks whose tokens are told apart, from tables."""
-    tops = _tops(spec)
     out = np.empty((4, prod(spec.shape)))
-    for index, part in parts_of_one_context(spec, kind, _together(spec, kind)):
-        stack = build_stack(part, kind, top=tops[int(np.max(part.context))])
-        with np.errstate(all="ignore"):  # what overflows or vanishes is masked
-            out[:, index] = _rows(part, stack)
+    for index, rows in rows_by_layer(spec, kind, spec):
+        out[:, index] = over_layers(rows)
         if progress is not None:
             progress(np.size(index))
     q, deficit, heat, entropy = out.reshape(4, *spec.shape)
     return FinalStates(State(q, q * deficit), heat, np.isfinite(q), entropy)
+
+
+def rows_by_layer(spec: ModelSpec, kind: str, grid: ModelSpec) -> Iterator[tuple[Ints, Floats]]:
+    """Solve stacks whose tokens are told apart, from tables, and keep what attention does by layer.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The stacks.
+    kind : {"position", "distance"}
+        Which pairs of tokens are told apart.
+    grid : ModelSpec
+        All stacks that share the tables: those, or more.
+
+    Yields
+    ------
+    index : array of int, shape (n,)
+        Places of some stacks in the flattened array.
+    rows : array, shape (2 + 2 L, n)
+        Variance and overlap deficit after the last block, then the reduced inverse temperatures and
+        the entropy ratios of the layers; NaN where the state vanishes or overflows.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.grids import rows_by_layer
+    >>> spec = ModelSpec(depth=3, context=8, causal=True, beta=[0, 1], sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0)
+    >>> [rows.shape for index, rows in rows_by_layer(spec, "position", spec)]
+    [(8, 2)]
+    """
+    tops = _tops(grid)
+    for index, part in parts_of_one_context(spec, kind, _together(spec, kind)):
+        stack = build_stack(part, kind, top=tops[int(np.max(part.context))])
+        with np.errstate(all="ignore"):  # what overflows or vanishes is masked
+            rows = _rows(part, stack)
+        yield index, rows
+
+
+def over_layers(rows: Floats) -> Floats:
+    """Largest reduced inverse temperature and smallest entropy ratio over the layers.
+
+    Parameters
+    ----------
+    rows : array, shape (2 + 2 L, ...)
+        As from `rows_by_layer`.
+
+    Returns
+    -------
+    array, shape (4, ...)
+        Variance, overlap deficit, and the two.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.propagation.grids import over_layers
+    >>> over_layers(np.array([1.0, 0.5, 2.0, 3.0, 0.9, 0.8])).tolist()
+    [1.0, 0.5, 3.0, 0.8]
+    """
+    heat, cold = np.split(rows[2:], 2)
+    return np.stack([*rows[:2], heat.max(axis=0), cold.min(axis=0)])
 
 
 def _together(spec: ModelSpec, kind: str) -> int:
@@ -176,15 +234,14 @@ def _tops(spec: ModelSpec) -> dict[int, float]:
 
 
 def _rows(spec: ModelSpec, stack: Stack) -> Floats:
-    """Rows q, overlap deficit, largest reduced inverse temperature and smallest entropy ratio."""
+    """Rows of `rows_by_layer`."""
     geometry: Any = stack.place.geometry
     start = stack.initial(spec)
-    count = len(np.asarray(start.gap))
-    heat, cold, good = np.zeros(count), np.full(count, np.inf), np.ones(count, dtype=bool)
+    good = np.ones(len(np.asarray(start.gap)), dtype=bool)
+    heat, cold = np.empty((2, spec.depth, good.size))
     edge = TOPS[-1] / np.sqrt(np.log(spec.context))
-    for step in stack.steps(start):
-        heat = np.maximum(heat, step.attention.reduced_beta)
-        cold = np.minimum(cold, step.attention.entropy_ratio)
-        good &= geometry.is_valid(step.kernel) & (heat <= edge)
-    rows = [geometry.variance(step.kernel), geometry.deficit(step.kernel), heat, cold]
-    return np.where(good, np.stack(rows), np.nan)
+    for layer, step in enumerate(stack.steps(start)):
+        heat[layer], cold[layer] = step.attention.reduced_beta, step.attention.entropy_ratio
+        good &= geometry.is_valid(step.kernel) & (heat[layer] <= edge)
+    ends = [geometry.variance(step.kernel), geometry.deficit(step.kernel)]
+    return np.where(good, np.concatenate([np.stack(ends), heat, cold]), np.nan)

@@ -12,7 +12,7 @@ import numpy as np
 from sigprop.core.arrays import Ints
 from sigprop.model.spec import ModelSpec
 
-__all__ = ["TRAILING", "chunks", "part_of", "parts_of_one_context", "singles"]
+__all__ = ["TRAILING", "chunks", "part_of", "parts_of_one_context", "picked", "singles"]
 
 TRAILING = {"position": (1, 1), "distance": (1,)}  # axes of a kernel behind those of stacks
 CHUNK = 30000  # states iterated together: a dozen work arrays of 240 KB
@@ -88,13 +88,47 @@ def singles(spec: ModelSpec) -> Iterator[tuple[tuple[int, ...], ModelSpec]]:
         yield index, replace(spec, **own, sigma_w2=None)
 
 
-def chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut an array into boxes of about CHUNK elements, last axes whole.
+def picked(spec: ModelSpec, places: Ints) -> ModelSpec:
+    """Pick stacks of an array, in one dimension.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The description; arrays broadcast.
+    places : array of int, shape (n,)
+        Places in the flattened array.
+
+    Returns
+    -------
+    ModelSpec
+        Their description, numbers of shape (n,).
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.points import picked
+    >>> spec = ModelSpec(depth=1, context=8, beta=[0, 1], sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> picked(spec, [1, 0, 1]).beta.tolist()
+    [1.0, 0.0, 1.0]
+    """
+    index = np.unravel_index(places, spec.shape)
+    own: dict[str, Any] = {
+        n: np.broadcast_to(getattr(spec, n), spec.shape)[index]
+        for n in spec.numbers()
+        if n != "sigma_w2"
+    }
+    return replace(spec, **own, sigma_w2=None)
+
+
+def chunks(shape: tuple[int, ...], size: int | None = None) -> Iterator[tuple[slice, ...]]:
+    """Slices that cut an array into boxes of about `size` elements, last axes whole.
 
     Parameters
     ----------
     shape : tuple of int
         Shape of the array.
+    size : int, optional
+        Most elements of a box; by default what stays in cache.
 
     Yields
     ------
@@ -107,7 +141,7 @@ def chunks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
     >>> len(list(chunks((3, 20000))))
     3
     """
-    sizes, room = [], CHUNK
+    sizes, room = [], size or CHUNK
     for length in reversed(shape):
         take = max(1, min(length, room))
         sizes.append(take)

@@ -30,6 +30,7 @@ CASES = (
     ("schemes {}", "gpt2", 3.0),
     ("scale {} --context 1k:16k:3", "gpt2", 3.0),
     ("recommend {}", "gpt2", 3.0),
+    ("diagram {} --x beta=0:3:200 --y alpha_attn=0.1:3:200 --out {folder}/d.nc", "gpt2", 10.0),
 )
 LONG = (131_072, 1_048_576)
 SPEC = {
@@ -53,7 +54,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     with TemporaryDirectory() as folder:
-        pairs = [(c.format(model), c.format("bert-base"), most) for c, model, most in CASES]
+        pairs = [
+            (c.format(model, folder=folder), c.format("bert-base", folder=folder), most)
+            for c, model, most in CASES
+        ]
         files = {}
         for context in (1024, *LONG):
             files[context] = Path(folder) / f"decoder-{context}.json"

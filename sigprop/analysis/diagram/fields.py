@@ -6,17 +6,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sigprop.analysis.diagram.interpolation import Tested, interpolated_sweep
 from sigprop.core.arrays import Floats
 from sigprop.core.errors import DomainError, require
 from sigprop.core.notation import NOTATION
 from sigprop.core.version import REVISIONS, __version__
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import require_theory
+from sigprop.propagation.capabilities import geometry_of, require_theory
 from sigprop.propagation.gradients.closed_form import gradient_sweep
 from sigprop.propagation.grids import FinalStates, sweep
 from sigprop.propagation.points import part_of
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BOUNDARIES",
     "FREEZING",
+    "INTERPOLATION",
     "REGIMES",
     "UNDEFINED",
     "Plan",
@@ -40,6 +43,7 @@ REGIMES = ("trainable", "rank_collapse", "entropy_collapse", "rank_and_entropy_c
 UNDEFINED = -1
 GRADIENTS = ("apjn", "score_gradient")
 BOUNDARIES = ("rank_collapse", "entropy_collapse")
+INTERPOLATION = "interpolation"  # attribute that says which points were solved
 FREEZING = np.sqrt(2.0)  # reduced inverse temperature at which attention freezes (E4)
 
 
@@ -131,6 +135,15 @@ class Plan:
         gradients = GRADIENTS if self.gradients else ()
         return ("rho", "gap_ratio", "reduced_beta", "entropy_ratio", *gradients, "regime")
 
+    @property
+    def _kind(self) -> str:
+        return geometry_of(self.wide, self.theory, self.geometry)
+
+    @property
+    def is_interpolated(self) -> bool:
+        """Whether points may be interpolated: tokens are told apart, and no gradients asked."""
+        return self._kind != "exchangeable" and not self.gradients
+
     def part(self, box: tuple[slice, ...]) -> Plan:
         """Cut a part out of the grid.
 
@@ -160,7 +173,28 @@ class Plan:
         dict of str to array
             The variables of a diagram but its boundaries; the regime is the last.
         """
-        final = sweep(self.wide, self.theory, progress, self.geometry)
+        return self.answer(progress)[0]
+
+    def answer(
+        self, progress: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+        """Everything that is computed at each point, and how.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with the number of finished grid points.
+
+        Returns
+        -------
+        data : dict of str to array
+            As from `values`.
+        how : dict of str to str
+            Attributes of a diagram: what was interpolated, unless every point was solved.
+        """
+        final, tested = self._final(progress)
+        size = prod(self.wide.shape)
+        how = {} if tested is None or tested.solved == size else {INTERPOLATION: tested.words(size)}
         ratio = _entropy(self.wide, self.theory, final)
         data: dict[str, NDArray[Any]] = {
             "rho": np.asarray(final.state.rho),
@@ -171,7 +205,13 @@ class Plan:
         if self.gradients:
             data |= dict(zip(GRADIENTS, gradient_sweep(self.wide), strict=True))
         fields = boundary_fields(final, ratio, self.rho_max, self.entropy_min)
-        return data | {"regime": _regimes(final, fields)}
+        return data | {"regime": _regimes(final, fields)}, how
+
+    def _final(self, progress: Callable[[int], None] | None) -> tuple[FinalStates, Tested | None]:
+        """Find the final states, and how they are interpolated where they are."""
+        if not self.is_interpolated:
+            return sweep(self.wide, self.theory, progress, self.geometry), None
+        return interpolated_sweep(self.wide, self.axes, self._kind, progress)
 
     def labelled(self, data: Mapping[str, Any]) -> xr.Dataset:
         """Arrays over the grid with their names, units and origin.

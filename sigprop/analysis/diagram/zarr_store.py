@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sigprop.analysis.diagram.fields import Plan
+from sigprop.analysis.diagram.fields import INTERPOLATION, Plan
 from sigprop.analysis.diagram.files import MARK, UNKNOWN, Box, Files, encoded, verify
 from sigprop.analysis.diagram.grid import boundaries, undefined
+from sigprop.analysis.diagram.interpolation import bound_words
 from sigprop.core.arguments import validated
 from sigprop.core.errors import DomainError, need, require
 from sigprop.core.files import clear, tell
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UNKNOWN", "diagram_store", "open_store"]
 
-ANSWER = ("undefined", "sigprop_version", "theory_revision")  # attributes that ask nothing
+# attributes that ask nothing
+ANSWER = ("undefined", "sigprop_version", "theory_revision", INTERPOLATION)
 
 
 @takes_execution
@@ -48,10 +50,11 @@ def diagram_store(
 ) -> xr.Dataset:
     """Compute a diagram chunk by chunk into a Zarr store; a second call continues.
 
-    The chunks are those in which `sigprop.diagram` iterates, so that all numbers are the same.
-    A worker writes its chunk where it sees the store, before it answers; the client writes what
-    it then does not find. Memory does not grow with the grid, but for the boundaries of a diagram
-    of two axes, which are traced at the end over the whole of it.
+    The chunks are those in which `sigprop.diagram` iterates, so that all numbers are the same;
+    where it interpolates, every chunk is interpolated on its own, to the same tolerance. A worker
+    writes its chunk where it sees the store, before it answers; the client writes what it then does
+    not find. Memory does not grow with the grid, but for the boundaries of a diagram of two axes,
+    which are traced at the end over the whole of it.
 
     Chunks are sealed with the diagram that they belong to and a digest of their files. One that
     fails it (damaged, lost, of another store) is computed again, and standard error says so; so is
@@ -210,6 +213,7 @@ def _template(plan: Plan) -> xr.Dataset:
     kinds = {name: np.int8 if name == MARK else np.float64 for name in plan.names}
     out = plan.labelled({n: da.zeros(shape, dtype=k, chunks=sides) for n, k in kinds.items()})
     del out.attrs["sigprop_version"]  # known at the end
+    out.attrs |= {INTERPOLATION: bound_words()} if plan.is_interpolated else {}
     return out
 
 
