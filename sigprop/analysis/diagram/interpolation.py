@@ -5,7 +5,7 @@ come from the largest and the smallest value over the layers, which are taken af
 are the grid points next to Chebyshev points. A panel whose polynomial misses grid points that are
 held out is halved across the axis that needs it most, until every point is a node: no grid takes
 more stacks than it has points. L. N. Trefethen, Approximation Theory and Approximation Practice
-(2013), chapters 2 to 4.
+(2013), chapters 2 to 4. Measured: notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def bound_words() -> str:
 
 
 def _words(errors: Floats) -> str:
+    """Errors with the names of what `TOLERANCES` bounds."""
     return ", ".join(f"{e:.1e} of {n}" for n, e in zip(TOLERANCES, errors, strict=True))
 
 
@@ -176,8 +177,9 @@ def _even(values: Floats) -> Floats:
 
 
 def _unevenness(values: Floats) -> float:
+    """Range of the steps of an axis over their mean."""
     steps = np.diff(values)
-    return float(steps.max() / steps.min()) if steps.size else 1.0
+    return float(np.ptp(steps) / steps.mean()) if steps.size else 0.0
 
 
 class _Solved:
