@@ -15,6 +15,7 @@ from sigprop.core.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.core.errors import require
 from sigprop.core.export import Exported
 from sigprop.core.memory import allow
+from sigprop.core.numerics.roots import Roots, first_crossing, refined
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import covers, geometry_of, require_theory
@@ -175,7 +176,7 @@ def critical(
     -----
     theory.md section 4, "Critical residual strength" (a)-(c). The root of
     log[(1 - rho_L)/(1 - rho_max)] in log alpha_attn is bracketed on 25 strengths from 1e-6 to 1e6
-    and refined by Chandrupatla's method. Without MLP (sigma_w2 = 0), at beta = 0 in the limit, it
+    and refined by inverse interpolation. Without MLP (sigma_w2 = 0), at beta = 0 in the limit, it
     is :math:`\alpha_c^2 = \sigma_v^2/(e^{\Delta/L} - 1)`, Delta the growth of logit rho (E21).
 
     Examples
@@ -185,8 +186,6 @@ def critical(
     >>> round(float(critical(spec, 0.9).alpha_attn), 6)
     3.229...
     """
-    from scipy.optimize import elementwise
-
     target = np.asarray(rho_max, dtype=np.float64)
     require((target > 0) & (target < 1), "rho_max", rho_max, "a number in (0, 1)")
     require_theory(spec, "critical", theory, geometry)
@@ -196,15 +195,15 @@ def critical(
     grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
     every = np.arange(search.target.size)
     height = search(grid[:, None], every)
-    low, high, found = _bracket(grid, height)
-    index = every[found]
-    out = elementwise.find_root(
-        search,
-        (low[found], high[found]),
-        args=(index,),
-        tolerances={"xatol": 1e-15, "xrtol": 1e-15, "fatol": 1e-13},
+    before, found = first_crossing(height)
+    found &= ~(height[0] >= 0)
+    index, first = every[found], before[found]
+    roots = refined(
+        lambda log_alpha, which: search(log_alpha, index[which]),
+        (grid[first], grid[first + 1]),
+        (height[first, index], height[first + 1, index]),
     )
-    return search.finish(out.x, out.nfev.astype(np.int64), low, high, found, height)
+    return search.finish(roots, grid[before], grid[before + 1], found, height)
 
 
 class _Search:
@@ -223,7 +222,7 @@ class _Search:
     def at(self, alpha: Floats, index: Ints) -> Floats:
         """1 - rho_L of the specs of `index` at strengths alpha; NaN where undefined."""
         if not index.size:
-            return np.empty(0)
+            return np.empty(np.shape(alpha))
         parts: dict[str, Any] = {name: value[index] for name, value in self._wide.items()}
         alpha = np.minimum(alpha, 10.0**HIGHEST)  # exp(log(1e6)) rounds above it
         spec = replace(self.spec, alpha_attn=alpha, sigma_w2=None, **parts)
@@ -236,25 +235,19 @@ class _Search:
             return np.log(self.at(np.exp(log_alpha), index) / (1 - self.target[index]))
 
     def finish(
-        self,
-        roots: Floats,
-        calls: Ints,
-        low: Floats,
-        high: Floats,
-        found: Bools,
-        height: Floats,
+        self, roots: Roots, low: Floats, high: Floats, found: Bools, height: Floats
     ) -> Critical:
         """Gather what was found, in the shape of the specs."""
         size = self.target.size
         alpha = np.where(height[0] >= 0, 0.0, np.where(np.isnan(height).all(0), np.nan, np.inf))
         reason = np.where(height[0] >= 0, 1, np.where(np.isnan(height).all(0), 3, 2))
-        alpha[found] = np.exp(roots)
+        alpha[found] = np.exp(roots.x)
         iterations = np.full(size, SCAN)
-        iterations[found] += calls
-        rho = np.full(size, np.nan)
-        usable = np.isfinite(alpha)
-        rho[usable] = 1 - self.at(alpha[usable], np.flatnonzero(usable))
-        stuck = usable & np.isnan(rho)  # at alpha_attn = 0, though not at the lowest of the scan
+        iterations[found] += roots.calls
+        rho, none = np.full(size, np.nan), alpha == 0
+        rho[found] = 1 - np.exp(roots.value) * (1 - self.target[found])
+        rho[none] = 1 - self.at(alpha[none], np.flatnonzero(none))
+        stuck = none & np.isnan(rho)  # at alpha_attn = 0, though not at the lowest of the scan
         rho[stuck], reason[stuck] = 1 - np.exp(height[0, stuck]) * (1 - self.target[stuck]), 5
         residual = np.where(found, np.abs(rho - self.target), np.nan)
         reason[found] = np.where(residual[found] < 1e-9, 0, 4)
@@ -270,14 +263,6 @@ class _Search:
         ends = [np.where(found, np.exp(e), np.nan).reshape(self.shape) for e in (low, high)]
         bracket, falling = (ends[0], ends[1]), monotone.reshape(self.shape)
         return Critical(a, r, asym, conv, why[()], res, its, bracket, falling)
-
-
-def _bracket(grid: Floats, height: Floats) -> tuple[Floats, Floats, Bools]:
-    """First upward crossing of zero along the scan."""
-    crossing = (height[:-1] < 0) & (height[1:] >= 0)
-    first = crossing.argmax(axis=0)
-    found = crossing.any(axis=0) & ~(height[0] >= 0)
-    return grid[first], grid[first + 1], found
 
 
 @validated

@@ -22,6 +22,7 @@ from sigprop import (
     sweep,
 )
 from sigprop.analysis.critical import REASONS
+from sigprop.core.numerics.roots import INNER, refined
 
 
 def logit(p):
@@ -177,14 +178,41 @@ def test_a_search_ends_in_a_bracket_of_the_root():
 
 
 def test_a_search_counts_its_evaluations():
-    """The scan alone where nothing is refined; Chandrupatla's method is far below bisection."""
+    """The scan alone where nothing is refined; inverse interpolation is far below bisection."""
     found = critical(BACK, TARGETS)
     assert found.iterations[0] == len(SCAN)
     refined = found.iterations[1:] - len(SCAN)
-    assert (refined >= 3).all()  # both ends of the bracket and at least one point inside
+    assert (refined > INNER).all()  # at least one point behind the second scan
     assert (refined < np.log2(np.log(np.sqrt(10)) / 1e-13)).all()
     alone = [int(critical(BACK, target).iterations) for target in TARGETS[:2]]
     assert alone == found.iterations[:2].tolist()
+
+
+@pytest.mark.parametrize(
+    ("function", "root", "most"),
+    [
+        (lambda x: np.tanh(5 * (x - 0.3)), 0.3, 12),
+        (lambda x: x**9 - 1e-3, 1e-3 ** (1 / 9), 25),
+        (lambda x: np.where(x < 0.7, -1.0, x - 0.6), 0.7, 65),  # a step has no root
+        (lambda x: np.where(x < 0.5, -np.inf, np.log(np.maximum(x, 0.5) / 0.6)), 0.6, 25),
+        (lambda x: (x - 0.2) * (x - 0.55) * (x - 0.9), 0.2, 20),  # the first of three
+    ],
+)
+def test_roots_are_refined_in_few_calls(function, root, most):
+    """Against known roots, among many functions and alone; control: a root that is moved."""
+    low, high = np.zeros(3), np.array([1.0, 1.0, 2.0])
+    shift = np.array([0.0, 0.01, 0.0])
+    found = refined(
+        lambda x, which: function(x - shift[which]), (low, high), (function(low), function(high))
+    )
+    np.testing.assert_allclose(found.x - shift, root, atol=1e-12)
+    assert abs(found.x[1] - root) > 0.009
+    assert (found.calls > INNER).all()
+    assert (found.calls <= most).all()
+    alone = refined(
+        lambda x, which: function(x), (low[:1], high[:1]), (function(low[:1]), function(high[:1]))
+    )
+    assert alone.x[0] == found.x[0]
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
