@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.polynomial.chebyshev import chebvander
 
 from sigprop.core.arrays import Floats, Number
-from sigprop.core.numerics.chebyshev import Series, fit, nodes, transform
+from sigprop.core.numerics.chebyshev import Series, basis, fit, nodes, transform
 
 __all__ = ["SILU", "TANH", "silu"]
 
@@ -134,7 +133,15 @@ class Smooth:
     odd: bool
 
     def __call__(self, q: Floats) -> Interpolated | Mehler:
+        if q.size and np.all(q == q.flat[0]):  # behind a norm
+            return _of_one(self.function, float(q.flat[0]), q.ndim)
         return Interpolated(self, q) if q.size > MANY else Mehler(self.function, q)
+
+
+@lru_cache(maxsize=16)
+def _of_one(function: Callable[[Floats], Floats], q: float, axes: int) -> Mehler:
+    """Series of one variance, which many blocks and stacks share."""
+    return Mehler(function, np.full((1,) * axes, q))
 
 
 TANH = Smooth(np.tanh, 0.0, True)
@@ -157,12 +164,11 @@ class Interpolated:
     variance: Floats = field(init=False)
 
     def __post_init__(self) -> None:
-        compact = _compact(np.minimum(self.q, MAX_Q))
-        basis = chebvander(compact, Q_NODES - 1).reshape(*compact.shape, Q_NODES)
-        object.__setattr__(self, "basis", basis)
+        terms = basis(_compact(np.minimum(self.q, MAX_Q)), Q_NODES)
+        object.__setattr__(self, "basis", terms)
         grid, known = _grid(self.phi), np.where(self.q <= MAX_Q, self.q, np.nan)
         # at x = 1 the drop of an odd phi is its variance: to rounding, not to the table's error
-        ratio = self._at(grid.ratio, 1.0) if self.phi.odd else basis @ grid.variance
+        ratio = self._at(grid.ratio, 1.0) if self.phi.odd else terms @ grid.variance
         object.__setattr__(self, "variance", known * ratio)
 
     @property

@@ -32,13 +32,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import as_file, files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.errors import AssumptionError
-from sigprop.core.numerics.chebyshev import Series, basis, contracted
+from sigprop.core.numerics.chebyshev import basis, contracted
 from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Couples", "KeyWeights", "OneQuery", "errors"]
@@ -201,8 +201,7 @@ class OneQuery:
     def __init__(self, keys: Floats, source: Tables | None = None) -> None:
         self._known = (keys >= LEAST) & (keys <= MOST)
         self._keys = np.where(self._known, keys, LEAST)
-        rows = _at_keys(self._keys, (source or tables()).single)
-        self._rows = np.ascontiguousarray(np.moveaxis(rows, 0, -1))  # (s, excess or deficit, P)
+        self._rows = _at_keys(self._keys, (source or tables()).single)
 
     def __call__(self, s: Floats) -> tuple[Floats, Floats]:
         """Excess and deficit.
@@ -218,9 +217,8 @@ class OneQuery:
             :math:`Y_2 - 1/n`, and log n less the entropy; NaN for too many keys.
         """
         cold = np.minimum(s, HOTTEST)
-        place = co.from_deviation(cold, 0.0, HOTTEST)
-        wide = (slice(None), slice(None), *[None] * (s.ndim - 1))
-        logs = co.bend(cold) * Series(self._rows[wide])(place)
+        hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._rows.shape[1])
+        logs = co.bend(cold) * np.moveaxis(contracted(self._rows, hot), -1, 0)
         first = np.where(self._known, cold**2 * (1 - 1 / self._keys) * np.exp(logs), np.nan)
         rest = HOTTEST / np.maximum(s, HOTTEST)  # of what vanishes as attention freezes
         most = 1 - 1 / self._keys, np.log(self._keys)
@@ -339,7 +337,7 @@ class Couples:
         s : array, shape (..., P)
             Standard deviations of the scores.
         r : array, shape (..., N)
-            Correlation of the two scores on a common key.
+            Correlation of the two scores on a common key; more leading axes are many of them.
 
         Returns
         -------
@@ -392,11 +390,12 @@ class Couples:
     def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats, at: Index) -> Floats:
         """Logarithm that unlike queries add, over the bend."""
         count = self._pair.shape[1:]
-        hot = basis(co.from_deviation(mean, 0.0, HOT), count[0]).astype(np.float32)
+        hot: Any = basis(co.from_deviation(mean, 0.0, HOT), count[0]).astype(np.float32)
         ratio = np.divide(later, first, out=np.ones_like(mean), where=first > 0)
         tilt = np.log(np.clip(ratio, 1 / WIDEST, WIDEST)) / np.log(WIDEST)
         near = np.clip(co.from_gap(gap, mean), -1.0, 1.0)
-        rows = np.einsum("nklv,...nk->...nlv", self._pair[at], hot)
+        table = self._pair[at].reshape(-1, count[0], count[1] * count[2])
+        rows = contracted(table, hot).reshape(*mean.shape, *count[1:])
         rows = np.einsum("...lv,...l->...v", rows, basis(tilt, count[1]))
         return np.asarray(np.einsum("...v,...v->...", rows, basis(near, count[2])))
 
