@@ -148,7 +148,7 @@ class Responses:
         """Response of a query with itself: the slope at r = 1; beyond the table as 1/s."""
         s = np.clip(std, SMALLEST, HOT)
         step = STEP / (1 + s**2)
-        first, second, third = self._same(np.stack([s] * 3), 1 - step * np.arange(3)[:, None, None])
+        first, second, third = self._same(s, 1 - step * np.arange(3)[:, None, None])
         slope = (1.5 * first - 2 * second + 0.5 * third) / (step * s**2)
         return np.asarray(np.where(std > HOT, HOT / np.maximum(std, HOT), 1.0) * slope)
 
@@ -164,14 +164,12 @@ class Responses:
         gap = np.minimum(1 - r, MAX_GAP - step)
         first = np.maximum(gap - step, 0.0)  # 1 - r of the first point
         place = np.where(first > 0, 1.0, gap / step)  # of r among them
-        slope = (1.5 - place) * self._excess(s, first)
-        slope += (0.5 - place) * self._excess(s, first + 2 * step)
+        steps, parts = [0, 2], [1.5 - place, 0.5 - place]
         if np.any(place != 1):
-            slope += (2 * place - 2) * self._excess(s, first + step)
+            steps, parts = [*steps, 1], [*parts, 2 * place - 2]
+        gaps = np.stack([first + k * step for k in steps])
+        slope = np.sum(np.stack(parts) * self._overlaps.shared(s, 1 - gaps), axis=0)
         return np.asarray(slope / (step * product))
-
-    def _excess(self, std: Floats, gap: Floats) -> Floats:
-        return self._overlaps.shared(np.broadcast_to(std, (len(gap), len(std))), 1 - gap)
 
     @cached_property
     def _overlaps(self) -> Universal:

@@ -33,7 +33,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import groupby
 from math import factorial
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -207,7 +209,6 @@ class _Moments:
         self.step: float = STEP * max(1.0, self.s / np.sqrt(2 * np.log(self.t) + 20))
         self.u = np.arange(-high - MARGIN, 3.0 - low + self.step, self.step)
         self.w = np.exp(np.minimum(self.u[:, None] + self.s * self.z, CAP))
-        self.decay = [np.exp(-self.w)]
         self.rest = np.log1p(-np.minimum(-np.expm1(-self.w) @ self.p, 1 - 2.0**-53))
 
     def __call__(self, *factors: Factor) -> float:
@@ -217,7 +218,7 @@ class _Moments:
     def _moments(self) -> dict[tuple[Factor, ...], float]:
         """Every moment of `_expanded`."""
         plan = _expanded()
-        averages = np.stack([*(self._average(one) for one in plan.factors), np.ones_like(self.u)])
+        averages = np.stack([*self._averages(plan.factors), np.ones_like(self.u)])
         values = self._left[plan.blocks]
         for column in plan.rows:
             values = values * averages[column]
@@ -238,11 +239,14 @@ class _Moments:
         free = -np.euler_gamma - below - self.step * np.sum(np.exp(self.t * self.rest))
         return float(free) - self.s * self((1, 1, 0))
 
-    def _average(self, factor: Factor) -> Floats:
-        k, j, i = factor
-        while len(self.decay) <= k:
-            self.decay.append(self.decay[-1] * self.w)
-        return np.asarray(self.decay[k] @ (self.p * self.z**j * self.eta**i))
+    def _averages(self, factors: tuple[Factor, ...]) -> Floats:
+        """Averages F of factors that are sorted by their power of A, shape (factors, u)."""
+        z, eta = (np.cumprod([np.ones_like(v), *[v] * MOST], axis=0) for v in (self.z, self.eta))
+        kernel, rows = np.exp(-self.w), []
+        for _, alike in groupby(factors, key=itemgetter(0)):
+            kernel *= self.w
+            rows.append(np.array([self.p * z[j] * eta[i] for _, j, i in alike]) @ kernel.T)
+        return np.concatenate(rows)
 
 
 class _Plan(NamedTuple):
