@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Floats
+from sigprop.core.arrays import Floats, Ints
 from sigprop.layers.attention.statistics.boltzmann import Lines, normals
 
 __all__ = ["Attended", "Fields", "attended", "factored"]
@@ -157,33 +157,39 @@ def attended(fields: Fields, sizes: Floats, points: int = POINTS) -> Attended:
 
 
 def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
+    held = sizes > 0  # the rest is left out: H blocks of all queries, one after the other
+    query, number = np.nonzero(held)[0], sizes[held]
+    first = np.flatnonzero(np.diff(query, prepend=-1))
     points = np.concatenate([points, -points])[:, : fields.roots.shape[-1]]
-    field = np.moveaxis(fields.roots @ points.T, -1, 0)  # (S, Q, B)
-    lines = Lines(fields.own)
-    u = _range(lines, sizes)
-    logs = np.maximum(lines(u[:, None, :, None] + field), LEAST)  # (U, S, Q, B, 3)
-    log_g = np.maximum(-np.sum(sizes * np.exp(logs[..., 0]), axis=-1), LEAST)[..., None]
-    same = sizes * np.exp(np.maximum(logs[..., 2] + log_g, LEAST))
-    alone = sizes * np.exp(np.maximum(logs[..., 1] + log_g, LEAST))
-    first = sizes * np.exp(np.maximum(logs[..., 1] + log_g / 2, LEAST))
-    inverse = np.divide(1.0, sizes, out=np.zeros(sizes.shape), where=sizes > 0)
-    alike = np.sum(same, axis=-1)
-    apart = np.sum(first, axis=-1) ** 2 - np.sum(first**2 * inverse, axis=-1)
+    lines = Lines(fields.own[held])
+    u = _range(lines, number, first)[:, query]
+    logs = lines(u[:, None] + points @ fields.roots[held].T)
+    decay, one, two = np.maximum(logs, LEAST)  # (U, S, H)
+    half = np.maximum(-_summed(number * np.exp(decay), first), LEAST)[..., query] / 2
+    each = number * np.exp(np.maximum(one + half, LEAST))
+    alike = _summed(number * np.exp(np.maximum(two + 2 * half, LEAST)), first)
+    apart = _summed(each, first) ** 2 - _summed(each**2 / number, first)
     total = np.sum(alike + apart, axis=0)  # (S, Q)
-    y2 = np.mean(np.sum(alike, axis=0) / total, axis=0)
-    first /= np.sqrt(total)[..., None]
-    rows = np.moveaxis(first, 2, 0).reshape(len(sizes), -1, sizes.shape[-1])
-    pairs = np.swapaxes(rows, 1, 2) @ rows / len(points)
-    at = np.arange(sizes.shape[-1])
-    pairs[:, at, at] *= 1 - inverse
-    weights = np.sum(alone, axis=0)
-    weights /= np.sum(weights, axis=-1, keepdims=True)
-    return Attended(y2, pairs, np.mean(weights, axis=0))
+    weights = np.zeros(sizes.shape)
+    alone = np.sum(each * np.exp(half), axis=0)
+    weights[held] = np.mean(alone / _summed(alone, first)[:, query], axis=0)
+    each /= np.sqrt(total)[:, query]
+    pairs = np.zeros((*sizes.shape, sizes.shape[1]))
+    for q, rows in enumerate(np.split(each.reshape(-1, query.size), first[1:], axis=1)):
+        pairs[q][np.ix_(held[q], held[q])] = rows.T @ rows / len(points)
+    at = np.arange(sizes.shape[1])
+    pairs[:, at, at] *= 1 - np.divide(1.0, sizes, out=np.zeros(sizes.shape), where=held)
+    return Attended(np.mean(np.sum(alike, axis=0) / total, axis=0), pairs, weights)
 
 
-def _range(lines: Lines, sizes: Floats) -> Floats:
+def _summed(values: Floats, first: Ints) -> Floats:
+    """Sum over the blocks of each query, which begin at `first`."""
+    return np.asarray(np.add.reduceat(values, first, axis=-1))
+
+
+def _range(lines: Lines, number: Floats, first: Ints) -> Floats:
     """Points of u where the integrals of a vanishing field live, shape (U, Q)."""
-    decay = np.sum(sizes * np.exp(lines(COARSE[:, None, None])[..., 0]), axis=-1)
+    decay = _summed(number * np.exp(lines(COARSE[:, None])[0]), first)
     low = COARSE[np.maximum(np.sum(decay < START, axis=0) - 1, 0)] - MARGIN
     high = COARSE[np.minimum(np.sum(decay < STOP, axis=0), COARSE.size - 1)] + MARGIN
     return np.linspace(low, high, SUM)

@@ -99,8 +99,8 @@ class Lines:
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.statistics.boltzmann import Lines
-    >>> Lines(np.array([1e-6]))(np.array([[-2.0]])).round(3).tolist()  # (u, u, 2u)
-    [[[-2.0, -2.0, -4.0]]]
+    >>> Lines(np.array([1e-6]))(np.array([[-2.0]])).round(3).ravel().tolist()  # (u, u, 2u)
+    [-2.0, -2.0, -4.0]
     """
 
     def __init__(self, s: Floats, table: Floats | None = None) -> None:
@@ -109,7 +109,8 @@ class Lines:
         terms = basis(co.from_deviation(cold, 0.0, HOTTEST), len(rows))
         self._count = rows.shape[1]
         flat = rows.reshape(len(rows), -1)
-        self._rows = (terms @ flat).reshape(-1, 3)  # query by query, so the same in any batch
+        lines = terms @ flat  # query by query, so the same in any batch
+        self._rows = np.ascontiguousarray(lines.reshape(-1, 3).T)
         self._start = self._count * np.arange(cold.size).reshape(cold.shape)
         self._scale = STEP * _stretch(cold)
 
@@ -123,12 +124,17 @@ class Lines:
 
         Returns
         -------
-        array, shape (P, ..., 3)
+        array, shape (3, P, ...)
             The logarithms; beyond the table those at its ends.
         """
         place = np.clip(u / self._scale - LOW / STEP, 0.0, self._count - 1.001)
         index = place.astype(np.intp)
-        part = (place - index)[..., None]
+        part = place - index
         index += self._start
-        first, second = self._rows[index], self._rows[index + 1]
-        return np.asarray(first + part * (second - first))
+        out = np.empty((3, *place.shape))
+        for value, row in zip(out, self._rows, strict=True):
+            first = row.take(index)
+            np.subtract(row[1:].take(index), first, out=value)
+            value *= part
+            value += first
+        return out
