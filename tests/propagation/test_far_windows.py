@@ -89,7 +89,8 @@ def test_sums_over_a_window(window):
     np.testing.assert_allclose(one.own_sums(values[None], ones), [own], rtol=1e-12)
     expected = [brute_force(window, values, distances, d) for d in distances.tolist()]
     sums, common = np.transpose(expected)
-    np.testing.assert_allclose(one.shifted_sums(values[None], ones)[0], sums, rtol=1e-12)
+    both = np.broadcast_to(values, (1, len(distances), len(distances)))
+    np.testing.assert_allclose(one.shifted_sums(both, ones)[0], sums, rtol=1e-12)
     np.testing.assert_allclose(one.common_sums(ones, ones)[0], common)
     ahead = np.interp(np.arange(1, window), distances, values).sum()
     np.testing.assert_allclose(one.ahead() @ values * max(window - 1, 1), ahead)
@@ -102,7 +103,8 @@ def test_ranges_carry_their_own_weights():
     picked = np.eye(len(one.sizes))[2:3]
     flat = np.ones((1, len(short_distances([16], 40))))
     assert one.own_sums(flat, picked).tolist() == [2.0]  # two keys: two ordered pairs
-    assert one.shifted_sums(flat, picked)[0, 1] == 4 - one.common_sums(picked, picked)[0, 1]
+    both = np.broadcast_to(flat[:, None], (1, flat.size, flat.size))
+    assert one.shifted_sums(both, picked)[0, 1] == 4 - one.common_sums(picked, picked)[0, 1]
 
 
 def test_pairs_are_counted_once():
@@ -115,3 +117,39 @@ def test_pairs_are_counted_once():
     np.testing.assert_allclose(spread[:, : len(pairs)], spread[:, : len(pairs)].T)
     assert layout.size.sum() == 4096
     assert (layout.common <= 64).all()
+
+
+MERGING = HOT.replace(
+    depth=30, context=1024, window=None, beta=0.5, alpha_attn=0.1, rho0=0.02, width=768, heads=12
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"context": 2**17},
+        {"window": 100},
+        {"window": 64, "rotary_base": 1e4},
+        {"rotary_base": 1e4, "beta": 0.1, "sigma_v2": 1, "context": 512},
+        {"pattern": [{"window": 50}, {}]},
+    ],
+    ids=str,
+)
+def test_merging_tokens_pass_every_block(change):
+    """Gaps are halves of squared distances: what approximations leave of them is not negative."""
+    spec = MERGING.replace(**change)
+    found = causal(spec)
+    assert len(found.q) == spec.depth + 1
+    assert found.gap_ratio.min() >= 0
+    falling = found.gap_ratio.mean(axis=(-2, -1))
+    assert falling[-1] < 0.05 * falling[0]
+
+
+def test_late_tokens_merge_as_those_of_every_position():
+    spec = MERGING.replace(context=400, depth=20)
+    found, exact = 1 - causal(spec).rho_late, 1 - causal(spec, resolution=400).rho_late
+    assert found[-1] < 1e-4
+    np.testing.assert_allclose(found, exact, rtol=0.02)
+    alike = propagate(spec, geometry="exchangeable")
+    assert np.abs(alike.gap / alike.q / exact - 1).max() > 0.1

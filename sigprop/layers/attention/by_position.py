@@ -20,6 +20,7 @@ from sigprop.layers.attention import position_backward
 from sigprop.layers.attention.attended import Attended
 from sigprop.layers.attention.exchangeable import LARGEST
 from sigprop.layers.attention.key_correlations import rotated_width
+from sigprop.layers.attention.key_weights import KeyWeights
 from sigprop.layers.attention.numbers import AttentionNumbers
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_responses import Responses
@@ -149,6 +150,7 @@ class PositionGeometry:
         gap, (i, j), near = np.asarray(kernel.gap), self.layout.couples, attention.near
         keys, single, alike = attention.keys, attention.single, attention.alike
         own, mixed = keys.means(gap)
+        mixed = np.maximum(mixed, self._least(keys, own))
         both = alike * np.expm1((np.log1p(near[..., i]) + np.log1p(near[..., j])) / 2)
         alone = (attention.y2 - 1) * near * own
         kept = (attention.overlap - 1) * both * mixed
@@ -161,15 +163,25 @@ class PositionGeometry:
             kept = kept + (attention.overlap - 1) * mixed
         return self._state(kernel.q, alone, kept, value, 0.0 if centred else bias, centred)
 
+    def _least(self, keys: KeyWeights, own: Floats) -> Floats:
+        """Least mean gap of the keys of two queries, given those of the keys of each.
+
+        Gaps are halves of squared distances, and those of two means are not negative; blocks of
+        positions may lose that where tokens merge.
+        """
+        layout = self.layout
+        count, (i, j) = layout.queries.count, layout.couples
+        apart = 1 - 1 / count - keys.squares
+        both = 1 - layout.common / (count[i] * count[j]) - keys.products
+        return np.divide(layout.of_two(apart * own), both, out=np.zeros_like(both), where=both > 0)
+
     def _state(
         self, q: Number, alone: Floats, kept: Floats, value: Number, bias: Number, centred: bool
     ) -> State:
-        i, j = self.layout.couples
-        gap = (alone[..., i] + alone[..., j]) / 2 - kept
+        gap = np.maximum(self.layout.of_two(alone) - kept, 0.0)
         start = 0.0 if centred else value * q + bias
         column = alone[..., : len(self.layout.size), None]
-        spread = self.layout.spread_out(gap, column[..., 0])
-        return State(start + value * column, value * spread)
+        return State(start + value * column, value * self.layout.spread_out(gap))
 
     def pull(
         self, layer: AttentionNumbers, kernel: State, gradient: Gradient, statistics: Any,

@@ -180,6 +180,39 @@ class Layout:
         apart[len(apart) - len(near) :] = self.distances[near]
         return apart
 
+    def of_two(self, values: Floats) -> Floats:
+        """Means over the two queries of each couple.
+
+        Parameters
+        ----------
+        values : array, shape (..., P)
+            One for each of `queries`.
+
+        Returns
+        -------
+        array, shape (..., N)
+            The means; a query at a short distance before another has what lies between blocks.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> make_layout(3).of_two(np.array([0.0, 1.0, 4.0])).tolist()
+        [0.5, 2.0, 2.5]
+        """
+        (i, j), (first, part) = self.couples, self._before
+        other = values[..., j]
+        if len(first):
+            low, high = values[..., first], values[..., first + 1]
+            other[..., other.shape[-1] - len(first) :] = low + part * (high - low)
+        return np.asarray((values[..., i] + other) / 2)
+
+    @cached_property
+    def _before(self) -> tuple[Ints, Floats]:
+        """Place among blocks of the earlier query of each couple at a short distance."""
+        (near, distance), centre = self.close, self.centres.position
+        return between_nodes(centre, centre[near] - self.distances[distance])
+
     @cached_property
     def close(self) -> tuple[Ints, Ints]:
         """Long block and index of the distance of couples at short distances."""
@@ -196,16 +229,13 @@ class Layout:
         far = centre[j] - centre[i] > self.reach[j]
         return i[far], j[far]
 
-    def spread_out(self, values: Floats, own: Floats | None = None) -> Floats:
+    def spread_out(self, values: Floats) -> Floats:
         """One value for each of `couples` as a matrix over blocks, and over distances behind them.
 
         Parameters
         ----------
         values : array, shape (..., N)
             Values in the order of `couples`.
-        own : array, shape (..., B), optional
-            Variance of the tokens of each block, where values are gaps: pairs at a distance have
-            tokens of one variance.
 
         Returns
         -------
@@ -232,10 +262,6 @@ class Layout:
         square[...] += np.tril(square, -1).swapaxes(-1, -2) + np.triu(square, 1).swapaxes(-1, -2)
         square[..., self.long, self.long] = np.einsum("...bj,bj->...b", profile, self._within)
         _fill(out, *self._further)
-        if own is not None:
-            row, column, first, part = self._further
-            earlier = own[..., first] + part * (own[..., first + 1] - own[..., first])
-            out[..., row, column] += (own[..., row] - earlier) / 2
         return out
 
     @cached_property
@@ -250,11 +276,16 @@ class Layout:
 
     @cached_property
     def _further(self) -> tuple[Ints, Ints, Ints, Floats]:
-        """Distances beyond the reach of a long block, between which earlier blocks they lie."""
+        """Distances beyond the reach of a block, between which earlier blocks they lie.
+
+        Of long blocks, and of those before them that their queries see.
+        """
         blocks, centre = len(self.size), self.centres.position
-        row, distance = np.nonzero(self.distances > self.reach[self.long][:, None])
-        row = self.long[row]
-        first, part = between_nodes(centre, centre[row] - self.distances[distance])
+        start = np.searchsorted(centre, (WINDOWS - 1) / WINDOWS * self.edges[self.long[0]])
+        row, distance = np.nonzero(self.distances > self.reach[start:, None])
+        row += start
+        place = np.maximum(centre[row] - self.distances[distance], centre[row] / WINDOWS)
+        first, part = between_nodes(centre, place)
         return row, blocks + distance, first, part
 
     @cached_property
@@ -420,14 +451,14 @@ class Layout:
         if self.local is None:
             return own, sums[..., i, j]
         rows, ranges = self.local.rows, picked[..., self.local.rows, blocks:]
-        profile = values[..., rows, blocks:]
-        own[..., rows] = self.local.own_sums(profile, ranges)
+        profile = values[..., blocks:]
+        own[..., rows] = self.local.own_sums(self.local.of_keys(profile), ranges)
         numbers = picked_blocks * self.size
         numbers[..., rows, :] = self.local.over_blocks(ranges)
         apart = numbers @ square @ np.swapaxes(numbers, -1, -2)
         between = np.where(self._windowed, apart[..., i, j], sums[..., i, j])
         couples, row, distance = self._close_windows
-        close = self.local.shifted_sums(profile, ranges)
+        close = self.local.shifted_sums(self.local.of_both(profile), ranges)
         between[..., couples] = close[..., row, distance]
         return own, between
 

@@ -289,8 +289,9 @@ class QueryStatistics(ABC):
         correlations = self.correlations(scores.whole, scores.deficit, scores.std, keys.weight)
         keys = KeyWeights(self.layout, keys.more * np.asarray(correlations.part)[..., None])
         std = correlations.shrink * scores.std
-        near = np.broadcast_to(correlations.near, std.shape)
-        return PositionStats(self, scores, keys, near, std, self.single(std))
+        single = self.single(std)
+        near = np.minimum(correlations.near, _furthest(single, keys))
+        return PositionStats(self, scores, keys, near, std, single)
 
     def in_heads(self, share: Floats, sigma: Floats, r: Floats) -> Floats:
         """Share f of two queries of one head, from that in a head of infinite width (E12b)."""
@@ -540,8 +541,8 @@ class Exact(QueryStatistics):
             square = gaps[:, None, :, :size]
             found.append(self._blocked(scale, square, sigma[:, :first], keys[:, :first, :size]))
         if layout.local is not None and first < len(self.resolved):
-            profile = gaps[:, self.resolved[first:], size:]
-            local = layout.local.matrices(profile)
+            row = self.resolved[first:] - layout.local.rows[0]
+            local = layout.local.matrices(layout.local.of_keys(gaps[..., size:])[:, row])
             found.append(self._ranges(scale, local, sigma[:, first:], keys[:, first:, size:]))
         return KeyCorrelation(*(np.concatenate(rows, axis=-1) for rows in zip(*found, strict=True)))
 
@@ -557,6 +558,19 @@ class Exact(QueryStatistics):
         sizes = np.ones(0, dtype=np.int64) if local is None else local.sizes
         number = int(np.sum(index >= len(self.layout.head.size)))
         return BlockedKeys(np.broadcast_to(sizes, (number, len(sizes))))
+
+
+def _furthest(single: Single, keys: KeyWeights) -> Floats:
+    r"""Largest near, :math:`(Y_2 - \sum w^2)/(1 - Y_2)`.
+
+    Gaps are halves of squared distances, so a row of weights meets keys that are on average no
+    further from each other than those of the mean weights:
+    :math:`\sum_{ss'} (A_s - w_s)(A_{s'} - w_{s'})\,gap_{ss'} \le 0`.
+    """
+    count = keys.layout.queries.count
+    room = np.maximum(1 - 1 / count - single.excess, 0.0)
+    more = np.maximum(single.excess - keys.squares, 0.0)
+    return np.divide(more, room, out=np.zeros_like(room), where=room > 0)
 
 
 def _each(function: Callable[..., Floats], shape: tuple[int, ...], *values: Floats) -> Floats:

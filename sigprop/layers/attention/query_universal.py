@@ -222,7 +222,11 @@ class Universal(Exact):
         """Weighted sums over blocks and over distances, for each resolved block."""
         size, index = len(self.layout.size), self.resolved[len(blocks) :]
         found = np.einsum("kbc,...bc->...k", blocks, deficit[..., :size])
-        return np.concatenate([found, deficit[..., index, size:] @ ranges], axis=-1)
+        if self.layout.local is None or not index.size:
+            return np.asarray(found)
+        row = index - self.layout.local.rows[0]
+        profile = self.layout.local.of_keys(deficit[..., size:])[..., row, :]
+        return np.concatenate([found, profile @ ranges], axis=-1)
 
     @cached_property
     def _cosines(self) -> tuple[Floats, Floats]:

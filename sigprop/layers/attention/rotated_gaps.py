@@ -83,7 +83,7 @@ class RotatedGaps:
         first = self._head.beside(gap[..., :before, :before], q)
         out[..., layout.head_rows[:, None], np.arange(before)] = first
         still = 1 - near.sum(axis=-1)
-        out[..., rows, blocks:] = gap[..., rows, blocks:] @ near.T + q * still
+        out[..., rows, blocks:] = layout.local.of_keys(gap[..., blocks:]) @ near.T + q * still
         return out
 
     def between(self, gap: Floats, q: Number) -> Floats:
@@ -172,7 +172,7 @@ class RotatedGaps:
         """Means of gap times cosine, shape (..., F, P)."""
         layout, blocks = self.layout, len(self.layout.size)
         if layout.local is not None:
-            first, profile = len(layout.head.size), gap[..., layout.local.rows, blocks:]
+            first, profile = len(layout.head.size), layout.local.of_keys(gap[..., blocks:])
             local = np.swapaxes(profile @ self.window_cosines.T, -1, -2)
             return self._joined(self._head._cosine_means(gap[..., :first, :first]), local)
         gap = gap[..., :blocks]

@@ -141,12 +141,59 @@ class SlidingWindow:
         rows = np.tensordot(_products(picked, picked), self.pairs.reshape(-1, profile.shape[-1]), 1)
         return np.asarray(np.sum(rows * profile, axis=-1))
 
+    def of_keys(self, profiles: Floats) -> Floats:
+        """Values of pairs of keys of one query, where the later of two keys stands in the mean.
+
+        Parameters
+        ----------
+        profiles : array, shape (..., B, J)
+            Values at the short distances, of each block.
+
+        Returns
+        -------
+        array, shape (..., R, J)
+            The values, linear between blocks.
+        """
+        first, part = between_nodes(self._position, self._position[self.rows] - self._later(0))
+        low, high = profiles[..., first, :], profiles[..., first + 1, :]
+        return np.asarray(low + part[:, None] * (high - low))
+
+    def of_both(self, profiles: Floats) -> Floats:
+        """Values of pairs of keys of two queries at each short distance, as `of_keys`.
+
+        Parameters
+        ----------
+        profiles : array, shape (..., B, J)
+            Values at the short distances, of each block.
+
+        Returns
+        -------
+        array, shape (..., R, J, J)
+            The values.
+        """
+        later = np.array([self._later(d) for d in self._distances.tolist()])
+        first, part = between_nodes(self._position, self._position[self.rows][:, None] - later)
+        low, high = profiles[..., first, :], profiles[..., first + 1, :]
+        return np.asarray(low + part[..., None] * (high - low))
+
+    def _later(self, apart: int) -> float:
+        """Mean distance from the later of two queries to the later of two keys, one of each."""
+        own = np.arange(self.window, dtype=np.float64)
+        before = np.clip(own - apart, 0.0, self.window)  # keys of the earlier that are later
+        earlier = np.clip(apart + own, 0.0, self.window)  # keys of the later that are later
+        number = self.window**2
+        return float(
+            (own @ (self.window - before) + (apart + own) @ (self.window - earlier)) / number
+        )
+
     def shifted_sums(self, profile: Floats, picked: Floats) -> Floats:
         """Add up weighted values over the keys of two queries at each short distance.
 
         Parameters
         ----------
-        profile, picked
+        profile : array, shape (..., R, J, J)
+            Values at the short distances, for queries at each of them.
+        picked
             As in `own_sums`.
 
         Returns
@@ -155,7 +202,7 @@ class SlidingWindow:
             The sums.
         """
         rows = np.tensordot(_products(picked, picked), self._shifted, 1)  # (..., R, J, J)
-        return np.asarray((rows @ profile[..., None])[..., 0])
+        return np.asarray(np.sum(rows * profile, axis=-1))
 
     def common_sums(self, first: Floats, second: Floats) -> Floats:
         """Add up products of weights over common keys of two queries at each short distance.
