@@ -255,14 +255,14 @@ def points(monkeypatch):
     """Grids in chunks of two rows; the points that are computed here, and numbers that a raise
     of the revision changes."""
     pytest.importorskip("zarr", reason="needs the extra distributed")
-    computed, values_of, first = [], Plan.values, REVISIONS["theory"]
+    computed, answer_of, first = [], Plan.answer, REVISIONS["theory"]
 
     def computes(plan, progress=None):
         computed.append(int(np.prod(plan.wide.shape)))
-        data = values_of(plan, progress)
-        return data | {"rho": data["rho"] / (1 + REVISIONS["theory"] - first)}
+        data, how = answer_of(plan, progress)
+        return data | {"rho": data["rho"] / (1 + REVISIONS["theory"] - first)}, how
 
-    monkeypatch.setattr(Plan, "values", computes)
+    monkeypatch.setattr(Plan, "answer", computes)
     monkeypatch.setattr("sigprop.propagation.points.CHUNK", 20)
     return computed
 
