@@ -165,7 +165,7 @@ def causal(
     spec: ModelSpec,
     kernel: ArrayLike | TokenKernel | None = None,
     blocks: int | None = None,
-    resolution: int = 64,
+    resolution: int | None = None,
     beta_by_layer: ArrayLike | None = None,
 ) -> Positions:
     """Solve a causal spec position by position.
@@ -181,8 +181,9 @@ def causal(
         from it is moved to the nearest (`sigprop.model.inputs.admit`).
     blocks : int, optional
         Number of equal ranges of positions for `kernel_blocks`, in [1, 256] and at most T.
-    resolution : int
-        About how many blocks of positions carry the kernel, in [24, 4096].
+    resolution : int, optional
+        About how many blocks of positions carry the kernel, in [24, 4096]; by default 64, and 48
+        where every mask has rotary positions.
     beta_by_layer : array_like, shape (L,), optional
         Inverse temperature of each block, in place of `spec.beta`.
 
@@ -215,7 +216,8 @@ def causal(
     """
     if geometry_of(spec) != "position" or spec.shape:
         raise refusal("no causal mask that is resolved", "causal")
-    checked_count("resolution", resolution, 24, MAX_RESOLUTION)
+    if resolution is not None:
+        checked_count("resolution", resolution, 24, MAX_RESOLUTION)
     if blocks is not None:
         checked_count("blocks", blocks, 1, min(MAX_BLOCKS, int(np.asarray(spec.context))))
     betas = _betas(spec, beta_by_layer)

@@ -56,6 +56,8 @@ __all__ = [
     "sublayers",
 ]
 
+RESOLUTION, ROTATED = 64, 48  # blocks of positions that carry a kernel, and under rotations
+
 Value = TypeVar("Value")
 Layers = TypeVar("Layers")
 
@@ -360,7 +362,7 @@ def build_stack(
     beta_by_layer: ArrayLike | None = None,
     *,
     states: int = 1,
-    resolution: int = 64,
+    resolution: int | None = None,
     ranges: int | None = None,
     top: float | None = None,
     ends: tuple[int, ...] = (),
@@ -382,8 +384,9 @@ def build_stack(
     states : int
         How many states a block of exchangeable tokens will be applied to; many make it worth
         preparing profiles.
-    resolution : int
-        About how many blocks of positions carry the kernel.
+    resolution : int, optional
+        About how many blocks of positions carry the kernel; by default 64, and 48 where every mask
+        has rotary positions.
     ranges : int, optional
         Number of equal ranges of positions whose ends must be ends of blocks.
     top : float, optional
@@ -435,7 +438,7 @@ def build_stack(
 
 def _by_position(
     layers: tuple[ModelSpec, ...],
-    resolution: int,
+    resolution: int | None,
     ranges: int | None,
     top: float | None,
     ends: tuple[int, ...],
@@ -449,6 +452,8 @@ def _by_position(
     cuts = np.array(ends, dtype=np.float64)
     if ranges is not None:
         cuts = np.append(cuts, np.round(np.linspace(0, context, ranges + 1)))
+    if resolution is None:
+        resolution = RESOLUTION if any(one.rotary_base is None for one in layers) else ROTATED
     make = coarse_layout if top is not None else partial(make_layout, resolution=resolution)
     far &= smooth and resolution < context and all(map(is_looked_up, layers))
     far &= not any(mask.prefix for mask in masks)

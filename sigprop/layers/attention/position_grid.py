@@ -4,7 +4,8 @@ A kernel that is smooth in position is kept as means over pairs of blocks. The f
 positions are blocks of one, so a short context is kept in full; after them block lengths grow in
 proportion to the position, as the kernel's variation does. A block is represented by its centre,
 pairs within a block by its points at 1/3 and 2/3 (the mean positions of the earlier and the later
-of two tokens drawn from it). Sums over the visible part of a block are taken linear in position.
+of two tokens drawn from it). What is seen of a block in part counts at its mean position, linear
+between the centres of blocks.
 
 Far behind a sliding window blocks are longer than the window, and the kernel varies over distances
 within a block. Pairs of tokens of such a block are then kept at a few short distances besides, and
@@ -310,15 +311,29 @@ class Layout:
     def seen(self) -> Floats:
         """Part of each block that each of `queries` sees, shape (P, B).
 
-        Ranges of a window come behind the blocks, and queries that see a window in them see no
-        blocks, shape (P, K).
+        The seen part of a block counts where its mean position lies, between the centres of two
+        blocks. Ranges of a window come behind the blocks, and queries that see a window in them
+        see no blocks, shape (P, K).
         """
-        blocks = self.visible(self.queries)
+        blocks = self._moved(self.visible(self.queries))
         if self.local is None:
             return blocks
         ranges = np.zeros((len(blocks), len(self.local.sizes)))
         blocks[self.local.rows], ranges[self.local.rows] = 0.0, 1.0
         return np.concatenate([blocks, ranges], axis=1)
+
+    def _moved(self, seen: Floats) -> Floats:
+        """Parts of blocks, those seen in part moved to where their mean positions lie."""
+        row, block = np.nonzero((seen > 0) & (seen < 1))
+        first = np.maximum(self.queries.low[row], self.edges[block])
+        last = np.minimum(self.queries.high[row], self.edges[block + 1])
+        before, part = between_nodes(self.centres.position, (first + last + 1) / 2)
+        number = seen[row, block] * self.size[block]
+        out = seen.copy()
+        out[row, block] = 0.0
+        for place, share in ((before, 1 - part), (before + 1, part)):
+            np.add.at(out, (row, place), number * share / self.size[place])
+        return out
 
     @cached_property
     def key_sizes(self) -> Ints:

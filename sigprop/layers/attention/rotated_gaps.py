@@ -184,10 +184,14 @@ class RotatedGaps:
         beside = np.moveaxis((before.reshape(lead) @ wide)[..., 0], 0, -1)
         inside = within * np.diagonal(gap, axis1=-2, axis2=-1)[..., None, :]
         start = np.cumsum(2 * beside + inside, axis=-1) - 2 * beside - inside
-        last, part = self._last
-        sums = start[..., last] + part * (2 * beside[..., last] + part * inside[..., last])
+        last, (more, part) = self._last
+        cross = 2 * (more - 1) * self._next[:, last] * gap[..., None, last, last - 1]
+        sums = start[..., last - 1]
+        for block, seen in ((last - 1, more), (last, part)):
+            sums = sums + seen * (2 * beside[..., block] + seen * inside[..., block])
+        sums = sums + part * cross
         count = self._count
-        return np.divide(sums, count, out=np.zeros_like(sums), where=count > 0)
+        return np.asarray(np.divide(sums, count, out=np.zeros_like(sums), where=count > 0))
 
     @cached_property
     def _pairs(self) -> tuple[Floats, Floats]:
@@ -197,12 +201,22 @@ class RotatedGaps:
         return before, np.diagonal(whole, axis1=-2, axis2=-1).copy()
 
     @cached_property
+    def _next(self) -> Floats:
+        """Cosines times numbers of pairs, of each block with the one before it, shape (F, B)."""
+        beside = np.diagonal(self._by_frequency * self.layout.pairs, -1, axis1=-2, axis2=-1)
+        return np.concatenate([np.zeros((len(beside), 1)), beside], axis=1)
+
+    @cached_property
     def _last(self) -> tuple[Ints, Floats]:
-        """Latest block of which each query sees keys, and how much of it."""
+        """Latest block of which each query sees keys, from the second on; what it sees, (2, P).
+
+        Of the block before, and of the latest.
+        """
         seen = self.layout.seen
         held: Bools = seen > 0
-        last = seen.shape[1] - 1 - np.argmax(held[:, ::-1], axis=1)
-        return last, seen[np.arange(len(seen)), last]
+        last = np.maximum(seen.shape[1] - 1 - np.argmax(held[:, ::-1], axis=1), 1)
+        rows = np.arange(len(seen))
+        return last, np.stack([seen[rows, last - 1], seen[rows, last]])
 
     @cached_property
     def _count(self) -> Floats:
