@@ -31,7 +31,7 @@ from sigprop.layers.attention.statistics.biased import biased
 from sigprop.layers.state import State
 from sigprop.model.huggingface import example, from_config, load
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.gradients.closed_form import gradient_exponent
+from sigprop.propagation.gradients.exponent import gradient_exponent
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.positional import bands, gradients
 from sigprop.propagation.result import Trajectory

@@ -1,4 +1,4 @@
-r"""Fixed points of the block map, exponents and depth scales (E18, E19, E19b).
+r"""Fixed points of the block map, exponents and depth scales (E18, E18b, E19, E19b).
 
 No slope is typed in: the maps keep their relative accuracy down to vanishing gaps, so the slope at
 the collapsed fixed point is the map itself at gap/q = 1e-40 (relative error 1e-16 for smooth
@@ -19,9 +19,33 @@ from sigprop.core.arrays import Floats
 from sigprop.core.export import Exported
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import geometry_of, refusal, require_theory
+from sigprop.propagation.capabilities import (
+    covers,
+    geometry_of,
+    is_causal,
+    refusal,
+    require_theory,
+)
+from sigprop.propagation.causal import Positions, positions_of
 from sigprop.propagation.points import parts_of_one_context
-from sigprop.propagation.stack import Block, build_block, build_stack, first_norm, of_two_tokens
+from sigprop.propagation.rotary import ByDistance, distances_of
+from sigprop.propagation.run import solve
+from sigprop.propagation.settled import (
+    UNSETTLED,
+    alike,
+    has_merged,
+    multiplier,
+    period_of,
+    settled,
+)
+from sigprop.propagation.stack import (
+    Block,
+    Stack,
+    build_block,
+    build_stack,
+    first_norm,
+    of_two_tokens,
+)
 
 __all__ = [
     "Exponents",
@@ -84,11 +108,15 @@ class FixedPoint:
     Attributes
     ----------
     rho, gap : float
-        Overlap, and 1 - rho with its own digits.
+        Overlap, and 1 - rho with its own digits; over all pairs of tokens, their mean.
     slope : float
-        Derivative of the map of gap/q there; stable when below one in size.
+        Derivative of the map of gap/q there, the largest in size of its eigenvalues where pairs are
+        told apart; stable when below one in size.
     stable : bool
         Whether nearby overlaps converge to it.
+    resolved : Positions, ByDistance or None
+        Kernel and attention there by position or distance, through one period of layers; None of
+        exchangeable tokens, and where all have merged.
 
     Examples
     --------
@@ -103,6 +131,7 @@ class FixedPoint:
     gap: float
     slope: float
     stable: bool
+    resolved: Positions | ByDistance | None = None
 
 
 def linear_response(step: Callable[[State], State], q: Floats) -> tuple[Floats, Floats]:
@@ -295,7 +324,7 @@ def fixed_points(spec: ModelSpec, theory: str = "finite") -> list[FixedPoint]:
     Parameters
     ----------
     spec : ModelSpec
-        Post-norm, without arrays.
+        Post-norm, without arrays; with causal masks or rotary positions a pattern may be cycled.
     theory : {"finite", "limit"}
         Exact at the context length, or the published limit of infinite context.
 
@@ -303,13 +332,19 @@ def fixed_points(spec: ModelSpec, theory: str = "finite") -> list[FixedPoint]:
     -------
     list of FixedPoint
         rho = 1 first. Others are found where the map crosses the diagonal on a logarithmic scan
-        of 400 points and refined to relative accuracy 1e-12 of the gap.
+        of 400 points and refined to relative accuracy 1e-12 of the gap. With masks or rotary
+        positions a fixed point is a kernel, and there is one other at most: the one that
+        independent tokens settle in, of a pattern before the first layer of its cycle.
 
     Raises
     ------
     TheoryError
         If no theory covers the spec (`sigprop.propagation.capabilities`): it is not post-norm, has
-        arrays, a mask or rotary positions.
+        arrays, or masks or rotary positions in the limit; or nothing settles.
+
+    Notes
+    -----
+    theory.md section 4, E18b. The slope at rho = 1 is chi of `exponents`.
 
     Examples
     --------
@@ -318,10 +353,21 @@ def fixed_points(spec: ModelSpec, theory: str = "finite") -> list[FixedPoint]:
     ...                    sigma_b2=0.05, activation="tanh", alpha_attn=2, rho0=0)
     >>> [(round(p.rho, 3), p.stable) for p in fixed_points(spec)]
     [(1.0, False), (0.118, True)]
+    >>> [(round(p.rho, 3), p.stable) for p in fixed_points(spec.replace(causal=True))]
+    [(1.0, False), (0.118, True)]
     """
+    require_theory(spec, "fixed_points", theory)
+    kind = geometry_of(spec, theory)
+    if kind == "exchangeable":
+        return _crossings(spec, theory)
+    with np.errstate(all="ignore"):  # what vanishes or overflows is refused
+        return _resolved(period_of(spec), kind)
+
+
+def _crossings(spec: ModelSpec, theory: str) -> list[FixedPoint]:
+    """Find the fixed points of exchangeable tokens."""
     from scipy.optimize import elementwise
 
-    require_theory(spec, "fixed_points", theory)
     block = build_block(spec, theory)
     q = np.square(spec.norm_gain)
 
@@ -341,3 +387,30 @@ def fixed_points(spec: ModelSpec, theory: str = "finite") -> list[FixedPoint]:
     found = [(0.0, float(exponents(spec, theory).chi))]
     found += sorted(zip(np.exp(roots).tolist(), slopes.tolist(), strict=True))
     return [FixedPoint(1 - x, x, slope, abs(slope) < 1) for x, slope in found]
+
+
+def _resolved(period: ModelSpec, kind: str) -> list[FixedPoint]:
+    """Find merged tokens, and the kernel that independent ones settle in, if it is another."""
+    stack = build_stack(period, kind)
+    kernel = settled(stack, period)
+    slope = np.nan if kernel is None else _merged_slope(period, stack)
+    collapsed = FixedPoint(1.0, 0.0, slope, abs(slope) < 1)
+    if kernel is None or not np.isfinite(slope):
+        raise refusal(UNSETTLED, "fixed_points")
+    if has_merged(stack, kernel) and collapsed.stable:
+        return [collapsed]
+    place: Any = stack.place
+    gap, slope = float(place.geometry.deficit(kernel)), multiplier(stack, kernel)
+    if has_merged(stack, kernel) or not np.isfinite(slope):
+        raise refusal(UNSETTLED, "fixed_points")
+    shown = positions_of if kind == "position" else distances_of
+    found: Any = shown(place.geometry, solve(stack, kernel))
+    return [collapsed, FixedPoint(1 - gap, gap, slope, abs(slope) < 1, found)]
+
+
+def _merged_slope(period: ModelSpec, stack: Stack) -> float:
+    """Slope at rho = 1: that of the first two tokens, if each token sees those before it alone."""
+    layers = period.layers
+    if all(is_causal(one) and covers(one, "exponents") for one in layers):
+        return float(np.prod([exponents(one).chi for one in layers]))
+    return multiplier(stack, alike(stack, State(np.square(period.norm_gain), 0.0)))

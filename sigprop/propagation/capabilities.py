@@ -49,6 +49,7 @@ SMALLEST_GAIN = 1e-150  # whose square, the variance behind a norm, keeps its di
 
 FORWARD = ("propagate", "sweep", "critical", "diagram")
 RATES = ("exponents", "fixed_points", "asymptotic_alpha", "gradient_exponent")
+LIMITS = ("fixed_points", "gradient_exponent")  # states in which stacks settle
 COLLAPSE = ("exponents", "asymptotic_alpha")  # rates where all tokens have merged
 HEAT = ("beta_profile", "entropy_boundary")
 DESIGN = ("judge", "recommend", "prescribe", "grow", "schemes", "folklore")
@@ -68,10 +69,10 @@ class TheoryError(AssumptionError):
     Examples
     --------
     >>> from sigprop.propagation.capabilities import TheoryError
-    >>> raise TheoryError("causal = true", "fixed_points", "no positions")
+    >>> raise TheoryError("arrays", "fixed_points", "a single spec is needed")
     Traceback (most recent call last):
         ...
-    sigprop.propagation.capabilities.TheoryError: causal = true in fixed_points: no positions
+    sigprop.propagation.capabilities.TheoryError: arrays in fixed_points: a single spec is needed
     """
 
     def __init__(self, structure: str, command: str, missing: str) -> None:
@@ -178,10 +179,9 @@ TABLE = (
     Row("norm_gain below 1e-150", (*FORWARD, *RATES, *HEAT, "bands", "gradients"),
         "the variance behind the norm, its square, is no floating-point number",
         lambda s, theory: "norm" in s.order and bool(np.any(np.less(s.norm_gain, SMALLEST_GAIN)))),
-    Row("causal = true", ("fixed_points", "gradient_exponent"),
-        f"positions are not resolved there; {LATE}", is_causal),
-    Row("rotary_base", ("fixed_points", "gradient_exponent"),
-        f"positions are not resolved there; {LATE}", is_rotary),
+    Row("causal = true or rotary_base in the limit of infinite context", LIMITS,
+        f"what the first tokens settle in depends on the context; ask for a finite one, or {LATE}",
+        lambda s, theory: has_positions(s) and not _has_positions(s, theory)),
     Row("rotary_base without causal = true", COLLAPSE,
         f"tokens that have merged are still told apart by distance; {LATE}",
         lambda s, theory: is_rotary(s) and not is_causal(s)),
@@ -194,7 +194,7 @@ TABLE = (
     Row("norm = 'none' with causal = True", (*FORWARD, *HEAT, "bands"),
         f"tokens differ in size, and scores with them; {LATE}, or ask for the limit",
         lambda s, theory: not s.reads_norm and is_causal(s) and _has_positions(s, theory)),
-    Row("norm = 'none' with causal = true or rotary_base", ("gradients",),
+    Row("norm = 'none' with causal = true or rotary_base", ("gradients", "gradient_exponent"),
         f"tokens differ in size, and scores with them; {LATE}",
         lambda s, theory: not s.reads_norm and _has_positions(s, theory)),
     Row("norm = 'none' with causal = true or rotary_base, beyond uniform attention",
@@ -203,16 +203,16 @@ TABLE = (
         "alone, whose influence is known",
         lambda s, theory: not s.reads_norm and _has_positions(s, theory) and not _is_alone(s)),
     Row(f"context above {MAX_POSITIONS} with causal = true",
-        (*FORWARD, *HEAT, "bands", "gradients", "influence"),
+        (*FORWARD, *HEAT, *LIMITS, "bands", "gradients", "influence"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
         lambda s, theory: not is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
     Row(f"context above {MAX_ROTARY} with rotary_base",
-        (*FORWARD, *HEAT, "bands", "gradients", "influence"),
+        (*FORWARD, *HEAT, *LIMITS, "bands", "gradients", "influence"),
         f"rotary positions are resolved up to {MAX_ROTARY} tokens without a mask, in heads "
         f"narrower than {NARROWEST:g} and at bases outside {BASES}; {LATE}, or ask for the limit",
         lambda s, theory: is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
     Row("identity or value_identity with causal = true or rotary_base",
-        ("sweep", "critical", "diagram", *HEAT, *COLLAPSE, "bands", "gradients"),
+        ("sweep", "critical", "diagram", *HEAT, *RATES, "bands", "gradients"),
         f"identity parts have no theory by position; {LATE}",
         lambda s, theory: s.has_identity and _has_positions(s, theory)),
     Row("identity with an infinite context", (*FORWARD, *RATES, *HEAT, "attention"),
@@ -252,10 +252,14 @@ TABLE = (
         "heads of one width are sampled", lambda s, theory: bool(s.width and s.width % s.heads)),
     Row("width = null", ("bands",),
         "networks differ by terms in 1/width; give a width", lambda s, theory: s.width is None),
-    Row("pattern or by_layer", (*RATES, *HEAT, "bands", *DESIGN),
+    Row("pattern or by_layer", (*COLLAPSE, *HEAT, "bands", *DESIGN),
         "layers that differ have no common fixed point, spread or design; ask propagate, critical "
         "or diagram, or describe a uniform stack",
         lambda s, theory: not s.is_uniform),
+    Row("by_layer, or a pattern without causal = true or rotary_base", LIMITS,
+        "layers that differ settle where they repeat, and positions are resolved; describe a "
+        "uniform stack, or a pattern of decoders",
+        lambda s, theory: s.by_layer is not None or not (s.is_uniform or has_positions(s))),
     Row("no causal mask that is resolved", ("causal",),
         f"a single causal spec with norms is needed, of at most {MAX_POSITIONS} tokens, or "
         f"{MAX_ROTARY} where rotated scores are drawn", None),
@@ -266,6 +270,9 @@ TABLE = (
         ("propagate", "beta_profile", "exponents", "bands", "gradients"),
         "nothing passes {where}: all branches are zero, a scale overflows, scores exceed s = 40, "
         "or an activation without closed form meets a variance above 100", None),
+    Row("no state in which tokens settle", LIMITS,
+        "the state of independent tokens vanishes, overflows or drifts: before a norm it grows "
+        "unless skips shrink it, and at a critical strength it changes ever more slowly", None),
     Row("networks that differ too much", ("bands",),
         "bands are undefined from {where} on: the state vanishes, or the networks' kernels differ "
         "by more than a factor e^3", None),
@@ -310,10 +317,10 @@ def require_theory(
     >>> spec = ModelSpec(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
     ...                    rho0=0)
     >>> require_theory(spec, "critical")
-    >>> require_theory(spec, "fixed_points")
+    >>> require_theory(spec.replace(norm="pre"), "fixed_points")
     Traceback (most recent call last):
         ...
-    sigprop.propagation.capabilities.TheoryError: causal = true in fixed_points: ...
+    sigprop.propagation.capabilities.TheoryError: norm other than 'post' in fixed_points: ...
     """
     row = _first(spec, command, theory, geometry)
     if row is not None:
@@ -339,7 +346,7 @@ def covers(spec: ModelSpec, command: str, theory: str = "finite", geometry: str 
     >>> from sigprop.propagation.capabilities import covers
     >>> spec = ModelSpec(depth=2, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2,
     ...                    rho0=0)
-    >>> covers(spec, "critical"), covers(spec, "fixed_points")
+    >>> covers(spec, "critical"), covers(spec, "bands")
     (True, False)
     """
     return _first(spec, command, theory, geometry) is None

@@ -18,7 +18,8 @@ from sigprop.layers.interface import Spread
 from sigprop.layers.mlp import Mlp
 from sigprop.layers.state import Gradient
 from sigprop.propagation.finite_width.bands import bands
-from sigprop.propagation.gradients.closed_form import gradient_exponent, gradients
+from sigprop.propagation.gradients.closed_form import gradients
+from sigprop.propagation.gradients.exponent import gradient_exponent
 from sigprop.propagation.gradients.sampled import sampled_gradients
 from sigprop.propagation.stack import build_block
 

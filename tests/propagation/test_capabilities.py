@@ -11,7 +11,6 @@ import sigprop
 from sigprop import (
     DomainError,
     ModelSpec,
-    State,
     asymptotic_alpha,
     bands,
     beta_profile,
@@ -47,7 +46,7 @@ CALLS = {
     "exponents": exponents,
     "fixed_points": fixed_points,
     "asymptotic_alpha": asymptotic_alpha,
-    "gradient_exponent": lambda spec: gradient_exponent(spec, State(1.0, 0.5)),
+    "gradient_exponent": gradient_exponent,
     "beta_profile": lambda spec: beta_profile(spec, 0.7),
     "entropy_boundary": lambda spec: entropy_boundary(spec, 0.7),
     "attention": rem_of,
@@ -68,8 +67,9 @@ CALLS = {
 EXAMPLES = {
     "context mixes finite and infinite values": {"context": [8, "inf"]},
     "norm_gain below 1e-150": {"norm_gain": 1e-200},
-    "causal = true": {"causal": True},
-    "rotary_base": {"rotary_base": 1e4},
+    "causal = true or rotary_base in the limit of infinite context": {
+        "rotary_base": 1e4, "context": "inf",
+    },
     "rotary_base without causal = true": {"rotary_base": 1e4},
     "prefix above one": {"causal": True, "prefix": 3},
     "causal = true in the limit of infinite context": {"causal": True, "context": "inf"},
@@ -80,6 +80,9 @@ EXAMPLES = {
         "value_identity": 0.5, "causal": True,
     },
     "pattern or by_layer": {"pattern": [{"beta": 2.0}, {}]},
+    "by_layer, or a pattern without causal = true or rotary_base": {
+        "pattern": [{"beta": 2.0}, {}],
+    },
     "identity with an infinite context": {"identity": 1.0, "context": "inf"},
     "identity": {"identity": 1.0},
     "identity or value_identity": {"value_identity": 0.5},
@@ -100,6 +103,9 @@ EXAMPLES = {
     "no rotary positions that are resolved": {},
     "a state that vanishes or overflows": {
         "sigma_v2": 0, "sigma_w2": 0, "alpha_attn": 0, "alpha_mlp": 0,
+    },
+    "no state in which tokens settle": {
+        "causal": True, "sigma_v2": 0, "sigma_w2": 0, "alpha_attn": 0, "alpha_mlp": 0,
     },
     "networks that differ too much": {"norm": "none", "width": 1, "depth": 30},
     "tokens that merge": {"rho0": 1.0},

@@ -27,7 +27,17 @@ from sigprop.propagation.gradients.closed_form import Gradients, norms_of
 from sigprop.propagation.run import solve
 from sigprop.propagation.stack import Block, Stack, build_stack, iterate
 
-__all__ = ["RESOLUTION", "STARTS", "VANISHES", "Pulled", "pulled", "resolved_gradients", "start_of"]
+__all__ = [
+    "RESOLUTION",
+    "STARTS",
+    "VANISHES",
+    "Pulled",
+    "pullback",
+    "pulled",
+    "resolved_gradients",
+    "stack_of",
+    "start_of",
+]
 
 STARTS = ("identity", "last")  # starts by name
 RESOLUTION = 48  # blocks of positions that carry the kernels
@@ -173,13 +183,53 @@ def pulled(
     2
     """
     ends = _ends(int(spec.context), ranges, isinstance(start, str) and start == "last")
-    stack = _stack(spec, ends, beta_by_layer)
+    stack = stack_of(spec, ends, beta_by_layer)
     geometry: Any = stack.place.geometry
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused
         passed = _forward(spec, stack, beta_by_layer)
         start_step = BackwardStep(start_of(geometry, start), {})
         rows = list(iterate(start_step, reversed(passed), _back))
     return Pulled(geometry, rows[::-1])
+
+
+def pullback(stack: Stack, kernel: State) -> Callable[[Gradient], Gradient]:
+    """Linear map of gradient kernels back through blocks.
+
+    Parameters
+    ----------
+    stack : Stack
+        The blocks, that resolve positions.
+    kernel : State
+        What enters the first.
+
+    Returns
+    -------
+    callable Gradient -> Gradient
+        From their output to their input.
+
+    Raises
+    ------
+    TheoryError
+        If a kernel vanishes or overflows.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.gradients.by_position import pullback, start_of
+    >>> from sigprop.propagation.stack import build_stack
+    >>> spec = ModelSpec(depth=1, context=2, causal=True, beta=0, sigma_v2=1, sigma_w2=0, rho0=0)
+    >>> stack = build_stack(spec, "position")
+    >>> pull = pullback(stack, stack.initial(spec))
+    >>> pull(start_of(stack.place.geometry, "identity")).q[:, 0].round(6).tolist()
+    [1.166667, 0.833333]
+    """
+    passed = _passed_by(stack, kernel)
+
+    def pull(gradient: Gradient) -> Gradient:
+        *_, found = iterate(BackwardStep(gradient, {}), reversed(passed), _back)
+        return found.gradient
+
+    return pull
 
 
 class _Passed(NamedTuple):
@@ -215,7 +265,9 @@ class _Alike(Universal):
         return KeyCorrelation(1.0, 0.0, 1.0)
 
 
-def _stack(spec: ModelSpec, ends: tuple[int, ...], beta_by_layer: ArrayLike | None) -> Stack:
+def stack_of(
+    spec: ModelSpec, ends: tuple[int, ...] = (), beta_by_layer: ArrayLike | None = None
+) -> Stack:
     """Blocks of a spec by position; tokens that are all alike need no statistics of their own."""
     made = build_stack(
         spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends, far=False
@@ -240,7 +292,11 @@ def _forward(spec: ModelSpec, stack: Stack, beta_by_layer: ArrayLike | None) -> 
         if len(kernels) <= spec.depth:
             raise refusal(*VANISHES, where=f"block {len(kernels)}")
         return [_Passed(*pair) for pair in zip(stack.blocks, kernels[:-1], strict=True)]
-    kernel = stack.initial(spec)
+    return _passed_by(stack, stack.initial(spec))
+
+
+def _passed_by(stack: Stack, kernel: State) -> list[_Passed]:
+    """Blocks, whose statistics are known, with the kernels that enter them."""
     passed: list[_Passed] = []
     for block, step in zip(stack.blocks, stack.steps(kernel), strict=True):
         if not block.place.geometry.is_valid(step.kernel):

@@ -22,13 +22,12 @@ from sigprop.propagation.finite_width.bands import bands
 from sigprop.propagation.points import chunks, part_of
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
-from sigprop.propagation.stack import Block, build_block, build_stack, iterate
+from sigprop.propagation.stack import Block, build_stack, iterate
 
 __all__ = [
     "EXPLODING",
     "VANISHING",
     "Gradients",
-    "gradient_exponent",
     "gradient_sweep",
     "gradients",
     "query_gradient_limit",
@@ -57,7 +56,7 @@ class Gradients(Exported):
         Averaged squared partial Jacobian norm of the stack, q at the first block.
     exponent : array, shape (...)
         :math:`\lambda_g`, log apjn over the number of blocks; its limit is
-        `gradient_exponent`.
+        `sigprop.gradient_exponent`.
     wg : array, shape (L, ...), or None
         Likewise of the matrix that multiplies the activation of w1 in a gated MLP.
     q_blocks : array, shape (L, B), or None
@@ -324,55 +323,6 @@ def gradient_sweep(spec: ModelSpec) -> tuple[Floats, Floats]:
         with np.errstate(all="ignore"):
             score[index] = np.min(found.wq / found.wv, axis=0)
     return apjn, score
-
-
-@validated
-def gradient_exponent(spec: ModelSpec, state: State) -> Floats:
-    r"""Limit of :math:`\lambda_g` in a stack that stays at one state, as at a fixed point.
-
-    Pulling back is linear in (q^g, (T-1) p^g): this is the logarithm of its spectral radius.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-        The description.
-    state : State
-        What enters the block, for instance the last state of a trajectory.
-
-    Returns
-    -------
-    array
-        Growth of the squared gradient per block, toward the input.
-
-    Raises
-    ------
-    TheoryError
-        If no theory covers the spec (`sigprop.propagation.capabilities`).
-
-    Notes
-    -----
-    Cowsik et al., arXiv 2403.02579, who give it at rho = 1 in the limit of infinite context.
-
-    Examples
-    --------
-    >>> from sigprop import State, ModelSpec
-    >>> from sigprop.propagation.gradients.closed_form import gradient_exponent
-    >>> spec = ModelSpec(depth=1, context=64, beta=1, sigma_v2=0, sigma_w2=0, rho0=0, norm="none")
-    >>> float(gradient_exponent(spec, State(1.0, 0.5)))
-    0.0
-    """
-    require_theory(spec, "gradient_exponent")
-    block, units = build_block(spec), (Gradient(1.0, 0.0), Gradient(0.0, 1.0))
-    with np.errstate(all="ignore"):
-        columns = [block.backward(state, unit).gradient for unit in units]
-    entries = np.broadcast_arrays(*(np.asarray(v) for column in columns for v in column))
-    matrix = np.moveaxis(np.stack(entries), 0, -1)
-    matrix = matrix.reshape(*matrix.shape[:-1], 2, 2)
-    known = np.all(np.isfinite(matrix), axis=(-2, -1), keepdims=True)
-    values = np.linalg.eigvals(np.where(known, matrix, 0.0))
-    with np.errstate(divide="ignore"):
-        radius = np.log(np.abs(values).max(axis=-1))
-    return np.where(known[..., 0, 0], radius, np.nan)
 
 
 @validated
