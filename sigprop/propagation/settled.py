@@ -11,7 +11,7 @@ import numpy as np
 from sigprop.core.arrays import Floats
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.stack import Stack
+from sigprop.propagation.stack import Stack, first_norm
 
 __all__ = ["FAINT", "UNSETTLED", "alike", "has_merged", "multiplier", "period_of", "settled"]
 
@@ -118,7 +118,7 @@ def settled(stack: Stack, spec: ModelSpec) -> State | None:
     >>> bool(settled(build_stack(spec), spec).gap < 1e-29)
     True
     """
-    if not spec.ends_in_norm and _skips(spec) >= 1:
+    if first_norm(spec) is None and _skips(spec) >= 1:
         return None
     period, x = _period(stack, stack.initial(spec.replace(rho0=0.0)))
     points: list[Floats] = []

@@ -77,8 +77,8 @@ def gradient_exponent(spec: ModelSpec, state: State | None = None) -> Floats:
     0.0
     >>> spec = ModelSpec(depth=1, context=8, causal=True, beta=1, sigma_v2=1, sigma_w2=1, rho0=0,
     ...                    sigma_b2=1)
-    >>> round(float(gradient_exponent(spec)), 6)  # log(2/3 3/5)
-    -0.916291
+    >>> round(float(gradient_exponent(spec)), 6)  # log(2/3 1/2)
+    -1.098612
     """
     require_theory(spec, "gradient_exponent")
     if state is not None and not has_positions(spec):
