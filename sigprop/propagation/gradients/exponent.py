@@ -63,6 +63,8 @@ def gradient_exponent(spec: ModelSpec, state: State | None = None) -> Floats:
     TheoryError
         If no theory covers the spec (`sigprop.propagation.capabilities`), or the state of a single
         one does not settle.
+    DomainError
+        If a window is shorter than T/62, as in `sigprop.gradients`.
 
     Notes
     -----
