@@ -164,7 +164,7 @@ class PositionGeometry:
         return self._state(kernel.q, alone, kept, value, 0.0 if centred else bias, centred)
 
     def _least(self, keys: KeyWeights, own: Floats) -> Floats:
-        """Least mean gap of the keys of two queries, given those of the keys of each.
+        """Least mean gap of the keys of two queries, given those of the keys of each (E25i).
 
         Gaps are halves of squared distances, and those of two means are not negative; blocks of
         positions may lose that where tokens merge.
@@ -178,10 +178,15 @@ class PositionGeometry:
     def _state(
         self, q: Number, alone: Floats, kept: Floats, value: Number, bias: Number, centred: bool
     ) -> State:
-        gap = np.maximum(self.layout.of_two(alone) - kept, 0.0)
+        gap = self.layout.of_two(alone) - kept
         start = 0.0 if centred else value * q + bias
         column = alone[..., : len(self.layout.size), None]
-        return State(start + value * column, value * self.layout.spread_out(gap))
+        q, gap = start + value * column, value * self.layout.spread_out(gap)
+        root = np.sqrt(np.maximum(q, 0.0))
+        apart = root - np.swapaxes(root, -1, -2)  # two tokens are as far apart as their norms
+        blocks = gap[..., : apart.shape[-1]]
+        np.maximum(blocks, apart * apart / 2, out=blocks)
+        return State(q, np.maximum(gap, 0.0))
 
     def pull(
         self, layer: AttentionNumbers, kernel: State, gradient: Gradient, statistics: Any,

@@ -561,7 +561,7 @@ class Exact(QueryStatistics):
 
 
 def _furthest(single: Single, keys: KeyWeights) -> Floats:
-    r"""Largest near, :math:`(Y_2 - \sum w^2)/(1 - Y_2)`.
+    r"""Largest near (E25i), :math:`(Y_2 - \sum w^2)/(1 - Y_2)`.
 
     Gaps are halves of squared distances, so a row of weights meets keys that are on average no
     further from each other than those of the mean weights:
