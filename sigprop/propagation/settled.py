@@ -1,4 +1,7 @@
-"""Kernels in which deep stacks settle, and how fast small deviations from them decay (E18b)."""
+"""Kernels in which deep stacks settle, and how fast small deviations from them decay (E18b).
+
+Measured: notebooks/accuracy.md.
+"""
 
 from __future__ import annotations
 

@@ -184,6 +184,7 @@ def test_large_grids_are_interpolated_box_by_box(monkeypatch):
 
 
 def test_a_store_is_interpolated_chunk_by_chunk(tmp_path, monkeypatch):
+    pytest.importorskip("dask", reason="needs the extra distributed")
     monkeypatch.setattr(sys.modules["sigprop.propagation.points"], "CHUNK", 500)
     axes = {"beta": BETA, "alpha_attn": ALPHA}
     data = diagram_store(SPECS["pre"], tmp_path / "d.zarr", **axes)
