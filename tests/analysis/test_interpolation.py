@@ -8,6 +8,7 @@ import xarray as xr
 
 from sigprop import ModelSpec, diagram, sweep
 from sigprop.analysis.diagram import interpolation
+from sigprop.analysis.diagram.fields import Plan
 from sigprop.analysis.diagram.interpolation import TOLERANCES, interpolated_sweep
 from sigprop.analysis.diagram.zarr_store import diagram_store
 from sigprop.propagation.capabilities import geometry_of
@@ -195,3 +196,11 @@ def test_a_store_is_interpolated_chunk_by_chunk(tmp_path, monkeypatch):
     np.testing.assert_allclose(data.rho, plain.rho, rtol=0, atol=2 * TOLERANCES["rho"])
     again = diagram_store(SPECS["pre"], tmp_path / "d.zarr", **axes).load()
     xr.testing.assert_identical(again, data)
+
+
+def test_an_array_without_axes_is_solved_point_by_point():
+    spec = SPECS["pre"].replace(beta=np.array([0.2, 0.9]), alpha_attn=np.array([1.0, 0.4]))
+    data = Plan(spec, {}, 0.9, None).values()
+    exact = sweep(spec).state
+    np.testing.assert_array_equal(data["gap_ratio"], exact.gap / exact.q)
+    assert not Plan(spec, {}, 0.9, None).is_interpolated

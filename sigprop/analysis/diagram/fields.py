@@ -141,8 +141,11 @@ class Plan:
 
     @property
     def is_interpolated(self) -> bool:
-        """Whether points may be interpolated: tokens are told apart, and no gradients asked."""
-        return self._kind != "exchangeable" and not self.gradients
+        """Whether points may be interpolated: along axes, where tokens are told apart.
+
+        Not where gradients are asked for.
+        """
+        return bool(self.axes) and self._kind != "exchangeable" and not self.gradients
 
     def part(self, box: tuple[slice, ...]) -> Plan:
         """Cut a part out of the grid.
