@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import sigprop.propagation.stack as stacks
-from sigprop import ModelSpec, propagate
+from sigprop import ModelSpec, bands, propagate
+from sigprop.layers.attention import position_grid
 from sigprop.layers.attention.position_grid import make_layout, with_short_distances
 from sigprop.layers.attention.sliding_window import SlidingWindow, short_distances
 from sigprop.propagation.causal import causal
@@ -153,3 +154,23 @@ def test_late_tokens_merge_as_those_of_every_position():
     np.testing.assert_allclose(found, exact, rtol=0.02)
     alike = propagate(spec, geometry="exchangeable")
     assert np.abs(alike.gap / alike.q / exact - 1).max() > 0.1
+
+
+@pytest.mark.parametrize("change", [{}, {"rotary_base": 1e4, "norm": "pre"}], ids=str)
+def test_bands_far_behind_a_window(monkeypatch, change):
+    """Their coarse blocks are at most as long as what comes before them."""
+    spec = HOT.replace(depth=3, context=900, window=77, beta=1.5, **change)
+    found, other = bands(spec), bands(spec.replace(window=9))
+    monkeypatch.setattr(position_grid, "FAR", np.inf)
+    short = bands(spec)  # on blocks that are parts of the window throughout
+    for name in ("rho_std", "y2_std", "entropy_std"):
+        values = [getattr(one, name)[1:] for one in (found, short, other)]
+        np.testing.assert_allclose(values[0], values[1], rtol=0.03)
+        assert np.abs(values[2] / values[1] - 1).max() > 0.03
+
+
+def test_coarse_blocks_far_behind_a_window():
+    layout = make_layout(2**20, resolution=24, window=128, far=True)
+    assert (layout.size <= np.maximum(layout.edges[:-1], 1)).all()
+    reach = with_short_distances(layout, [128]).reach
+    assert (reach < layout.centres.position)[reach > 0].all()

@@ -692,6 +692,11 @@ def pairs_between(sizes: Ints) -> Floats:
     return np.outer(size, size) - np.diag(size)
 
 
+def is_far(window: float, context: int) -> bool:
+    """Whether a window is far shorter than a context."""
+    return FAR * window < context
+
+
 def make_layout(
     context: int,
     resolution: int = 64,
@@ -741,12 +746,15 @@ def make_layout(
     require(resolution >= singles, "resolution", resolution, f"an integer >= {singles}")
     require(window >= 1, "window", window, "a number >= 1")
     require(0 <= prefix <= context, "prefix", prefix, "an integer in [0, context]")
+    far &= is_far(window, context)
+    if far:  # a block is at most as long as what comes before it
+        resolution = max(resolution, singles + int(np.ceil(np.log2(context / singles))))
     single = np.arange(min(singles, context) + 1)
     grown = np.geomspace(single[-1], context, max(resolution - singles, 1) + 1)
     if resolution >= context:
         grown = np.arange(context + 1.0)
     if window < context:  # behind a window the kernel varies over the window, not the position
-        end = context if context <= FAR * window or not far else int(WINDOWS * window)
+        end = int(WINDOWS * window) if far else context
         fine = np.arange(0, end + 1, max(window // PER_WINDOW, 1))
         require(len(fine) <= MAX_SIZE, "window", window, f"at least {context} / 62")
         grown = np.concatenate([grown, fine[fine < context], [end]])
@@ -778,7 +786,7 @@ def with_short_distances(layout: Layout, windows: Iterable[float]) -> Layout:
     (True, True)
     """
     context = int(layout.edges[-1])
-    far = sorted({int(w) for w in windows if FAR * w < context})
+    far = sorted({int(w) for w in windows if is_far(w, context)})
     if not far:
         return layout
     start, size = layout.edges[:-1], layout.size
