@@ -20,6 +20,7 @@ from sigprop.core.export import Exported
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import (
+    UNSETTLED,
     covers,
     geometry_of,
     is_causal,
@@ -31,7 +32,6 @@ from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.rotary import ByDistance, distances_of
 from sigprop.propagation.run import solve
 from sigprop.propagation.settled import (
-    UNSETTLED,
     alike,
     has_merged,
     multiplier,

@@ -26,6 +26,7 @@ __all__ = [
     "MAX_ROTARY",
     "TABLE",
     "THEORIES",
+    "UNSETTLED",
     "Row",
     "TheoryError",
     "covers",
@@ -33,6 +34,7 @@ __all__ = [
     "has_positions",
     "is_causal",
     "is_drawn",
+    "is_looked_up",
     "is_rotary",
     "refusal",
     "require_theory",
@@ -50,6 +52,7 @@ SMALLEST_GAIN = 1e-150  # whose square, the variance behind a norm, keeps its di
 FORWARD = ("propagate", "sweep", "critical", "diagram")
 RATES = ("exponents", "fixed_points", "asymptotic_alpha", "gradient_exponent")
 LIMITS = ("fixed_points", "gradient_exponent")  # states in which stacks settle
+UNSETTLED = "no state in which tokens settle"
 COLLAPSE = ("exponents", "asymptotic_alpha")  # rates where all tokens have merged
 HEAT = ("beta_profile", "entropy_boundary")
 DESIGN = ("judge", "recommend", "prescribe", "grow", "schemes", "folklore")
@@ -270,7 +273,7 @@ TABLE = (
         ("propagate", "beta_profile", "exponents", "bands", "gradients"),
         "nothing passes {where}: all branches are zero, a scale overflows, scores exceed s = 40, "
         "or an activation without closed form meets a variance above 100", None),
-    Row("no state in which tokens settle", LIMITS,
+    Row(UNSETTLED, LIMITS,
         "the state of independent tokens vanishes, overflows or drifts: before a norm it grows "
         "unless skips shrink it, and at a critical strength it changes ever more slowly", None),
     Row("networks that differ too much", ("bands",),

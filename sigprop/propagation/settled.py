@@ -16,7 +16,7 @@ from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.stack import Stack, first_norm
 
-__all__ = ["FAINT", "UNSETTLED", "alike", "has_merged", "multiplier", "period_of", "settled"]
+__all__ = ["FAINT", "alike", "has_merged", "multiplier", "period_of", "settled"]
 
 FAINT = 1e-30  # gap/q of tokens that have merged
 MERGED = 1e-5  # mean 1 - rho below which they are on their way there
@@ -26,8 +26,6 @@ KEPT = 8  # changes that an extrapolation is made of
 MOST = 2000  # periods
 NUDGE = 1e-5  # relative step of slopes, of second order in it
 SURE = 1e-5  # error of multipliers
-
-UNSETTLED = "no state in which tokens settle"  # row of the table of refusals
 
 
 def period_of(spec: ModelSpec) -> ModelSpec:

@@ -120,6 +120,7 @@ def test_three_axes_of_which_one_is_an_integer():
         rest = {name: values for name, values in axes.items() if name != "context"}
         one = diagram(SPECS["pre"].replace(context=context), **rest)
         of_all = found.rho.sel(context=context)
+        # both are interpolated
         np.testing.assert_allclose(one.rho, of_all, rtol=0, atol=2 * TOLERANCES["rho"])
 
 
@@ -193,6 +194,7 @@ def test_a_store_is_interpolated_chunk_by_chunk(tmp_path, monkeypatch):
     assert data.attrs["interpolation"].startswith("where points were not solved, errors")
     assert excess(SPECS["pre"], data.load()) < 1
     plain = diagram(SPECS["pre"], **axes)
+    # both are interpolated
     np.testing.assert_allclose(data.rho, plain.rho, rtol=0, atol=2 * TOLERANCES["rho"])
     again = diagram_store(SPECS["pre"], tmp_path / "d.zarr", **axes).load()
     xr.testing.assert_identical(again, data)

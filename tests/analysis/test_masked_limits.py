@@ -118,6 +118,7 @@ def spectrum(spec):
 def test_the_exponent_is_that_of_the_whole_spectrum(name):
     spec = CHAOTIC.replace(context=5, **STACKS[name])
     whole = np.log(spectrum(spec)[:2]) / period_of(spec).depth
+    # the state has settled to 1e-10 of its gaps
     assert float(gradient_exponent(spec)) == pytest.approx(whole[0], abs=1e-8)
     assert abs(whole[1] - whole[0]) > 1e-4
 
@@ -128,6 +129,7 @@ def test_gradients_of_deep_stacks_grow_by_the_exponent():
     found = gradients(spec, blocks=8)
     growth = np.log(found.q[14:18] / found.q[15:19])
     exponent = float(gradient_exponent(spec))
+    # what is left of the other modes, and of the state, after fourteen blocks from either end
     np.testing.assert_allclose(growth, exponent, atol=1e-5)
     assert found.q_blocks[14, 0] > 0.5 * found.q_blocks[14].sum()
     late = float(gradient_exponent(spec.replace(**PLAIN)))

@@ -61,7 +61,8 @@ def test_any_context(context):
     spec = HOT.replace(context=context, window=128, depth=3, beta=2 * scale)
     near = propagate(spec.replace(context=2**14, beta=2))
     far = propagate(spec)
-    np.testing.assert_allclose(far.y2, near.y2, atol=2e-3)  # all windows but the first are alike
+    # all windows but the first are alike, which holds 1 % of 2^14 tokens
+    np.testing.assert_allclose(far.y2, near.y2, atol=2e-3)
     np.testing.assert_allclose(far.rho, near.rho, atol=5e-3)
     assert np.abs(propagate(spec.replace(window=256)).y2 - near.y2).max() > 0.01
 

@@ -170,9 +170,8 @@ class PositionGeometry:
         positions may lose that where tokens merge.
         """
         layout = self.layout
-        count, (i, j) = layout.queries.count, layout.couples
-        apart = 1 - 1 / count - keys.squares
-        both = 1 - layout.common / (count[i] * count[j]) - keys.products
+        apart = 1 - 1 / layout.queries.count - keys.squares
+        both = 1 - layout.even - keys.products
         return np.divide(layout.of_two(apart * own), both, out=np.zeros_like(both), where=both > 0)
 
     def _state(

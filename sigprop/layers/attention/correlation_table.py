@@ -124,7 +124,12 @@ def rise(sizes: Ints) -> Floats:
     distance = np.abs(middle[:, None] - middle)
     np.fill_diagonal(distance, np.exp(-1.5) * sizes)  # E log |x - y| in a block
     log, pairs = np.log(np.maximum(distance, 1.0)), pairs_between(sizes)
-    mean = np.sum(pairs * log) / pairs.sum()
+    return risen(log, pairs)
+
+
+def risen(log: Floats, number: Floats) -> Floats:
+    """Logarithms of distances about their mean over numbers of pairs, -1 at distance one."""
+    mean = np.sum(number * log) / number.sum()
     return np.asarray((log - mean) / max(mean, SMALL))
 
 

@@ -51,9 +51,8 @@ class KeyWeights:
     @cached_property
     def products(self) -> Floats:
         """Sum over common keys of the product of two queries' weights, likewise, shape (..., N)."""
-        layout = self.layout
-        first = layout.products(self.more, self.weight)
-        rest = layout.products(np.ones_like(self.more), self.more)
+        first = self._common_sums(self.more, self.weight)
+        rest = self._common_sums(np.ones_like(self.more), self.more)
         return np.asarray((first + rest) / self._scale[1])
 
     def means(self, values: Floats) -> tuple[Floats, Floats]:
@@ -114,8 +113,37 @@ class KeyWeights:
         return own / self._scale[0], between / self._scale[1]
 
     def _sums(self, values: Floats, weight: Floats) -> tuple[Floats, Floats]:
-        """Weighted sums over pairs of different keys."""
-        return self.layout.pair_sums(values, self.layout.seen * weight)
+        """Weighted sums over pairs of different keys, for each query and each couple."""
+        layout, picked = self.layout, self.layout.seen * weight
+        (i, j), blocks, window = layout.couples, len(layout.size), layout.local
+        square, of_blocks = values[..., :blocks], picked[..., :blocks]
+        sums = of_blocks @ (layout.pairs * square) @ np.swapaxes(of_blocks, -1, -2)
+        own = np.diagonal(sums, axis1=-2, axis2=-1).copy()
+        if window is None:
+            return own, sums[..., i, j]
+        profile, ranges = values[..., blocks:], picked[..., window.rows, blocks:]
+        own[..., window.rows] = window.own_sums(window.of_keys(profile), ranges)
+        numbers = of_blocks * layout.size
+        numbers[..., window.rows, :] = window.over_blocks(ranges)
+        apart = numbers @ square @ np.swapaxes(numbers, -1, -2)
+        between = np.where(layout.windowed, apart[..., i, j], sums[..., i, j])
+        couples, row, distance = layout.close_windows
+        close = window.shifted_sums(window.of_both(profile), ranges)
+        between[..., couples] = close[..., row, distance]
+        return own, between
+
+    def _common_sums(self, first: Floats, second: Floats) -> Floats:
+        """Add up products of two numbers of each common key, shape (..., N)."""
+        layout = self.layout
+        (i, j), blocks, window = layout.couples, len(layout.size), layout.local
+        seen = layout.seen[:, :blocks]
+        one, two = first[..., :blocks] * seen, second[..., :blocks] * seen
+        sums = ((one * layout.size) @ np.swapaxes(two, -1, -2))[..., i, j]
+        if window is not None:
+            couples, row, distance = layout.close_windows
+            own, other = (v[..., window.rows, blocks:] for v in (first, second))
+            sums[..., couples] = window.common_sums(own, other)[..., row, distance]
+        return np.asarray(sums)
 
     @cached_property
     def _scale(self) -> tuple[Floats, Floats]:

@@ -174,6 +174,12 @@ class Layout:
         return np.concatenate([i, self.wide, near]), np.concatenate([j, self.wide, beside])
 
     @cached_property
+    def even(self) -> Floats:
+        """Overlap of two queries of equal weights, for each of `couples`."""
+        (i, j), count = self.couples, self.queries.count
+        return np.asarray(self.common / (count[i] * count[j]))
+
+    @cached_property
     def offsets(self) -> Floats:
         """Distance of the two queries of each of `couples`."""
         (i, j), position, near = self.couples, self.queries.position, self.close[1]
@@ -434,51 +440,8 @@ class Layout:
         )
         return np.asarray(np.divide(sums, count, out=np.zeros_like(sums), where=count > 0))
 
-    def pair_sums(self, values: Floats, picked: Floats) -> tuple[Floats, Floats]:
-        """Weighted sums over pairs of different keys, for each query and each couple.
-
-        Parameters
-        ----------
-        values : array, shape (..., B, B+J)
-            Mean of a quantity over pairs of different tokens of two blocks, and at distances.
-        picked : array, shape (..., P, K)
-            Weight of a seen key of each block, and of each range of a window; see `key_sizes`.
-
-        Returns
-        -------
-        own : array, shape (..., P)
-            Over the keys that a query sees, taken twice.
-        between : array, shape (..., N)
-            Over the keys of the one and the keys of the other query.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
-        >>> layout = make_layout(3)
-        >>> [part.tolist() for part in layout.pair_sums(np.ones((3, 3)), layout.seen)]
-        [[0.0, 2.0, 6.0], [1.0, 2.0, 4.0]]
-        """
-        (i, j), blocks = self.couples, len(self.size)
-        square, picked_blocks = values[..., :blocks], picked[..., :blocks]
-        sums = picked_blocks @ (self.pairs * square) @ np.swapaxes(picked_blocks, -1, -2)
-        own = np.diagonal(sums, axis1=-2, axis2=-1).copy()
-        if self.local is None:
-            return own, sums[..., i, j]
-        rows, ranges = self.local.rows, picked[..., self.local.rows, blocks:]
-        profile = values[..., blocks:]
-        own[..., rows] = self.local.own_sums(self.local.of_keys(profile), ranges)
-        numbers = picked_blocks * self.size
-        numbers[..., rows, :] = self.local.over_blocks(ranges)
-        apart = numbers @ square @ np.swapaxes(numbers, -1, -2)
-        between = np.where(self._windowed, apart[..., i, j], sums[..., i, j])
-        couples, row, distance = self._close_windows
-        close = self.local.shifted_sums(self.local.of_both(profile), ranges)
-        between[..., couples] = close[..., row, distance]
-        return own, between
-
     @cached_property
-    def _windowed(self) -> Bools:
+    def windowed(self) -> Bools:
         """Whether a query of each of `couples` sees a window in ranges of its own."""
         local = np.zeros(len(self.queries.position), dtype=bool)
         local[self.local.rows if self.local else []] = True
@@ -486,42 +449,13 @@ class Layout:
         return np.asarray(local[i] | local[j])
 
     @cached_property
-    def _close_windows(self) -> tuple[Ints, Ints, Ints]:
+    def close_windows(self) -> tuple[Ints, Ints, Ints]:
         """Couples at short distances of such queries: their places, rows and distances."""
         block, distance = self.close
         start = 0 if self.local is None else self.local.rows[0]
         held = np.flatnonzero(block >= start)
         places = len(self.cells[0]) - len(block) + held
         return places, block[held] - start, distance[held]
-
-    def products(self, first: Floats, second: Floats) -> Floats:
-        """Add up products of weights over the common keys of each of `couples`.
-
-        Parameters
-        ----------
-        first, second : array, shape (..., P, K)
-            Weight of a key of each block for the first and the second query, as in `pair_sums`.
-
-        Returns
-        -------
-        array, shape (..., N)
-            The sums.
-
-        Examples
-        --------
-        >>> from sigprop.layers.attention.position_grid import make_layout
-        >>> layout = make_layout(3)
-        >>> layout.products(layout.seen, layout.seen).tolist()
-        [1.0, 1.0, 2.0]
-        """
-        (i, j), blocks = self.couples, len(self.size)
-        one, two = first[..., :blocks] * self.seen[:, :blocks], second[..., :blocks]
-        sums = ((one * self.size) @ np.swapaxes(two * self.seen[:, :blocks], -1, -2))[..., i, j]
-        if self.local is not None:
-            rows, (couples, row, distance) = self.local.rows, self._close_windows
-            close = self.local.common_sums(first[..., rows, blocks:], second[..., rows, blocks:])
-            sums[..., couples] = close[..., row, distance]
-        return np.asarray(sums)
 
     def mean_over_seen(self, values: Floats) -> Floats:
         """Means over the pairs of a token of each block and another that it sees.

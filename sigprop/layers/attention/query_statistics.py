@@ -224,12 +224,7 @@ class PositionStats:
     @cached_property
     def overlap(self) -> Floats:
         """Overlap of each couple."""
-        return np.asarray(self._even + self.joint)
-
-    @property
-    def _even(self) -> Floats:
-        (i, j), count = self.layout.couples, self.layout.queries.count
-        return np.asarray(self.layout.common / (count[i] * count[j]))
+        return np.asarray(self.layout.even + self.joint)
 
     @property
     def reduced_beta(self) -> Floats:

@@ -15,11 +15,16 @@ from functools import cached_property
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints, Number
-from sigprop.layers.attention.correlation_table import SMALL, RotaryCorrelations, covers, rise
+from sigprop.layers.attention.correlation_table import (
+    SMALL,
+    RotaryCorrelations,
+    covers,
+    rise,
+    risen,
+)
 from sigprop.layers.attention.key_correlations import RATIOS, KeyCorrelation, rotated_width
 from sigprop.layers.attention.position_grid import pairs_between
 from sigprop.layers.attention.query_statistics import COLD, INTEGRATED, Exact, Single
-from sigprop.layers.attention.rotated_gaps import RotatedGaps
 from sigprop.layers.attention.rotation import frequencies
 from sigprop.layers.attention.statistics.table import MAX_SIGMA, head_nodes
 from sigprop.layers.attention.statistics.universal import Couples, KeyWeights, OneQuery
@@ -234,7 +239,7 @@ class Universal(Exact):
         omega = frequencies(self.rotation, rotated_width(self.head_width))
         (blocks, ranges), _ = self._pairs
         if self.layout.local is not None:
-            ranges = RotatedGaps(self.layout, omega).window_cosines.mean(axis=0)
+            ranges = self.layout.local.cosines(omega).mean(axis=0)
         return np.asarray(blocks * self.layout.waves(omega).mean(axis=0)), ranges
 
     @cached_property
@@ -245,11 +250,13 @@ class Universal(Exact):
         """
         layout, size = self.layout, len(self.layout.size)
         index = self.resolved[self.resolved < len(layout.head.size)]
-        found = [_mean_and_rise(sizes) for sizes in layout.parts[index]]
+        found = [_mean_and_slope(pairs_between(n), rise(n)) for n in layout.parts[index]]
         mean, climb = np.reshape(found, (-1, 2, size, size)).swapaxes(0, 1)
         near = steep = np.zeros(len(layout.distances))
         if layout.local is not None and layout.window > 1:
-            near, steep = layout.local.mean_and_rise()
+            number = layout.local.numbers()
+            weights = _mean_and_slope(number, risen(np.log(layout.local.apart), number))
+            near, steep = map(layout.local.linear, weights)
         return (mean, near), (climb, steep)
 
     @cached_property
@@ -270,8 +277,7 @@ class Universal(Exact):
         return KeyWeights(self._count)
 
 
-def _mean_and_rise(sizes: Ints) -> tuple[Floats, Floats]:
-    """Weights of a mean over pairs of keys of two blocks, and of its slope in log distance."""
-    pairs, climb = pairs_between(sizes), rise(sizes)
-    mean = pairs / pairs.sum()
+def _mean_and_slope(number: Floats, climb: Floats) -> tuple[Floats, Floats]:
+    """Weights of a mean over pairs, of which there are some numbers, and of its slope in a form."""
+    mean = number / number.sum()
     return mean, mean * climb / max(np.sum(mean * climb * climb), SMALL)

@@ -123,14 +123,13 @@ class RotatedGaps:
         """Means of one less the cosine, shape (F, P)."""
         if self.layout.local is None:
             return self.layout.own(1 - self._by_frequency)
-        return self._joined(self._head._still, 1 - self.window_cosines.sum(axis=-1)[:, None])
+        return self._joined(self._head._still, 1 - self._in_window.sum(axis=-1)[:, None])
 
     def _joined(self, head: Floats, local: Floats) -> Floats:
         """Values of queries of the first blocks, and of those that see a window in ranges."""
         out = np.empty((*head.shape[:-1], len(self.layout.queries.position)))
         out[..., self.layout.head_rows] = head
-        if self.layout.local is not None:
-            out[..., self.layout.local.rows] = local
+        out[..., self._window.rows] = local
         return out
 
     @cached_property
@@ -147,20 +146,14 @@ class RotatedGaps:
         return RotatedGaps(self.layout.head, self._omega)
 
     @cached_property
-    def window_cosines(self) -> Floats:
+    def _in_window(self) -> Floats:
         """Weights of the means of gap times cosine over pairs of keys of a window, shape (F, J)."""
-        window = self._window
-        apart, number = np.arange(1.0, window.window), window.numbers()
-        turned = np.cos(self._omega[:, None] * apart) * number / max(number.sum(), 1)
-        return window.linear(turned)
+        return self._window.cosines(self._omega)
 
     @cached_property
     def _near_keys(self) -> Floats:
         """Likewise over keys beside a key of each range, over frequencies too, shape (M, J)."""
-        window = self._window
-        apart, number = np.arange(1.0, window.window), window.beside()
-        total = np.maximum(number.sum(axis=-1, keepdims=True), 1)
-        return window.linear(np.cos(self._omega[:, None] * apart).mean(axis=0) * number / total)
+        return self._window.cosines_beside(self._omega)
 
     @property
     def _window(self) -> SlidingWindow:
@@ -173,7 +166,7 @@ class RotatedGaps:
         layout, blocks = self.layout, len(self.layout.size)
         if layout.local is not None:
             first, profile = len(layout.head.size), layout.local.of_keys(gap[..., blocks:])
-            local = np.swapaxes(profile @ self.window_cosines.T, -1, -2)
+            local = np.swapaxes(profile @ self._in_window.T, -1, -2)
             return self._joined(self._head._cosine_means(gap[..., :first, :first]), local)
         gap = gap[..., :blocks]
         if np.any(self.layout.queries.low > 0):

@@ -27,7 +27,6 @@ __all__ = ["PER_WINDOW", "SlidingWindow", "between_nodes", "short_distances"]
 
 PER_WINDOW = 8  # ranges of a window
 GROWTH = 1.35  # of distances beyond two windows
-TINY = 1e-9
 SAMPLES = 1024  # distances in a window at which pairs are counted
 
 
@@ -154,9 +153,7 @@ class SlidingWindow:
         array, shape (..., R, J)
             The values, linear between blocks.
         """
-        first, part = between_nodes(self._position, self._position[self.rows] - self._later(0))
-        low, high = profiles[..., first, :], profiles[..., first + 1, :]
-        return np.asarray(low + part[:, None] * (high - low))
+        return _between(profiles, *self._keys_stand)
 
     def of_both(self, profiles: Floats) -> Floats:
         """Values of pairs of keys of two queries at each short distance, as `of_keys`.
@@ -171,10 +168,18 @@ class SlidingWindow:
         array, shape (..., R, J, J)
             The values.
         """
+        return _between(profiles, *self._both_stand)
+
+    @cached_property
+    def _keys_stand(self) -> tuple[Ints, Floats]:
+        """Place among blocks of the later of two keys of each query, shape (R,)."""
+        return between_nodes(self._position, self._position[self.rows] - self._later(0))
+
+    @cached_property
+    def _both_stand(self) -> tuple[Ints, Floats]:
+        """Likewise of the keys of two queries at each short distance, shape (R, J)."""
         later = np.array([self._later(d) for d in self._distances.tolist()])
-        first, part = between_nodes(self._position, self._position[self.rows][:, None] - later)
-        low, high = profiles[..., first, :], profiles[..., first + 1, :]
-        return np.asarray(low + part[..., None] * (high - low))
+        return between_nodes(self._position, self._position[self.rows][:, None] - later)
 
     def _later(self, apart: int) -> float:
         """Mean distance from the later of two queries to the later of two keys, one of each."""
@@ -222,9 +227,14 @@ class SlidingWindow:
 
     def matrices(self, profile: Floats) -> Floats:
         """Mean values over pairs of different keys of two ranges, shape (..., R, M, M)."""
-        number = np.outer(self.sizes, self.sizes) - np.diag(self.sizes)
-        mean = self.pairs / np.maximum(number, 1)[..., None]
-        return np.asarray(np.einsum("mnj,...rj->...rmn", mean, profile))
+        return np.asarray(np.einsum("mnj,...rj->...rmn", self._means, profile))
+
+    @cached_property
+    def _means(self) -> Floats:
+        """Weights of means over pairs of different keys of two ranges, shape (M, M, J)."""
+        number = self.pairs.sum(axis=-1, keepdims=True)
+        none = np.zeros_like(self.pairs)
+        return np.asarray(np.divide(self.pairs, number, out=none, where=number > 0.5))
 
     def over_blocks(self, picked: Floats) -> Floats:
         """Numbers of keys, weighted, as numbers at the centres of blocks, shape (..., R, B)."""
@@ -243,27 +253,54 @@ class SlidingWindow:
         array, shape (..., J)
             The weights.
         """
-        return np.asarray(count @ self._hats(np.arange(1.0, self.window)))
+        return np.asarray(count @ self._hats(self.apart))
 
-    def mean_and_rise(self) -> tuple[Floats, Floats]:
-        """Weights of the mean over pairs of keys, and of its slope in log distance, shape (J,).
+    def cosines(self, omega: Floats) -> Floats:
+        """Weights of the means of values times cosine over pairs of keys.
 
-        The logarithm is about its mean over pairs, -1 at distance one.
+        Parameters
+        ----------
+        omega : array, shape (F,)
+            Frequencies in radians a token.
+
+        Returns
+        -------
+        array, shape (F, J)
+            The weights.
         """
-        apart, number = np.arange(1.0, self.window), self.numbers()
-        share, log = number / number.sum(), np.log(apart)
-        mean = share @ log
-        climb = (log - mean) / max(mean, TINY)
-        return self.linear(share), self.linear(share * climb / max(share @ climb**2, TINY))
+        number = self.numbers()
+        return self.linear(np.cos(omega[:, None] * self.apart) * number / max(number.sum(), 1))
+
+    def cosines_beside(self, omega: Floats) -> Floats:
+        """Weights of such means over keys beside a key of each range, over frequencies too.
+
+        Parameters
+        ----------
+        omega : array, shape (F,)
+            Frequencies in radians a token.
+
+        Returns
+        -------
+        array, shape (M, J)
+            The weights.
+        """
+        number = self.beside()
+        total = np.maximum(number.sum(axis=-1, keepdims=True), 1)
+        return self.linear(np.cos(omega[:, None] * self.apart).mean(axis=0) * number / total)
 
     def ahead(self) -> Floats:
         """Weights of the mean over pairs of the latest key and another, shape (J,)."""
         others = max(self.window - 1, 1)
         return self.linear(np.ones(self.window - 1) / others)
 
+    @property
+    def apart(self) -> Floats:
+        """Distances of two different keys: 1 to w - 1."""
+        return np.arange(1.0, self.window)
+
     def numbers(self) -> Floats:
-        """Numbers of ordered pairs of different keys at the distances 1 to w - 1."""
-        return 2.0 * (self.window - np.arange(1.0, self.window))
+        """Numbers of ordered pairs of different keys at these distances."""
+        return 2.0 * (self.window - self.apart)
 
     def beside(self) -> Floats:
         """Count keys at the distances 1 to w - 1 from the keys of each range, shape (M, w-1)."""
@@ -315,22 +352,29 @@ class SlidingWindow:
 
     def _hats(self, apart: Floats) -> Floats:
         """Hat functions of the short distances, shape (n, J)."""
-        out = np.zeros((len(apart), len(self._distances)))
-        first, part = between_nodes(self._distances, apart)
-        row = np.arange(len(apart))
-        out[row, first], out[row, first + 1] = 1 - part, part
-        return out
+        return _hats(self._distances, apart)
 
     @cached_property
     def _places(self) -> Floats:
         """Weights of blocks at the mean positions of the ranges of each query, shape (R, M, B)."""
         middle = (self._ends[:-1] + self._ends[1:] + 1) / 2 - self.window
         place = self._position[self.rows][:, None] + middle
-        first, part = between_nodes(self._position, place)
-        out = np.zeros((*place.shape, len(self._position)))
-        row, column = np.indices(place.shape)
-        out[row, column, first], out[row, column, first + 1] = 1 - part, part
-        return out
+        return _hats(self._position, place)
+
+
+def _hats(nodes: Floats | Ints, place: Floats) -> Floats:
+    """Hat functions of nodes at some places, on a last axis."""
+    out = np.zeros((*place.shape, len(nodes)))
+    first, part = between_nodes(nodes, place)
+    np.put_along_axis(out, first[..., None], 1 - part[..., None], axis=-1)
+    np.put_along_axis(out, first[..., None] + 1, part[..., None], axis=-1)
+    return out
+
+
+def _between(profiles: Floats, first: Ints, part: Floats) -> Floats:
+    """Values of blocks, shape (..., B, J), at places between them."""
+    low, high = profiles[..., first, :], profiles[..., first + 1, :]
+    return np.asarray(low + part[..., None] * (high - low))
 
 
 def _products(first: Floats, second: Floats) -> Floats:

@@ -17,10 +17,16 @@ from sigprop.core.arrays import Floats
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.state import Gradient, State
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import TheoryError, has_positions, refusal, require_theory
+from sigprop.propagation.capabilities import (
+    UNSETTLED,
+    TheoryError,
+    has_positions,
+    refusal,
+    require_theory,
+)
 from sigprop.propagation.gradients.by_position import pullback, stack_of
 from sigprop.propagation.points import singles
-from sigprop.propagation.settled import UNSETTLED, alike, period_of, settled
+from sigprop.propagation.settled import alike, period_of, settled
 from sigprop.propagation.stack import build_block, build_stack
 
 __all__ = ["gradient_exponent"]
