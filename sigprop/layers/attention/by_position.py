@@ -27,6 +27,7 @@ from sigprop.layers.attention.query_responses import Responses
 from sigprop.layers.attention.query_statistics import PositionScores, PositionStats
 from sigprop.layers.attention.rotated_gaps import RotatedGaps
 from sigprop.layers.attention.rotation import Rotation, frequencies
+from sigprop.layers.attention.windowed_keys import WindowedKeys
 from sigprop.layers.interface import BackwardStep, Spread
 from sigprop.layers.norm import Norm
 from sigprop.layers.state import Gradient, State
@@ -194,13 +195,25 @@ class PositionGeometry:
         """Gradient kernel at the input of attention, and the gradients of its weights."""
         scores = self.scores(layer, kernel)
         at = Attended(
-            layer, kernel, scores, statistics(scores), self._responses, self.rotated(layer), spread
+            layer,
+            kernel,
+            scores,
+            statistics(scores),
+            self._responses,
+            self.rotated(layer),
+            spread,
+            self._windowed,
         )
         return position_backward.pull(at, gradient)
 
     @cached_property
     def _responses(self) -> Responses:
         return Responses(self.layout)
+
+    @cached_property
+    def _windowed(self) -> WindowedKeys | None:
+        window = self.layout.local
+        return None if window is None else WindowedKeys(self.layout, window)
 
     def total(self, own: Number, others: Floats) -> Floats:
         """Mean over tokens of a kernel summed over the other token."""

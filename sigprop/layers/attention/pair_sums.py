@@ -1,9 +1,9 @@
 """Sums over pairs of queries and over pairs of keys of a layout (E25, E23b).
 
-A kernel of queries is a matrix over all `Layout.queries`: on the diagonal what tokens have of
-themselves, summed over each block; beside it what belongs to the couples, in both orders, summed
-over pairs of different tokens. A kernel of keys is a pair: sums over the tokens of each block, and
-over pairs of different tokens of two blocks.
+A kernel of queries has one value for each of `Layout.queries`, what tokens have of themselves,
+summed over each block, and behind these one for each of `Layout.couples`, summed over pairs of
+different tokens in one order. A kernel of keys is a pair: sums over the tokens of each block, and
+over the pairs of different tokens that `Layout.number` counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sigprop.core.arrays import Floats
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.state import Gradient
 
-__all__ = ["PairSums", "divided"]
+__all__ = ["PairSums", "by_block", "divided", "joined", "of_queries", "product", "total"]
 
 
 def divided(value: Floats, by: Floats) -> Floats:
@@ -44,9 +44,110 @@ def divided(value: Floats, by: Floats) -> Floats:
     return np.divide(value, by, out=out, where=np.broadcast_to(by, out.shape) != 0)
 
 
+def joined(own: Floats, couples: Floats) -> Floats:
+    """Kernel of queries of values of queries and of couples.
+
+    Parameters
+    ----------
+    own : array, shape (P,)
+        For each query.
+    couples : array, shape (N,)
+        For each couple.
+
+    Returns
+    -------
+    array, shape (P + N,)
+        The kernel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.pair_sums import joined
+    >>> joined(np.ones(2), np.zeros(1)).tolist()
+    [1.0, 1.0, 0.0]
+    """
+    return np.concatenate([own, couples])
+
+
+def of_queries(layout: Layout, gradient: Gradient) -> Floats:
+    """Kernel of queries from a gradient kernel by position.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+    gradient : Gradient
+        Of shapes (B, 1) and (B, B+J).
+
+    Returns
+    -------
+    array, shape (P + N,)
+        The kernel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.pair_sums import of_queries
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.state import Gradient
+    >>> of_queries(make_layout(2), Gradient(np.ones((2, 1)), np.zeros((2, 2)))).tolist()
+    [1.0, 1.0, 0.0]
+    """
+    size, own = layout.size, np.zeros(len(layout.queries.count))
+    own[: len(size)] = np.asarray(gradient.q)[:, 0] * size
+    couples = np.asarray(gradient.others)[layout.cells]
+    couples[layout.apart_couples :] /= 2  # both orders are in one cell
+    return joined(own, couples)
+
+
+def by_block(layout: Layout, kernel: Floats) -> tuple[Floats, Floats]:
+    """Kernel of queries as one of the tokens of each block: inverse of `of_queries`.
+
+    Parameters
+    ----------
+    layout : Layout
+        Blocks and mask.
+    kernel : array, shape (P + N,)
+        Kernel of queries.
+
+    Returns
+    -------
+    own, others : array, shape (B,) and (B, B+J)
+        Sums over the tokens of each block, and over pairs of different tokens.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.pair_sums import by_block
+    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> by_block(make_layout(2), np.array([1.0, 2.0, 3.0]))[1].tolist()
+    [[0.0, 3.0], [3.0, 0.0]]
+    """
+    blocks = len(layout.size)
+    couples = kernel[len(layout.queries.count) :].copy()
+    couples[layout.apart_couples :] *= 2
+    out = np.zeros(layout.number.shape)
+    out[layout.cells] = couples
+    square = out[:, :blocks]
+    square += np.triu(square, 1).T
+    return kernel[:blocks], out
+
+
+def total(layout: Layout, kernel: Floats) -> float:
+    """Sum of a kernel of queries over all pairs, in both orders."""
+    number = len(layout.queries.count)
+    return float(np.sum(kernel[:number]) + 2 * np.sum(kernel[number:]))
+
+
+def product(layout: Layout, values: Floats) -> Floats:
+    """Kernel of the products of the values of two queries, of shape (P,)."""
+    i, j = layout.couples
+    return joined(values**2, values[i] * values[j])
+
+
 @dataclass(frozen=True)
 class PairSums:
-    """Sums over pairs under given mean weights.
+    """Sum over pairs under given mean weights.
 
     Attributes
     ----------
@@ -57,12 +158,11 @@ class PairSums:
 
     Examples
     --------
-    >>> import numpy as np
     >>> from sigprop.layers.attention.pair_sums import PairSums
     >>> from sigprop.layers.attention.position_grid import make_layout
     >>> layout = make_layout(2)
     >>> PairSums(layout, layout.seen / layout.queries.count[:, None]).same.tolist()
-    [[1.0, 0.5], [0.5, 0.5]]
+    [1.0, 0.5, 0.5]
     """
 
     layout: Layout
@@ -75,8 +175,73 @@ class PairSums:
 
     @cached_property
     def same(self) -> Floats:
-        """Sum over common keys of the product of two queries' weights, shape (P, P)."""
-        return np.asarray(self.each @ self.weight.T)
+        """Sum over common keys of the product of two queries' weights, shape (P + N,)."""
+        return self.on_common(self.each @ self.weight.T)
+
+    def on_common(self, matrix: Floats, *values: Floats) -> Floats:
+        """Sum over common keys of two queries, from those over independent parts of blocks.
+
+        Parameters
+        ----------
+        matrix : array, shape (P, P)
+            Sums of the products of weights and values.
+        *values : array, shape (P, B)
+            Values of each query, of which the sum of the two enters as a factor.
+
+        Returns
+        -------
+        array, shape (P + N,)
+            The sums.
+        """
+        out, more = self.picked(matrix), self._more(self.each, self.each, *values)
+        return np.asarray(out + np.bincount(self.layout.common_parts.kernel, more, len(out)))
+
+    def _more(self, left: Floats, right: Floats, *values: Floats) -> Floats:
+        """Find what two queries have in common of a block above independent parts, shape (C,)."""
+        at = self.layout.common_parts
+        one, two = left[at.first, at.block], left[at.second, at.block]
+        other, another = right[at.second, at.block], right[at.first, at.block]
+        out = at.more * self.layout.size[at.block] * (one * other + two * another) / 2
+        for value in values:
+            out = out * (value[at.first, at.block] + value[at.second, at.block])
+        return np.asarray(out)
+
+    def to_common(self, kernel: Floats, *values: Floats) -> Floats:
+        """Sum over queries for their common keys, as `on_common`.
+
+        Parameters
+        ----------
+        kernel : array, shape (P + N,)
+            Kernel of queries.
+        *values : array, shape (P, B)
+            As in `on_common`.
+
+        Returns
+        -------
+        array, shape (B,)
+            What they pass to the tokens of each block above what independent parts do.
+        """
+        return self._to_blocks(kernel, self._more(self.each, self.each, *values))
+
+    def _to_blocks(self, kernel: Floats, more: Floats) -> Floats:
+        """Sum over both orders of two queries, shape (B,)."""
+        at = self.layout.common_parts
+        passed = at.orders * kernel[at.kernel] * more
+        return np.bincount(at.block, passed, len(self.layout.size)).astype(np.float64)
+
+    def to_one_key(self, once: Floats) -> Floats:
+        """Sum over queries of what they have on a key with others, and on another key, (B, B).
+
+        Parameters
+        ----------
+        once : array, shape (P + N,)
+            Kernel of queries, for both orders of a couple, of which the earlier has the other key.
+        """
+        each, at = self.each, self.layout.common_parts
+        out = (each * (self.ordered(once) @ each)).T @ each
+        more = once[at.kernel] * self._more(each, each) / self.layout.size[at.block]
+        np.add.at(out, at.block, more[:, None] * each[at.first])
+        return np.asarray(out)
 
     @cached_property
     def different(self) -> Floats:
@@ -84,51 +249,38 @@ class PairSums:
         size = self.layout.size
         return np.asarray(self.layout.pairs / np.outer(size, size))
 
-    def matrix(self, own: Floats, couples: Floats) -> Floats:
-        """Values of queries and couples as a symmetric matrix.
+    def picked(self, matrix: Floats) -> Floats:
+        """Kernel of queries of a matrix over queries, shape (P, P)."""
+        return joined(np.diagonal(matrix), matrix[self.layout.couples])
 
-        Parameters
-        ----------
-        own : array, shape (P,)
-            For each query.
-        couples : array, shape (N,)
-            For each couple.
+    def ordered(self, kernel: Floats) -> Floats:
+        """Kernel of queries as a matrix of the earlier and the later, shape (P, P).
 
-        Returns
-        -------
-        array, shape (P, P)
-            The matrix; zero for two queries that are no couple.
+        A query at a short distance before another counts as one between the centres of two blocks.
         """
-        i, j = self.layout.couples
-        out = np.diag(np.asarray(own, dtype=np.float64))
-        out[i, j] = out[j, i] = couples
+        layout, number = self.layout, len(self.layout.queries.count)
+        out, couples = np.diag(kernel[:number]), kernel[number:]
+        (first, part), (near, _) = layout.before, layout.close
+        apart = len(couples) - len(near)
+        i, j = layout.couples
+        out[i[:apart], j[:apart]] = couples[:apart]
+        np.add.at(out, (first, near), (1 - part) * couples[apart:])
+        np.add.at(out, (first + 1, near), part * couples[apart:])
         return out
 
-    def of_queries(self, gradient: Gradient) -> Floats:
-        """Kernel of queries from a gradient kernel by position."""
-        size, cells = self.layout.size, self.layout.cells
-        own = np.zeros(len(self.layout.queries.count))
-        own[: len(size)] = np.asarray(gradient.q)[:, 0] * size
-        couples = np.asarray(gradient.others)[cells]
-        within = len(self.layout.wide)
-        couples[len(couples) - within :] /= 2  # both orders are in one block
-        return self.matrix(own, couples)
-
-    def by_block(self, queries: Floats) -> tuple[Floats, Floats]:
-        """Kernel of queries as one of the tokens of each block: inverse of `of_queries`."""
-        wide, block = self.layout.wide, np.arange(len(self.layout.size))
-        others = self.layout.spread_out(queries[self.layout.couples])
-        others[wide, wide] *= 2
-        return queries[block, block], others
+    def matrix(self, kernel: Floats) -> Floats:
+        """Kernel of queries as a symmetric matrix, shape (P, P), likewise."""
+        out, own = self.ordered(kernel), kernel[: len(self.layout.queries.count)]
+        return np.asarray(out + out.T - np.diag(own))
 
     def spread(
-        self, queries: Floats, left: Floats | None = None, right: Floats | None = None
+        self, kernel: Floats, left: Floats | None = None, right: Floats | None = None
     ) -> tuple[Floats, Floats]:
         r"""Spread a kernel of queries over their keys: :math:`\sum_{tt'} X_{tt'} w_{ts} w_{t's'}`.
 
         Parameters
         ----------
-        queries : array, shape (P, P)
+        kernel : array, shape (P + N,)
             The kernel X.
         left, right : array, shape (P, B), optional
             Weights of the two queries; by default the mean weights.
@@ -137,11 +289,13 @@ class PairSums:
         -------
         own : array, shape (B,)
             Where both have one key.
-        others : array, shape (B, B)
+        others : array, shape (B, B+J)
             Where they have different keys.
         """
-        left = self.weight if left is None else left
-        right = self.weight if right is None else right
-        taken = queries @ right
-        own = np.sum(left * taken, axis=0) / self.layout.size
-        return own, (left.T @ taken) * self.different
+        layout, size = self.layout, self.layout.size
+        a, b = ((self.weight if given is None else given) / size for given in (left, right))
+        taken = self.matrix(kernel) @ b
+        more, block = self._to_blocks(kernel, self._more(a, b)), np.arange(len(size))
+        others = layout.everywhere(a.T @ taken) * layout.number
+        others[block, block] -= np.where(layout.number[block, block] > 0, more, 0.0)
+        return np.sum(a * taken, axis=0) * size + more, others

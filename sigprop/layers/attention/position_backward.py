@@ -29,7 +29,7 @@ from sigprop.core.arrays import Floats
 from sigprop.core.errors import AssumptionError
 from sigprop.layers.attention import score_path
 from sigprop.layers.attention.attended import Attended
-from sigprop.layers.attention.pair_sums import divided
+from sigprop.layers.attention.pair_sums import divided, of_queries, total
 from sigprop.layers.interface import BackwardStep
 from sigprop.layers.state import Gradient
 
@@ -59,10 +59,10 @@ def pull(at: Attended, gradient: Gradient) -> BackwardStep:
     layer, tokens = at.layer, at.layout.edges[-1]
     if np.any(layer.value_identity):
         raise AssumptionError("identity parts have no backward theory")
-    queries, value = at.sums.of_queries(gradient), layer.sigma_v2 * layer.sigma_o2
+    queries, value = of_queries(at.layout, gradient), layer.sigma_v2 * layer.sigma_o2
     own, others = _values(at, queries)
     product = (at.q * np.sum(own) + np.sum((at.q - at.gap) * others)) / tokens
-    bias = 0.0 if layer.centred else layer.sigma_b2 * np.sum(queries) / tokens
+    bias = 0.0 if layer.centred else layer.sigma_b2 * total(at.layout, queries) / tokens
     scores = score_path.pull(at, queries)
     weights = {
         "wq": value * scores.wq / tokens,
@@ -76,12 +76,12 @@ def pull(at: Attended, gradient: Gradient) -> BackwardStep:
 
 def _values(at: Attended, queries: Floats) -> tuple[Floats, Floats]:
     """Value path (E23b): sums over the tokens of each block, and over pairs of tokens."""
-    sums, same = at.sums, at.sums.same
-    own, _ = sums.spread(queries * divided(at.overlap, same))
-    _, others = sums.spread(queries * divided(1 - at.overlap, 1 - same))
+    same = at.same
+    own, _ = at.to_keys(queries * divided(at.overlap, same))
+    _, others = at.to_keys(queries * divided(1 - at.overlap, 1 - same))
     if not at.layer.centred:
         return own, others
     for left, right, sign in ((None, at.even, -1), (at.even, None, -1), (at.even, at.even, 1)):
-        lost = sums.spread(queries, left, right)
+        lost = at.to_keys(queries, left, right)
         own, others = own + sign * lost[0], others + sign * lost[1]
     return own, others

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,10 +30,11 @@ from sigprop.layers.attention.sliding_window import (
     short_distances,
 )
 
-__all__ = ["Layout", "Rows", "make_layout", "with_short_distances"]
+__all__ = ["Layout", "Rows", "make_layout", "shrinking_blocks", "with_short_distances"]
 
 SINGLES = 24
 MAX_SIZE = 500  # blocks of a context behind a window
+SHRINK = 1.4  # of blocks toward the last windows
 WINDOWS = 4  # windows at the start of a context whose blocks are parts of the window
 FAR = 8  # windows in a context above which the rest has longer blocks
 
@@ -68,6 +70,31 @@ class Rows:
     def count(self) -> Floats:
         """Number of keys seen."""
         return self.high - self.low
+
+
+class CommonParts(NamedTuple):
+    """Blocks of which two queries see more in common than the product of their parts.
+
+    Attributes
+    ----------
+    kernel : array of int, shape (C,)
+        Place of the two among queries, and couples behind them.
+    first, second : arrays of int
+        The queries.
+    block : array of int
+        The block.
+    more : array
+        The part in common over the product of the two, less one.
+    orders : array of int
+        Orders that a couple stands for.
+    """
+
+    kernel: Ints
+    first: Ints
+    second: Ints
+    block: Ints
+    more: Floats
+    orders: Ints
 
 
 @dataclass(frozen=True)
@@ -207,7 +234,7 @@ class Layout:
         >>> make_layout(3).of_two(np.array([0.0, 1.0, 4.0])).tolist()
         [0.5, 2.0, 2.5]
         """
-        (i, j), (first, part) = self.couples, self._before
+        (i, j), (first, part) = self.couples, self.before
         other = values[..., j]
         if len(first):
             low, high = values[..., first], values[..., first + 1]
@@ -215,7 +242,7 @@ class Layout:
         return np.asarray((values[..., i] + other) / 2)
 
     @cached_property
-    def _before(self) -> tuple[Ints, Floats]:
+    def before(self) -> tuple[Ints, Floats]:
         """Place among blocks of the earlier query of each couple at a short distance."""
         (near, distance), centre = self.close, self.centres.position
         return between_nodes(centre, centre[near] - self.distances[distance])
@@ -225,6 +252,11 @@ class Layout:
         """Long block and index of the distance of couples at short distances."""
         block, distance = np.nonzero(self.distances <= self.reach[self.long][:, None])
         return self.long[block], distance
+
+    @property
+    def apart_couples(self) -> int:
+        """Number of `couples` of two blocks at no short distance, which come first."""
+        return len(self._apart[0])
 
     @cached_property
     def _apart(self) -> tuple[Ints, Ints]:
@@ -321,7 +353,34 @@ class Layout:
         blocks. Ranges of a window come behind the blocks, and queries that see a window in them
         see no blocks, shape (P, K).
         """
-        blocks = self._moved(self.visible(self.queries))
+        return self._and_ranges(self._moved(self.visible(self.queries)))
+
+    @cached_property
+    def passed_to(self) -> Floats:
+        """Part of each block that each of `queries` sees, as what it passes to keys, shape (P, K).
+
+        In densities on blocks of different lengths no part may count elsewhere, as in `seen`.
+        """
+        return self._and_ranges(self.visible(self.queries))
+
+    @cached_property
+    def common_parts(self) -> CommonParts:
+        """Blocks that two queries see in part, of which their parts overlap."""
+        rows, (i, j), number = self.queries, self.couples, len(self.queries.count)
+        one = np.append(np.arange(number), i)
+        other = np.append(np.arange(number), j)
+        high = np.minimum(rows.high[one], rows.high[other])
+        low = np.maximum(rows.low[one], rows.low[other])
+        both = self.visible(Rows(rows.position[one], low, high))
+        parts = self.visible(rows)
+        chance = parts[one] * parts[other]
+        kernel, block = np.nonzero((chance > 0) & (chance < both))
+        more = both[kernel, block] / chance[kernel, block] - 1
+        orders = np.where(kernel < number, 1, 2)
+        return CommonParts(kernel, one[kernel], other[kernel], block, more, orders)
+
+    def _and_ranges(self, blocks: Floats) -> Floats:
+        """Parts of blocks, and behind them of ranges of a window, shape (P, K)."""
         if self.local is None:
             return blocks
         ranges = np.zeros((len(blocks), len(self.local.sizes)))
@@ -570,6 +629,81 @@ class Layout:
         """Number of ordered pairs of different tokens in each pair of blocks, shape (B, B)."""
         return pairs_between(self.size)
 
+    @cached_property
+    def number(self) -> Floats:
+        """Ordered pairs of different tokens that each cell of `spread_out` stands for.
+
+        Each pair counts once: beside a long block at short distances, elsewhere in blocks. Shape
+        (B, B+J).
+        """
+        square, short = self.pairs.copy(), np.zeros((len(self.size), len(self.distances)))
+        if len(self.long):
+            j, i, _, _ = self._at_short_distance
+            square[i, j] = square[j, i] = square[self.long, self.long] = 0.0
+        for block in self.long.tolist():
+            first, last = self.edges[block : block + 2]
+            start = self.edges[min(i[j == block], default=block)]
+            apart = np.arange(1, last - start)
+            tokens = np.minimum(last, self.edges[-1]) - np.maximum(start + apart, first)
+            node, part = between_nodes(self.distances, np.minimum(apart, self.reach[block]))
+            np.add.at(short[block], node, 2 * tokens * (1 - part))
+            np.add.at(short[block], node + 1, 2 * tokens * part)
+        return np.concatenate([square, short], axis=1)
+
+    def everywhere(self, values: Floats) -> Floats:
+        """Values of pairs of blocks, smooth in position, at short distances too.
+
+        Parameters
+        ----------
+        values : array, shape (B, B)
+            The values.
+
+        Returns
+        -------
+        array, shape (B, B+J)
+            Those at a short distance lie between two blocks.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> make_layout(2).everywhere(np.eye(2)).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+        """
+        if not len(self.distances):
+            return values
+        centre, row = self.centres.position, np.arange(len(self.size))[:, None]
+        first, part = between_nodes(centre, centre[:, None] - self.distances)
+        low, high = values[row, first], values[row, first + 1]
+        return np.concatenate([values, low + part * (high - low)], axis=1)
+
+    def fill(self, values: Floats) -> None:
+        """Set the cells that `number` has no pairs for to what lies between others.
+
+        Parameters
+        ----------
+        values : array, shape (B, B+J)
+            Values of the other cells, symmetric over blocks; changed in place.
+        """
+        j, i, first, part = self._at_short_distance
+        _fill(values, *self._empty)
+        _fill(values, j, i, first, part)
+        values[i, j] = values[j, i]
+
+    @cached_property
+    def _empty(self) -> tuple[Ints, Ints, Ints, Floats]:
+        """Short distances without pairs, between which far blocks they lie."""
+        blocks, centre = len(self.size), self.centres.position
+        j, i, _, _ = self._at_short_distance
+        closest = np.arange(blocks)
+        np.minimum.at(closest, j, i)
+        row, distance = np.nonzero(self.number[:, blocks:] == 0)
+        held = row >= self.long[0]
+        row, distance = row[held], distance[held]
+        place = np.minimum(centre[row] - self.distances[distance], centre[closest[row] - 1])
+        first, part = between_nodes(centre, place)
+        return row, blocks + distance, first, part
+
     @property
     def parts(self) -> Ints:
         """Whole keys of each block that the query at each centre sees, shape (B, B)."""
@@ -629,6 +763,36 @@ def pairs_between(sizes: Ints) -> Floats:
 def is_far(window: float, context: int) -> bool:
     """Whether a window is far shorter than a context."""
     return FAR * window < context
+
+
+def shrinking_blocks(window: int, context: int, windows: int = 2, parts: int = 4) -> Ints:
+    """Where blocks end toward the end of a context, beyond which no query has a window.
+
+    Parameters
+    ----------
+    window : int
+        Number of latest keys that a token sees.
+    context : int
+        Context length T.
+    windows, parts : int
+        Number of last windows that are in parts, and of parts.
+
+    Returns
+    -------
+    array of int
+        Distances from the end: of the parts, then in a geometric sequence to T/2.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.position_grid import shrinking_blocks
+    >>> shrinking_blocks(4, 64).tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 22, 31]
+    """
+    first = windows * window
+    near = np.linspace(0, first, windows * min(parts, window) + 1)
+    number = int(np.ceil(np.log(max(context / (2 * first), 1.0)) / np.log(SHRINK)))
+    grown = first * SHRINK ** np.arange(number)
+    return np.unique(np.concatenate([near, grown]).round().astype(np.int64))
 
 
 def make_layout(
@@ -727,7 +891,8 @@ def with_short_distances(layout: Layout, windows: Iterable[float]) -> Layout:
     widest = np.array(
         [max((w for w in far if start_ >= WINDOWS * w), default=0) for start_ in start]
     )
-    need = np.where(widest > 0, np.maximum(size, 2 * widest), 0)
+    longest = np.maximum(size, np.append(0, size[:-1]))  # blocks beside each other are close
+    need = np.where(widest > 0, np.maximum(longest, 2 * widest), 0)
     distances = short_distances(far, int(need.max()))
     reach = np.where(
         need > 0, distances[np.minimum(np.searchsorted(distances, need), len(distances) - 1)], 0

@@ -8,9 +8,11 @@ import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Ints, Number
 from sigprop.layers.attention.position_grid import Layout
-from sigprop.layers.attention.sliding_window import SlidingWindow
+from sigprop.layers.attention.sliding_window import SlidingWindow, hats
 
 __all__ = ["RotatedGaps"]
+
+SAMPLES = 64  # distances between two short ones at which rotations are taken
 
 
 class RotatedGaps:
@@ -136,6 +138,18 @@ class RotatedGaps:
     def waves(self) -> Floats:
         """Mean over frequencies of the cosine of the rotation between two keys, by block."""
         return np.asarray(self._by_frequency.mean(axis=0))
+
+    @cached_property
+    def all_waves(self) -> Floats:
+        """Likewise, and between two keys about a short distance, shape (B, B+J)."""
+        distances = self.layout.distances
+        if not len(distances):
+            return self.waves
+        parts = np.linspace(distances[:-1], distances[1:], SAMPLES, endpoint=False)
+        apart = np.unique(np.append(parts.round(), distances[-1]))
+        weight = hats(distances, apart) * np.gradient(apart)[:, None]
+        beside = np.cos(self._omega[:, None] * apart).mean(axis=0) @ weight / weight.sum(axis=0)
+        return np.concatenate([self.waves, np.tile(beside, (len(self.waves), 1))], axis=1)
 
     @cached_property
     def _by_frequency(self) -> Floats:

@@ -14,8 +14,10 @@ import numpy as np
 from sigprop.core.arrays import Floats
 from sigprop.layers.attention.attended import Attended
 from sigprop.layers.attention.key_directions import keys
-from sigprop.layers.attention.pair_sums import PairSums, divided
+from sigprop.layers.attention.key_weights import KeyWeights
+from sigprop.layers.attention.pair_sums import PairSums, by_block, divided, joined, product, total
 from sigprop.layers.attention.statistics.table import MAX_SIGMA
+from sigprop.layers.attention.window_scores import KeySums, WindowScores, varied
 
 __all__ = ["ScoreGradients", "pull"]
 
@@ -48,9 +50,9 @@ class ScoreGradients(NamedTuple):
 
 
 class _Means(NamedTuple):
-    """Mean gaps that queries see, under their mean weights."""
+    """Mean gaps of keys of blocks under the mean weights of queries that see blocks."""
 
-    gaps: Floats  # of two keys of two blocks, one key counted as zero
+    gaps: Floats  # (B, B): of two keys of two blocks, one key counted as zero
     beside: Floats  # (P, B): of a key to those of a query
     between: Floats  # (P, P): of the keys of two queries
 
@@ -72,109 +74,123 @@ def pull(at: Attended, queries: Floats) -> ScoreGradients:
     """
     root = float(at.layer.beta) * np.sqrt(np.log(float(at.layer.context)))
     if not root:
-        size = len(at.layout.size)
-        return ScoreGradients(np.zeros(size), np.zeros((size, size)), 0.0, 0.0)
-    plain, turned = _means(at.sums, at.gap), _means(at.sums, at.rotated)
-    alike, apart = _traces(at, plain, turned)
-    query_ratio, key_ratio, weight_ratio = _finite_width(at)
+        none = np.zeros(at.layout.number.shape)
+        return ScoreGradients(np.zeros(len(none)), none, 0.0, 0.0)
+    blocks, layout = at.blocks, at.layout
+    plain = _means(blocks.sums, blocks.gap)
+    found = _key_sums(at, plain)
+    if at.windowed is not None:
+        windows = WindowScores(at, at.windowed)
+        pairs = zip(found, windows.sums, strict=True)
+        found = KeySums(*(at.joined(one, *two) for one, two in pairs))
+    alike, apart = _traces(at, found)
+    query_ratio, key_ratio, weight_ratio = (product(layout, root) for root in _finite_width(at))
     one, both = _responses(at)
-    passed = np.outer(at.passed, at.passed)
+    passed = product(layout, at.passed)
     query = queries * at.rotation * (one * alike + passed * apart) * query_ratio
     weight = queries * (both * alike + passed * at.products * apart) * weight_ratio
-    key_own, key_others = _keys(at, plain, queries * both * key_ratio,
-                                queries * passed * at.products)  # fmt: skip
-    own, others = at.sums.by_block(query)
+    first, second = queries * both * key_ratio, queries * passed * at.products
+    once = _once(at, found, first - second)
+    between = found.between
+    kernels = first, first * between, second, second * between, once
+    keys = _keys(at, plain, *(at.over_blocks(kernel) for kernel in kernels))
+    if at.windowed is not None:
+        keys = at.added(keys, windows.keys(*kernels))
+    own, others = by_block(layout, query)
     return ScoreGradients(
-        root**2 * (own + key_own),
-        root**2 * (others + key_others),
-        root * float(np.sum(query * at.tokens_kernel)),
-        root * float(np.sum(weight)),
+        root**2 * (own + keys[0]),
+        root**2 * (others + keys[1] * at.waves),
+        root * total(layout, query * at.tokens_kernel),
+        root * total(layout, weight),
     )
 
 
 def _means(sums: PairSums, gap: Floats) -> _Means:
-    gaps = gap * sums.different
+    gaps = gap[:, : len(gap)] * sums.different
     beside = sums.weight @ gaps
     return _Means(gaps, beside, beside @ sums.weight.T)
 
 
 def _responses(at: Attended) -> tuple[Floats, Floats]:
     """Responses over those of equal weights, alone and with the product of the two queries."""
-    sums, found = at.sums, at.response
-    least = sums.same * at.apart
+    found, least = at.response, at.same * at.apart
     (i, j), std = at.layout.couples, at.scores.std
-    one = sums.matrix(found.own, found.cross)
-    both = at.q * sums.matrix(found.own_key, found.cross_key * divided(std[j], std[i]))
+    one = joined(found.own, found.cross)
+    both = at.q * joined(found.own_key, found.cross_key * divided(std[j], std[i]))
     return divided(one, least), divided(both, least)
 
 
-def _traces(at: Attended, plain: _Means, turned: _Means) -> tuple[Floats, Floats]:
-    """Products of doubly centred gaps on one key and on different keys, shape (P, P).
-
-    What a flat kernel has on different keys is counted with the first.
-    """
-    sums = at.sums
-    same = _on_one_key(sums, plain, turned)
-    products = plain.gaps * at.rotated
-    if at.layer.width is not None:  # pairs vary about their mean
-        products = products + plain.gaps * at.gap * at.waves * at.spread.crowding / at.layer.width
-    rows = sums.weight @ (plain.beside * turned.beside).T
-    whole = sums.weight @ products @ sums.weight.T - rows - rows.T + plain.between * turned.between
-    level = divided(plain.between * turned.between, (1 - sums.same) ** 2)
-    flat = level * at.even_overlap * at.apart * (1 - at.apart)
-    return same + flat, whole - same - flat
-
-
-def _on_one_key(sums: PairSums, plain: _Means, turned: _Means) -> Floats:
-    """Sum over common keys of the product of two centred gaps, weighted."""
+def _key_sums(at: Attended, plain: _Means) -> KeySums:
+    """Sum over keys of blocks."""
+    blocks, sums = at.blocks, at.blocks.sums
+    turned = _means(sums, blocks.rotated)
     each, weight, u, v = sums.each, sums.weight, plain.beside, turned.beside
     both, cross = (each * u * v) @ weight.T, (each * u) @ (weight * v).T
     first, second = (each * u) @ weight.T, (each * v) @ weight.T
-    lost = turned.between * (first + first.T) + plain.between * (second + second.T)
-    kept = plain.between * turned.between * sums.same
-    return np.asarray(both + both.T + cross + cross.T - lost + kept)
+    products = varied(at, blocks.gap, blocks.rotated, blocks.waves)[:, : len(u.T)] * sums.different
+    rows = weight @ (u * v).T
+    whole = weight @ products @ weight.T - rows - rows.T + plain.between * turned.between
+    between, between_turned, whole = map(sums.picked, (plain.between, turned.between, whole))
+    beside, beside_turned = sums.on_common(first + first.T, u), sums.on_common(second + second.T, v)
+    one_key = sums.on_common(both + both.T + cross + cross.T, u, v)
+    one_key += between * between_turned * sums.same
+    one_key -= between * beside_turned + between_turned * beside
+    return KeySums(between, between_turned, one_key, whole, beside)
 
 
-def _keys(at: Attended, means: _Means, alike: Floats, apart: Floats) -> tuple[Floats, Floats]:
-    """Key path (E24f): what meets on one key, and on different keys.
+def _traces(at: Attended, found: KeySums) -> tuple[Floats, Floats]:
+    """Products of doubly centred gaps on one key and on different keys.
+
+    What a flat kernel has on different keys is counted with the first.
+    """
+    level = divided(found.between * found.turned, (1 - at.same) ** 2)
+    flat = level * at.even_overlap * at.apart * (1 - at.apart)
+    return found.one_key + flat, found.whole - found.one_key - flat
+
+
+def _once(at: Attended, found: KeySums, more: Floats) -> Floats:
+    """Find what is on one key beyond what mean weights pass, for one key of the first query."""
+    same, number = at.same, len(at.layout.queries.count)
+    total = more * (found.beside - found.between * same)
+    total[number:] *= 2  # both orders
+    first = same[:number][at.layout.couples[0]]
+    return divided(total, same * (1 - joined(same[:number], first)))
+
+
+def _keys(
+    at: Attended, means: _Means,
+    alike: Floats, less: Floats, apart: Floats, level: Floats, once: Floats,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Key path (E24f) from queries that see blocks: what meets on one key, and on different keys.
 
     Each score gradient sums to zero over keys: what is on one key beyond what mean weights pass is
     taken from the others in proportion to the weights of the query that sees fewer.
     """
-    sums, weight = at.sums, at.sums.weight
-    own = _centred(sums, means, alike)
-    taken = apart @ weight
-    rows = (taken * means.beside).T @ weight
-    whole = (weight.T @ taken) * means.gaps - rows - rows.T
-    whole += weight.T @ (apart * means.between) @ weight
-    others = -whole - np.diag(_centred(sums, means, apart))
-    first = (sums.each * means.beside) @ weight.T
-    total = (alike - apart) * (first + first.T - means.between * sums.same)
-    once = np.diag(np.diag(total)) + 2 * np.triu(total, 1)
-    once = divided(once, sums.same * (1 - np.diag(sums.same)[:, None]))
-    rest = (sums.each * (once @ weight)).T @ weight * sums.different
-    return own, (others - (rest + rest.T) / 2) * at.waves
-
-
-def _centred(sums: PairSums, means: _Means, queries: Floats) -> Floats:
-    """Spread a kernel of queries over common keys, by the centred gap of a key."""
-    weight = sums.weight
-    twice = 2 * np.sum(weight * means.beside * (queries @ weight), axis=0)
-    less = np.sum(weight * ((queries * means.between) @ weight), axis=0)
-    return np.asarray((twice - less) / sums.layout.size)
+    sums, layout, beside = at.blocks.sums, at.blocks.layout, means.beside
+    each, weight = sums.each, sums.weight
+    own = 2 * np.sum(each * beside * (sums.matrix(alike) @ weight), axis=0)
+    own -= np.sum(each * (sums.matrix(less) @ weight), axis=0)
+    own += sums.to_common(alike, beside) - sums.to_common(less)
+    taken = sums.matrix(apart) @ each
+    rows = (taken * beside).T @ each
+    rest = sums.to_one_key(once)
+    lost = each.T @ sums.matrix(level) @ each - rows - rows.T + (rest + rest.T) / 2
+    others = layout.everywhere(each.T @ taken) * at.blocks.gap + layout.everywhere(lost)
+    return own, -others * layout.number
 
 
 def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     """Ratios of traces exact in T/d to those of the first order: queries, keys, weights (E24d)."""
     sphere, layout = keys(at.layer, at.spread.crowding), at.layout
-    one = np.ones((1, 1))
+    one = np.ones(len(layout.queries.count))
     index = np.flatnonzero(layout.centres.count >= 2)
     if sphere is None or not index.size:
         return one, one, one
     index = index[np.unique(np.geomspace(1, index.size, LENGTHS).round().astype(int)) - 1]
     flat = (1 - at.stats.y2[index]) ** 2 / sphere.width
     found, std = at.response, at.scores.std
-    rho = np.clip(1 - layout.own(at.gap) / at.q, 0.0, 1.0)
+    means, _ = KeyWeights(layout, np.zeros(layout.seen.shape)).means(at.gap)
+    rho = np.clip(1 - means / at.q, 0.0, 1.0)
     rows = [
         sphere.traces(min(float(std[k]), MAX_SIGMA), float(layout.queries.count[k]),
                       float(rho[k]), at.spread.seeds)
@@ -184,6 +200,5 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     own, key = found.own[index], found.own_key[index]
     ratio = np.sqrt(divided(exact, np.stack([own + flat, key, key + flat])))
     node, place = np.log(layout.centres.position[index]), np.log(layout.queries.position)
-    roots = [np.interp(place, node, row) for row in ratio]
-    query, key, weight = (np.outer(root, root) for root in roots)
+    query, key, weight = (np.interp(place, node, row) for row in ratio)
     return query, key, weight

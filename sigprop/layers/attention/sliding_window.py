@@ -23,7 +23,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
 
-__all__ = ["PER_WINDOW", "SlidingWindow", "between_nodes", "short_distances"]
+__all__ = ["PER_WINDOW", "SlidingWindow", "between_nodes", "hats", "short_distances"]
 
 PER_WINDOW = 8  # ranges of a window
 GROWTH = 1.35  # of distances beyond two windows
@@ -107,6 +107,8 @@ class SlidingWindow:
     ----------
     sizes : array of int, shape (M,)
         Keys in each range of the window, the earliest first.
+    ends : array of int, shape (M+1,)
+        Where the ranges end, from the start of the window.
 
     Examples
     --------
@@ -118,9 +120,9 @@ class SlidingWindow:
     """
 
     def __init__(self, window: int, distances: Ints, rows: Ints, position: Floats) -> None:
-        self.window, self.rows, self._distances = window, rows, distances
-        self._ends = np.round(np.linspace(0, window, min(PER_WINDOW, window) + 1)).astype(int)
-        self.sizes, self._position = np.diff(self._ends), position
+        self.window, self.rows, self.distances = window, rows, distances
+        self.ends = np.round(np.linspace(0, window, min(PER_WINDOW, window) + 1)).astype(int)
+        self.sizes, self._position = np.diff(self.ends), position
 
     def own_sums(self, profile: Floats, picked: Floats) -> Floats:
         """Add up weighted values over pairs of different keys.
@@ -178,7 +180,7 @@ class SlidingWindow:
     @cached_property
     def _both_stand(self) -> tuple[Ints, Floats]:
         """Likewise of the keys of two queries at each short distance, shape (R, J)."""
-        later = np.array([self._later(d) for d in self._distances.tolist()])
+        later = np.array([self._later(d) for d in self.distances.tolist()])
         return between_nodes(self._position, self._position[self.rows][:, None] - later)
 
     def _later(self, apart: int) -> float:
@@ -206,7 +208,7 @@ class SlidingWindow:
         array, shape (..., R, J)
             The sums.
         """
-        rows = np.tensordot(_products(picked, picked), self._shifted, 1)  # (..., R, J, J)
+        rows = np.tensordot(_products(picked, picked), self.shifted, 1)  # (..., R, J, J)
         return np.asarray(np.sum(rows * profile, axis=-1))
 
     def common_sums(self, first: Floats, second: Floats) -> Floats:
@@ -222,7 +224,7 @@ class SlidingWindow:
         array, shape (..., R, J)
             The sums.
         """
-        flat = self._common.reshape(len(self._common), -1)
+        flat = self.common.reshape(len(self.common), -1)
         return np.asarray(_products(first, second) @ flat.T)
 
     def matrices(self, profile: Floats) -> Floats:
@@ -253,7 +255,7 @@ class SlidingWindow:
         array, shape (..., J)
             The weights.
         """
-        return np.asarray(count @ self._hats(self.apart))
+        return np.asarray(count @ self.hats(self.apart))
 
     def cosines(self, omega: Floats) -> Floats:
         """Weights of the means of values times cosine over pairs of keys.
@@ -306,64 +308,84 @@ class SlidingWindow:
         """Count keys at the distances 1 to w - 1 from the keys of each range, shape (M, w-1)."""
         apart = np.arange(1, self.window)
         whole = np.array([0, self.window])
-        after = _number(apart, self._ends[:-1, None], self._ends[1:, None], *whole)
-        before = _number(-apart, self._ends[:-1, None], self._ends[1:, None], *whole)
+        after = _number(apart, self.ends[:-1, None], self.ends[1:, None], *whole)
+        before = _number(-apart, self.ends[:-1, None], self.ends[1:, None], *whole)
         return np.asarray(after + before)
 
     @cached_property
     def pairs(self) -> Floats:
         """Weights of sums over pairs of different keys of two ranges, shape (M, M, J)."""
-        apart, number = self._sampled
-        sums = number @ self._hats(np.abs(apart))
-        same = np.diag(self.sizes)[..., None] * self._hats(np.zeros(1))[0]
+        apart, number = self.sampled
+        sums = number @ self.hats(np.abs(apart))
+        same = np.diag(self.sizes)[..., None] * self.hats(np.zeros(1))[0]
         return np.asarray(sums - same)
 
     @cached_property
-    def _common(self) -> Floats:
+    def common(self) -> Floats:
         """Numbers of common keys of two ranges of queries at each distance, shape (J, M, M)."""
-        start, stop = self._ends[:-1], self._ends[1:]
+        start, stop = self.ends[:-1], self.ends[1:]
         bounds = start[:, None], stop[:, None], start, stop
-        return np.stack([_number(np.asarray(d), *bounds) for d in self._distances])
+        return np.stack([_number(np.asarray(d), *bounds) for d in self.distances])
 
     @cached_property
-    def _shifted(self) -> Floats:
+    def shifted(self) -> Floats:
         """Weights of sums over pairs of different keys of two queries, shape (M M, J, J)."""
-        apart, number = self._sampled
+        apart, number = self.sampled
         whole = number.reshape(-1, len(apart))
-        zero = self._hats(np.zeros(1))[0]
+        zero = self.hats(np.zeros(1))[0]
         rows = [
-            whole @ self._hats(np.abs(d - apart)) - common.ravel()[:, None] * zero
-            for d, common in zip(self._distances.tolist(), self._common, strict=True)
+            whole @ self.hats(np.abs(d - apart)) - common.ravel()[:, None] * zero
+            for d, common in zip(self.distances.tolist(), self.common, strict=True)
         ]
         return np.stack(rows, axis=1)
 
     @cached_property
-    def _sampled(self) -> tuple[Floats, Floats]:
+    def sampled(self) -> tuple[Floats, Floats]:
         """Some distances of pairs of keys of two ranges, and for how many pairs each stands."""
         step = max(self.window // SAMPLES, 1)
         half = np.arange(step, self.window + step, step)
         apart = np.concatenate([-half[::-1], [0], half])
-        start, stop = self._ends[:-1, None, None], self._ends[1:, None, None]
-        other = self._ends[:-1, None], self._ends[1:, None]
+        start, stop = self.ends[:-1, None, None], self.ends[1:, None, None]
+        other = self.ends[:-1, None], self.ends[1:, None]
         number = _number(apart, start, stop, *other)
         total = number.sum(axis=-1, keepdims=True)
         exact = (self.sizes[:, None] * self.sizes)[..., None]
         return apart.astype(np.float64), number * exact / np.where(total > 0, total, 1.0)
 
-    def _hats(self, apart: Floats) -> Floats:
+    def hats(self, apart: Floats) -> Floats:
         """Hat functions of the short distances, shape (n, J)."""
-        return _hats(self._distances, apart)
+        return hats(self.distances, apart)
 
     @cached_property
     def _places(self) -> Floats:
         """Weights of blocks at the mean positions of the ranges of each query, shape (R, M, B)."""
-        middle = (self._ends[:-1] + self._ends[1:] + 1) / 2 - self.window
+        middle = (self.ends[:-1] + self.ends[1:] + 1) / 2 - self.window
         place = self._position[self.rows][:, None] + middle
-        return _hats(self._position, place)
+        return hats(self._position, place)
 
 
-def _hats(nodes: Floats | Ints, place: Floats) -> Floats:
-    """Hat functions of nodes at some places, on a last axis."""
+def hats(nodes: Floats | Ints, place: Floats) -> Floats:
+    """Hat functions of nodes.
+
+    Parameters
+    ----------
+    nodes : array, shape (J,)
+        At least two, increasing.
+    place : array
+        Places; those beyond the ends count as the ends.
+
+    Returns
+    -------
+    array, shape (..., J)
+        The functions, on a last axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.sliding_window import hats
+    >>> hats(np.array([1, 3]), np.array([1.5])).tolist()
+    [[0.75, 0.25]]
+    """
     out = np.zeros((*place.shape, len(nodes)))
     first, part = between_nodes(nodes, place)
     np.put_along_axis(out, first[..., None], 1 - part[..., None], axis=-1)

@@ -6,7 +6,7 @@ kernel of output gradients, so tokens that are alike on the way forward are told
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from sigprop.core.checks import count
 from sigprop.core.errors import DomainError, require
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.key_correlations import KeyCorrelation
+from sigprop.layers.attention.pair_sums import divided
+from sigprop.layers.attention.position_grid import Layout, is_far, shrinking_blocks
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.interface import BackwardStep, Place
 from sigprop.layers.state import Gradient, State
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 STARTS = ("identity", "last")  # starts by name
+LAST = (4, 8)  # windows at the end that are in parts, and parts, where gradients start there
 RESOLUTION = 48  # blocks of positions that carry the kernels
 MAX_RANGES = 256
 VANISHES = ("a state that vanishes or overflows", "gradients")
@@ -73,7 +76,10 @@ class Pulled(NamedTuple):
             Sums over the positions of each.
         """
         merged = self.geometry.layout.merged(number)
-        return np.stack([merged @ np.asarray(row.gradient.q)[:, 0] for row in self.rows])
+        squares = np.stack([merged @ np.asarray(row.gradient.q)[:, 0] for row in self.rows])
+        return np.asarray(
+            np.maximum(squares, 0.0)
+        )  # densities that are linear in a block may fall below
 
 
 def start_of(geometry: PositionGeometry, start: str | ArrayLike) -> Gradient:
@@ -107,7 +113,7 @@ def start_of(geometry: PositionGeometry, start: str | ArrayLike) -> Gradient:
     [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     """
     layout = geometry.layout
-    none, size = np.zeros(layout.pairs.shape), layout.size
+    none, size = np.zeros(layout.number.shape), layout.size
     if isinstance(start, str):
         if start not in STARTS:
             raise DomainError("start", start, f"one of {', '.join(STARTS)}, ids or a kernel")
@@ -117,32 +123,52 @@ def start_of(geometry: PositionGeometry, start: str | ArrayLike) -> Gradient:
         return Gradient(last[:, None], none)
     values = np.asarray(start)
     if values.shape == (geometry.tokens,):
-        return _of_ids(values, layout.edges)
+        return _of_ids(values, layout)
     if values.shape != (geometry.tokens, geometry.tokens):
         shape = f"shape ({geometry.tokens},) or ({geometry.tokens}, {geometry.tokens})"
         raise DomainError("start", values.shape, shape)
-    return _of_kernel(values.astype(np.float64), layout.edges)
+    return _of_kernel(values.astype(np.float64), layout)
 
 
-def _of_ids(ids: Any, edges: Any) -> Gradient:
-    """Start of targets: how often two blocks have the same one."""
+def _of_ids(ids: Any, layout: Layout) -> Gradient:
+    """Start of targets: how often two blocks, and two positions, have the same one."""
+    edges = layout.edges
     known, index = np.unique(ids, return_inverse=True)
     number = np.zeros((len(edges) - 1, len(known)))
     np.add.at(number, (np.repeat(np.arange(len(edges) - 1), np.diff(edges)), index), 1.0)
-    return Gradient(np.ones((len(number), 1)), number @ number.T - np.diag(np.diff(edges)))
+    sums = number @ number.T - np.diag(np.diff(edges))
+    beside = (ids[d:] == ids[:-d] for d in layout.distances.tolist())
+    return Gradient(np.ones((len(number), 1)), _of_cells(layout, sums, beside))
 
 
-def _of_kernel(kernel: Floats, edges: Any) -> Gradient:
-    """Start of a kernel: its sums over blocks."""
-    own = np.diagonal(kernel)
+def _of_kernel(kernel: Floats, layout: Layout) -> Gradient:
+    """Start of a kernel: its sums over blocks, and at short distances."""
+    own, edges = np.diagonal(kernel), layout.edges
     require(np.isfinite(kernel), "start", kernel, "finite numbers")
     require(own >= 0, "start", kernel, "a diagonal that is nowhere negative")
     require(own.mean() > 0, "start", kernel, "a diagonal that is somewhere positive")
     first = edges[:-1]
     sums = np.add.reduceat(np.add.reduceat(kernel, first, axis=0), first, axis=1)
     alone = np.add.reduceat(own, first)
-    others = (sums + sums.T) / 2 - np.diag(alone)
+    beside = (
+        (np.diagonal(kernel, d) + np.diagonal(kernel, -d)) / 2 for d in layout.distances.tolist()
+    )
+    others = _of_cells(layout, (sums + sums.T) / 2 - np.diag(alone), beside)
     return Gradient((alone / np.diff(edges))[:, None] / own.mean(), others / own.mean())
+
+
+def _of_cells(layout: Layout, sums: Floats, beside: Iterable[Any]) -> Floats:
+    """Sum over the pairs of each cell, from those over blocks and values of tokens by distance."""
+    number, blocks, later = layout.number, len(sums), layout.edges[1:]
+    out = np.where(number > 0, 1.0, 0.0)
+    out[:, :blocks] *= sums
+    for column, (d, values) in enumerate(zip(layout.distances.tolist(), beside, strict=True)):
+        whole = np.append(0.0, np.cumsum(values))  # over later tokens, from position d + 1
+        last = np.maximum(later - d, 0)
+        first = np.maximum(layout.edges[:-1] - d, 0)
+        mean = divided(whole[last] - whole[first], (last - first).astype(np.float64))
+        out[:, blocks + column] = number[:, blocks + column] * mean
+    return out
 
 
 def pulled(
@@ -182,8 +208,8 @@ def pulled(
     >>> len(pulled(spec).rows)
     2
     """
-    ends = _ends(int(spec.context), ranges, isinstance(start, str) and start == "last")
-    stack = stack_of(spec, ends, beta_by_layer)
+    ends = _ends(spec, ranges, isinstance(start, str) and start == "last")
+    stack = stack_of(spec, ends, beta_by_layer, far=True)
     geometry: Any = stack.place.geometry
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused
         passed = _forward(spec, stack, beta_by_layer)
@@ -247,11 +273,16 @@ def _back(behind: BackwardStep, passed: _Passed) -> BackwardStep:
     return found
 
 
-def _ends(context: int, ranges: int | None, last: bool) -> tuple[int, ...]:
+def _ends(spec: ModelSpec, ranges: int | None, last: bool) -> tuple[int, ...]:
     """Positions at which blocks must end: of ranges, and ever closer to the last token."""
+    context = int(spec.context)
     ends = set() if ranges is None else set(np.linspace(0, context, ranges + 1).round().tolist())
     if last:
         ends |= {context - 2**k for k in range(max(context - 1, 1).bit_length())}
+    for window in {int(layer.window) for layer in spec.layers if layer.window is not None}:
+        if last or is_far(window, context):
+            before = context - shrinking_blocks(window, context, *(LAST if last else ()))
+            ends |= set(before[before > 0].tolist())
     return tuple(sorted(int(end) for end in ends))
 
 
@@ -266,11 +297,14 @@ class _Alike(Universal):
 
 
 def stack_of(
-    spec: ModelSpec, ends: tuple[int, ...] = (), beta_by_layer: ArrayLike | None = None
+    spec: ModelSpec,
+    ends: tuple[int, ...] = (),
+    beta_by_layer: ArrayLike | None = None,
+    far: bool = False,
 ) -> Stack:
     """Blocks of a spec by position; tokens that are all alike need no statistics of their own."""
     made = build_stack(
-        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends, far=False
+        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends, far=far
     )
     if has_positions(spec):
         return made
@@ -284,9 +318,9 @@ def _forward(spec: ModelSpec, stack: Stack, beta_by_layer: ArrayLike | None) -> 
     if geometry_of(spec) == "exchangeable":
         alike = build_stack(spec, "exchangeable", beta_by_layer=beta_by_layer)
         geometry: Any = stack.place.geometry
-        pairs = geometry.layout.pairs > 0
+        pairs = geometry.initial(1.0, 0.0).gap
         kernels = [
-            State(float(q), np.where(pairs, float(gap), 0.0))
+            State(float(q), float(gap) * pairs)
             for q, gap in solve(alike, alike.initial(spec)).kernels
         ]
         if len(kernels) <= spec.depth:
