@@ -83,7 +83,7 @@ def test_averages_of_boltzmann_factors():
         smooth, lost = averages(grid, np.array([s]), (1, 2))
         left = np.log1p(-lost[0])
         exact = np.stack([np.log(-left), *(np.log(smooth[0]).T - left)], axis=-1)
-        near, far = (boltzmann.Lines(np.full(1, v))(u[:, None])[..., 0].T for v in (s, 1.05 * s))
+        near, far = (boltzmann.Lines(np.full(1, v))(u[None])[:, 0].T for v in (s, 1.05 * s))
         assert np.abs(near - exact).max() < 4e-3
         assert np.abs(far - exact).max() > 0.02
     assert boltzmann.errors().max() < 5e-3

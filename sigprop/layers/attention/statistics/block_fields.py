@@ -17,18 +17,19 @@ Measured errors: notebooks/accuracy.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Ints
+from sigprop.core.arrays import Floats
 from sigprop.layers.attention.statistics.boltzmann import Lines, normals
 
 __all__ = ["Attended", "Fields", "attended", "factored"]
 
 SUM, MARGIN = 14, 1.5  # points of u, and how far they go beyond what a vanishing field needs
 START, STOP, COARSE = 1e-3, 25.0, np.arange(-130.0, 61.0)  # -log G between which that is
-CHUNK = 2048  # queries times points at once
+CHUNK = 512  # queries times points at once: their arrays stay in cache
 POINTS = 64  # of a field
 COLD, FEW = 0.5, 16  # variance of a field below which so many are enough
 FACTORS = 5  # of a field
@@ -159,37 +160,37 @@ def attended(fields: Fields, sizes: Floats, points: int = POINTS) -> Attended:
 def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
     held = sizes > 0  # the rest is left out: H blocks of all queries, one after the other
     query, number = np.nonzero(held)[0], sizes[held]
-    first = np.flatnonzero(np.diff(query, prepend=-1))
+    numbers = np.where(query == np.arange(len(sizes))[:, None], number, 0.0)
+
+    def summed(values: Floats) -> Floats:
+        """Sum over the keys of each query, shape (Q, ...)."""
+        total = numbers @ values.reshape(query.size, -1)
+        return total.reshape(len(sizes), *values.shape[1:])
+
     points = np.concatenate([points, -points])[:, : fields.roots.shape[-1]]
     lines = Lines(fields.own[held])
-    u = _range(lines, number, first)[:, query]
-    logs = lines(u[:, None] + points @ fields.roots[held].T)
-    decay, one, two = np.maximum(logs, LEAST)  # (U, S, H)
-    half = np.maximum(-_summed(number * np.exp(decay), first), LEAST)[..., query] / 2
-    each = number * np.exp(np.maximum(one + half, LEAST))
-    alike = _summed(number * np.exp(np.maximum(two + 2 * half, LEAST)), first)
-    apart = _summed(each, first) ** 2 - _summed(each**2 / number, first)
-    total = np.sum(alike + apart, axis=0)  # (S, Q)
+    u = _range(lines, summed, query.size)[query]
+    logs = lines(u[:, :, None] + (fields.roots[held] @ points.T)[:, None])
+    decay, one, two = np.exp(np.maximum(logs, LEAST, out=logs), out=logs)  # (H, U, S)
+    left = np.exp(np.maximum(-summed(decay), LEAST))
+    alike = left * summed(two)
+    total = np.sum(alike + left * (summed(one) ** 2 - summed(one * one)), axis=1)  # (Q, S)
+    alone = np.einsum("hus,hus->hs", one, left[query])
     weights = np.zeros(sizes.shape)
-    alone = np.sum(each * np.exp(half), axis=0)
-    weights[held] = np.mean(alone / _summed(alone, first)[:, query], axis=0)
-    each /= np.sqrt(total)[:, query]
-    pairs = np.zeros((*sizes.shape, sizes.shape[1]))
-    for q, rows in enumerate(np.split(each.reshape(-1, query.size), first[1:], axis=1)):
-        pairs[q][np.ix_(held[q], held[q])] = rows.T @ rows / len(points)
+    weights[held] = number * np.mean(alone / summed(alone)[query], axis=1)
+    one *= np.sqrt(left / total[:, None])[query]
+    pairs, first = np.zeros((*sizes.shape, sizes.shape[1])), np.flatnonzero(np.diff(query)) + 1
+    for q, rows in enumerate(np.split(one.reshape(query.size, -1), first)):
+        pairs[q][np.ix_(held[q], held[q])] = rows @ rows.T / len(points)
     at = np.arange(sizes.shape[1])
+    pairs *= sizes[:, :, None] * sizes[:, None]
     pairs[:, at, at] *= 1 - np.divide(1.0, sizes, out=np.zeros(sizes.shape), where=held)
-    return Attended(np.mean(np.sum(alike, axis=0) / total, axis=0), pairs, weights)
+    return Attended(np.mean(np.sum(alike, axis=1) / total, axis=1), pairs, weights)
 
 
-def _summed(values: Floats, first: Ints) -> Floats:
-    """Sum over the blocks of each query, which begin at `first`."""
-    return np.asarray(np.add.reduceat(values, first, axis=-1))
-
-
-def _range(lines: Lines, number: Floats, first: Ints) -> Floats:
-    """Points of u where the integrals of a vanishing field live, shape (U, Q)."""
-    decay = _summed(number * np.exp(lines(COARSE[:, None])[0]), first)
-    low = COARSE[np.maximum(np.sum(decay < START, axis=0) - 1, 0)] - MARGIN
-    high = COARSE[np.minimum(np.sum(decay < STOP, axis=0), COARSE.size - 1)] + MARGIN
-    return np.linspace(low, high, SUM)
+def _range(lines: Lines, summed: Callable[[Floats], Floats], number: int) -> Floats:
+    """Points of u where the integrals of a vanishing field live, shape (Q, U)."""
+    decay = summed(np.exp(lines(np.broadcast_to(COARSE, (number, COARSE.size)), 1)[0]))
+    low = COARSE[np.maximum(np.sum(decay < START, axis=1) - 1, 0)] - MARGIN
+    high = COARSE[np.minimum(np.sum(decay < STOP, axis=1), COARSE.size - 1)] + MARGIN
+    return np.linspace(low, high, SUM, axis=1)

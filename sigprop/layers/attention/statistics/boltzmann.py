@@ -90,7 +90,7 @@ class Lines:
 
     Parameters
     ----------
-    s : array, shape (...)
+    s : array, shape (N,)
         Score deviations, >= 0; beyond 16 those at 16.
     table : array, optional
         Coefficients, shape (K, N, 3); by default those of the shipped file.
@@ -111,30 +111,35 @@ class Lines:
         flat = rows.reshape(len(rows), -1)
         lines = terms @ flat  # query by query, so the same in any batch
         self._rows = np.ascontiguousarray(lines.reshape(-1, 3).T)
-        self._start = self._count * np.arange(cold.size).reshape(cold.shape)
+        self._steps = np.diff(self._rows, append=0.0)
+        self._start = self._count * np.arange(cold.size)
         self._scale = STEP * _stretch(cold)
 
-    def __call__(self, u: Floats) -> Floats:
+    def __call__(self, u: Floats, number: int = 3) -> Floats:
         """Look the logarithms up.
 
         Parameters
         ----------
-        u : array, shape (P, ...)
-            Points; the axes behind the first are those of the score deviations.
+        u : array, shape (N, ...)
+            Points for each score deviation.
+        number : int
+            How many of the three are asked for.
 
         Returns
         -------
-        array, shape (3, P, ...)
+        array, shape (number, N, ...)
             The logarithms; beyond the table those at its ends.
         """
-        place = np.clip(u / self._scale - LOW / STEP, 0.0, self._count - 1.001)
-        index = place.astype(np.intp)
-        part = place - index
-        index += self._start
-        out = np.empty((3, *place.shape))
-        for value, row in zip(out, self._rows, strict=True):
-            first = row.take(index)
-            np.subtract(row[1:].take(index), first, out=value)
+        along = (-1,) + (1,) * (u.ndim - 1)
+        part = u / self._scale.reshape(along)
+        part -= LOW / STEP
+        np.clip(part, 0.0, self._count - 1.001, out=part)
+        index = part.astype(np.intp)
+        part -= index
+        index += self._start.reshape(along)
+        out, first = np.empty((number, *u.shape)), np.empty(u.shape)
+        for value, row, step in zip(out, self._rows, self._steps, strict=False):
+            step.take(index, out=value, mode="clip")  # without a copy, which "raise" makes
             value *= part
-            value += first
+            value += row.take(index, out=first, mode="clip")
         return out

@@ -60,7 +60,7 @@ def errors(table: Floats) -> Floats:
     for s in co.to_deviation(rng.uniform(-1, 1, POINTS // 8), 0.0, bo.HOTTEST).tolist():
         u = rng.uniform(bo.LOW, bo.HIGH, 8) * (1 + s / 3.2)
         known = exact(s, u)
-        found = bo.Lines(np.full(1, s), table)(u[:, None])[..., 0].T
+        found = bo.Lines(np.full(1, s), table)(u[None])[:, 0].T
         held = known[:, 0] < np.log(30.0)
         worst = np.maximum(worst, np.abs(found - known)[held].max(axis=0, initial=0.0))
     return worst
