@@ -22,12 +22,20 @@ from sigprop.propagation.capabilities import covers, geometry_of, require_theory
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.stack import Block, any_norm, build_block, first_norm
 
-__all__ = ["REASONS", "Critical", "asymptotic_alpha", "critical", "odds_law_alpha"]
+__all__ = [
+    "REASONS",
+    "Critical",
+    "asymptotic_alpha",
+    "critical",
+    "first_root",
+    "odds_law_alpha",
+]
 
 Sentences = str | NDArray[np.str_]
 LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
 ROUNDING = 4 * np.finfo(float).eps  # of chi_mlp, which is one for ReLU without bias
 SCAN = 25  # strengths at which the overlap is computed before refining
+PARTS = 4  # of a scan that ends at the first root
 REASONS = (
     "converged",
     "no skip branch is needed: the overlap stays below rho_max at alpha_attn = 0",
@@ -186,6 +194,39 @@ def critical(
     >>> round(float(critical(spec, 0.9).alpha_attn), 6)
     3.229...
     """
+    return _solved(spec, rho_max, theory, geometry, 1)
+
+
+@validated
+def first_root(spec: ModelSpec, rho_max: ArrayLike) -> Critical:
+    """Smallest alpha_attn as of `critical`, by a scan that ends once it has crossed rho_max.
+
+    Parameters
+    ----------
+    spec, rho_max
+        As of `critical`.
+
+    Returns
+    -------
+    Critical
+        The same, but that `monotone` speaks of the strengths that were scanned, and `iterations`
+        counts all.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec, critical
+    >>> from sigprop.analysis.critical import first_root
+    >>> spec = ModelSpec(depth=24, context=512, beta=1, sigma_v2=1, sigma_w2=0, rho0=0.5)
+    >>> bool(first_root(spec, 0.9).alpha_attn == critical(spec, 0.9).alpha_attn)
+    True
+    """
+    return _solved(spec, rho_max, "finite", "auto", PARTS)
+
+
+def _solved(
+    spec: ModelSpec, rho_max: ArrayLike, theory: str, geometry: str, parts: int
+) -> Critical:
+    """Critical strengths; the scan goes by parts, without the specs that have crossed rho_max."""
     target = np.asarray(rho_max, dtype=np.float64)
     require((target > 0) & (target < 1), "rho_max", rho_max, "a number in (0, 1)")
     require_theory(spec, "critical", theory, geometry)
@@ -194,7 +235,10 @@ def critical(
     search = _Search(spec, (theory, geometry), shape, np.broadcast_to(target, shape).ravel())
     grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
     every = np.arange(search.target.size)
-    height = search(grid[:, None], every)
+    height, left = np.full((SCAN, every.size), np.nan), every
+    for rows in np.array_split(np.arange(SCAN), parts):
+        height[np.ix_(rows, left)] = search(grid[rows, None], left)
+        left = every[~(first_crossing(height)[1] | (height[0] >= 0))]
     before, found = first_crossing(height)
     found &= ~(height[0] >= 0)
     index, first = every[found], before[found]

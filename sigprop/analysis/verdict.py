@@ -112,13 +112,17 @@ def judge(spec: ModelSpec, rho_max: float = 0.98, theory: str = "finite") -> Ver
 
 
 def judged(
-    spec: ModelSpec, rho_max: float, theory: str = "finite", strength: Critical | None = None
+    spec: ModelSpec,
+    rho_max: float,
+    theory: str = "finite",
+    strength: Critical | None = None,
+    trajectory: Trajectory | None = None,
 ) -> Verdict:
-    """Verdict on a single spec whose critical strength may be known."""
+    """Verdict on a single spec whose critical strength and trajectory may be known."""
     require_theory(spec, "judge", theory)
     plain = spec.without_identity()
     found = critical(plain, rho_max, theory) if strength is None else strength
-    trajectory = propagate(spec, theory)
+    trajectory = propagate(spec, theory) if trajectory is None else trajectory
     late = (theory, "exchangeable")
     rates = exponents(plain, *late) if covers(plain, "exponents", *late) else None
     above = np.flatnonzero(trajectory.rho > rho_max)

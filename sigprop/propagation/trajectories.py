@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sigprop.propagation.rotary import distances_of
 from sigprop.propagation.run import Run
 from sigprop.propagation.stack import rem_of
 
-__all__ = ["from_distances", "from_positions", "from_states", "reason_of"]
+__all__ = ["from_distances", "from_positions", "from_states", "of_one", "reason_of"]
 
 ROOM = 2**16  # states whose statistics are computed together
 
@@ -227,3 +228,34 @@ def reason_of(spec: ModelSpec, ended: Ints) -> str:
         "range where its statistics are known (score standard deviation 40, an activation "
         "without closed form at variance 100)"
     )
+
+
+def of_one(found: Trajectory, index: int) -> Trajectory:
+    """Trajectory of one of a row of specs.
+
+    Parameters
+    ----------
+    found : Trajectory
+        Of all, whose reason this one shares.
+    index : int
+        Which it is.
+
+    Returns
+    -------
+    Trajectory
+        Its own; entries after its end are NaN.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec, propagate
+    >>> from sigprop.propagation.trajectories import of_one
+    >>> spec = ModelSpec(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> of_one(propagate(spec.replace(beta=[1, 2])), 0).rho.shape
+    (3,)
+    """
+    columns: dict[str, Any] = {
+        name: np.asarray(value[..., index])
+        for name, value in vars(found).items()
+        if isinstance(value, np.ndarray) and name != "layer"
+    }
+    return replace(found, **columns)

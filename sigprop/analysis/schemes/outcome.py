@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
-from sigprop.analysis.critical import Critical, critical
 from sigprop.analysis.schemes.registry import SCHEMES, Scheme, normed
+from sigprop.analysis.schemes.together import Solved, solved
 from sigprop.analysis.verdict import UNIFORM, Verdict, judged
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Floats, finite_or_none
@@ -19,7 +19,7 @@ from sigprop.core.errors import DomainError
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
 from sigprop.model.weights import Recipe, check, spec_of
-from sigprop.propagation.capabilities import TheoryError, covers
+from sigprop.propagation.capabilities import TheoryError
 from sigprop.propagation.positional import gradients
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
@@ -35,9 +35,6 @@ __all__ = [
     "recipe",
     "survey",
 ]
-
-
-NUMBERS = frozenset(ModelSpec.numbers()) - {"sigma_w2"}  # that schemes may differ in
 
 
 @dataclass(frozen=True)
@@ -307,7 +304,7 @@ def outcome(name: str, architecture: ModelSpec, rho_max: float = 0.98) -> Outcom
     >>> outcome("he", load("bert-base").spec).verdict
     'rank collapse'
     """
-    return _outcome(name, architecture, described(name, architecture), rho_max)
+    return _outcome(name, architecture, described(name, architecture), rho_max, Solved({}, {}, {}))
 
 
 Described = tuple[Recipe, ModelSpec, str]
@@ -318,12 +315,20 @@ def _outcome(
     architecture: ModelSpec,
     description: Described,
     rho_max: float,
-    strength: Critical | None = None,
+    known: Solved,
 ) -> Outcome:
-    """Find an outcome, with a critical strength that may be known."""
+    """Find an outcome, with what may be known."""
     found, spec, remark = description
-    plain, verdict = spec.without_identity(), judged(spec, rho_max, strength=strength)
-    t = verdict.trajectory
+    plain = spec.without_identity()
+    verdict = judged(
+        spec,
+        rho_max,
+        strength=known.strength(plain),
+        trajectory=known.trajectory(spec),
+    )
+    t, exponent = verdict.trajectory, known.exponent(spec)
+    if exponent is None:
+        exponent = _float(gradients(plain, None if spec.has_identity else t).exponent)
     whole = int(t.ended) == spec.depth
     rho = overlaps(name, architecture) if found.sub_norm else t.rho
     return Outcome(
@@ -335,7 +340,7 @@ def _outcome(
         _float(t.entropy_ratio[0]),
         _float(t.entropy_ratio[-1]) if whole else None,
         _float(verdict.critical.alpha_attn),
-        _float(gradients(plain, None if spec.has_identity else t).exponent),
+        exponent,
         verdict.verdict if whole else "undefined",
         _reason(verdict) if whole else t.reason,
         remark,
@@ -410,32 +415,14 @@ def survey(
         find(name)
     wanted = tuple(names) or tuple(SCHEMES)
     known = {name: described(name, architecture) for name in wanted}
-    strengths = _strengths(
-        {name: one[1].without_identity() for name, one in known.items()}, rho_max
-    )
+    together = solved((spec for _, spec, _ in known.values()), rho_max)
     out = []
     for name in wanted:
         one = known[name]
         try:
-            out.append(_outcome(name, architecture, one, rho_max, strengths.get(name)))
+            out.append(_outcome(name, architecture, one, rho_max, together))
         except TheoryError as error:
             out.append(_refused(name, one, error))
         if progress is not None:
             progress(1)
-    return out
-
-
-def _strengths(specs: dict[str, ModelSpec], rho_max: float) -> dict[str, Critical]:
-    """Critical strengths of many specs: those that differ in numbers alone are solved together."""
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for name, spec in specs.items():
-        if covers(spec, "critical"):
-            words = (repr(getattr(spec, f.name)) for f in fields(spec) if f.name not in NUMBERS)
-            alike.setdefault(tuple(words), []).append(name)
-    out: dict[str, Critical] = {}
-    for names in alike.values():
-        first, *_ = parts = [specs[name] for name in names]
-        wide: dict[str, Any] = {n: np.array([getattr(part, n) for part in parts]) for n in NUMBERS}
-        found = critical(replace(first, **wide, sigma_w2=None), rho_max)
-        out |= {name: found.at(k) for k, name in enumerate(names)}
     return out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from sigprop.core.arrays import Floats, Number
+from sigprop.core.arrays import Floats, Ints, Number
 
 __all__ = ["Series", "basis", "contracted", "fit", "fitted", "nodes", "transform"]
 
@@ -169,19 +169,44 @@ class Series:
 
     coefficients: Floats
 
-    def __call__(self, x: Number) -> Floats:
-        """Sum of the series at x, in place on four work arrays."""
+    def __call__(self, x: Number, index: Ints | None = None) -> Floats:
+        """Sum of the series at x, in place on four work arrays.
+
+        Parameters
+        ----------
+        x : array
+            Points in [-1, 1].
+        index : array of int, shape (N,), optional
+            Which series of the last axis; by default each once.
+
+        Returns
+        -------
+        array
+            The sums.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.core.numerics.chebyshev import Series
+        >>> Series(np.array([[1.0, 2.0], [0.0, 1.0]]))(0.5, np.array([1, 0, 1])).tolist()
+        [2.5, 1.0, 2.5]
+        """
         x = np.asarray(x, dtype=np.float64)
-        c = self.coefficients
-        shape = np.broadcast_shapes(x.shape, c.shape[1:])
+
+        def row(k: int) -> Floats:
+            one: Floats = self.coefficients[k]
+            return one if index is None else one.take(index, axis=-1)
+
+        first = row(0)
+        shape = np.broadcast_shapes(x.shape, first.shape)
         twice = 2 * x
         b1, b2, work = np.zeros(shape), np.zeros(shape), np.empty(shape)
-        for k in range(len(c) - 1, 0, -1):
+        for k in range(len(self.coefficients) - 1, 0, -1):
             np.multiply(twice, b1, out=work)
             np.subtract(work, b2, out=b2)
-            np.add(b2, c[k], out=b2)
+            np.add(b2, row(k), out=b2)
             b1, b2 = b2, b1
-        return np.asarray(c[0] + x * b1 - b2)
+        return np.asarray(first + x * b1 - b2)
 
     def chopped(self, tolerance: float) -> Series:
         """Without the trailing coefficients whose sum is below `tolerance` in every series.

@@ -38,7 +38,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.errors import AssumptionError
-from sigprop.core.numerics.chebyshev import basis, contracted
+from sigprop.core.numerics.chebyshev import Series, basis, contracted
 from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Couples", "KeyWeights", "OneQuery", "errors"]
@@ -267,14 +267,13 @@ class KeyWeights:
         array, shape (..., P, B)
             The logarithms; NaN for too many keys.
         """
-        count = self._rows.shape[1:]
         s = np.minimum(s, HOT)
-        hot = basis(co.from_deviation(s, 0.0, HOT), count[0])
+        hot = basis(co.from_deviation(s, 0.0, HOT), self._rows.shape[1])
         rows = contracted(self._rows, hot)
         wide = s[..., None]
         own = np.minimum(wide * np.sqrt(ratio), HOTTEST)
-        place = basis(co.from_deviation(own, 0.0, HOTTEST), count[1])
-        found = turn(own, wide) * (place @ rows[..., None])[..., 0]
+        series = Series(np.moveaxis(rows, -1, 0)[..., None])
+        found = turn(own, wide) * series(co.from_deviation(own, 0.0, HOTTEST))
         return np.where(self._known[:, None], found, np.nan)
 
 
@@ -283,7 +282,7 @@ class _Own(NamedTuple):
 
     std: Floats
     most: Floats
-    rows: Floats
+    base: Series
 
 
 class Couples:
@@ -358,8 +357,8 @@ class Couples:
         """Find what couples need of each query."""
         cold = np.minimum(s, HOTTEST)
         hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._base.shape[1])
-        rows = co.bend(cold)[..., None] * contracted(self._base, hot)
-        return _Own(s, np.sqrt(self._one(s)[0]), rows)
+        rows = np.moveaxis(co.bend(cold)[..., None] * contracted(self._base, hot), -1, 0)
+        return _Own(s, np.sqrt(self._one(s)[0]), Series(np.ascontiguousarray(rows)))
 
     def _within(self, own: _Own, r: Floats, at: Index = ALL) -> Floats:
         """Excess overlap of some couples, where the tables hold r."""
@@ -368,7 +367,8 @@ class Couples:
         mean = np.minimum(np.sqrt(first * later), HOT)
         gap = np.clip(1 - r, 0.0, co.MAX_GAP)
         log = self._small[at] + co.bend(mean) * self._apart(first, later, mean, gap, at)
-        log += (self._alike(own, gap, i) + self._alike(own, gap, j)) / 2
+        both = self._alike(own, np.concatenate([gap, gap], axis=-1), np.concatenate([i, j]))
+        log += (both[..., : i.size] + both[..., i.size :]) / 2
         return np.asarray(r * own.most[..., i] * own.most[..., j] * np.exp(log))
 
     def _beyond(self, own: _Own, r: Floats, last: Floats, at: Ints) -> Floats:
@@ -383,9 +383,7 @@ class Couples:
     def _alike(self, own: _Own, gap: Floats, index: Ints) -> Floats:
         """Logarithm that the overlap of a query with one like it adds."""
         place = co.from_gap(gap, np.minimum(own.std, HOTTEST)[..., index])
-        near = basis(np.clip(place, -1.0, 1.0), own.rows.shape[-1])
-        rows = own.rows[..., index, :]
-        return np.asarray((place + 1) / 2 * np.einsum("...v,...v->...", rows, near))
+        return np.asarray((place + 1) / 2 * own.base(np.clip(place, -1.0, 1.0), index))
 
     def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats, at: Index) -> Floats:
         """Logarithm that unlike queries add, over the bend."""
