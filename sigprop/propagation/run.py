@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from operator import methodcaller
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,13 +25,13 @@ class Run(NamedTuple):
     kernels : list of State
         What enters each block, and what leaves the last one reached.
     rows : list of dict
-        Columns of the statistics of each block's attention.
+        Columns of the statistics of each block's attention, or what else is kept of it.
     good : array of bool, shape (L+1, ...)
         Which stacks are finite and have not vanished there.
     """
 
     kernels: list[State]
-    rows: list[dict[str, Floats]]
+    rows: list[Any]
     good: Bools
 
     @property
@@ -43,7 +45,12 @@ class Run(NamedTuple):
         return np.asarray(np.cumprod(self.good, axis=0).sum(axis=0) - 1)
 
 
-def solve(stack: Stack, start: State, shape: tuple[int, ...] = ()) -> Run:
+def solve(
+    stack: Stack,
+    start: State,
+    shape: tuple[int, ...] = (),
+    keep: Callable[[Any], Any] = methodcaller("columns"),
+) -> Run:
     """Apply the blocks of a stack, up to the last layer at which any kernel is valid.
 
     Parameters
@@ -54,6 +61,8 @@ def solve(stack: Stack, start: State, shape: tuple[int, ...] = ()) -> Run:
         What enters the first; leading axes are many stacks.
     shape : tuple of int
         Shape of these axes.
+    keep : callable
+        What to keep of the statistics of each block's attention.
 
     Returns
     -------
@@ -77,7 +86,8 @@ def solve(stack: Stack, start: State, shape: tuple[int, ...] = ()) -> Run:
     3
     """
     geometry = stack.place.geometry
-    kernels, rows, good = [start], [], [np.asarray(geometry.is_valid(start))]
+    kernels, good = [start], [np.asarray(geometry.is_valid(start))]
+    rows: list[Any] = []
 
     def step(last: Step, block: Block) -> Step:
         found = block.forward(last.kernel)
@@ -93,7 +103,7 @@ def solve(stack: Stack, start: State, shape: tuple[int, ...] = ()) -> Run:
                 good.pop()
                 break
             kernels.append(found.kernel)
-            rows.append(found.attention.columns())
+            rows.append(keep(found.attention))
     if len(kernels) == 1:
         raise refusal("a state that vanishes or overflows", "propagate", where="block 1")
     return Run(kernels, rows, np.stack([np.broadcast_to(known, shape) for known in good]))

@@ -6,14 +6,14 @@ kernel of output gradients, so tokens that are alike on the way forward are told
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.core.arrays import Floats, Number
+from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.core.checks import count
 from sigprop.core.errors import DomainError, require
 from sigprop.layers.attention.by_position import PositionGeometry
@@ -26,14 +26,17 @@ from sigprop.layers.state import Gradient, State
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, has_positions, refusal
 from sigprop.propagation.gradients.closed_form import Gradients, norms_of
-from sigprop.propagation.run import solve
+from sigprop.propagation.points import parts_of_one_context
+from sigprop.propagation.run import Run, solve
 from sigprop.propagation.stack import Block, Stack, build_stack, iterate
 
 __all__ = [
     "RESOLUTION",
     "STARTS",
     "VANISHES",
+    "Along",
     "Pulled",
+    "forward_together",
     "pullback",
     "pulled",
     "resolved_gradients",
@@ -46,6 +49,9 @@ LAST = (4, 8)  # windows at the end that are in parts, and parts, where gradient
 RESOLUTION = 48  # blocks of positions that carry the kernels
 MAX_RANGES = 256
 VANISHES = ("a state that vanishes or overflows", "gradients")
+TOGETHER = 16  # stacks that go forward together
+
+Along = list[tuple[State, Any]]  # kernel that enters each block, and its attention
 
 
 class Pulled(NamedTuple):
@@ -176,6 +182,7 @@ def pulled(
     start: str | ArrayLike = "identity",
     ranges: int | None = None,
     beta_by_layer: ArrayLike | None = None,
+    along: Along | None = None,
 ) -> Pulled:
     """Pull a gradient kernel back through a stack.
 
@@ -189,6 +196,8 @@ def pulled(
         Number of equal ranges of positions at whose ends blocks must end.
     beta_by_layer : array_like, shape (L,), optional
         Inverse temperature of each block.
+    along : list of tuple, optional
+        What the way forward is known to leave, from `forward_together`.
 
     Returns
     -------
@@ -212,7 +221,12 @@ def pulled(
     stack = stack_of(spec, ends, beta_by_layer, far=True)
     geometry: Any = stack.place.geometry
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused
-        passed = _forward(spec, stack, beta_by_layer)
+        if along is None:
+            passed = _forward(spec, stack, beta_by_layer)
+        else:
+            passed = [
+                _knowing(block, *found) for block, found in zip(stack.blocks, along, strict=True)
+            ]
         start_step = BackwardStep(start_of(geometry, start), {})
         rows = list(iterate(start_step, reversed(passed), _back))
     return Pulled(geometry, rows[::-1])
@@ -335,15 +349,62 @@ def _passed_by(stack: Stack, kernel: State) -> list[_Passed]:
     for block, step in zip(stack.blocks, stack.steps(kernel), strict=True):
         if not block.place.geometry.is_valid(step.kernel):
             raise refusal(*VANISHES, where=f"block {len(passed) + 1}")
-        known = block.place._replace(statistics=_known(step.attention))
-        passed.append(_Passed(replace(block, place=known), kernel))
+        passed.append(_knowing(block, kernel, step.attention))
         kernel = step.kernel
     return passed
 
 
-def _known(attention: Any) -> Callable[[Any], Any]:
-    """Statistics that are known: those of the way forward."""
-    return lambda scores: attention
+def _knowing(block: Block, kernel: State, attention: Any) -> _Passed:
+    """Block whose statistics are known, those of the way forward, with the kernel that enters."""
+    place = block.place._replace(statistics=lambda scores: attention)
+    return _Passed(replace(block, place=place), kernel)
+
+
+def forward_together(
+    spec: ModelSpec, start: str | ArrayLike = "identity", ranges: int | None = None
+) -> Iterator[tuple[Ints, list[Along | None]]]:
+    """Go forward through the stacks of an array whose tokens are told apart, a few at a time.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The description; arrays broadcast.
+    start, ranges
+        As in `pulled`.
+
+    Yields
+    ------
+    index : array of int, shape (n,)
+        Places of some stacks in the flattened array.
+    along : list
+        Kernel that enters each block of each of them, and its attention; None where a kernel
+        vanishes or overflows.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.gradients.by_position import forward_together
+    >>> spec = ModelSpec(depth=3, context=8, causal=True, beta=[0, 1], sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0)
+    >>> [[len(one) for one in along] for index, along in forward_together(spec)]
+    [[3, 3]]
+    """
+    last = isinstance(start, str) and start == "last"
+    for index, part in parts_of_one_context(spec, "position", TOGETHER):
+        stack = stack_of(part, _ends(part, ranges, last), far=True)
+        found = solve(stack, stack.initial(part), (len(index),), keep=lambda attention: attention)
+        passed = found.ended == part.depth
+        yield index, [_of_one(found, n) if passed[n] else None for n in range(len(index))]
+
+
+def _of_one(found: Run, index: int) -> Along:
+    """Pick what the way forward leaves of one of many stacks."""
+
+    def pick(value: Number) -> Number:
+        return np.asarray(value)[index] if np.ndim(value) else value
+
+    kernels = [State(pick(q), pick(gap)) for q, gap in found.kernels[:-1]]
+    return [(k, one.of_stack(index)) for k, one in zip(kernels, found.rows, strict=True)]
 
 
 def resolved_gradients(
@@ -351,12 +412,13 @@ def resolved_gradients(
     start: str | ArrayLike = "identity",
     ranges: int | None = None,
     beta_by_layer: ArrayLike | None = None,
+    along: Along | None = None,
 ) -> Gradients:
     """Gradients of one stack, position by position.
 
     Parameters
     ----------
-    spec, start, ranges, beta_by_layer
+    spec, start, ranges, beta_by_layer, along
         As in `pulled`.
 
     Returns
@@ -375,7 +437,7 @@ def resolved_gradients(
     tokens = int(spec.context)
     if ranges is not None:
         count("blocks", ranges, 1, min(MAX_RANGES, tokens))
-    geometry, rows = found = pulled(spec, start, ranges, beta_by_layer)
+    geometry, rows = found = pulled(spec, start, ranges, beta_by_layer, along)
     q = np.array([geometry.share @ np.asarray(row.gradient.q)[:, 0] for row in rows])
     p = np.array([np.sum(row.gradient.others) for row in rows]) / (tokens * (tokens - 1.0))
     with np.errstate(divide="ignore"):  # nothing passes
