@@ -21,7 +21,7 @@ from sigprop import (
     propagate,
     sweep,
 )
-from sigprop.analysis.critical import REASONS
+from sigprop.analysis.critical import REASONS, first_root
 from sigprop.core.numerics.roots import INNER, refined
 
 
@@ -175,6 +175,20 @@ def test_a_search_ends_in_a_bracket_of_the_root():
     assert ((ends[0] > target) & (target > ends[1])).all()
     assert np.isnan(found.bracket)[:, ~found.converged].all()
     np.testing.assert_allclose(found.residual[found.converged], 0, atol=1e-9)
+
+
+def test_a_scan_that_ends_at_the_first_root_finds_the_same():
+    """Roots low and high, none needed, none there; control: monotone is not seen to the end."""
+    short = ModelSpec(depth=2, context=64, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    target, seen = np.array([[0.5], [0.8], [0.9999]]), set()
+    for spec in (BACK, short):
+        many = spec.replace(sigma_v2=[1e-3, 0.3, 1.0, 1e3])
+        every, first = critical(many, target), first_root(many, target)
+        for name in ("alpha_attn", "rho", "reason", "bracket", "converged"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(every, name))
+        seen |= set(every.reason.ravel().tolist())
+        assert (first.monotone & ~every.monotone).any() == (spec is BACK)
+    assert seen >= set(REASONS[:3])
 
 
 def test_a_search_counts_its_evaluations():

@@ -341,11 +341,13 @@ def test_a_scheme_that_no_theory_covers_is_named():
 def test_schemes_solved_together_are_those_solved_alone():
     """In the order asked for, twice where asked twice; norm placements do not mix."""
     architecture = SMALL.replace(causal=True)
-    names = ["gpt2", "he", "bert", "he"]
+    names = ["gpt2", "he", "bert", "glorot-normal", "glorot-uniform", "identity-like", "he"]
     found = survey(architecture, names)
     assert [one.name for one in found] == names
     for one in found:
         alone = outcome(one.name, architecture)
         assert one.alpha_critical == pytest.approx(alone.alpha_critical, rel=1e-9)
-        assert (one.rho_final, one.lambda_g) == (alone.rho_final, alone.lambda_g)
+        for name in ("rho_final", "entropy_first", "entropy_final", "lambda_g"):
+            assert getattr(one, name) == pytest.approx(getattr(alone, name), rel=1e-10)
+        assert (one.verdict, one.reason) == (alone.verdict, alone.reason)
     assert len({one.alpha_critical for one in found}) > 1

@@ -11,7 +11,7 @@ from sigprop.core.arrays import Bools, Floats, Ints
 
 __all__ = ["Roots", "first_crossing", "refined"]
 
-INNER = 5  # points inside a bracket, called together: many cost little more than one
+INNER = 3  # points inside a bracket, called together: a few cost little more than one
 POINTS = 4  # through which the inverse is interpolated
 CLOSE = 1e-15  # width of a bracket, over one plus the size of its root
 FLAT = 1e-13  # size of a function at its root
