@@ -184,8 +184,9 @@ def test_a_scan_that_ends_at_the_first_root_finds_the_same():
     for spec in (BACK, short):
         many = spec.replace(sigma_v2=[1e-3, 0.3, 1.0, 1e3])
         every, first = critical(many, target), first_root(many, target)
-        for name in ("alpha_attn", "rho", "reason", "bracket", "converged"):
-            np.testing.assert_array_equal(getattr(first, name), getattr(every, name))
+        np.testing.assert_array_equal(first.reason, every.reason)
+        for name in ("alpha_attn", "rho", "bracket"):
+            np.testing.assert_allclose(getattr(first, name), getattr(every, name), rtol=1e-12)
         seen |= set(every.reason.ravel().tolist())
         assert (first.monotone & ~every.monotone).any() == (spec is BACK)
     assert seen >= set(REASONS[:3])
