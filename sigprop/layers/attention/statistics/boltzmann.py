@@ -108,11 +108,10 @@ class Lines:
         cold = np.minimum(s, HOTTEST)
         terms = basis(co.from_deviation(cold, 0.0, HOTTEST), len(rows))
         self._count = rows.shape[1]
-        flat = rows.reshape(len(rows), -1)
-        lines = terms @ flat  # query by query, so the same in any batch
-        self._rows = np.ascontiguousarray(lines.reshape(-1, 3).T)
+        # query by query, so the same in any batch: the three lines of each, one after the other
+        self._rows = (terms @ rows.swapaxes(1, 2).reshape(len(rows), -1)).ravel()
         self._steps = np.diff(self._rows, append=0.0)
-        self._start = self._count * np.arange(cold.size)
+        self._start = 3 * self._count * np.arange(cold.size)
         self._scale = STEP * _stretch(cold)
 
     def __call__(self, u: Floats, number: int = 3) -> Floats:
@@ -138,8 +137,9 @@ class Lines:
         part -= index
         index += self._start.reshape(along)
         out, first = np.empty((number, *u.shape)), np.empty(u.shape)
-        for value, row, step in zip(out, self._rows, self._steps, strict=False):
-            step.take(index, out=value, mode="clip")  # without a copy, which "raise" makes
+        for value, line in zip(out, self._count * np.arange(number), strict=True):
+            # "clip" fills without a copy, which "raise" makes
+            self._steps[line:].take(index, out=value, mode="clip")
             value *= part
-            value += row.take(index, out=first, mode="clip")
+            value += self._rows[line:].take(index, out=first, mode="clip")
         return out
