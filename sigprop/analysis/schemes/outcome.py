@@ -304,7 +304,7 @@ def outcome(name: str, architecture: ModelSpec, rho_max: float = 0.98) -> Outcom
     >>> outcome("he", load("bert-base").spec).verdict
     'rank collapse'
     """
-    return _outcome(name, architecture, described(name, architecture), rho_max, Solved({}, {}, {}))
+    return _outcome(name, architecture, described(name, architecture), rho_max, Solved())
 
 
 Described = tuple[Recipe, ModelSpec, str]

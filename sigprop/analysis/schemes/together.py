@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from sigprop.analysis.critical import Critical, first_root
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import covers, geometry_of
+from sigprop.propagation.capabilities import TheoryError, geometry_of
 from sigprop.propagation.positional import gradients
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
@@ -37,13 +38,13 @@ class Solved:
     --------
     >>> from sigprop import load
     >>> from sigprop.analysis.schemes.together import Solved
-    >>> Solved({}, {}, {}).strength(load("gpt2").spec) is None
+    >>> Solved().strength(load("gpt2").spec) is None
     True
     """
 
-    strengths: dict[Words, Critical]
-    trajectories: dict[Words, Trajectory]
-    exponents: dict[Words, float]
+    strengths: dict[Words, Critical] = field(default_factory=dict)
+    trajectories: dict[Words, Trajectory] = field(default_factory=dict)
+    exponents: dict[Words, float] = field(default_factory=dict)
 
     def strength(self, spec: ModelSpec) -> Critical | None:
         """Critical strength of a description, if known."""
@@ -84,20 +85,19 @@ def solved(specs: Iterable[ModelSpec], rho_max: float) -> Solved:
     >>> round(float(found.strength(spec.replace(beta=2)).alpha_attn), 6)
     3.857...
     """
-    found = Solved({}, {}, {})
-    every = list(specs)
+    found, every = Solved(), list(specs)
     for words, wide in _arrays(spec.without_identity() for spec in every):
-        if covers(wide, "critical"):
+        with suppress(TheoryError):  # which each of them meets when it is asked for alone
             strength = first_root(wide, rho_max)
             found.strengths.update((one, strength.at(k)) for k, one in enumerate(words))
     for words, wide in _arrays(spec for spec in every if geometry_of(spec) != "exchangeable"):
-        whole = propagate(wide)
-        passed = gradients(wide).exponent
-        for k, one in enumerate(words):
-            if whole.ended[k] == wide.depth:
-                found.trajectories[one] = of_one(whole, k)
-            if not np.isnan(passed[k]):
-                found.exponents[one] = float(passed[k])
+        with suppress(TheoryError):
+            whole, passed = propagate(wide), gradients(wide).exponent
+            for k, one in enumerate(words):
+                if whole.ended[k] == wide.depth:
+                    found.trajectories[one] = of_one(whole, k)
+                if np.isfinite(passed[k]):
+                    found.exponents[one] = float(passed[k])
     return found
 
 

@@ -49,7 +49,7 @@ LAST = (4, 8)  # windows at the end that are in parts, and parts, where gradient
 RESOLUTION = 48  # blocks of positions that carry the kernels
 MAX_RANGES = 256
 VANISHES = ("a state that vanishes or overflows", "gradients")
-TOGETHER = 16  # stacks that go forward together
+TOGETHER, LAYERS = 16, 200  # most stacks that go forward together, and about how many layers
 
 Along = list[tuple[State, Any]]  # kernel that enters each block, and its attention
 
@@ -390,7 +390,8 @@ def forward_together(
     [[3, 3]]
     """
     last = isinstance(start, str) and start == "last"
-    for index, part in parts_of_one_context(spec, "position", TOGETHER):
+    number = int(np.clip(LAYERS // spec.depth, 1, TOGETHER))
+    for index, part in parts_of_one_context(spec, "position", number):
         stack = stack_of(part, _ends(part, ranges, last), far=True)
         found = solve(stack, stack.initial(part), (len(index),), keep=lambda attention: attention)
         passed = found.ended == part.depth
