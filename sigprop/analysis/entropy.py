@@ -31,7 +31,7 @@ from sigprop.propagation.stack import (
     rem_of,
 )
 
-__all__ = ["BetaProfile", "beta_profile", "entropy_beta", "entropy_boundary"]
+__all__ = ["BetaProfile", "beta_profile", "block_beta", "entropy_beta", "entropy_boundary"]
 
 KNOWN = (0.01, 0.9999)  # H / log T at finite context
 BRACKET = (1e-3, 5.0, 1e3)  # of b: hotter than the range, end of fast statistics, colder than it
@@ -147,7 +147,7 @@ def _resolved_boundary(spec: ModelSpec, ratio: float, guess: Floats) -> Floats:
         stack = build_stack(one, geometry_of(one))
         kernels = solve(stack, stack.initial(one)).kernels[:-1]
         pairs = zip(stack.blocks, kernels, strict=False)
-        found = [_searched(block, kernel, ratio, guess[index]) for block, kernel in pairs]
+        found = [block_beta(block, kernel, ratio, guess[index]) for block, kernel in pairs]
         at: tuple[Any, ...] = (slice(len(found)), *index)
         out[at] = found
     return out if spec.shape else out[: len(found)]
@@ -231,7 +231,7 @@ def beta_profile(
     betas, rhos = (np.empty((spec.depth + more, *spec.shape)) for more in (0, 1))
     for index, one in singles(spec):
         search = partial(
-            _searched, ratio=entropy_ratio, guess=np.broadcast_to(b, spec.shape)[index]
+            block_beta, ratio=entropy_ratio, guess=np.broadcast_to(b, spec.shape)[index]
         )
         at: tuple[Any, ...] = (slice(None), *index)
         stack, warm = build_stack(one, geometry_of(one)), partial(at_beta, one)
@@ -291,11 +291,34 @@ def _held(
     return BetaProfile(np.stack([one.beta for one in passed]), wide)
 
 
-def _searched(block: Block, kernel: State, ratio: float, guess: Floats) -> Floats:
-    """Inverse temperature at which the mean over queries of H / log n has a value.
+def block_beta(block: Block, kernel: State, ratio: float, guess: float | Floats) -> Floats:
+    """Inverse temperature at which the mean over queries of H / log n in a block has a value.
 
-    `guess` is the reduced one of exchangeable tokens. Infinite where no beta lowers the entropy,
-    NaN where none is found.
+    Parameters
+    ----------
+    block : Block
+        A block whose tokens are told apart; its own inverse temperature does not matter.
+    kernel : State
+        What enters it.
+    ratio : float
+        Mean of H / log n, n the number of keys that a query sees.
+    guess : float
+        Reduced inverse temperature to start from, > 0: that of exchangeable tokens.
+
+    Returns
+    -------
+    array
+        beta; infinite where none lowers the entropy, NaN where none is found.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.analysis.entropy import block_beta
+    >>> from sigprop.propagation.stack import build_stack
+    >>> spec = ModelSpec(depth=1, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
+    >>> stack = build_stack(spec, "position")
+    >>> round(float(block_beta(stack.blocks[0], stack.initial(spec), 0.7, 0.8)), 3)
+    0.9
     """
     from scipy.optimize import brentq
 

@@ -128,14 +128,12 @@ def scale(
     """Context growth: temperature, entropy and critical strength under four rules for scores."""
     from sigprop.analysis.context_growth import RULES, grow
     from sigprop.cli import tables_design
-    from sigprop.layers.attention.statistics.coordinates import MAX_CONTEXT
     from sigprop.model.huggingface import load
 
     read = load(spec).spec
     check_targets([Target("png", png, FIGURES)], [spec])
     lengths = _contexts(context)
-    far = lengths[lengths > MAX_CONTEXT]
-    with progress(len(RULES) * len(far), "lengths beyond the tables") as advance:
+    with progress(len(RULES) * len(lengths), "lengths and rules") as advance:
         found = grow(read, lengths, rho_max, advance)
     with picture(png, lambda: _picture("plot_growth", found, spec)):
         if as_json:

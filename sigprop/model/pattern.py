@@ -10,7 +10,7 @@ import numpy as np
 from sigprop.core.checks import array
 from sigprop.core.errors import DomainError, require
 
-__all__ = ["PER_LAYER", "overrides", "read_by_layer", "read_pattern"]
+__all__ = ["PER_LAYER", "overridden", "overrides", "read_by_layer", "read_pattern"]
 
 PER_LAYER = (
     "heads", "kv_heads", "attention", "causal", "window", "prefix", "activation", "gated",
@@ -147,3 +147,28 @@ def overrides(
                 "a parameter that the pattern does not override")  # fmt: skip
         rows = [{**row, name: value} for row, value in zip(rows, values, strict=True)]
     return tuple(dict(row) for row in rows)
+
+
+def overridden(
+    pattern: dict[str, tuple[Override, ...]] | None, by_layer: dict[str, tuple[float, ...]] | None
+) -> frozenset[str]:
+    """Names of the parameters that some layer overrides.
+
+    Parameters
+    ----------
+    pattern, by_layer
+        As of `read_pattern` and `read_by_layer`.
+
+    Returns
+    -------
+    frozenset of str
+        The names.
+
+    Examples
+    --------
+    >>> from sigprop.model.pattern import overridden, read_pattern
+    >>> sorted(overridden(read_pattern([{"window": 4}, {}]), {"beta": (1.0, 2.0)}))
+    ['beta', 'window']
+    """
+    rows = (row for part in (pattern or {}).values() for row in part)
+    return frozenset(by_layer or ()).union(*rows)

@@ -18,6 +18,7 @@ from sigprop.core.errors import AssumptionError
 from sigprop.layers.attention.correlation_table import BASES, NARROWEST
 from sigprop.layers.attention.correlation_table import covers as is_tabulated
 from sigprop.layers.attention.rotation import Rotation
+from sigprop.model.pattern import overridden
 from sigprop.model.spec import ModelSpec
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "is_drawn",
     "is_looked_up",
     "is_rotary",
+    "max_context",
     "refusal",
     "require_theory",
 ]
@@ -55,7 +57,7 @@ LIMITS = ("fixed_points", "gradient_exponent")  # states in which stacks settle
 UNSETTLED = "no state in which tokens settle"
 COLLAPSE = ("exponents", "asymptotic_alpha")  # rates where all tokens have merged
 HEAT = ("beta_profile", "entropy_boundary")
-DESIGN = ("judge", "recommend", "prescribe", "grow", "schemes", "folklore")
+DESIGN = ("judge", "recommend", "prescribe", "schemes", "folklore")
 LATE = "set causal = false and rotary_base = null for what late tokens see"
 
 
@@ -170,10 +172,15 @@ def is_looked_up(layer: ModelSpec) -> bool:
     return layer.rotary_base is None or is_tabulated(Rotation(layer.rotary_base), layer.head_width)
 
 
+def max_context(spec: ModelSpec) -> int:
+    """Longest context at which positions are told apart."""
+    return MAX_ROTARY if is_drawn(spec) else MAX_POSITIONS
+
+
 def _is_far(spec: ModelSpec) -> bool:
     """Whether some context is too long for its positions to be told apart."""
-    context, most = np.asarray(spec.context), MAX_ROTARY if is_drawn(spec) else MAX_POSITIONS
-    return bool(np.any((context > most) & np.isfinite(context)))
+    context = np.asarray(spec.context)
+    return bool(np.any((context > max_context(spec)) & np.isfinite(context)))
 
 
 TABLE = (
@@ -194,7 +201,7 @@ TABLE = (
     Row("causal = true in the limit of infinite context", COLLAPSE,
         f"the first tokens see few keys; ask for a finite context, or {LATE}",
         lambda s, theory: is_causal(s) and not _has_positions(s, theory)),
-    Row("norm = 'none' with causal = True", (*FORWARD, *HEAT, "bands"),
+    Row("norm = 'none' with causal = True", (*FORWARD, *HEAT, "bands", "grow"),
         f"tokens differ in size, and scores with them; {LATE}, or ask for the limit",
         lambda s, theory: not s.reads_norm and is_causal(s) and _has_positions(s, theory)),
     Row("norm = 'none' with causal = true or rotary_base", ("gradients", "gradient_exponent"),
@@ -206,16 +213,16 @@ TABLE = (
         "alone, whose influence is known",
         lambda s, theory: not s.reads_norm and _has_positions(s, theory) and not _is_alone(s)),
     Row(f"context above {MAX_POSITIONS} with causal = true",
-        (*FORWARD, *HEAT, *LIMITS, "bands", "gradients", "influence"),
+        (*FORWARD, *HEAT, *LIMITS, "bands", "gradients", "influence", "grow"),
         f"positions are resolved up to {MAX_POSITIONS} tokens; {LATE}, or ask for the limit",
         lambda s, theory: not is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
     Row(f"context above {MAX_ROTARY} with rotary_base",
-        (*FORWARD, *HEAT, *LIMITS, "bands", "gradients", "influence"),
+        (*FORWARD, *HEAT, *LIMITS, "bands", "gradients", "influence", "grow"),
         f"rotary positions are resolved up to {MAX_ROTARY} tokens without a mask, in heads "
         f"narrower than {NARROWEST:g} and at bases outside {BASES}; {LATE}, or ask for the limit",
         lambda s, theory: is_drawn(s) and _has_positions(s, theory) and _is_far(s)),
     Row("identity or value_identity with causal = true or rotary_base",
-        ("sweep", "critical", "diagram", *HEAT, *RATES, "bands", "gradients"),
+        ("sweep", "critical", "diagram", *HEAT, *RATES, "bands", "gradients", "grow"),
         f"identity parts have no theory by position; {LATE}",
         lambda s, theory: s.has_identity and _has_positions(s, theory)),
     Row("identity with an infinite context", (*FORWARD, *RATES, *HEAT, "attention"),
@@ -237,7 +244,8 @@ TABLE = (
     Row("norm other than 'post'", ("fixed_points",),
         "the overlap has fixed points where q is fixed; set norm = 'post'",
         lambda s, theory: not s.ends_in_norm),
-    Row("arrays", ("fixed_points", "bands", "sampled_gradients", "blocks", "influence", *DESIGN),
+    Row("arrays",
+        ("fixed_points", "bands", "sampled_gradients", "blocks", "influence", "grow", *DESIGN),
         "a single spec is needed", lambda s, theory: s.shape != ()),
     Row("infinite context",
         ("bands", "gradients", "influence", "blocks", "recommend", "prescribe", "grow", "schemes",
@@ -259,6 +267,9 @@ TABLE = (
         "layers that differ have no common fixed point, spread or design; ask propagate, critical "
         "or diagram, or describe a uniform stack",
         lambda s, theory: not s.is_uniform),
+    Row("beta in pattern or by_layer", ("grow",),
+        "rules for scores scale the inverse temperature that all layers have; override others",
+        lambda s, theory: "beta" in overridden(s.pattern, s.by_layer)),
     Row("by_layer, or a pattern without causal = true or rotary_base", LIMITS,
         "layers that differ settle where they repeat, and positions are resolved; describe a "
         "uniform stack, or a pattern of decoders",

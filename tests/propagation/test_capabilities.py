@@ -80,6 +80,7 @@ EXAMPLES = {
         "value_identity": 0.5, "causal": True,
     },
     "pattern or by_layer": {"pattern": [{"beta": 2.0}, {}]},
+    "beta in pattern or by_layer": {"by_layer": {"beta": [1.0, 2.0]}},
     "by_layer, or a pattern without causal = true or rotary_base": {
         "pattern": [{"beta": 2.0}, {}],
     },
