@@ -26,6 +26,10 @@ def _range(values: Floats) -> str:
     return f"{low:.4g}" if np.all(values == values[0]) else f"{low:.4g} ... {high:.4g}"
 
 
+def _cell(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4g}"
+
+
 def design(found: Design) -> Group:
     """Numbers to type, constraints, trade-off and why the search ended."""
     numbers = _table("What to change", "parameter", "from", "to")
@@ -50,7 +54,7 @@ def design(found: Design) -> Group:
     if found.relaxed:
         each = ", ".join(f"{name} = {value:.3g}" for name, value in found.relaxed.items())
         parts.append(Text(f"One target moved, the others as they are, becomes feasible at: {each}"))
-    return Group(*parts)
+    return Group(*parts, *map(Text, found.notes))
 
 
 def _curve(found: Design) -> Table:
@@ -59,7 +63,7 @@ def _curve(found: Design) -> Table:
     *columns, feasible, recommended = found.curve.values()
     shown = np.linspace(0, len(feasible) - 1, ROWS).round().astype(int)
     for i in np.union1d(shown, np.flatnonzero(recommended)).tolist():
-        beta, *cells = (f"{column[i]:.4g}" for column in columns)
+        beta, *cells = (_cell(column[i]) for column in columns)
         mark, style = ("> ", "bold") if recommended[i] else ("  ", None)
         table.add_row(mark + beta, *cells, "yes" if feasible[i] else "no", style=style)
     return table
@@ -74,7 +78,7 @@ def growth(found: Growth) -> Group:
         table = _table(f"{rule}: {words} (T0 = {found.reference:g})", *heads)
         columns = [getattr(found, name)[i] for name in names]
         for j, context in enumerate(found.context):
-            cells = ("-" if np.isnan(c[j]) else f"{c[j]:.4g}" for c in columns)
+            cells = (_cell(column[j]) for column in columns)
             table.add_row(f"{context:g}" if context < 1e6 else f"{context:.8g}", *cells)
         parts.append(table)
     parts.append(Text(f"Critical alpha_attn keeps the last overlap below {found.rho_max:g}."))

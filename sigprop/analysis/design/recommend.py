@@ -9,11 +9,13 @@ moves few parameters.
 
 The search runs on the exchangeable theory. Where `propagate` tells pairs apart by position or
 distance, the difference of both at the answer is added to the measures and the search repeated, so
-that the answer meets its targets in the theory by position.
+that the answer meets its targets in the theory by position; overlap and entropy of the trade-off
+are those of that theory at every beta.
 
-Approximation: gradients know of positions only by the number of keys that a query sees. Left out is
-that early tokens attend to few keys: in the first block of a stream that starts small their streams
-grow larger and their gradients smaller, on the safe side of the bound (notebooks/accuracy.md).
+Approximation: gradients know of positions only by the number of keys that a query sees without a
+window or prefix. Left out is that early tokens attend to few keys: in the first block of a stream
+that starts small their streams grow larger and their gradients smaller, on the safe side of the
+bound (notebooks/accuracy.md).
 """
 
 from __future__ import annotations
@@ -68,8 +70,8 @@ class Design:
         Parameters that moved: from, to.
     curve : dict of str to array
         Trade-off: beta, the four measures, `feasible` and `recommended` (the design itself), all
-        else as recommended. The exchangeable theory with the correction of the design to that by
-        position: at the design what `predicted` holds, elsewhere an approximation.
+        else as recommended. Overlap and entropy as of `propagate`; gradients times the factor that
+        makes them those of `predicted` at the design.
     prescription : Prescription
         Scale of every matrix.
 
@@ -117,6 +119,15 @@ class Design:
         """Distance from each bound, in margins."""
         return self.targets.slack(self.predicted)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What gradients leave out."""
+        spec = self.spec
+        masked = {"the window": spec.window is not None, "the prefix": spec.prefix > 0}
+        masked["rotary positions"] = spec.rotary_base is not None
+        out = [words for words, held in masked.items() if held]
+        return (f"Gradients leave out {' and '.join(out)}.",) if out else ()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is null.
 
@@ -138,6 +149,7 @@ class Design:
             "margins": margins,
             "predicted": {n: finite_or_none(v) for n, v in self.predicted._asdict().items()},
             "changes": {name: list(ends) for name, ends in self.changes.items()},
+            "notes": list(self.notes),
             "curve": {name: finite_or_none(values) for name, values in self.curve.items()},
             "huggingface": self.prescription.huggingface(),
             "pytorch": self.prescription.pytorch(),

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sigprop.analysis.design.targets import RANGES as ADMISSIBLE
 from sigprop.analysis.design.targets import Correction, Measures, Targets, measure
 from sigprop.core.arrays import Bools, Floats
 from sigprop.layers.attention.statistics import reduced_beta
 from sigprop.layers.state import State
 from sigprop.model.spec import RANGES, ModelSpec
+from sigprop.propagation.capabilities import geometry_of
 from sigprop.propagation.stack import build_block, initial_state, iterate
 
 __all__ = ["MISSED", "TIGHT", "Answer", "Search"]
@@ -28,7 +30,7 @@ ROOM = 2 * AGREE  # margins beyond what is needed, so that agreement is enough
 ANOTHER = 0.05  # octaves that one more parameter costs: grids are no finer
 MISSED = 1e6  # octaves that a design is priced at where it misses a target
 TIGHT = 0.25  # of a margin: how close to its bound a constraint binds
-CURVE = 97  # inverse temperatures of the trade-off curve
+CURVE, BY_POSITION = 97, 25  # inverse temperatures of the trade-off curve, and by position
 MAX_BETA = RANGES["beta"][1]
 Cost = Callable[[Floats, Floats], Floats]  # of points and their slack
 Count = Callable[[int], None]
@@ -216,8 +218,10 @@ class Search:
         for index in np.flatnonzero(tight).tolist():
             *_, nearest = self._settling(partial(self._alone, index))
             slack = self.targets.slack(nearest.found)
-            if np.all(np.delete(slack, index) >= 1):
-                out[names[index]] = self.targets.moved(index, float(slack[index]) - 1)
+            bound = self.targets.moved(index, float(slack[index]) - 1)
+            low, high = ADMISSIBLE[names[index]]
+            if np.all(np.delete(slack, index) >= 1) and low <= bound <= high:
+                out[names[index]] = bound
         return out
 
     def _alone(self, index: int, points: Floats, slack: Floats) -> Floats:
@@ -229,18 +233,19 @@ class Search:
     def curve(self, answer: Answer) -> dict[str, Floats | Bools]:
         """Measures against beta, all else as in an answer, whose own beta is among them.
 
+        Overlap and entropy are those of `propagate`, by position where it tells them apart.
         Corrected as the answer was: there they are the measures that decided.
         """
         if "beta" not in self.names:
             return {}
-        column = self.names.index("beta")
-        points = np.tile(answer.point, (CURVE, 1))
-        points[:, column] = np.linspace(self.low[column], self.high[column], CURVE)
+        column, resolved = self.names.index("beta"), geometry_of(self.spec) != "exchangeable"
+        points = np.tile(answer.point, (BY_POSITION if resolved else CURVE, 1))
+        points[:, column] = np.linspace(self.low[column], self.high[column], len(points))
         here = int(np.argmin(np.abs(points[:, column] - answer.point[column])))
         points[here] = answer.point
         self._tell(self.expected, 1)
-        flat, recommended = self.measure(points), np.arange(CURVE) == here
-        corrected = Correction.between(Measures(*(v[here] for v in flat)), answer.found)(flat)
+        curve, recommended = self._evaluated(points, resolved), np.arange(len(points)) == here
+        corrected = Correction.between(Measures(*(v[here] for v in curve)), answer.found)(curve)
         pairs = zip(answer.found, corrected, strict=True)
         seen = Measures(*(np.where(recommended, own, values) for own, values in pairs))
         return {

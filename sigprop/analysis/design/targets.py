@@ -17,9 +17,18 @@ from sigprop.propagation.gradients.closed_form import WEIGHTS, gradients
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.solve import propagate
 
-__all__ = ["CONSTRAINTS", "Correction", "Measures", "Targets", "measure"]
+__all__ = ["CONSTRAINTS", "RANGES", "Correction", "Measures", "Targets", "measure"]
 
 CONSTRAINTS = ("overlap", "entropy", "query_gradient", "gradient")
+RANGES = {
+    "rho_max": (1e-6, 1 - 1e-9),
+    "entropy_min": (0.0, 1 - 1e-6),
+    "query_min": (1e-12, 1.0),
+    "gradient_max": (1.0, 1e12),
+    "rho_margin": (1e-6, 0.5),
+    "entropy_margin": (1e-6, 0.5),
+    "decade_margin": (1e-6, 3.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +72,7 @@ class Targets:
     decade_margin: float = 0.2
 
     def __post_init__(self) -> None:
-        ranges = {
-            "rho_max": (1e-6, 1 - 1e-9),
-            "entropy_min": (0.0, 1 - 1e-6),
-            "query_min": (1e-12, 1.0),
-            "gradient_max": (1.0, 1e12),
-            "rho_margin": (1e-6, 0.5),
-            "entropy_margin": (1e-6, 0.5),
-            "decade_margin": (1e-6, 3.0),
-        }
-        for name, (low, high) in ranges.items():
+        for name, (low, high) in RANGES.items():
             object.__setattr__(self, name, scalar(name, getattr(self, name), low, high))
         room = 1 - self.entropy_min
         words = f"less than 1 - entropy_min = {room:g}"
