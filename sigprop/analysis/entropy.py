@@ -318,7 +318,7 @@ def block_beta(block: Block, kernel: State, ratio: float, guess: float | Floats)
     >>> spec = ModelSpec(depth=1, context=64, causal=True, beta=1, sigma_v2=1, sigma_w2=2, rho0=0)
     >>> stack = build_stack(spec, "position")
     >>> round(float(block_beta(stack.blocks[0], stack.initial(spec), 0.7, 0.8)), 3)
-    0.9
+    0.797
     """
     from scipy.optimize import brentq
 

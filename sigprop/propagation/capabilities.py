@@ -228,7 +228,7 @@ TABLE = (
     Row("identity with an infinite context", (*FORWARD, *RATES, *HEAT, "attention"),
         "the own key's advantage grows as log T; identity needs a finite context",
         lambda s, theory: bool(np.any(s.identity)) and _is_infinite(s, theory)),
-    Row("identity", (*HEAT, "diagram"),
+    Row("identity", (*HEAT, "diagram", "grow"),
         "the entropy depends on the overlap too, not on beta sqrt(q gap) alone",
         lambda s, theory: bool(np.any(s.identity))),
     Row("identity or value_identity",

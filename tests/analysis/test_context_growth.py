@@ -84,6 +84,17 @@ def test_the_entropy_that_is_held_is_that_of_the_mask(change):
     assert moved(grow(PLAIN.replace(causal=False), [4096], RHO_MAX)) > 1e-3
 
 
+def test_layers_that_differ_need_no_mask():
+    spec = PLAIN.replace(causal=False, rho0=0.5, by_layer={"sigma_v2": [0.5, 1, 2]})
+    found, own = grow(spec, [64], RHO_MAX), propagate(spec)
+    np.testing.assert_allclose(found.rho, own.rho[-1], rtol=1e-6)
+    np.testing.assert_allclose(found.entropy_ratio, own.entropy_ratio[0], rtol=1e-6)
+    alpha = critical(spec, RHO_MAX).alpha_attn
+    np.testing.assert_allclose(found.alpha_critical, alpha, rtol=1e-6)
+    alike = grow(spec.replace(by_layer=None), [64], RHO_MAX)
+    assert np.all(np.abs(alike.alpha_critical - alpha) > 0.01)
+
+
 def test_without_temperature_there_is_nothing_to_scale():
     for spec in (PLAIN.replace(beta=0), PLAIN.replace(beta=0, causal=False)):
         found = grow(spec, [64, 256], RHO_MAX)
