@@ -206,8 +206,9 @@ def _ends(spec: ModelSpec, rho_max: float) -> Floats:
 
 def _first_block(spec: ModelSpec) -> Floats:
     """Score deviation and H / log T of exchangeable tokens in block 1, shape (2, ...)."""
-    heat = _heat(spec.layers[0])
-    return np.stack([heat * np.sqrt(np.log(spec.context)), rem_of(spec).entropy_ratio(heat)])
+    one = spec.layers[0]
+    heat = _heat(one)
+    return np.stack([heat * np.sqrt(np.log(one.context)), rem_of(one).entropy_ratio(heat)])
 
 
 def _first_by_position(spec: ModelSpec) -> Floats:
@@ -252,10 +253,10 @@ def _held_by_position(spec: ModelSpec, t: Floats, known: Bools) -> Floats:
     std, ratio = _first_by_position(spec)
     if not 0 < ratio < 1:
         return held
+    guess = float(std / np.sqrt(np.log(spec.context)))
     for i in np.flatnonzero(known & (t != spec.context)):
         one = spec.replace(context=t[i])
         stack = build_stack(one, kind)
-        guess = float(std / np.sqrt(np.log(spec.context)))
         found = block_beta(stack.blocks[0], stack.initial(one), float(ratio), guess)
         if np.isnan(found):
             raise NotConvergedError(f"entropy_ratio = {ratio:g}: no inverse temperature was found")

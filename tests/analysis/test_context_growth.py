@@ -93,6 +93,11 @@ def test_layers_that_differ_need_no_mask():
     np.testing.assert_allclose(found.alpha_critical, alpha, rtol=1e-6)
     alike = grow(spec.replace(by_layer=None), [64], RHO_MAX)
     assert np.all(np.abs(alike.alpha_critical - alpha) > 0.01)
+    narrow = {"first": [{"heads": 8}]}  # block 1 is that of its own heads
+    first, whole = (grow(s, [64], RHO_MAX).entropy_ratio
+                    for s in (spec.replace(pattern=narrow), spec.replace(heads=8)))  # fmt: skip
+    np.testing.assert_allclose(first, whole)
+    assert np.all(np.abs(first - own.entropy_ratio[0]) > 1e-4)
 
 
 def test_without_temperature_there_is_nothing_to_scale():
