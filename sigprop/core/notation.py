@@ -74,6 +74,8 @@ NOTATION: dict[str, Entry] = {
     "q0": Entry("q_0", "variance of the input stream", "1", "section 1"),
     "window": Entry("w", "latest keys that a causal token sees", "tokens", "section 6"),
     "prefix": Entry("P", "leading tokens that see each other", "tokens", "section 6"),
+    "documents": Entry("n_1, n_2, ...", "lengths of packed documents", "tokens", "section 6"),
+    "chunk": Entry("C", "positions of a chunk that sees itself alone", "tokens", "section 6"),
     "position": Entry("t", "position", "tokens", "section 6"),
     "distance": Entry("|t - s|", "distance of two tokens", "tokens", "E10r"),
     "entropy_by_position": Entry(

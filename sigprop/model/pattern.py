@@ -13,8 +13,8 @@ from sigprop.core.errors import DomainError, require
 __all__ = ["PER_LAYER", "overridden", "overrides", "read_by_layer", "read_pattern"]
 
 PER_LAYER = (
-    "heads", "kv_heads", "attention", "causal", "window", "prefix", "activation", "gated",
-    "mlp_ratio", "rotary_base", "beta", "sigma_v2", "sigma_o2", "sigma_w2", "sigma_w1_2",
+    "heads", "kv_heads", "attention", "causal", "window", "prefix", "chunk", "activation",
+    "gated", "mlp_ratio", "rotary_base", "beta", "sigma_v2", "sigma_o2", "sigma_w2", "sigma_w1_2",
     "sigma_w2_2", "sigma_b2", "alpha_attn", "alpha_mlp",
 )  # fmt: skip
 PARTS = ("first", "cycle", "last")

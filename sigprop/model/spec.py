@@ -81,6 +81,12 @@ class ModelSpec:
         Sliding window: a causal token sees this many latest keys, itself included; None sees all.
     prefix : int
         Number of leading tokens that see each other in both directions (causal only), in [0, T].
+    documents : sequence of int, optional
+        Lengths of packed documents, of sum T: in every layer a causal token sees the earlier tokens
+        of its own document alone. Scores keep the scale of T. None is one document.
+    chunk : int, optional
+        A causal token sees the earlier keys of its own chunk of this many consecutive positions;
+        None, and T or more, sees all.
     activation : {"relu", "gelu", "tanh", "erf", "silu", "linear"}
         Activation of the MLP.
     gated : bool
@@ -150,6 +156,8 @@ class ModelSpec:
     causal: bool = False
     window: int | None = None
     prefix: int = 0
+    documents: Any = None
+    chunk: int | None = None
     activation: str = "relu"
     gated: bool = False
     mlp_ratio: float = 1.0
@@ -276,6 +284,32 @@ class ModelSpec:
         self._set("prefix", count("prefix", self.prefix, 0, context))
         if (self.window is not None or self.prefix) and not self.causal:
             raise AssumptionError("window and prefix are parts of a causal mask: set causal = true")
+        if self.chunk is not None:
+            self._set("chunk", count("chunk", self.chunk, 1, 10**12))
+        if self.documents is not None:
+            self._set("documents", self._packed(self.documents))
+        self._segments()
+
+    def _packed(self, documents: Any) -> tuple[int, ...]:
+        """Lengths of packed documents, checked."""
+        lengths = array("documents", documents)
+        whole = lengths.ndim == 1 and np.all((lengths >= 1) & (lengths == np.floor(lengths)))
+        fits = whole and np.all(lengths.sum() == self.context)
+        require(bool(fits), "documents", documents, "integers >= 1 whose sum is context")
+        return tuple(lengths.astype(int).tolist())
+
+    def _segments(self) -> None:
+        """Refuse documents and chunks where they define no mask."""
+        if self.documents is None and self.chunk is None:
+            return
+        if not self.causal:
+            raise AssumptionError(
+                "documents and chunk are parts of a causal mask: set causal = true"
+            )
+        if self.prefix:
+            raise AssumptionError("documents and chunk exclude prefix: set prefix = 0")
+        if self.documents is not None and self.chunk is not None:
+            raise AssumptionError("documents exclude chunk: set one of them to null")
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -305,6 +339,12 @@ class ModelSpec:
         True
         """
         return ("context", "rho0", *RANGES)
+
+    @property
+    def is_segmented(self) -> bool:
+        """Whether a token sees the keys of its own document or chunk alone, of several."""
+        packed = self.documents is not None and len(self.documents) > 1
+        return packed or bool(self.chunk is not None and np.any(self.chunk < self.context))
 
     @property
     def has_identity(self) -> bool:
@@ -408,11 +448,13 @@ class ModelSpec:
             out["context"] = np.where(np.isinf(context), "inf", context.astype(object)).tolist()
         elif context.ndim == 0:
             out["context"] = int(context)
-        for name in ("pattern", "by_layer"):
+        for name in ("documents", "chunk", "pattern", "by_layer"):
             if out[name] is None:
                 del out[name]
-            else:
-                out[name] = {part: _listed(value) for part, value in out[name].items() if value}
+        for name in {"pattern", "by_layer"} & set(out):
+            out[name] = {part: _listed(value) for part, value in out[name].items() if value}
+        if "documents" in out:
+            out["documents"] = list(out["documents"])
         return out
 
     @classmethod

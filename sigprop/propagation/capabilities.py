@@ -37,6 +37,7 @@ __all__ = [
     "is_drawn",
     "is_looked_up",
     "is_rotary",
+    "is_segmented",
     "max_context",
     "refusal",
     "require_theory",
@@ -45,7 +46,10 @@ __all__ = [
 THEORIES = ("finite", "limit")  # exact at the context length; published, of infinite context
 GEOMETRIES = ("auto", "exchangeable")
 # without positions
-ALIKE: dict[str, Any] = {"causal": False, "window": None, "prefix": 0, "rotary_base": None}
+ALIKE: dict[str, Any] = {
+    "causal": False, "window": None, "prefix": 0, "documents": None, "chunk": None,
+    "rotary_base": None,
+}  # fmt: skip
 MAX_POSITIONS = 2**20  # tokens whose positions are told apart
 MAX_ROTARY = 2**17  # likewise where the scores of rotated keys are drawn
 MAX_SAMPLED = 2048  # tokens up to which T^3 operations a layer and draw are affordable
@@ -58,6 +62,7 @@ UNSETTLED = "no state in which tokens settle"
 COLLAPSE = ("exponents", "asymptotic_alpha")  # rates where all tokens have merged
 HEAT = ("beta_profile", "entropy_boundary")
 DESIGN = ("judge", "recommend", "prescribe", "schemes", "folklore")
+WHOLE = "set documents = null and chunk = null for contexts that tokens see whole"
 LATE = "set causal = false and rotary_base = null for what late tokens see"
 
 
@@ -135,6 +140,11 @@ def is_rotary(spec: ModelSpec, theory: str = "finite") -> bool:
     return any(layer.rotary_base is not None for layer in set(spec.layers))
 
 
+def is_segmented(spec: ModelSpec, theory: str = "finite") -> bool:
+    """Whether tokens of any layer see their own document or chunk alone."""
+    return any(layer.is_segmented for layer in set(spec.layers))
+
+
 def has_positions(spec: ModelSpec) -> bool:
     """Whether tokens at different positions differ in any layer."""
     return is_causal(spec) or is_rotary(spec)
@@ -186,6 +196,16 @@ def _is_far(spec: ModelSpec) -> bool:
 TABLE = (
     Row("context mixes finite and infinite values", (*FORWARD, *RATES, *HEAT, "attention"),
         "they have different theories; run them apart", _is_mixed),
+    Row("documents or chunk in the limit of infinite context", (*FORWARD, "judge"),
+        f"what a token sees has an end; ask for a finite context, or {WHOLE}",
+        lambda s, theory: is_segmented(s) and _is_infinite(s, theory)),
+    Row("documents or chunk",
+        (*RATES, *HEAT, "bands", "late_gradients", "recommend", "prescribe", "grow", "schemes",
+         "folklore"),
+        f"tokens of different documents or chunks share no keys; {WHOLE}", is_segmented),
+    Row("documents or chunk with identity or value_identity", ("propagate",),
+        f"identity parts have no theory by position; set them to 0, or {WHOLE}",
+        lambda s, theory: is_segmented(s) and s.has_identity),
     Row("norm_gain below 1e-150", (*FORWARD, *RATES, *HEAT, "bands", "gradients"),
         "the variance behind the norm, its square, is no floating-point number",
         lambda s, theory: "norm" in s.order and bool(np.any(np.less(s.norm_gain, SMALLEST_GAIN)))),
@@ -372,7 +392,8 @@ def _late(spec: ModelSpec) -> ModelSpec:
         part: [{name: v for name, v in one.items() if name not in ALIKE} for one in layers]
         for part, layers in spec.pattern.items()
     }
-    return replace(spec, pattern=parts, **ALIKE)
+    rows = {name: v for name, v in (spec.by_layer or {}).items() if name not in ALIKE}
+    return replace(spec, pattern=parts, by_layer=rows or None, **ALIKE)
 
 
 def _first(spec: ModelSpec, command: str, theory: str, geometry: str) -> Row | None:

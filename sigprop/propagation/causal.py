@@ -4,6 +4,7 @@ The kernel :math:`K_{tt'}` is carried in blocks of positions
 (`sigprop.layers.attention.position_grid`) as variances and gaps; attention is that of
 `sigprop.layers.attention.by_position` (E25c-E25f, E25r), norm, residual and MLP are those of every
 other block. A layer costs one overlap of unequal lengths for each pair of blocks, whatever T.
+Of packed documents two stand for all, if tokens are exchangeable where they enter (E25j).
 Approximations: mean weights and correlated keys of one query at a time, f for two, blocks of
 positions; measured: notebooks/accuracy.md.
 """
@@ -50,13 +51,14 @@ class Positions(Exported):
     Attributes
     ----------
     position : array, shape (P,)
-        Position of each block's centre, from 1.
+        Position of each block's centre, from 1; of packed documents, and of chunks that all layers
+        have alike, in the longest one.
     size : array of int, shape (P,)
-        Positions in each block.
+        Tokens in each block, of all documents or chunks for which the longest stands.
     q : array, shape (L+1, P)
         Variance of the stream.
     gap_ratio : array, shape (L+1, P, P)
-        Mean overlap deficit 1 - rho over pairs of different tokens of two blocks.
+        Mean overlap deficit 1 - rho over pairs of different tokens of two blocks, of one document.
     rho : array, shape (L+1, P)
         Mean overlap of a token with the others that it sees; NaN where it sees itself alone.
     rho_late : array, shape (L+1,)
@@ -223,7 +225,7 @@ def causal(
     betas = _betas(spec, beta_by_layer)
     build = partial(
         build_stack, spec, "position", beta_by_layer=betas, resolution=resolution, ranges=blocks,
-        far=kernel is None,
+        far=kernel is None, kept=2 if kernel is None else 0,
     )  # fmt: skip
     stack = build()
     place = stack.place
@@ -289,29 +291,27 @@ def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None
     Positions
         Everything, layer by layer.
     """
-    layout, columns = geometry.layout, run.columns
+    layout, columns, shown = geometry.layout, run.columns, geometry.layout.shown
     size = len(layout.size)
     every = np.stack([geometry.deficits(kernel) for kernel in run.kernels])
     cosines = every[..., :size]
     with np.errstate(divide="ignore", invalid="ignore"):  # tokens that see one key
         ratio = columns["entropy"] / np.log(columns["count"])
-    half = layout.merged(2)[1]
-    late = layout.pairs * np.outer(half, half) / np.outer(layout.size, layout.size)
+    by_block: dict[str, Any] = {
+        "q": np.stack([geometry.variances(kernel) for kernel in run.kernels]),
+        "rho": 1 - layout.mean_over_seen(every),
+        "entropy_ratio": ratio,
+        "overlap": layout.mean_over_seen(columns["overlap"]),
+        **{name: columns[name] for name in ("score_std", "y2", "entropy", "first_weight")},
+    }
     return Positions(
-        position=layout.centres.position,
-        size=layout.size,
-        q=np.stack([geometry.variances(kernel) for kernel in run.kernels]),
-        gap_ratio=cosines,
-        rho=1 - layout.mean_over_seen(every),
-        rho_late=1 - _weighted(cosines, late),
-        entropy_ratio=ratio,
-        overlap=layout.mean_over_seen(columns["overlap"]),
-        overlap_mean=_weighted(columns["overlap"][..., :size], layout.pairs),
+        position=layout.centres.position[:shown],
+        size=layout.stands_for[:shown].astype(np.int64),
+        gap_ratio=cosines[..., :shown, :shown],
+        rho_late=1 - _weighted(cosines, layout.late_pairs),
+        overlap_mean=_weighted(columns["overlap"][..., :size], layout.token_pairs),
         kernel_blocks=None if blocks is None else _merged(layout, cosines, blocks),
-        score_std=columns["score_std"],
-        y2=columns["y2"],
-        entropy=columns["entropy"],
-        first_weight=columns["first_weight"],
+        **{name: value[..., :shown] for name, value in by_block.items()},
     )
 
 

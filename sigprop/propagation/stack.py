@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cache, cached_property, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.core.arrays import Floats, Number
+from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.core.errors import DomainError, require
 from sigprop.layers.activations import activation
 from sigprop.layers.attention.by_distance import DistanceGeometry
@@ -18,8 +18,14 @@ from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.distance_grid import make_distances, make_field
 from sigprop.layers.attention.exchangeable import Exchangeable
 from sigprop.layers.attention.layer import Attention, Mask
+from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
-from sigprop.layers.attention.position_grid import Layout, make_layout, with_short_distances
+from sigprop.layers.attention.position_grid import (
+    MAX_SIZE,
+    Layout,
+    make_layout,
+    with_short_distances,
+)
 from sigprop.layers.attention.query_tables import coarse_layout, tabulated
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation
@@ -57,6 +63,7 @@ __all__ = [
 ]
 
 RESOLUTION, ROTATED = 64, 48  # blocks of positions that carry a kernel, and under rotations
+WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
 Value = TypeVar("Value")
 Layers = TypeVar("Layers")
@@ -316,7 +323,8 @@ def mask_of(spec: ModelSpec) -> Mask | None:
     """Mask of a layer; None of a bidirectional one."""
     if not spec.causal:
         return None
-    return Mask(np.inf if spec.window is None else float(spec.window), spec.prefix)
+    window, chunk = (np.inf if n is None else float(n) for n in (spec.window, spec.chunk))
+    return Mask(window, spec.prefix, spec.documents or (), chunk)
 
 
 def rotation_of(spec: ModelSpec) -> Rotation | None:
@@ -368,6 +376,7 @@ def build_stack(
     ends: tuple[int, ...] = (),
     smooth: bool = True,
     far: bool = True,
+    kept: int = 2,
 ) -> Stack:
     """Blocks of a spec in a geometry.
 
@@ -399,6 +408,10 @@ def build_stack(
     far : bool
         Whether blocks far behind a window may be longer than it, where pairs are told apart by
         distance; of a kernel that depends on position through the masks alone.
+    kept : int
+        How many documents, or chunks that all layers have alike, stand for all where the tokens
+        that enter are exchangeable: two, or one where pairs of documents do not matter; none where
+        they differ, as where `ranges` or `ends` are given.
 
     Returns
     -------
@@ -426,7 +439,7 @@ def build_stack(
         layers = tuple(one.replace(beta=beta) for one, beta in zip(layers, betas, strict=True))
     place = None
     if kind == "position":
-        place_of, place = _by_position(layers, resolution, ranges, top, ends, smooth, far)
+        place_of, place = _by_position(layers, resolution, ranges, top, ends, smooth, far, kept)
     elif kind == "distance":
         place_of = partial(_by_distance, top=top)
     else:
@@ -444,6 +457,7 @@ def _by_position(
     ends: tuple[int, ...],
     smooth: bool,
     far: bool,
+    kept: int,
 ) -> tuple[Callable[[ModelSpec], Place], Place]:
     """Where each layer acts, on blocks of positions that suit all masks; and the widest mask."""
     context = int(np.max(layers[0].context))
@@ -452,34 +466,62 @@ def _by_position(
     cuts = np.array(ends, dtype=np.float64)
     if ranges is not None:
         cuts = np.append(cuts, np.round(np.linspace(0, context, ranges + 1)))
+    packed = _packed(masks, context, kept) if kept and not cuts.size else None
+    if packed is None:
+        cuts = np.append(cuts, _inside(masks, context))
     if resolution is None:
         resolution = RESOLUTION if any(one.rotary_base is None for one in layers) else ROTATED
     make = coarse_layout if top is not None else partial(make_layout, resolution=resolution)
     far &= smooth and resolution < context and all(map(is_looked_up, layers))
-    far &= not any(mask.prefix for mask in masks)
-    layouts = [
-        make(context, window=m.window, prefix=m.prefix, cuts=cuts.astype(np.int64), far=far)
-        for m in masks
-    ]
+    far &= not any(mask.prefix or len(mask.starts(context)) > 1 for mask in masks)
+    length, inside = context, cuts.astype(np.int64)
+    if packed is not None:
+        length, inside = max(packed.longest[0], 2), np.array(packed.longest)
+    layouts = [make(length, window=m.window, prefix=m.prefix, cuts=inside, far=far) for m in masks]
     edges = np.unique(np.concatenate([layout.edges for layout in layouts]))
-    common = Layout(edges)
+    common = Layout(edges if packed is None else packed.laid_out(edges), documents=packed)
     if far:
         common = with_short_distances(common, [m.window for m in masks])
 
     @cache
     def placed(mask: Mask, width: float | None, rotation: Rotation | None) -> Place:
+        starts = mask.starts(context) if packed is None else packed.starts
         if top is not None and not len(common.distances):
-            held = tuple(edges.tolist())
-            table = tabulated(context, top, mask.window, mask.prefix, width, rotation, held)
+            held, begin = (tuple(v.tolist()) for v in (common.edges, starts))
+            table = tabulated(
+                context, top, mask.window, mask.prefix, width, rotation, held, begin, packed
+            )
             return Place(PositionGeometry(table.layout), table)
-        layout = replace(common, window=mask.window, prefix=mask.prefix)
+        layout = replace(common, window=mask.window, prefix=mask.prefix, starts=starts)
         return Place(PositionGeometry(layout), Universal(layout, width, rotation, smooth))
 
     def place_of(layer: ModelSpec) -> Place:
         return placed(own[layer], layer.head_width, rotation_of(layer))
 
-    widest = Mask(max(m.window for m in masks), max(m.prefix for m in masks))
+    windows, prefixes, _, chunks = zip(*map(astuple, masks), strict=True)
+    widest = Mask(max(windows), max(prefixes), layers[0].documents or (), max(chunks))
     return place_of, placed(widest, layers[0].head_width, rotation_of(layers[0]))
+
+
+def _packed(masks: set[Mask], context: int, kept: int) -> PackedDocuments | None:
+    """Documents, or chunks that all layers have alike; None where there are no two."""
+    starts = {tuple(mask.starts(context).tolist()) for mask in masks}
+    if len(starts) > 1 or len(next(iter(starts))) == 1:
+        return None
+    lengths = tuple(np.diff([*starts.pop(), context]).tolist())
+    return PackedDocuments(lengths, kept if max(lengths) > 1 else 2)  # no kernel is of one token
+
+
+def _inside(masks: set[Mask], context: int) -> Ints:
+    """Positions at which blocks of documents or chunks end, close behind the start of each."""
+    starts = np.unique(np.concatenate([mask.starts(context) for mask in masks]))
+    lengths = np.diff([*starts, context])
+    within = make_layout(max(lengths.max(), 2), WITHIN, singles=FIRST).edges
+    ends = [start + within[within < length] for start, length in zip(starts, lengths, strict=True)]
+    found = np.concatenate(ends[1:] or [starts])
+    words = f"so few that at most {MAX_SIZE} blocks of positions tell their tokens apart"
+    require(len(found) <= MAX_SIZE, "number of documents or chunks", len(starts), words)
+    return found
 
 
 @lru_cache(16)

@@ -21,6 +21,7 @@ from sigprop.propagation.stack import rem_of
 
 __all__ = ["from_distances", "from_positions", "from_states", "of_one", "reason_of"]
 
+PACKED = "Packed documents or chunks: `positions` has those of the longest, which stands for all."
 ROOM = 2**16  # states whose statistics are computed together
 
 
@@ -157,18 +158,20 @@ def from_positions(
         Layer by layer.
     """
     found = positions_of(place.geometry, run, blocks)
-    pairs = place.geometry.layout.pairs
     single = not spec.shape
     means: dict[str, Any] = {
-        "deficit": np.sum(found.gap_ratio * pairs, axis=(-2, -1)) / np.sum(pairs),
+        "deficit": np.stack([place.geometry.deficit(kernel) for kernel in run.kernels]),
         "overlap": found.overlap_mean,
         **{n: found.mean(getattr(found, n)) for n in ("q", "y2", "entropy", "entropy_ratio")},
         "score_std": found.mean(found.score_std),
     }
-    return _of_means(
+    trajectory = _of_means(
         spec, run, place, means, positions=found if single else None,
         kernel_blocks=found.kernel_blocks,
     )  # fmt: skip
+    if place.geometry.layout.documents is None:
+        return trajectory
+    return replace(trajectory, notes=(*trajectory.notes, PACKED))
 
 
 def _of_means(

@@ -65,7 +65,7 @@ def unseen(spec: ModelSpec) -> Bools | None:
     Parameters
     ----------
     spec : ModelSpec
-        The description; its window and prefix are parts of a causal mask.
+        The description; window, prefix, documents and chunk are parts of a causal mask.
 
     Returns
     -------
@@ -86,7 +86,10 @@ def unseen(spec: ModelSpec) -> Bools | None:
     query, key = np.ogrid[: int(spec.context), : int(spec.context)]
     last = np.maximum(query, spec.prefix - 1)
     first = query - (math.inf if spec.window is None else spec.window - 1)
-    return np.asarray((key > last) | (key < first))
+    own = np.arange(int(spec.context)) // (spec.chunk or int(spec.context))
+    if spec.documents is not None:
+        own = np.repeat(np.arange(len(spec.documents)), spec.documents)
+    return np.asarray((key > last) | (key < first) | (own[:, None] != own))
 
 
 class Layer(NamedTuple):

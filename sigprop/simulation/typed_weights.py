@@ -67,7 +67,7 @@ class Typed:
     DomainError
         If no finite network realises the architecture.
     AssumptionError
-        If it has rotary positions, a window, a prefix or centred attention.
+        If it has rotary positions, a window, a prefix, documents, a chunk or centred attention.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class Typed:
     def __post_init__(self) -> None:
         check(self.spec)
         odd = self.spec.rotary_base is not None or self.spec.window or self.spec.prefix
-        if odd or self.spec.attention != "softmax":
+        if odd or self.spec.is_segmented or self.spec.attention != "softmax":
             raise AssumptionError("a typed network has plain softmax attention without rotation")
 
     def size(self, name: str) -> float:

@@ -32,6 +32,7 @@ from sigprop.analysis.schemes.outcome import survey
 from sigprop.model.export import prescribe
 from sigprop.propagation.capabilities import TABLE, TheoryError, covers, refusal, require_theory
 from sigprop.propagation.causal import causal
+from sigprop.propagation.gradients import closed_form
 from sigprop.propagation.gradients.sampled import sampled_gradients
 from sigprop.propagation.rotary import by_distance
 from sigprop.propagation.stack import rem_of
@@ -53,6 +54,7 @@ CALLS = {
     "bands": bands,
     "gradients": gradients,
     "influence": influence,
+    "late_gradients": closed_form.gradients,
     "sampled_gradients": lambda spec: sampled_gradients(spec, np.random.default_rng(0)),
     "blocks": lambda spec: propagate(spec, blocks=2),
     "judge": judge,
@@ -71,6 +73,13 @@ EXAMPLES = {
         "rotary_base": 1e4, "context": "inf",
     },
     "rotary_base without causal = true": {"rotary_base": 1e4},
+    "documents or chunk in the limit of infinite context": {
+        "causal": True, "chunk": 4, "context": "inf",
+    },
+    "documents or chunk": {"causal": True, "documents": [3, 5]},
+    "documents or chunk with identity or value_identity": {
+        "causal": True, "documents": [3, 5], "identity": 1.0,
+    },
     "prefix above one": {"causal": True, "prefix": 3},
     "causal = true in the limit of infinite context": {"causal": True, "context": "inf"},
     "norm = 'none' with causal = True": {"norm": "none", "causal": True},

@@ -14,7 +14,8 @@ from sigprop import ModelSpec, State
 from sigprop.propagation.every_pair import exchangeable_kernel, solve
 
 ROOT = Path(sigprop.__file__).parent
-ASKED = {"causal", "rotary_base", "window", "norm", "order", "ends_in_norm", "reads_norm"}
+ASKED = {"causal", "rotary_base", "window", "documents", "chunk", "is_segmented", "norm", "order",
+         "ends_in_norm", "reads_norm"}  # fmt: skip
 MAY = (
     "model/",
     "propagation/capabilities.py",
@@ -29,6 +30,7 @@ STRUCTURES = {
     "plain": {},
     "pre": {"norm": "pre"},
     "causal": {"causal": True, "window": 4},
+    "packed": {"causal": True, "documents": [3, 5]},
     "rotary": {"rotary_base": 1e3},
 }
 VERBS = {

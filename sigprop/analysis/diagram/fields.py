@@ -118,6 +118,8 @@ class Plan:
             len(plan.wide.shape) == len(grid), "spec", plan.wide.shape, "no arrays but the axes"
         )
         require_theory(plan.wide, "diagram", theory, geometry)
+        if gradients:
+            require_theory(plan.wide, "late_gradients", theory)
         return plan
 
     @cached_property

@@ -82,7 +82,7 @@ class PositionGeometry:
     @property
     def tokens(self) -> int:
         """Context length T."""
-        return int(self.layout.edges[-1])
+        return self.layout.tokens
 
     @property
     def keys_seen(self) -> Floats:
@@ -91,8 +91,8 @@ class PositionGeometry:
 
     @property
     def share(self) -> Floats:
-        """Share of the positions that each block holds."""
-        return np.asarray(self.layout.size / self.tokens)
+        """Share of the tokens that each block stands for."""
+        return np.asarray(self.layout.stands_for / self.tokens)
 
     def initial(self, q: Number, rho: Number) -> State:
         """Kernel of tokens of one variance and one overlap."""
@@ -227,7 +227,7 @@ class PositionGeometry:
 
     def deficit(self, kernel: State) -> Floats:
         """Mean overlap deficit over all pairs of different tokens."""
-        pairs = self.layout.pairs
+        pairs = self.layout.token_pairs
         cosines = self.deficits(kernel)[..., : len(pairs)]
         return np.asarray(np.sum(cosines * pairs, axis=(-2, -1)) / np.sum(pairs))
 
@@ -237,7 +237,7 @@ class PositionGeometry:
 
     def variance(self, kernel: State) -> Floats:
         """Mean variance of the tokens."""
-        return np.asarray(self.variances(kernel) @ self.layout.size / self.layout.edges[-1])
+        return np.asarray(self.variances(kernel) @ self.share)
 
     def is_valid(self, kernel: State) -> Bools:
         """Whether the kernel is finite and no token has vanished, for each stack."""

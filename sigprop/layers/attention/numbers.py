@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sigprop.core.arrays import Bools, Number
+from sigprop.core.arrays import Bools, Ints, Number
 from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics.finite_width_keys import Sphere
 
@@ -18,7 +18,7 @@ SMALLEST = 8  # width from which keys are taken to lie on a sphere
 
 @dataclass(frozen=True)
 class Mask:
-    """Keys that a query sees: those up to its own, in a window, or in a prefix.
+    """Keys that a query sees: those up to its own, in a window, in a prefix, in its own range.
 
     Parameters
     ----------
@@ -26,6 +26,10 @@ class Mask:
         Number of latest keys that a token sees, itself included.
     prefix : int
         Number of leading tokens that see each other in both directions.
+    documents : tuple of int
+        Lengths of packed documents, each seen by its own tokens alone; none by default.
+    chunk : float
+        Number of consecutive positions that are seen by each other alone.
 
     Examples
     --------
@@ -36,6 +40,31 @@ class Mask:
 
     window: float = np.inf
     prefix: int = 0
+    documents: tuple[int, ...] = ()
+    chunk: float = np.inf
+
+    def starts(self, tokens: int) -> Ints:
+        """Positions behind which documents or chunks begin.
+
+        Parameters
+        ----------
+        tokens : int
+            Number of tokens T.
+
+        Returns
+        -------
+        array of int
+            From zero.
+
+        Examples
+        --------
+        >>> from sigprop.layers.attention.layer import Mask
+        >>> Mask(documents=(3, 5)).starts(8).tolist(), Mask(chunk=4).starts(10).tolist()
+        ([0, 3], [0, 4, 8])
+        """
+        if self.documents:
+            return np.cumsum([0, *self.documents[:-1]])
+        return np.arange(0, tokens, int(min(self.chunk, tokens)))
 
 
 @dataclass(frozen=True)
@@ -105,7 +134,9 @@ class AttentionNumbers:
             return np.ones((tokens, tokens), dtype=bool)
         query, key = np.ogrid[:tokens, :tokens]
         last = np.maximum(query, self.mask.prefix - 1)
-        return np.asarray((key <= last) & (key > query - self.mask.window))
+        starts = self.mask.starts(tokens)
+        first = starts[np.searchsorted(starts, query, side="right") - 1]
+        return np.asarray((key <= last) & (key > query - self.mask.window) & (key >= first))
 
     @property
     def head_width(self) -> float | None:

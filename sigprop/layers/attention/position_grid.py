@@ -10,6 +10,9 @@ between the centres of blocks.
 Far behind a sliding window blocks are longer than the window, and the kernel varies over distances
 within a block. Pairs of tokens of such a block are then kept at a few short distances besides, and
 queries see a window in ranges of their own (`sigprop.layers.attention.sliding_window`).
+
+Tokens of a segment, a document or a chunk, see no other. Two documents may stand for all
+(`sigprop.layers.attention.packed_documents`).
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Ints
 from sigprop.core.errors import require
+from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.sliding_window import (
     PER_WINDOW,
     SlidingWindow,
@@ -36,6 +41,7 @@ SINGLES = 24
 MAX_SIZE = 500  # blocks of a context behind a window
 SHRINK = 1.4  # of blocks toward the last windows
 WINDOWS = 4  # windows at the start of a context whose blocks are parts of the window
+RESOLVED, FEWEST = 96, 6  # queries at which correlations are found, in all and in each segment
 FAR = 8  # windows in a context above which the rest has longer blocks
 
 
@@ -113,6 +119,11 @@ class Layout:
         Short distances at which pairs within long blocks are told apart; none by default.
     reach : array of int, shape (B,)
         Distance up to which they are, for each block; zero of blocks that are not long.
+    starts : array of int, shape (S,)
+        Positions behind which segments begin, documents or chunks, of which tokens see their own
+        alone; zero is the first.
+    documents : PackedDocuments, optional
+        Those for which the segments stand: the longest, or the two longest.
 
     Examples
     --------
@@ -127,6 +138,8 @@ class Layout:
     prefix: int = 0
     distances: Ints = field(default_factory=_none)
     reach: Ints = field(default_factory=_none)
+    starts: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    documents: PackedDocuments | None = None
 
     @cached_property
     def local(self) -> SlidingWindow | None:
@@ -342,8 +355,43 @@ class Layout:
 
     def _rows(self, part: float, index: Ints | slice = slice(None)) -> Rows:
         position = self.edges[:-1][index] + (self.size[index] + 1) * part
-        low = np.maximum(position - self.window, 0.0)
+        start = self.starts[np.searchsorted(self.starts, position) - 1]
+        low = np.maximum(position - self.window, start)
         return Rows(position, low, np.maximum(position, self.prefix))
+
+    @property
+    def tokens(self) -> int:
+        """Context length T."""
+        return int(self.edges[-1]) if self.documents is None else self.documents.tokens
+
+    @cached_property
+    def shown(self) -> int:
+        """Number of blocks whose tokens stand for all: those of the longest document."""
+        packed = self.documents
+        return len(self.size) if packed is None else int(self.edges.searchsorted(packed.longest[0]))
+
+    @cached_property
+    def stands_for(self) -> Floats:
+        """Tokens of the context that each block stands for, shape (B,)."""
+        if self.documents is None:
+            return self.size.astype(np.float64)
+        own = self.documents.numbers(self.edges[: self.shown + 1])
+        return np.pad(own, (0, len(self.size) - self.shown))
+
+    @cached_property
+    def token_pairs(self) -> Floats:
+        """Ordered pairs of different tokens of the context, shape (B, B), likewise."""
+        if self.documents is None:
+            return self.pairs
+        return self.documents.pairs(self.edges[: self.shown + 1])
+
+    @cached_property
+    def late_pairs(self) -> Floats:
+        """Likewise of tokens of its second half."""
+        if self.documents is None:
+            half = self.merged(2)[1] / self.size
+            return np.asarray(self.pairs * np.outer(half, half))
+        return self.documents.pairs(self.edges[: self.shown + 1], self.tokens // 2)
 
     @cached_property
     def seen(self) -> Floats:
@@ -429,7 +477,8 @@ class Layout:
         Parameters
         ----------
         number : int
-            About how many, even in log position.
+            About how many in each segment, even in the logarithm of the position in it; fewer of
+            many segments.
 
         Returns
         -------
@@ -442,15 +491,41 @@ class Layout:
         >>> make_layout(4).resolved(2).tolist()
         [2, 3]
         """
-        index = np.flatnonzero(self.centres.count >= 3)
-        if not index.size:
-            return index
-        place = np.log(self.centres.position[index])
-        wanted = np.linspace(place[0], place[-1], number)
-        return np.asarray(index[np.unique(np.abs(place[:, None] - wanted).argmin(axis=0))])
+        segment, place = (column[: self.shown] for column in self.places(self.centres))
+        many = self.centres.count[: self.shown] >= 3
+        found, held = [_none()], np.unique(segment[many])
+        number = min(number, max(RESOLVED // max(len(held), 1), FEWEST))
+        for index in (np.flatnonzero(many & (segment == one)) for one in held):
+            wanted = np.linspace(place[index[0]], place[index[-1]], number)
+            found.append(index[np.unique(np.abs(place[index, None] - wanted).argmin(axis=0))])
+        return np.concatenate(found)
+
+    def places(self, rows: Rows) -> tuple[Ints, Floats]:
+        """Segment of each query, and the logarithm of its position in it.
+
+        Parameters
+        ----------
+        rows : Rows
+            P queries.
+
+        Returns
+        -------
+        segment, place : arrays, shape (P,)
+            Documents that stand for all count as one segment.
+
+        Examples
+        --------
+        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> layout = make_layout(4)
+        >>> [column.tolist() for column in layout.places(layout.centres)][0]
+        [0, 0, 0, 0]
+        """
+        segment = np.searchsorted(self.starts, rows.position) - 1
+        place = np.log(rows.position - self.starts[segment])
+        return segment if self.documents is None else np.zeros_like(segment), place
 
     def between(self, blocks: Ints) -> Floats:
-        """Weights of values at blocks in values at every query, linear in log position.
+        """Weights of values at blocks in values at every query of their segment, as `resolved`.
 
         Parameters
         ----------
@@ -460,7 +535,7 @@ class Layout:
         Returns
         -------
         array, shape (K, P)
-            The weights; the first and the last value hold beyond the ends.
+            The weights, linear in log position; the first and the last value hold beyond the ends.
 
         Examples
         --------
@@ -469,9 +544,13 @@ class Layout:
         >>> (np.array([0.5, 0.7]) @ make_layout(4).between(np.array([2, 3]))).tolist()
         [0.5, 0.5, 0.5, 0.7]
         """
-        node = np.log(self.centres.position[blocks])
-        place = np.log(self.queries.position)
-        return np.stack([np.interp(place, node, unit) for unit in np.eye(len(node))])
+        (own, node), (segment, place) = self.places(self.centres), self.places(self.queries)
+        out = np.zeros((len(blocks), len(place)))
+        for one in np.unique(own[blocks]):
+            at, queries = np.flatnonzero(own[blocks] == one), segment == one
+            for k, unit in zip(at, np.eye(len(at)), strict=True):
+                out[k, queries] = np.interp(place[queries], node[blocks[at]], unit)
+        return out
 
     def own(self, values: Floats) -> Floats:
         """Means over pairs of different keys, for each of `queries`.
@@ -493,11 +572,18 @@ class Layout:
         >>> make_layout(3).own(np.full((3, 3), 0.5)).tolist()
         [0.0, 0.5, 0.5]
         """
-        seen = self.seen[:, : len(self.size)]
-        sums, count = (
-            np.sum((seen @ v) * seen, axis=-1) for v in (self.pairs * values, self.pairs)
-        )
+        sums, count = (self._over_pairs(v) for v in (self.pairs * values, self.pairs))
         return np.asarray(np.divide(sums, count, out=np.zeros_like(sums), where=count > 0))
+
+    def _over_pairs(self, values: Floats) -> Floats:
+        """Add up over pairs of blocks the parts that each query sees, segment by segment."""
+        out = np.zeros((*values.shape[:-2], len(self.queries.position)))
+        ends = np.searchsorted(self.edges, np.append(self.starts, self.edges[-1]))
+        for first, last in pairwise(ends.tolist()):
+            queries = np.flatnonzero((self.blocks >= first) & (self.blocks < last))
+            seen = self.seen[queries, first:last]
+            out[..., queries] = np.sum((seen @ values[..., first:last, first:last]) * seen, axis=-1)
+        return out
 
     @cached_property
     def windowed(self) -> Bools:

@@ -229,16 +229,16 @@ class PositionStats:
     @property
     def reduced_beta(self) -> Floats:
         """Mean over positions of the score deviation, over sqrt(log T)."""
-        size = self.layout.size
-        mean = self.scores.std[..., : len(size)] @ size / size.sum()
+        number = self.layout.stands_for
+        mean = self.scores.std[..., : len(number)] @ number / number.sum()
         return np.asarray(mean / np.sqrt(np.log(self.scores.context)))
 
     @property
     def entropy_ratio(self) -> Floats:
         """Mean over positions of the entropy over log n, where a query sees n > 1 keys."""
-        size, count = self.layout.size, self.layout.centres.count
-        known = np.where(count > 1, size, 0)
-        ratio = self.single.entropy[..., : len(size)] / np.log(np.maximum(count, 2.0))
+        number, count = self.layout.stands_for, self.layout.centres.count
+        known = np.where(count > 1, number, 0.0)
+        ratio = self.single.entropy[..., : len(number)] / np.log(np.maximum(count, 2.0))
         return np.asarray(ratio @ known / max(known.sum(), 1))
 
     def of_stack(self, index: int) -> PositionStats:

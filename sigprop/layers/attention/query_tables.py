@@ -9,7 +9,7 @@ notebooks/accuracy.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 
 import numpy as np
@@ -26,6 +26,7 @@ from sigprop.layers.attention.correlation_table import (
     rise,
 )
 from sigprop.layers.attention.key_correlations import CorrelatedKeys, KeyCorrelation
+from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.position_grid import Layout, make_layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation
@@ -160,6 +161,8 @@ def tabulated(
     head_width: float | None = None,
     rotation: Rotation | None = None,
     edges: tuple[int, ...] | None = None,
+    starts: tuple[int, ...] = (0,),
+    documents: PackedDocuments | None = None,
 ) -> Tabulated:
     """Table of a context on coarse blocks, built once.
 
@@ -177,6 +180,8 @@ def tabulated(
         Rotary positions.
     edges : tuple of int, optional
         Ends of the blocks; by default those of `coarse_layout`.
+    starts, documents
+        As of `sigprop.layers.attention.position_grid.Layout`.
 
     Returns
     -------
@@ -189,7 +194,9 @@ def tabulated(
     >>> tabulated(2, 1.0) is tabulated(2, 1.0)
     True
     """
-    layout = coarse_layout(context, window=window, prefix=prefix)
-    if edges is not None:
+    if edges is None:
+        layout = coarse_layout(context, window=window, prefix=prefix)
+    else:
         layout = Layout(np.array(edges), window, prefix)
+    layout = replace(layout, starts=np.array(starts), documents=documents)
     return Tabulated(layout, head_width, rotation, top=top)

@@ -203,7 +203,8 @@ def gradients(
     Raises
     ------
     AssumptionError
-        If the context is infinite, where the gradient of the scores diverges as log T.
+        If the context is infinite, where the gradient of the scores diverges as log T, or tokens
+        see their own document or chunk alone.
 
     Examples
     --------
@@ -216,6 +217,7 @@ def gradients(
     ((10,), True)
     """
     require_theory(spec, "gradients", geometry="exchangeable")
+    require_theory(spec, "late_gradients")
     if trajectory is None and beta_by_layer is not None:
         trajectory = _late(spec, beta_by_layer)
     found, gap, spread = _typical(spec, trajectory)

@@ -60,8 +60,8 @@ def check(spec: ModelSpec) -> None:
     DomainError
         If the width is not given or not a multiple of the heads, or rho0 is negative.
     AssumptionError
-        If it has arrays, an infinite context, a window or a prefix, rotary positions, grouped keys
-        or an identity part.
+        If it has arrays, an infinite context, a window, a prefix, documents or a chunk, rotary
+        positions, grouped keys or an identity part.
 
     Examples
     --------
@@ -86,9 +86,10 @@ def check(spec: ModelSpec) -> None:
         )
     if spec.rotary_base is not None:
         raise AssumptionError("training is with learned positions: set rotary_base = null")
-    if spec.window is not None or spec.prefix:
+    if spec.window is not None or spec.prefix or spec.is_segmented:
         raise AssumptionError(
-            "training is with whole causal masks or none: set window = null, prefix = 0"
+            "training is with whole causal masks or none: set window = null, prefix = 0, "
+            "documents = null, chunk = null"
         )
     require(float(spec.rho0) >= 0, "rho0", spec.rho0, "a number in [0, 1] to train")
 
