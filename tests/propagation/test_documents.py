@@ -12,6 +12,7 @@ from sigprop import (
     critical,
     diagram,
     gradients,
+    influence,
     propagate,
     sweep,
 )
@@ -237,6 +238,37 @@ def test_the_shape_of_a_spec_changes_no_theory(changes):
     assert abs(float(drawn.rho[1, 1]) - found.rho[-1, 0]) < 0.005
     strength = critical(spec, 0.4).alpha_attn
     assert abs(propagate(spec.replace(alpha_attn=strength)).rho[-1] - 0.4) < 0.005
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_gradients_of_the_longest_document_stand_for_all(name):
+    """A kernel given as a matrix is pulled back through every document."""
+    spec = PACKED.replace(**STACKS[name])
+    found, exact = gradients(spec), gradients(spec, start=np.eye(40))
+    for column in ("q", "p", "wq", "wk", "wv", "wo", "w1", "w2"):
+        np.testing.assert_allclose(
+            getattr(found, column), getattr(exact, column), 1e-11, err_msg=column
+        )
+    assert abs(found.exponent - gradients(spec.replace(documents=None)).exponent) > 0.02
+    blocks = gradients(spec, blocks=4)
+    np.testing.assert_allclose(blocks.q_blocks.mean(axis=1), exact.q, 1e-11)
+
+
+def test_gradients_of_random_networks():
+    whole = WHOLE.replace(depth=3, width=256, beta=1, sigma_v2=2)
+    spec = whole.replace(documents=DOCUMENTS)
+    measured = gradients(spec, sampled=True, draws=12)
+    for name in ("q", "wv", "w1"):
+        room = 3 * measured.errors[name] + 0.03 * getattr(measured, name)
+        assert (np.abs(getattr(gradients(spec), name) - getattr(measured, name)) <= room).all()
+    room = 3 * measured.errors["q"] + 0.03 * measured.q
+    assert (np.abs(gradients(whole).q - measured.q) > room).any()  # negative control
+
+
+def test_the_last_token_hears_its_own_document():
+    found = influence(PACKED, 40)
+    assert (found[:, :-8] == 0).all()
+    assert (found[:, -8:] > 0).all()
 
 
 REFUSED = {

@@ -56,7 +56,7 @@ def pull(at: Attended, gradient: Gradient) -> BackwardStep:
     AssumptionError
         If values have an identity part.
     """
-    layer, tokens = at.layer, at.layout.edges[-1]
+    layer, tokens = at.layer, at.layout.tokens
     if np.any(layer.value_identity):
         raise AssumptionError("identity parts have no backward theory")
     queries, value = of_queries(at.layout, gradient), layer.sigma_v2 * layer.sigma_o2

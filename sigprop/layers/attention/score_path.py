@@ -183,7 +183,9 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     """Ratios of traces exact in T/d to those of the first order: queries, keys, weights (E24d)."""
     sphere, layout = keys(at.layer, at.spread.crowding), at.layout
     one = np.ones(len(layout.queries.count))
-    index = np.flatnonzero(layout.centres.count >= 2)
+    (segment, node), (_, place) = layout.places(layout.centres), layout.places(layout.queries)
+    longest = np.argmax(np.bincount(segment, layout.size))
+    index = np.flatnonzero((layout.centres.count >= 2) & (segment == longest))
     if sphere is None or not index.size:
         return one, one, one
     index = index[np.unique(np.geomspace(1, index.size, LENGTHS).round().astype(int)) - 1]
@@ -199,6 +201,5 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     exact = np.array([[row.query, row.key, row.weight] for row in rows]).T
     own, key = found.own[index], found.own_key[index]
     ratio = np.sqrt(divided(exact, np.stack([own + flat, key, key + flat])))
-    node, place = np.log(layout.centres.position[index]), np.log(layout.queries.position)
-    query, key, weight = (np.interp(place, node, row) for row in ratio)
+    query, key, weight = (np.interp(place, node[index], row) for row in ratio)
     return query, key, weight

@@ -24,7 +24,12 @@ from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.interface import BackwardStep, Place
 from sigprop.layers.state import Gradient, State
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import geometry_of, has_positions, refusal
+from sigprop.propagation.capabilities import (
+    geometry_of,
+    has_positions,
+    is_segmented,
+    refusal,
+)
 from sigprop.propagation.gradients.closed_form import Gradients, norms_of
 from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.run import Run, solve
@@ -102,7 +107,8 @@ def start_of(geometry: PositionGeometry, start: str | ArrayLike) -> Gradient:
     Returns
     -------
     Gradient
-        Mean variance in each block, and sums over pairs of different tokens of two blocks.
+        Mean variance in each block, and sums over pairs of different tokens of two blocks; of a
+        document that stands for others, summed over them.
 
     Raises
     ------
@@ -124,7 +130,7 @@ def start_of(geometry: PositionGeometry, start: str | ArrayLike) -> Gradient:
         if start not in STARTS:
             raise DomainError("start", start, f"one of {', '.join(STARTS)}, ids or a kernel")
         if start == "identity":
-            return Gradient(np.ones((len(size), 1)), none)
+            return Gradient((layout.stands_for / size)[:, None], none)
         last = np.where(np.arange(len(size)) == len(size) - 1, geometry.tokens / size[-1], 0.0)
         return Gradient(last[:, None], none)
     values = np.asarray(start)
@@ -217,8 +223,9 @@ def pulled(
     >>> len(pulled(spec).rows)
     2
     """
-    ends = _ends(spec, ranges, isinstance(start, str) and start == "last")
-    stack = stack_of(spec, ends, beta_by_layer, far=True)
+    named = start if isinstance(start, str) else None
+    ends = _ends(spec, ranges, named == "last")
+    stack = stack_of(spec, ends, beta_by_layer, far=True, kept=int(named == "identity"))
     geometry: Any = stack.place.geometry
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused
         if along is None:
@@ -293,7 +300,8 @@ def _ends(spec: ModelSpec, ranges: int | None, last: bool) -> tuple[int, ...]:
     ends = set() if ranges is None else set(np.linspace(0, context, ranges + 1).round().tolist())
     if last:
         ends |= {context - 2**k for k in range(max(context - 1, 1).bit_length())}
-    for window in {int(layer.window) for layer in spec.layers if layer.window is not None}:
+    windows = {int(layer.window) for layer in spec.layers if layer.window is not None}
+    for window in () if is_segmented(spec) else windows:
         if last or is_far(window, context):
             before = context - shrinking_blocks(window, context, *(LAST if last else ()))
             ends |= set(before[before > 0].tolist())
@@ -315,11 +323,13 @@ def stack_of(
     ends: tuple[int, ...] = (),
     beta_by_layer: ArrayLike | None = None,
     far: bool = False,
+    kept: int = 1,
 ) -> Stack:
     """Blocks of a spec by position; tokens that are all alike need no statistics of their own."""
     made = build_stack(
-        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends, far=far
-    )
+        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends, far=far,
+        kept=kept,
+    )  # fmt: skip
     if has_positions(spec):
         return made
     place: Any = made.place
@@ -389,10 +399,11 @@ def forward_together(
     >>> [[len(one) for one in along] for index, along in forward_together(spec)]
     [[3, 3]]
     """
-    last = isinstance(start, str) and start == "last"
+    named = start if isinstance(start, str) else None
     number = int(np.clip(LAYERS // spec.depth, 1, TOGETHER))
     for index, part in parts_of_one_context(spec, "position", number):
-        stack = stack_of(part, _ends(part, ranges, last), far=True)
+        ends = _ends(part, ranges, named == "last")
+        stack = stack_of(part, ends, far=True, kept=int(named == "identity"))
         found = solve(stack, stack.initial(part), (len(index),), keep=lambda attention: attention)
         passed = found.ended == part.depth
         yield index, [_of_one(found, n) if passed[n] else None for n in range(len(index))]
@@ -439,7 +450,8 @@ def resolved_gradients(
     if ranges is not None:
         count("blocks", ranges, 1, min(MAX_RANGES, tokens))
     geometry, rows = found = pulled(spec, start, ranges, beta_by_layer, along)
-    q = np.array([geometry.share @ np.asarray(row.gradient.q)[:, 0] for row in rows])
+    size = geometry.layout.size
+    q = np.array([size @ np.asarray(row.gradient.q)[:, 0] for row in rows]) / tokens
     p = np.array([np.sum(row.gradient.others) for row in rows]) / (tokens * (tokens - 1.0))
     with np.errstate(divide="ignore"):  # nothing passes
         exponent = np.asarray(np.log(q[0]) / spec.depth)
