@@ -40,10 +40,10 @@ WEIGHTS = ("wq", "wk", "wv", "wo", "w1", "w2")
 def every_position():
     """Stacks whose blocks hold one position each."""
 
-    def short(spec, ends, beta_by_layer, far):
+    def short(spec, *args, **options):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(backward, "RESOLUTION", int(spec.context))
-            return made(spec, ends, beta_by_layer, far=False)
+            return made(spec, *args, **{**options, "far": False})
 
     made = backward.stack_of
     with pytest.MonkeyPatch.context() as patch:
