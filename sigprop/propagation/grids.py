@@ -17,7 +17,7 @@ from sigprop.layers.state import State, scaled
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, require_theory
 from sigprop.propagation.points import chunks, part_of, parts_of_one_context, singles
-from sigprop.propagation.stack import Stack, any_norm, build_stack
+from sigprop.propagation.stack import Stack, any_norm, build_stack, rem_of
 
 __all__ = ["FinalStates", "over_layers", "rows_by_layer", "sweep"]
 
@@ -114,15 +114,30 @@ def sweep(
     allow(64 * prod(shape), "shape", shape, "fewer points")
     q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)
     defined = np.empty(shape, dtype=bool)
+    lowest = np.empty(shape) if len({layer.head_width for layer in spec.layers}) > 1 else None
     for index in chunks(shape):
         part = part_of(spec, index)
         state, heat[index] = _run(part, theory)
+        if lowest is not None:
+            lowest[index] = _lowest(part, theory)
         good = valid(state.q, state.gap)
         q[index], gap[index] = (np.where(good, value, np.nan) for value in state)
         defined[index] = good
         if progress is not None:
             progress(prod(part.shape))
-    return FinalStates(State(q, gap), heat, defined)
+    if lowest is not None:
+        lowest[~defined] = np.nan
+    return FinalStates(State(q, gap), heat, defined, lowest)
+
+
+def _lowest(spec: ModelSpec, theory: str) -> Floats:
+    """Smallest entropy ratio over layers of exchangeable tokens, each with its own heads."""
+    stack, out = build_stack(spec, "exchangeable", theory), np.ones(spec.shape)
+    with np.errstate(all="ignore"):  # what overflows or vanishes is masked in sweep
+        for layer, step in zip(spec.layers, stack.steps(stack.initial(spec)), strict=True):
+            b = np.nan_to_num(step.attention.reduced_beta, posinf=0.0)
+            np.minimum(out, rem_of(layer, theory).entropy_ratio(b), out=out)
+    return out
 
 
 def _run(spec: ModelSpec, theory: str) -> tuple[State, Floats]:

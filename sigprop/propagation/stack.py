@@ -24,6 +24,7 @@ from sigprop.layers.attention.position_grid import (
     MAX_SIZE,
     Layout,
     make_layout,
+    shrinking_blocks,
     with_short_distances,
 )
 from sigprop.layers.attention.query_tables import coarse_layout, tabulated
@@ -376,6 +377,7 @@ def build_stack(
     ends: tuple[int, ...] = (),
     smooth: bool = True,
     far: bool = True,
+    shrinking: tuple[int, int] | None = None,
     kept: int = 2,
 ) -> Stack:
     """Blocks of a spec in a geometry.
@@ -408,6 +410,9 @@ def build_stack(
     far : bool
         Whether blocks far behind a window may be longer than it, where pairs are told apart by
         distance; of a kernel that depends on position through the masks alone.
+    shrinking : tuple of int, optional
+        Number of last windows and of parts of each, from which on blocks are short, as gradients
+        need them (`sigprop.layers.attention.position_grid.shrinking_blocks`).
     kept : int
         How many documents, or chunks that all layers have alike, stand for all where the tokens
         that enter are exchangeable: two, or one where pairs of documents do not matter; none where
@@ -439,7 +444,9 @@ def build_stack(
         layers = tuple(one.replace(beta=beta) for one, beta in zip(layers, betas, strict=True))
     place = None
     if kind == "position":
-        place_of, place = _by_position(layers, resolution, ranges, top, ends, smooth, far, kept)
+        place_of, place = _by_position(
+            layers, resolution, ranges, top, ends, smooth, far, shrinking, kept
+        )
     elif kind == "distance":
         place_of = partial(_by_distance, top=top)
     else:
@@ -457,6 +464,7 @@ def _by_position(
     ends: tuple[int, ...],
     smooth: bool,
     far: bool,
+    shrinking: tuple[int, int] | None,
     kept: int,
 ) -> tuple[Callable[[ModelSpec], Place], Place]:
     """Where each layer acts, on blocks of positions that suit all masks; and the widest mask."""
@@ -472,8 +480,13 @@ def _by_position(
     if resolution is None:
         resolution = RESOLUTION if any(one.rotary_base is None for one in layers) else ROTATED
     make = coarse_layout if top is not None else partial(make_layout, resolution=resolution)
+    segmented = any(len(mask.starts(context)) > 1 for mask in masks)
     far &= smooth and resolution < context and all(map(is_looked_up, layers))
-    far &= not any(mask.prefix or len(mask.starts(context)) > 1 for mask in masks)
+    far &= not (segmented or any(mask.prefix for mask in masks))
+    if shrinking is not None and not segmented:
+        short = [int(mask.window) for mask in masks if mask.window < context]
+        late = (context - shrinking_blocks(window, context, *shrinking) for window in short)
+        cuts = np.concatenate([cuts, *late])
     length, inside = context, cuts.astype(np.int64)
     if packed is not None:
         length, inside = max(packed.longest[0], 2), np.array(packed.longest)

@@ -53,7 +53,7 @@ def from_states(spec: ModelSpec, theory: str, run: Run) -> Trajectory:
     )
     known = np.isfinite(x) & np.isfinite(q[1:])
     b, x = np.where(known, b, 0.0), np.where(known, x, 0.0)
-    weights, ratio = _attention(rem_of(spec, theory), b, x)
+    weights, ratio = _by_layer(spec, theory, b, x)
     entropy, std = _in_nats(spec, b, ratio)
 
     def masked(column: Number) -> Floats:
@@ -82,6 +82,18 @@ def _masked(column: Floats, ended: Ints, first: int) -> Floats:
         return column
     layer = np.arange(len(column)).reshape((-1,) + (1,) * ended.ndim) + first
     return np.where(layer <= ended, column, np.nan)
+
+
+def _by_layer(spec: ModelSpec, theory: str, b: Floats, x: Floats) -> tuple[Weights, Floats]:
+    """Statistics of attention at every state, with the heads of its layer."""
+    rows: dict[ModelSpec, list[int]] = {}
+    for index, layer in enumerate(spec.layers[: len(b)]):
+        rows.setdefault(layer, []).append(index)
+    columns = np.zeros((len(Weights._fields) + 1, *b.shape))
+    for layer, held in rows.items():
+        weights, ratio = _attention(rem_of(layer, theory), b[held], x[held])
+        columns[:, held] = np.stack([*weights, ratio])
+    return Weights(*columns[:-1]), columns[-1]
 
 
 def _attention(rem: Statistics, b: Floats, x: Floats) -> tuple[Weights, Floats]:

@@ -43,7 +43,7 @@ def every_position():
     def short(spec, *args, **options):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(backward, "RESOLUTION", int(spec.context))
-            return made(spec, *args, **{**options, "far": False})
+            return made(spec, *args, **{**options, "shrinking": None})
 
     made = backward.stack_of
     with pytest.MonkeyPatch.context() as patch:

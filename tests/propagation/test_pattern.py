@@ -178,3 +178,22 @@ def test_what_is_inadmissible_is_named(changes, words):
     found = outcome(SPEC.replace, **changes)
     assert isinstance(found, DomainError)
     assert words in str(found)
+
+
+def test_statistics_are_those_of_the_heads_of_each_layer():
+    spec = ModelSpec(
+        depth=2, context=256, width=64, heads=2, beta=np.array([1.5, 2.0]), sigma_v2=1, sigma_w2=1,
+        rho0=0.1,
+    )  # fmt: skip
+    mixed = spec.replace(pattern=[{"heads": 8}, {}])
+    first = propagate(spec.replace(heads=8))
+    found = propagate(mixed)
+    np.testing.assert_allclose(found.y2[0], first.y2[0], rtol=1e-12)
+    assert np.all(np.abs(propagate(spec).y2[0] / first.y2[0] - 1) > 0.01)
+    data = diagram(mixed.replace(beta=1), beta=[1.5, 2.0], alpha_attn=[0.5, 1.0])
+    rows = [
+        propagate(mixed.replace(beta=beta, alpha_attn=alpha)).entropy_ratio.min()
+        for beta in (1.5, 2.0)
+        for alpha in (0.5, 1.0)
+    ]
+    np.testing.assert_allclose(np.ravel(data["entropy_ratio"]), rows, rtol=1e-6)

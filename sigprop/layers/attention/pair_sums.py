@@ -1,4 +1,4 @@
-"""Sums over pairs of queries and over pairs of keys of a layout (E25, E23b).
+"""Sums over pairs of queries and over pairs of keys of a layout (E25, E23b, E23c).
 
 A kernel of queries has one value for each of `Layout.queries`, what tokens have of themselves,
 summed over each block, and behind these one for each of `Layout.couples`, summed over pairs of
@@ -147,7 +147,7 @@ def product(layout: Layout, values: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class PairSums:
-    """Sum over pairs under given mean weights.
+    """Sums over pairs under given mean weights.
 
     Attributes
     ----------

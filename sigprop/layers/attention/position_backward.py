@@ -1,4 +1,4 @@
-r"""Gradient kernel pulled back through attention, position by position (E23b, E24f).
+r"""Gradient kernel pulled back through attention, position by position (E23b-E23d, E24f).
 
 With :math:`w_{ts}` the mean weights of query t, :math:`z_{tt'} = \sum_s w_{ts} w_{t's}` and
 :math:`O_{tt} = Y_2(t)`, values pass on (E23b)

@@ -1,4 +1,4 @@
-r"""Gradient of the scores of queries that see a sliding window in ranges (E24e, E24f, E25h).
+r"""Gradient of the scores of queries that see a sliding window in ranges (E23d, E24e, E24f).
 
 The sums over keys of `sigprop.layers.attention.score_path`, for a query and one at each short
 distance before it, which counts as alike; and those over queries for two keys. Further apart the
@@ -20,7 +20,7 @@ __all__ = ["KeySums", "WindowScores", "varied"]
 
 
 class KeySums(NamedTuple):
-    """Sum over the keys of two queries, as kernels of queries.
+    """Sums over the keys of two queries, as kernels of queries.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class _Gaps(NamedTuple):
 
 
 class WindowScores:
-    """Sum over the keys of windows in ranges, and over the queries that see two keys.
+    """Sums over the keys of windows in ranges, and over the queries that see two keys.
 
     Parameters
     ----------

@@ -19,17 +19,12 @@ from sigprop.core.errors import DomainError, require
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.key_correlations import KeyCorrelation
 from sigprop.layers.attention.pair_sums import divided
-from sigprop.layers.attention.position_grid import Layout, is_far, shrinking_blocks
+from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.interface import BackwardStep, Place
 from sigprop.layers.state import Gradient, State
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import (
-    geometry_of,
-    has_positions,
-    is_segmented,
-    refusal,
-)
+from sigprop.propagation.capabilities import geometry_of, has_positions, refusal
 from sigprop.propagation.gradients.closed_form import Gradients, norms_of
 from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.run import Run, solve
@@ -50,7 +45,7 @@ __all__ = [
 ]
 
 STARTS = ("identity", "last")  # starts by name
-LAST = (4, 8)  # windows at the end that are in parts, and parts, where gradients start there
+LATE, LAST = (2, 4), (4, 8)  # last windows in parts, and parts; where gradients start there
 RESOLUTION = 48  # blocks of positions that carry the kernels
 MAX_RANGES = 256
 VANISHES = ("a state that vanishes or overflows", "gradients")
@@ -223,9 +218,7 @@ def pulled(
     >>> len(pulled(spec).rows)
     2
     """
-    named = start if isinstance(start, str) else None
-    ends = _ends(spec, ranges, named == "last")
-    stack = stack_of(spec, ends, beta_by_layer, far=True, kept=int(named == "identity"))
+    stack = _stack_from(spec, start, ranges, beta_by_layer)
     geometry: Any = stack.place.geometry
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused
         if along is None:
@@ -294,17 +287,11 @@ def _back(behind: BackwardStep, passed: _Passed) -> BackwardStep:
     return found
 
 
-def _ends(spec: ModelSpec, ranges: int | None, last: bool) -> tuple[int, ...]:
+def _ends(context: int, ranges: int | None, last: bool) -> tuple[int, ...]:
     """Positions at which blocks must end: of ranges, and ever closer to the last token."""
-    context = int(spec.context)
     ends = set() if ranges is None else set(np.linspace(0, context, ranges + 1).round().tolist())
     if last:
         ends |= {context - 2**k for k in range(max(context - 1, 1).bit_length())}
-    windows = {int(layer.window) for layer in spec.layers if layer.window is not None}
-    for window in () if is_segmented(spec) else windows:
-        if last or is_far(window, context):
-            before = context - shrinking_blocks(window, context, *(LAST if last else ()))
-            ends |= set(before[before > 0].tolist())
     return tuple(sorted(int(end) for end in ends))
 
 
@@ -322,19 +309,32 @@ def stack_of(
     spec: ModelSpec,
     ends: tuple[int, ...] = (),
     beta_by_layer: ArrayLike | None = None,
-    far: bool = False,
+    shrinking: tuple[int, int] | None = None,
     kept: int = 1,
 ) -> Stack:
     """Blocks of a spec by position; tokens that are all alike need no statistics of their own."""
     made = build_stack(
-        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends, far=far,
-        kept=kept,
+        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends,
+        far=shrinking is not None, shrinking=shrinking, kept=kept,
     )  # fmt: skip
     if has_positions(spec):
         return made
     place: Any = made.place
     alike = Place(place.geometry, _Alike(place.geometry.layout, spec.head_width))
     return Stack([replace(block, place=alike) for block in made.blocks], alike)
+
+
+def _stack_from(
+    spec: ModelSpec,
+    start: str | ArrayLike,
+    ranges: int | None,
+    beta_by_layer: ArrayLike | None = None,
+) -> Stack:
+    """Blocks of a spec by position that suit a start."""
+    named = start if isinstance(start, str) else None
+    ends = _ends(int(spec.context), ranges, named == "last")
+    late = LAST if named == "last" else LATE
+    return stack_of(spec, ends, beta_by_layer, shrinking=late, kept=int(named == "identity"))
 
 
 def _forward(spec: ModelSpec, stack: Stack, beta_by_layer: ArrayLike | None) -> list[_Passed]:
@@ -399,11 +399,9 @@ def forward_together(
     >>> [[len(one) for one in along] for index, along in forward_together(spec)]
     [[3, 3]]
     """
-    named = start if isinstance(start, str) else None
     number = int(np.clip(LAYERS // spec.depth, 1, TOGETHER))
     for index, part in parts_of_one_context(spec, "position", number):
-        ends = _ends(part, ranges, named == "last")
-        stack = stack_of(part, ends, far=True, kept=int(named == "identity"))
+        stack = _stack_from(part, start, ranges)
         found = solve(stack, stack.initial(part), (len(index),), keep=lambda attention: attention)
         passed = found.ended == part.depth
         yield index, [_of_one(found, n) if passed[n] else None for n in range(len(index))]
