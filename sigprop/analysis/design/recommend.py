@@ -9,13 +9,9 @@ moves few parameters.
 
 The search runs on the exchangeable theory. Where `propagate` tells pairs apart by position or
 distance, the difference of both at the answer is added to the measures and the search repeated, so
-that the answer meets its targets in the theory by position; overlap and entropy of the trade-off
-are those of that theory at every beta.
-
-Approximation: gradients know of positions only by the number of keys that a query sees without a
-window or prefix. Left out is that early tokens attend to few keys: in the first block of a stream
-that starts small their streams grow larger and their gradients smaller, on the safe side of the
-bound (notebooks/accuracy.md).
+that the answer meets its targets in the theory by position; the trade-off is that of that theory at
+every beta. Where beta differs by block, gradients of the trade-off are those of late tokens, times
+the factor that makes them those by position at the answer. Measured: notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -34,7 +30,7 @@ from sigprop.core.checks import scalar
 from sigprop.core.errors import DomainError, require
 from sigprop.model.export import Prescription, plain, prescribe
 from sigprop.model.spec import RANGES, ModelSpec
-from sigprop.propagation.capabilities import require_theory
+from sigprop.propagation.capabilities import has_positions, require_theory
 
 __all__ = ["BOUNDS", "FREE", "WIDER", "Design", "Interrupted", "recommend"]
 
@@ -70,8 +66,7 @@ class Design:
         Parameters that moved: from, to.
     curve : dict of str to array
         Trade-off: beta, the four measures, `feasible` and `recommended` (the design itself), all
-        else as recommended. Overlap and entropy as of `propagate`; gradients times the factor that
-        makes them those of `predicted` at the design.
+        else as recommended, as of `propagate` and `gradients`.
     prescription : Prescription
         Scale of every matrix.
 
@@ -122,11 +117,9 @@ class Design:
     @property
     def notes(self) -> tuple[str, ...]:
         """What gradients leave out."""
-        spec = self.spec
-        masked = {"the window": spec.window is not None, "the prefix": spec.prefix > 0}
-        masked["rotary positions"] = spec.rotary_base is not None
-        out = [words for words, held in masked.items() if held]
-        return (f"Gradients leave out {' and '.join(out)}.",) if out else ()
+        if self.beta_by_layer is None or not has_positions(self.spec):
+            return ()
+        return ("Gradients of the trade-off are those of late tokens, scaled to the design's.",)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite is null.

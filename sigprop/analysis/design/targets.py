@@ -12,7 +12,8 @@ from sigprop.core.arrays import Floats
 from sigprop.core.checks import scalar
 from sigprop.core.errors import require
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import geometry_of
+from sigprop.propagation import positional
+from sigprop.propagation.capabilities import geometry_of, has_positions
 from sigprop.propagation.gradients.closed_form import WEIGHTS, gradients
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.solve import propagate
@@ -121,7 +122,8 @@ class Targets:
         >>> round(Targets().moved(1, -3.5), 2)
         0.43
         """
-        tens = 10 ** (margins * self.decade_margin)
+        decades = float(np.clip(margins * self.decade_margin, -300, 300))  # -inf of none at all
+        tens = 10.0**decades
         return (
             self.rho_max - margins * self.rho_margin,
             self.entropy_min + margins * self.entropy_margin,
@@ -220,7 +222,8 @@ def measure(
     resolved : bool
         Overlap and entropy by position where theory can: means over pairs and positions, those of
         `sigprop.propagation.grids.sweep`, or of `propagate` where beta differs by block. Gradients
-        with the spread over networks, unless beta differs by block.
+        by position too, but of arrays whose beta differs by block; without positions they have the
+        spread over networks, unless beta differs by block.
 
     Returns
     -------
@@ -238,7 +241,10 @@ def measure(
     """
     flat = propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")
     single = resolved and beta_by_layer is None
-    back = gradients(spec, None if single else flat, beta_by_layer)
+    if resolved and has_positions(spec) and (single or not spec.shape):
+        back = positional.gradients(spec, beta_by_layer=beta_by_layer)
+    else:
+        back = gradients(spec, None if single else flat, beta_by_layer)
     inner = {"w1": back.w1 if back.wg is None else back.w1 + back.wg}  # one matrix of both
     norms = np.stack([(back.norms | inner)[name] for name in WEIGHTS])
     if len(flat.q) <= spec.depth:
