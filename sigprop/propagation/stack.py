@@ -20,13 +20,13 @@ from sigprop.layers.attention.exchangeable import Exchangeable
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
-from sigprop.layers.attention.position_grid import (
+from sigprop.layers.attention.position_blocks import (
     MAX_SIZE,
-    Layout,
     make_layout,
     shrinking_blocks,
     with_short_distances,
 )
+from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_tables import coarse_layout, tabulated
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation
@@ -412,7 +412,7 @@ def build_stack(
         distance; of a kernel that depends on position through the masks alone.
     shrinking : tuple of int, optional
         Number of last windows and of parts of each, from which on blocks are short, as gradients
-        need them (`sigprop.layers.attention.position_grid.shrinking_blocks`).
+        need them (`sigprop.layers.attention.position_blocks.shrinking_blocks`).
     kept : int
         How many documents, or chunks that all layers have alike, stand for all where the tokens
         that enter are exchangeable: two, or one where pairs of documents do not matter; none where

@@ -7,7 +7,7 @@ from sigprop import ModelSpec
 from sigprop.layers.attention import build_correlations
 from sigprop.layers.attention.correlation_table import Correlations, errors, forms, rise
 from sigprop.layers.attention.key_correlations import BlockedKeys
-from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics import boltzmann, moments
 from sigprop.layers.attention.statistics.block_fields import Fields, attended, factored

@@ -12,7 +12,7 @@ from sigprop.layers.attention.correlation_table import (
     from_base,
     from_width,
 )
-from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotated_gaps import RotatedGaps

@@ -20,7 +20,7 @@ from sigprop.layers.attention.head_noise import _turned
 from sigprop.layers.attention.key_correlations import CorrelatedKeys
 from sigprop.layers.attention.key_directions import keys, moved_means
 from sigprop.layers.attention.layer import Attention, Mask
-from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.attention.statistics import Finite, reduced_beta

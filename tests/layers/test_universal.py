@@ -9,7 +9,7 @@ from sigprop import ModelSpec
 from sigprop.core.errors import AssumptionError
 from sigprop.core.numerics.chebyshev import basis, nodes
 from sigprop.layers.attention.by_position import PositionGeometry
-from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation

@@ -13,7 +13,7 @@ from sigprop.core.errors import AssumptionError, DomainError
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.key_correlations import KeyCorrelation
 from sigprop.layers.attention.layer import Attention, Mask
-from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation

@@ -5,8 +5,8 @@ import pytest
 
 import sigprop.propagation.stack as stacks
 from sigprop import ModelSpec, bands, propagate
-from sigprop.layers.attention import position_grid
-from sigprop.layers.attention.position_grid import make_layout, with_short_distances
+from sigprop.layers.attention import position_blocks
+from sigprop.layers.attention.position_blocks import make_layout, with_short_distances
 from sigprop.layers.attention.sliding_window import SlidingWindow, short_distances
 from sigprop.propagation.causal import causal
 
@@ -162,7 +162,7 @@ def test_bands_far_behind_a_window(monkeypatch, change):
     """Their coarse blocks are at most as long as what comes before them."""
     spec = HOT.replace(depth=3, context=900, window=77, beta=1.5, **change)
     found, other = bands(spec), bands(spec.replace(window=9))
-    monkeypatch.setattr(position_grid, "FAR", np.inf)
+    monkeypatch.setattr(position_blocks, "FAR", np.inf)
     short = bands(spec)  # on blocks that are parts of the window throughout
     for name in ("rho_std", "y2_std", "entropy_std"):
         values = [getattr(one, name)[1:] for one in (found, short, other)]

@@ -9,12 +9,12 @@ import pytest
 import sigprop.propagation.gradients.by_position as backward
 from sigprop import ModelSpec, gradients, influence
 from sigprop.layers.attention.pair_sums import by_block, of_queries
-from sigprop.layers.attention.position_grid import (
-    Layout,
+from sigprop.layers.attention.position_blocks import (
     make_layout,
     shrinking_blocks,
     with_short_distances,
 )
+from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.window_scores import WindowScores
 from sigprop.layers.attention.windowed_keys import WindowedKeys
 from sigprop.layers.state import Gradient

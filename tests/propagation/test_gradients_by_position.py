@@ -17,7 +17,8 @@ from sigprop.layers.attention import position_backward
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.drawn_heads import angles, drawn, head, root_of
 from sigprop.layers.attention.layer import Attention, Mask
-from sigprop.layers.attention.position_grid import Layout, make_layout
+from sigprop.layers.attention.position_blocks import make_layout
+from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_responses import Responses
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation

@@ -19,7 +19,7 @@ from sigprop import (
     propagate,
     sweep,
 )
-from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_tables import Tabulated, tabulated
 from sigprop.propagation.finite_width import bands as fluctuations

@@ -15,7 +15,7 @@ from sigprop.layers.attention.key_correlations import _part
 from sigprop.layers.attention.key_directions import keys
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.pair_probabilities import Drawn
-from sigprop.layers.attention.position_grid import make_layout
+from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import Finite, excess, participation_variance

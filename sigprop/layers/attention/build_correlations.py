@@ -17,7 +17,8 @@ from sigprop.core.arrays import Floats, Ints
 from sigprop.core.numerics.chebyshev import basis, nodes, transform
 from sigprop.layers.attention import correlation_table as ct
 from sigprop.layers.attention.key_correlations import BlockedKeys
-from sigprop.layers.attention.position_grid import make_layout, pairs_between
+from sigprop.layers.attention.position_blocks import make_layout
+from sigprop.layers.attention.position_grid import pairs_between
 from sigprop.layers.attention.statistics import coordinates as co
 from sigprop.layers.attention.statistics.universal import KeyWeights
 

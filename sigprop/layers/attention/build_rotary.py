@@ -24,7 +24,8 @@ from sigprop.core.numerics.chebyshev import basis
 from sigprop.layers.attention import correlation_table as ct
 from sigprop.layers.attention.distance_grid import make_field
 from sigprop.layers.attention.key_correlations import CorrelatedKeys, rotated_width
-from sigprop.layers.attention.position_grid import Layout, make_layout, pairs_between
+from sigprop.layers.attention.position_blocks import make_layout
+from sigprop.layers.attention.position_grid import Layout, pairs_between
 from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.attention.statistics import coordinates as co
 

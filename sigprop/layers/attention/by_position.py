@@ -64,7 +64,7 @@ class PositionGeometry:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.attention.layer import Attention, Mask
     >>> from sigprop.layers.attention.by_position import PositionGeometry
     >>> from sigprop.layers.interface import Place

@@ -27,7 +27,7 @@ class KeyWeights:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.attention.key_weights import KeyWeights
     >>> KeyWeights(make_layout(2), np.zeros((2, 2))).squares.tolist()
     [0.0, 0.0]
@@ -73,7 +73,7 @@ class KeyWeights:
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.key_weights import KeyWeights
         >>> even = KeyWeights(make_layout(3), np.zeros((3, 3)))
         >>> [part.tolist() for part in even.means(np.full((3, 3), 0.5))]
@@ -103,7 +103,7 @@ class KeyWeights:
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.key_weights import KeyWeights
         >>> even = KeyWeights(make_layout(2), np.zeros((2, 2)))
         >>> [part.tolist() for part in even.excess(np.ones((2, 2)))]
@@ -169,7 +169,7 @@ def normalised_weights(layout: Layout, weight: Floats) -> KeyWeights:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.attention.key_weights import normalised_weights
     >>> normalised_weights(make_layout(2), np.array([[1.0, 3.0], [1.0, 3.0]])).weight.tolist()
     [[1.0, 3.0], [0.5, 1.5]]

@@ -88,7 +88,7 @@ def of_queries(layout: Layout, gradient: Gradient) -> Floats:
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.pair_sums import of_queries
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.state import Gradient
     >>> of_queries(make_layout(2), Gradient(np.ones((2, 1)), np.zeros((2, 2)))).tolist()
     [1.0, 1.0, 0.0]
@@ -119,7 +119,7 @@ def by_block(layout: Layout, kernel: Floats) -> tuple[Floats, Floats]:
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.pair_sums import by_block
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> by_block(make_layout(2), np.array([1.0, 2.0, 3.0]))[1].tolist()
     [[0.0, 3.0], [3.0, 0.0]]
     """
@@ -159,7 +159,7 @@ class PairSums:
     Examples
     --------
     >>> from sigprop.layers.attention.pair_sums import PairSums
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> layout = make_layout(2)
     >>> PairSums(layout, layout.seen / layout.queries.count[:, None]).same.tolist()
     [1.0, 0.5, 0.5]

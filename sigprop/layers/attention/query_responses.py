@@ -98,7 +98,7 @@ class Responses:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.attention.query_responses import Responses
     >>> found = Responses(make_layout(3))(np.full(3, 1e-3), np.full(3, 0.5), None)
     >>> found.own.round(4).tolist(), found.cross.round(4).tolist()

@@ -162,7 +162,7 @@ class PositionStats:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.attention.layer import Attention, Mask
     >>> from sigprop.layers.attention.by_position import PositionGeometry
     >>> from sigprop.layers.attention.query_statistics import Exact
@@ -363,7 +363,7 @@ class Exact(QueryStatistics):
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.attention.query_statistics import Exact
     >>> Exact(make_layout(3)).single(np.zeros(3)).excess.tolist()
     [0.0, 0.0, 0.0]
@@ -390,7 +390,7 @@ class Exact(QueryStatistics):
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_statistics import Exact
         >>> Exact(make_layout(2)).single(np.zeros(2)).entropy.round(6).tolist()
         [0.0, 0.693147]
@@ -426,7 +426,7 @@ class Exact(QueryStatistics):
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_statistics import Exact
         >>> Exact(make_layout(2)).shared(np.ones(2), np.ones(1)).tolist()
         [0.0]
@@ -456,7 +456,7 @@ class Exact(QueryStatistics):
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_statistics import Exact
         >>> found = Exact(make_layout(3)).key_weights(np.ones(3), np.array([[1.0, 2.0, 1.0]] * 3))
         >>> (found[2] / found[2, 0]).round(2).tolist()
@@ -498,7 +498,7 @@ class Exact(QueryStatistics):
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_statistics import Exact
         >>> one = np.ones((2, 2))
         >>> Exact(make_layout(2)).correlations(1.0, one, np.ones(2), one).shrink

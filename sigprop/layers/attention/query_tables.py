@@ -27,7 +27,8 @@ from sigprop.layers.attention.correlation_table import (
 )
 from sigprop.layers.attention.key_correlations import CorrelatedKeys, KeyCorrelation
 from sigprop.layers.attention.packed_documents import PackedDocuments
-from sigprop.layers.attention.position_grid import Layout, make_layout
+from sigprop.layers.attention.position_blocks import make_layout
+from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import coordinates as co
@@ -53,7 +54,7 @@ class Tabulated(Universal):
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.attention.query_tables import Tabulated
     >>> table, sigma = Tabulated(make_layout(3), top=2.0), np.array([0.0, 0.5, 1.0])
     >>> table.single(sigma).entropy.shape
@@ -173,7 +174,7 @@ def tabulated(
     top : float
         Largest score deviation, > 0.2.
     window, prefix
-        As in `sigprop.layers.attention.position_grid.make_layout`.
+        As in `sigprop.layers.attention.position_blocks.make_layout`.
     head_width : float, optional
         Width of a head.
     rotation : Rotation, optional

@@ -57,7 +57,7 @@ class Universal(Exact):
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.attention.query_statistics import Exact
     >>> from sigprop.layers.attention.query_universal import Universal
     >>> layout, sigma = make_layout(3), np.array([0.0, 1.0, 2.0])
@@ -82,7 +82,7 @@ class Universal(Exact):
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_universal import Universal
         >>> Universal(make_layout(2)).single(np.zeros((5, 2))).excess.shape
         (5, 2)
@@ -118,7 +118,7 @@ class Universal(Exact):
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_universal import Universal
         >>> Universal(make_layout(2)).shared(np.ones((5, 2)), np.ones((5, 1))).tolist()
         [[0.0], [0.0], [0.0], [0.0], [0.0]]
@@ -147,7 +147,7 @@ class Universal(Exact):
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_universal import Universal
         >>> ratio = np.array([[1.0, 2.0, 1.0]] * 3)
         >>> found = Universal(make_layout(3)).key_weights(np.ones(3), ratio)
@@ -174,7 +174,7 @@ class Universal(Exact):
         Examples
         --------
         >>> import numpy as np
-        >>> from sigprop.layers.attention.position_grid import make_layout
+        >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_universal import Universal
         >>> one = np.ones((2, 2))
         >>> Universal(make_layout(2)).correlations(1.0, one, np.ones(2), one).shrink

@@ -33,7 +33,7 @@ class RotatedGaps:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.layers.attention.rotated_gaps import RotatedGaps
     >>> half = np.full((3, 3), 0.5)
     >>> RotatedGaps(make_layout(3), np.zeros(1)).own(half, 1.0).tolist()

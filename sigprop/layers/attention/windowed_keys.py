@@ -49,7 +49,7 @@ class Densities:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout, with_short_distances
+    >>> from sigprop.layers.attention.position_blocks import make_layout, with_short_distances
     >>> from sigprop.layers.attention.windowed_keys import Densities, WindowedKeys
     >>> layout = with_short_distances(make_layout(64, 32, window=4, far=True), [4])
     >>> none = np.zeros(len(layout.queries.count) + len(layout.couples[0]))
@@ -118,7 +118,7 @@ class WindowedKeys:
     Examples
     --------
     >>> import numpy as np
-    >>> from sigprop.layers.attention.position_grid import make_layout, with_short_distances
+    >>> from sigprop.layers.attention.position_blocks import make_layout, with_short_distances
     >>> from sigprop.layers.attention.windowed_keys import WindowedKeys
     >>> layout = make_layout(64, 32, window=4, cuts=(63,), far=True)
     >>> layout = with_short_distances(layout, [4])

@@ -114,7 +114,7 @@ def start_of(geometry: PositionGeometry, start: str | ArrayLike) -> Gradient:
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.by_position import PositionGeometry
-    >>> from sigprop.layers.attention.position_grid import make_layout
+    >>> from sigprop.layers.attention.position_blocks import make_layout
     >>> from sigprop.propagation.gradients.by_position import start_of
     >>> start_of(PositionGeometry(make_layout(3)), np.array([7, 5, 7])).others.tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
