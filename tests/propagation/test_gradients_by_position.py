@@ -13,7 +13,7 @@ from wrong_types import wrong
 
 import sigprop
 from sigprop import DomainError, ModelSpec, influence, propagate
-from sigprop.layers.attention import position_backward
+from sigprop.layers.attention import position_backward, score_path
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.drawn_heads import angles, drawn, head, root_of
 from sigprop.layers.attention.layer import Attention, Mask
@@ -387,3 +387,17 @@ def test_decoders_need_scores_and_residuals(decoders, monkeypatch):
     found = sigprop.gradients(spec)
     assert not holds(found.q, measured, "gq", 0.08)
     assert not holds(found.wq, measured, "g_wq", 0.08)
+
+
+def test_traces_at_finite_width_are_resolved(monkeypatch):
+    """Taken at a few positions; two are too few."""
+    spec = ModelSpec(
+        depth=6, context=1024, width=128, heads=4, causal=True, norm="post", beta=1.5, sigma_v2=1,
+        sigma_w2=1, rho0=0.1,
+    )  # fmt: skip
+    found = resolved_gradients(spec).wq
+    monkeypatch.setattr(score_path, "LENGTHS", 16)
+    exact = resolved_gradients(spec).wq
+    np.testing.assert_allclose(found, exact, rtol=0.01)
+    monkeypatch.setattr(score_path, "LENGTHS", 2)
+    assert np.abs(resolved_gradients(spec).wq / exact - 1).max() > 0.03

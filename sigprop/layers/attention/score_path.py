@@ -21,7 +21,7 @@ from sigprop.layers.attention.window_scores import KeySums, WindowScores, varied
 
 __all__ = ["ScoreGradients", "pull"]
 
-LENGTHS = 5  # positions at which traces at finite width are taken
+LENGTHS = 4  # positions, even in their logarithm, at which traces at finite width are taken
 
 
 class ScoreGradients(NamedTuple):
@@ -188,7 +188,8 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     index = np.flatnonzero((layout.centres.count >= 2) & (segment == longest))
     if sphere is None or not index.size:
         return one, one, one
-    index = index[np.unique(np.geomspace(1, index.size, LENGTHS).round().astype(int)) - 1]
+    even = np.linspace(node[index[0]], node[index[-1]], LENGTHS)
+    index = index[np.unique(np.abs(node[index, None] - even).argmin(axis=0))]
     flat = (1 - at.stats.y2[index]) ** 2 / sphere.width
     found, std = at.response, at.scores.std
     means, _ = KeyWeights(layout, np.zeros(layout.seen.shape)).means(at.gap)
