@@ -1,5 +1,7 @@
 """Fixed points and gradient exponents by position, against deep stacks and whole spectra."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from sigprop import (
 from sigprop.layers.state import Gradient
 from sigprop.propagation.capabilities import TheoryError
 from sigprop.propagation.causal import causal
+from sigprop.propagation.gradients import exponent
 from sigprop.propagation.gradients.by_position import pullback, stack_of
 from sigprop.propagation.settled import alike, multiplier, period_of, settled
 from sigprop.propagation.stack import build_stack
@@ -205,3 +208,15 @@ def test_refused_by_name():
     assert np.isnan(gradient_exponent(grows.replace(beta=[1.0, 2.0]))).all()
     assert np.isfinite(gradient_exponent(grows.replace(alpha_attn=0.5)))
     assert np.isfinite(gradient_exponent(grows, State(1.0, 0.5)))
+
+
+@pytest.mark.parametrize("changes", [{"window": 16}, {"pattern": [{"window": 16}, {}]}])
+def test_exponents_far_behind_windows(monkeypatch, changes):
+    """Long blocks against short ones; control: another window."""
+    spec = CHAOTIC.replace(context=160, depth=2, beta=4.0, rotary_base=None, **changes)
+    found = float(gradient_exponent(spec))
+    monkeypatch.setattr(exponent, "stack_of", partial(stack_of, shrinking=None))
+    exact = float(gradient_exponent(spec))
+    assert found == pytest.approx(exact, abs=0.005)
+    other = {"window": 8} if "window" in changes else {"pattern": [{"window": 2}, {}]}
+    assert abs(float(gradient_exponent(spec.replace(**other))) - exact) > 0.02

@@ -309,7 +309,7 @@ def stack_of(
     spec: ModelSpec,
     ends: tuple[int, ...] = (),
     beta_by_layer: ArrayLike | None = None,
-    shrinking: tuple[int, int] | None = None,
+    shrinking: tuple[int, int] | None = LATE,
     kept: int = 1,
 ) -> Stack:
     """Blocks of a spec by position; tokens that are all alike need no statistics of their own."""

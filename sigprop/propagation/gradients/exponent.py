@@ -69,8 +69,6 @@ def gradient_exponent(spec: ModelSpec, state: State | None = None) -> Floats:
     TheoryError
         If no theory covers the spec (`sigprop.propagation.capabilities`), or the state of a single
         one does not settle.
-    DomainError
-        If a window is shorter than T/62, as in `sigprop.gradients`.
 
     Notes
     -----
@@ -172,17 +170,18 @@ def _of_token(layout: Layout, pull: Pull, block: int) -> float:
     size = len(layout.size)
     own = np.zeros((size, 1))
     own[block] = 1.0
-    return float(np.asarray(pull(Gradient(own, np.zeros((size, size)))).q)[block, 0])
+    return float(np.asarray(pull(Gradient(own, np.zeros(layout.number.shape))).q)[block, 0])
 
 
 def _of_prefix(layout: Layout, pull: Pull, seen: int) -> float:
     """Spectral radius of the first blocks, of which each sees all: by power iteration."""
     size = len(layout.size)
     weight = np.where(np.arange(size) < seen, 1.0, 0.0)
-    q, others, last = weight[:, None], np.zeros((size, size)), 0.0
+    kept = np.outer(weight, np.append(weight, np.zeros(len(layout.distances))))
+    q, others, last = weight[:, None], np.zeros(kept.shape), 0.0
     for _ in range(MOST):
         found = pull(Gradient(q, others))
-        q, others = found.q * weight[:, None], found.others * np.outer(weight, weight)
+        q, others = found.q * weight[:, None], found.others * kept
         growth = float(layout.size @ q[:, 0]) / float(layout.size[:seen].sum())
         q, others = q / growth, others / growth
         if abs(growth - last) <= EXACT * growth:
