@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.analysis.critical import critical
+from sigprop.analysis.critical import first_root
 from sigprop.analysis.entropy import block_beta, entropy_beta
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Bools, Floats, finite_or_none
@@ -201,7 +201,7 @@ def _by_table(spec: ModelSpec, t: Floats, beta: Floats, known: Bools) -> Iterato
 def _ends(spec: ModelSpec, rho_max: float) -> Floats:
     """Overlap after the last block and critical alpha_attn, shape (2, ...)."""
     state = sweep(spec).state
-    return np.stack([1 - state.gap / state.q, critical(spec, rho_max).alpha_attn])
+    return np.stack([1 - state.gap / state.q, first_root(spec, rho_max).alpha_attn])
 
 
 def _first_block(spec: ModelSpec) -> Floats:

@@ -198,12 +198,12 @@ def critical(
 
 
 @validated
-def first_root(spec: ModelSpec, rho_max: ArrayLike) -> Critical:
+def first_root(spec: ModelSpec, rho_max: ArrayLike, theory: str = "finite") -> Critical:
     """Smallest alpha_attn as of `critical`, by a scan that ends once it has crossed rho_max.
 
     Parameters
     ----------
-    spec, rho_max
+    spec, rho_max, theory
         As of `critical`.
 
     Returns
@@ -220,7 +220,7 @@ def first_root(spec: ModelSpec, rho_max: ArrayLike) -> Critical:
     >>> round(float(first_root(spec, 0.9).alpha_attn / critical(spec, 0.9).alpha_attn), 12)
     1.0
     """
-    return _solved(spec, rho_max, "finite", "auto", PARTS)
+    return _solved(spec, rho_max, theory, "auto", PARTS)
 
 
 def _solved(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.analysis.critical import Critical, critical
+from sigprop.analysis.critical import Critical, first_root
 from sigprop.analysis.diagram.fields import FREEZING
 from sigprop.analysis.fixed_points import Exponents, exponents
 from sigprop.core.arguments import validated
@@ -34,7 +34,8 @@ class Verdict:
     trajectory : Trajectory
         The layers.
     critical : Critical
-        Critical residual strength of attention at this depth.
+        Critical residual strength of attention at this depth, as of
+        `sigprop.analysis.critical.first_root`.
     exponents : Exponents or None
         Exponents at rho = 1; None without norms.
     exponents_of : str or None
@@ -121,7 +122,7 @@ def judged(
     """Verdict on a single spec whose critical strength and trajectory may be known."""
     require_theory(spec, "judge", theory)
     plain = spec.without_identity()
-    found = critical(plain, rho_max, theory) if strength is None else strength
+    found = first_root(plain, rho_max, theory) if strength is None else strength
     trajectory = propagate(spec, theory) if trajectory is None else trajectory
     late = (theory, "exchangeable")
     rates = exponents(plain, *late) if covers(plain, "exponents", *late) else None

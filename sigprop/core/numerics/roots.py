@@ -14,7 +14,7 @@ __all__ = ["Roots", "first_crossing", "refined"]
 INNER = 3  # points inside a bracket, called together: a few cost little more than one
 POINTS = 4  # through which the inverse is interpolated
 CLOSE = 1e-15  # width of a bracket, over one plus the size of its root
-FLAT = 1e-13  # size of a function at its root
+FLAT = 1e-10  # size of a function at its root
 MOST = 200  # steps
 
 
@@ -90,7 +90,7 @@ def refined(
     Returns
     -------
     Roots
-        Where functions are below 1e-13 in size or brackets 1e-15 wide, or the best in 200 steps.
+        Where functions are below 1e-10 in size or brackets 1e-15 wide, or the best in 200 steps.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def refined(
     >>> from sigprop.core.numerics.roots import refined
     >>> ends = np.zeros(1), np.full(1, 2.0)
     >>> found = refined(lambda x, which: x**2 - 2, ends, (ends[0] - 2, ends[1]))
-    >>> bool(abs(found.x[0] - np.sqrt(2)) < 1e-13), bool(found.calls[0] < 10)
+    >>> bool(abs(found.x[0] - np.sqrt(2)) < 1e-10), bool(found.calls[0] < 10)
     (True, True)
     """
     every = np.arange(bracket[0].size)
