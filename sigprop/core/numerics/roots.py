@@ -14,7 +14,7 @@ __all__ = ["Roots", "first_crossing", "refined"]
 INNER = 3  # points inside a bracket, called together: a few cost little more than one
 POINTS = 4  # through which the inverse is interpolated
 CLOSE = 1e-15  # width of a bracket, over one plus the size of its root
-FLAT = 1e-10  # size of a function at its root
+FLAT = 1e-10  # size of a function near its root
 MOST = 200  # steps
 
 
@@ -24,7 +24,7 @@ class Roots(NamedTuple):
     Attributes
     ----------
     x, value : arrays, shape (N,)
-        The roots; the functions there.
+        The roots; the functions at the nearest points that were called.
     calls : array of int, shape (N,)
         How often each function was called.
 
@@ -90,7 +90,8 @@ def refined(
     Returns
     -------
     Roots
-        Where functions are below 1e-10 in size or brackets 1e-15 wide, or the best in 200 steps.
+        By one more cubic where functions are below 1e-10 in size or brackets 1e-15 wide, or after
+        200 steps.
 
     Examples
     --------
@@ -98,7 +99,7 @@ def refined(
     >>> from sigprop.core.numerics.roots import refined
     >>> ends = np.zeros(1), np.full(1, 2.0)
     >>> found = refined(lambda x, which: x**2 - 2, ends, (ends[0] - 2, ends[1]))
-    >>> bool(abs(found.x[0] - np.sqrt(2)) < 1e-10), bool(found.calls[0] < 10)
+    >>> bool(abs(found.x[0] - np.sqrt(2)) < 1e-13), bool(found.calls[0] < 10)
     (True, True)
     """
     every = np.arange(bracket[0].size)
@@ -126,7 +127,8 @@ def refined(
         x, y = np.stack([*x[:-1], point]), np.stack([*y[:-1], value])
         order = np.abs(y).argsort(axis=0)
         xs[:, index], ys[:, index] = (np.take_along_axis(v, order, axis=0) for v in (x, y))
-    return Roots(xs[0], ys[0], calls)
+    point = _inverse(xs, ys)  # once more, without a call
+    return Roots(np.where((low <= point) & (point <= high), point, xs[0]), ys[0], calls)
 
 
 def _inverse(x: Floats, y: Floats) -> Floats:
