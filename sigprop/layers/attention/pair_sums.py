@@ -273,17 +273,15 @@ class PairSums:
         out, own = self.ordered(kernel), kernel[: len(self.layout.queries.count)]
         return np.asarray(out + out.T - np.diag(own))
 
-    def spread(
-        self, kernel: Floats, left: Floats | None = None, right: Floats | None = None
-    ) -> tuple[Floats, Floats]:
+    def spread(self, kernel: Floats, left: Floats, right: Floats) -> tuple[Floats, Floats]:
         r"""Spread a kernel of queries over their keys: :math:`\sum_{tt'} X_{tt'} w_{ts} w_{t's'}`.
 
         Parameters
         ----------
         kernel : array, shape (P + N,)
             The kernel X.
-        left, right : array, shape (P, B), optional
-            Weights of the two queries; by default the mean weights.
+        left, right : array, shape (P, B)
+            Weights of the two queries.
 
         Returns
         -------
@@ -293,7 +291,7 @@ class PairSums:
             Where they have different keys.
         """
         layout, size = self.layout, self.layout.size
-        a, b = ((self.weight if given is None else given) / size for given in (left, right))
+        a, b = left / size, right / size
         taken = self.matrix(kernel) @ b
         more, block = self._to_blocks(kernel, self._more(a, b)), np.arange(len(size))
         others = layout.everywhere(a.T @ taken) * layout.number

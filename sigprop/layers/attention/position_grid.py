@@ -28,7 +28,7 @@ from sigprop.core.arrays import Bools, Floats, Ints
 from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.sliding_window import SlidingWindow, between_nodes
 
-__all__ = ["CommonParts", "Layout", "Rows", "pairs_between"]
+__all__ = ["CommonParts", "Layout", "Rows", "evenly", "pairs_between"]
 
 WINDOWS = 4  # windows at the start of a context whose blocks are parts of the window
 RESOLVED, FEWEST = 96, 6  # queries at which correlations are found, in all and in each segment
@@ -480,13 +480,13 @@ class Layout:
         >>> make_layout(4).resolved(2).tolist()
         [2, 3]
         """
-        segment, place = (column[: self.shown] for column in self.places(self.centres))
+        segment, place = self.places(self.centres)
+        segment, place = segment[: self.shown], place[: self.shown]
         many = self.centres.count[: self.shown] >= 3
         found, held = [_none()], np.unique(segment[many])
         number = min(number, max(RESOLVED // max(len(held), 1), FEWEST))
         for index in (np.flatnonzero(many & (segment == one)) for one in held):
-            wanted = np.linspace(place[index[0]], place[index[-1]], number)
-            found.append(index[np.unique(np.abs(place[index, None] - wanted).argmin(axis=0))])
+            found.append(index[evenly(place[index], number)])
         return np.concatenate(found)
 
     def places(self, rows: Rows) -> tuple[Ints, Floats]:
@@ -809,6 +809,32 @@ class Layout:
         stop = np.minimum(cuts[1:, None], self.edges[1:])
         start = np.maximum(cuts[:-1, None], self.edges[:-1])
         return np.asarray(np.maximum(stop - start, 0.0))
+
+
+def evenly(place: Floats, number: int) -> Ints:
+    """Find the increasing places that are nearest to evenly spaced ones.
+
+    Parameters
+    ----------
+    place : array, shape (n,)
+        The places.
+    number : int
+        How many, at most.
+
+    Returns
+    -------
+    array of int
+        Their indices, each once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import evenly
+    >>> evenly(np.log([1, 2, 3, 4, 16]), 3).tolist()
+    [0, 3, 4]
+    """
+    wanted = np.linspace(place[0], place[-1], number)
+    return np.unique(np.abs(place[:, None] - wanted).argmin(axis=0))
 
 
 def pairs_between(sizes: Ints) -> Floats:

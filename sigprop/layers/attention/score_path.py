@@ -16,6 +16,7 @@ from sigprop.layers.attention.attended import Attended
 from sigprop.layers.attention.key_directions import keys
 from sigprop.layers.attention.key_weights import KeyWeights
 from sigprop.layers.attention.pair_sums import PairSums, by_block, divided, joined, product, total
+from sigprop.layers.attention.position_grid import evenly
 from sigprop.layers.attention.statistics.table import MAX_SIGMA
 from sigprop.layers.attention.window_scores import KeySums, WindowScores, varied
 
@@ -188,8 +189,7 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     index = np.flatnonzero((layout.centres.count >= 2) & (segment == longest))
     if sphere is None or not index.size:
         return one, one, one
-    even = np.linspace(node[index[0]], node[index[-1]], LENGTHS)
-    index = index[np.unique(np.abs(node[index, None] - even).argmin(axis=0))]
+    index = index[evenly(node[index], LENGTHS)]
     flat = (1 - at.stats.y2[index]) ** 2 / sphere.width
     found, std = at.response, at.scores.std
     means, _ = KeyWeights(layout, np.zeros(layout.seen.shape)).means(at.gap)

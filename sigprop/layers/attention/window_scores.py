@@ -87,13 +87,11 @@ class WindowScores:
         products = self._pairs(varied(at, at.gap, at.rotated, at.waves))
         whole = self._summed(products) - rows[..., 0] + plain.between * turned.between
         common = self._seen_by.common * (weight[:, None, :, None] * weight[:, None, None, :])
-        centred = [
-            one.later[:, :1, :, None] + one.later[:, :1, None, :] - one.between[..., None, None]
-            for one in (plain, turned)
-        ]
-        one_key = np.sum(common * centred[0] * centred[1], axis=(-2, -1))
-        both = plain.later[:, :1, :, None] + plain.later[:, :1, None, :]
-        found = plain.between, turned.between, one_key, whole, np.sum(common * both, axis=(-2, -1))
+        u, v = (one.later[:, :1, :, None] + one.later[:, :1, None, :] for one in (plain, turned))
+        less, lost = (one.between[..., None, None] for one in (plain, turned))
+        one_key = np.sum(common * (u - less) * (v - lost), axis=(-2, -1))
+        beside = np.sum(common * u, axis=(-2, -1))
+        found = plain.between, turned.between, one_key, whole, beside
         return tuple(self._by_query(values) for values in found)
 
     def _pairs(self, values: Floats) -> Floats:
