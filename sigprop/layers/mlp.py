@@ -240,7 +240,8 @@ class Mlp:
         parts = [Gradient(b.own * gradient.q, b.cross * gradient.others) for b in slopes]
         weights = {"w2": total(hidden.own * gradient.q, hidden.cross * gradient.others)}
         for name, part in zip(("w1", "wg"), parts, strict=False):
-            weights[name] = self.sigma_w2_2 * total(kernel.q * part.q, p * part.others)
+            q, others = (self.sigma_w2_2 * v for v in part)
+            weights[name] = total(kernel.q * q, p * others)
         inner = self.sigma_w1_2 * self.sigma_w2_2
         own, others = (inner * sum(values) for values in zip(*parts, strict=True))
         return BackwardStep(Gradient(own, others), weights)

@@ -18,7 +18,7 @@ Measured: notebooks/accuracy.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.core.arguments import validated
-from sigprop.core.arrays import Floats, Ints
+from sigprop.core.arrays import Floats
 from sigprop.core.checks import count
 from sigprop.core.errors import require
 from sigprop.layers.attention.head_noise import shared_variance
@@ -49,8 +49,7 @@ from sigprop.propagation.finite_width.bands import Noise, block_noise
 from sigprop.propagation.gradients import closed_form
 from sigprop.propagation.gradients.by_position import (
     VANISHES,
-    Along,
-    forward_together,
+    gradients_of_array,
     resolved_gradients,
 )
 from sigprop.propagation.gradients.closed_form import Gradients
@@ -149,24 +148,22 @@ def gradients(
         require(plain and beta_by_layer is None, "sampled", sampled, words)
         return _each(spec, partial(_sampled, draws=number, seed=seed, progress=progress))
     solve = partial(resolved_gradients, start=start, ranges=blocks, beta_by_layer=beta_by_layer)
-    if geometry_of(spec) != "position" or beta_by_layer is not None:
-        return _each(spec, solve, progress)
-    return _each(spec, solve, progress, forward_together(spec, start, blocks))
+    if spec.shape and geometry_of(spec) == "position" and beta_by_layer is None:
+        return gradients_of_array(spec, start, blocks, progress)
+    return _each(spec, solve, progress)
 
 
 def _each(
     spec: ModelSpec,
-    solve: Callable[..., Gradients],
+    solve: Callable[[ModelSpec], Gradients],
     progress: Callable[[int], None] | None = None,
-    forward: Iterable[tuple[Ints, list[Along | None]]] | None = None,
 ) -> Gradients:
     """Gradients of one stack, or of each of an array; NaN where nothing passes."""
     if not spec.shape:
         return solve(spec)
-    every = [one for _, one in singles(spec)]
-    parts: list[Gradients | None] = [None] * len(every)
-    for n, own in _one_by_one(len(every), solve, forward):
-        parts[n] = None if own is None else _passed(every[n], own)
+    parts = []
+    for _, one in singles(spec):
+        parts.append(_passed(one, solve))
         if progress is not None:
             progress(1)
     known = next((part for part in parts if part is not None), None)
@@ -184,20 +181,6 @@ def _each(
     if known.errors is not None:
         errors = {name: wide(partial(_error, name=name)) for name in known.errors}
     return replace(known, **columns, errors=errors)
-
-
-def _one_by_one(
-    number: int,
-    solve: Callable[..., Gradients],
-    forward: Iterable[tuple[Ints, list[Along | None]]] | None,
-) -> Iterator[tuple[int, Callable[..., Gradients] | None]]:
-    """Places of stacks and how to solve each, None where nothing passes on the way forward."""
-    if forward is None:
-        yield from ((n, solve) for n in range(number))
-        return
-    for index, along in forward:
-        for n, one in zip(index.tolist(), along, strict=True):
-            yield n, None if one is None else partial(solve, along=one)
 
 
 def _error(found: Gradients, name: str) -> Any:

@@ -1,4 +1,7 @@
-"""What attention by position did on the way forward, as the way back needs it."""
+"""What attention by position did on the way forward, as the way back needs it.
+
+Leading axes are many stacks, with parameters as of `sigprop.layers.attention.by_position`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Bools, Floats
+from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.layers.attention.numbers import AttentionNumbers
-from sigprop.layers.attention.pair_sums import PairSums, divided, joined
+from sigprop.layers.attention.pair_sums import PairSums, divided, joined, per_query
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_responses import Response, Responses
 from sigprop.layers.attention.query_statistics import PositionScores, PositionStats
@@ -31,7 +34,7 @@ class OfBlocks(NamedTuple):
         The blocks.
     sums : PairSums
         With the mean weights.
-    gap, rotated, waves : arrays, shape (B, B+J)
+    gap, rotated, waves : arrays, shape (..., B, B+J)
         As of `Attended`.
     """
 
@@ -74,20 +77,20 @@ class Attended:
     windowed: WindowedKeys | None = None
 
     @cached_property
-    def q(self) -> float:
-        """Variance of the tokens."""
-        return float(np.mean(self.kernel.q))
+    def q(self) -> Number:
+        """Variance of the tokens, shape (..., 1)."""
+        return per_query(self.kernel.q)
 
     @cached_property
     def gap(self) -> Floats:
-        """Gaps of two keys, zero where there is no pair, shape (B, B+J)."""
+        """Gaps of two keys, zero where there is no pair, shape (..., B, B+J)."""
         return self._of_pairs(np.asarray(self.kernel.gap))
 
     def _of_pairs(self, values: Floats) -> Floats:
         """Values of two keys, zero for a block of one key."""
         out = values.copy()
         alone = np.flatnonzero(self.layout.size == 1)
-        out[alone, alone] = 0.0
+        out[..., alone, alone] = 0.0
         return out
 
     @cached_property
@@ -98,9 +101,9 @@ class Attended:
 
     @cached_property
     def weight(self) -> Floats:
-        """Mean total weight of each query on each block or range, shape (P, K)."""
+        """Mean total weight of each query on each block or range, shape (..., P, K)."""
         weight = self.even * self.stats.keys.weight
-        return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+        return np.asarray(weight / weight.sum(axis=-1, keepdims=True))
 
     @cached_property
     def even_overlap(self) -> Floats:
@@ -130,15 +133,15 @@ class Attended:
                 layout, PairSums(layout, self.weight), self.gap, self.rotated, self.waves
             )
         head = len(layout.head.size)
-        cells = np.append(np.arange(head), np.arange(sizes, self.gap.shape[1]))
-        kept = (v[:head, cells] for v in (self.gap, self.rotated, self.waves))
+        cells = np.append(np.arange(head), np.arange(sizes, self.gap.shape[-1]))
+        kept = (v[..., :head, cells] for v in (self.gap, self.rotated, self.waves))
         return OfBlocks(layout.head, PairSums(layout.head, self._of_blocks(self.weight)), *kept)
 
     def _of_blocks(self, weight: Floats) -> Floats:
         """Weights of the queries that see blocks on these."""
         if self.layout.local is None:
             return weight
-        return weight[self.layout.head_rows, : len(self.layout.head.size)]
+        return weight[..., self.layout.head_rows, : len(self.layout.head.size)]
 
     @cached_property
     def _before(self) -> Bools:
@@ -154,21 +157,21 @@ class Attended:
         ----------
         blocks : array
             Kernel of queries that see blocks, in the layout of these.
-        own, couples : array, shape (P,) and (N,)
+        own, couples : array, shape (..., P) and (..., N)
             Values, of which those of the others count.
 
         Returns
         -------
-        array, shape (P + N,)
+        array, shape (..., P + N)
             The kernel.
         """
         out = joined(own, couples)
-        out[self._before] = blocks
+        out[..., self._before] = blocks
         return out
 
     def over_blocks(self, kernel: Floats) -> Floats:
         """Part of a kernel of queries that belongs to those that see blocks."""
-        return kernel[self._before]
+        return kernel[..., self._before]
 
     def added(
         self, blocks: tuple[Floats, Floats], ranges: tuple[Floats, Floats]
@@ -182,14 +185,14 @@ class Attended:
 
         Returns
         -------
-        own, others : array, shape (B,) and (B, B+J)
+        own, others : array, shape (..., B) and (..., B, B+J)
             The sum.
         """
         (own, others), size = ranges, len(self.layout.size)
-        head = len(blocks[0])
-        own[:head] += blocks[0]
-        others[:head, :head] += blocks[1][:, :head]
-        others[:head, size:] += blocks[1][:, head:]
+        head = blocks[0].shape[-1]
+        own[..., :head] += blocks[0]
+        others[..., :head, :head] += blocks[1][..., :head]
+        others[..., :head, size:] += blocks[1][..., head:]
         return own, others
 
     def to_keys(
@@ -199,14 +202,14 @@ class Attended:
 
         Parameters
         ----------
-        kernel : array, shape (P + N,)
+        kernel : array, shape (..., P + N)
             The kernel.
-        left, right : array, shape (P, K), optional
+        left, right : array, shape (..., P, K), optional
             Weights of the two queries; by default the mean weights.
 
         Returns
         -------
-        own, others : array, shape (B,) and (B, B+J)
+        own, others : array, shape (..., B) and (..., B, B+J)
             Where both have one key, and where they have different keys.
         """
         one, two = (self.weight if given is None else given for given in (left, right))
@@ -241,14 +244,15 @@ class Attended:
     def tokens_kernel(self) -> Floats:
         """Kernel of the tokens at two queries."""
         count = len(self.layout.queries.count)
-        return joined(np.full(count, self.q), self.q - self.gap[self.layout.cells])
+        own, (i, j) = np.full(count, 1.0) * self.q, self.layout.cells
+        return joined(own, self.q - self.gap[..., i, j])
 
     @cached_property
     def products(self) -> Floats:
         r"""Product of two queries, turned by their distance: q r times the ratio of deviations."""
         (i, j), std = self.layout.couples, self.scores.std
-        turned = self.scores.correlation * divided(std[j], std[i])
-        return self.q * joined(np.ones(len(std)), turned)
+        turned = self.scores.correlation * divided(std[..., j], std[..., i])
+        return self.q * joined(np.ones(std.shape[-1]), turned)
 
     @property
     def waves(self) -> Floats:
@@ -257,13 +261,13 @@ class Attended:
 
     @cached_property
     def rotated(self) -> Floats:
-        """Gaps of two rotated keys, shape (B, B+J)."""
-        return self._of_pairs(self.gap * self.waves + self.q * (1 - self.waves))
+        """Gaps of two rotated keys, shape (..., B, B+J)."""
+        return self._of_pairs(self.gap * self.waves + self.kernel.q * (1 - self.waves))
 
     @cached_property
     def rotation(self) -> Floats:
         r"""Mean over frequencies of :math:`\cos\omega(t'-t)`, as the keys' variances count them."""
-        parts = self.turns.own(self.gap, self.q)
-        first = parts[:, self.layout.couples[0]].mean(axis=0)
+        parts = self.turns.own(self.gap, self.kernel.q)
+        first = parts[..., self.layout.couples[0]].mean(axis=-2)
         mean = divided(self.turns.turned(parts), first)
         return joined(np.ones(len(self.layout.queries.count)), mean)

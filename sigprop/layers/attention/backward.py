@@ -148,9 +148,7 @@ def _traces(
     sphere = keys(layer, spread.crowding)
     if sphere is None:
         return None
-    rho = float(state.rho)
-    rows = [sphere.traces(float(s), float(t), rho, spread.seeds) for t in np.atleast_1d(context)]
-    return Traces(*np.reshape(np.array(rows).T, (len(rows[0]), *np.shape(context))))
+    return sphere.traces(s, context, state.rho, spread.seeds)
 
 
 def _values(

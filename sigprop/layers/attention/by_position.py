@@ -22,6 +22,7 @@ from sigprop.layers.attention.exchangeable import LARGEST
 from sigprop.layers.attention.key_correlations import rotated_width
 from sigprop.layers.attention.key_weights import KeyWeights
 from sigprop.layers.attention.numbers import AttentionNumbers
+from sigprop.layers.attention.pair_sums import per_query
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_responses import Responses
 from sigprop.layers.attention.query_statistics import PositionScores, PositionStats
@@ -113,7 +114,7 @@ class PositionGeometry:
 
     def scores(self, layer: AttentionNumbers, kernel: State) -> PositionScores:
         """Deviations of the scores, correlations of two queries' and variances of the keys'."""
-        layout, level, gap = self.layout, _row(kernel.q), np.asarray(kernel.gap)
+        layout, level, gap = self.layout, per_query(kernel.q), np.asarray(kernel.gap)
         (i, j), cells = layout.couples, layout.cells
         rotated, whole = self.rotated(layer), np.asarray(kernel.q)
         parts = rotated.own(gap, whole)  # variances of differences of scores, by frequency
@@ -121,7 +122,7 @@ class PositionGeometry:
         root = np.sqrt(own[..., i] * own[..., j])
         r = (1 - gap[..., cells[0], cells[1]] / level) * rotated.turned(parts)
         r = np.divide(r, root, out=np.zeros_like(root), where=root > 0)
-        scale = _row(layer.beta) ** 2 * np.log(layer.context) * level
+        scale = per_query(layer.beta) ** 2 * np.log(layer.context) * level
         wide = own[..., None] > 0
         beside = rotated.beside(gap, whole) / np.where(wide, own[..., None], 1.0)
         return PositionScores(
@@ -251,8 +252,3 @@ class PositionGeometry:
         """Kernel of the stacks that are known, another one of the rest."""
         wide = known[..., None, None]
         return State(np.where(wide, kernel.q, other.q), np.where(wide, kernel.gap, other.gap))
-
-
-def _row(value: Number) -> Number:
-    """Drop the last axis of a parameter of shape (..., 1, 1), so that it meets queries."""
-    return np.asarray(value)[..., 0] if np.ndim(value) else value

@@ -125,7 +125,7 @@ def moved_means(
     t, b, x = float(layer.context), float(reduced_beta(layer.beta, read)), float(read.gap / read.q)
     found = sphere.traces(b * np.sqrt(np.log(t)), t, 1 - x, 0.0)
     y2, deficit = float(rem.weights(b, x).y2), float(rem.entropy_deficit(b))
-    return found.y2 - y2, found.entropy - (np.log(t) - deficit)
+    return float(found.y2) - y2, float(found.entropy) - (np.log(t) - deficit)
 
 
 def _pulled(layer: AttentionNumbers, sphere: Sphere, read: State, rem: Statistics) -> Floats:

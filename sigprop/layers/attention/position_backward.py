@@ -29,7 +29,7 @@ from sigprop.core.arrays import Floats
 from sigprop.core.errors import AssumptionError
 from sigprop.layers.attention import score_path
 from sigprop.layers.attention.attended import Attended
-from sigprop.layers.attention.pair_sums import divided, of_queries, total
+from sigprop.layers.attention.pair_sums import divided, of_queries, per_stack, total
 from sigprop.layers.interface import BackwardStep
 from sigprop.layers.state import Gradient
 
@@ -61,17 +61,21 @@ def pull(at: Attended, gradient: Gradient) -> BackwardStep:
         raise AssumptionError("identity parts have no backward theory")
     queries, value = of_queries(at.layout, gradient), layer.sigma_v2 * layer.sigma_o2
     own, others = _values(at, queries)
-    product = (at.q * np.sum(own) + np.sum((at.q - at.gap) * others)) / tokens
-    bias = 0.0 if layer.centred else layer.sigma_b2 * total(at.layout, queries) / tokens
+    q, p = at.kernel.q, at.kernel.q - at.gap
+    product = np.sum(q * own[..., None], axis=(-2, -1)) + np.sum(p * others, axis=(-2, -1))
+    both = 0.0 if layer.centred else total(at.layout, queries)
     scores = score_path.pull(at, queries)
+    of_value, of_output, of_both, bias = map(
+        per_stack, (layer.sigma_v2, layer.sigma_o2, value, layer.sigma_b2)
+    )
     weights = {
-        "wq": value * scores.wq / tokens,
-        "wk": value * scores.wk / tokens,
-        "wv": layer.sigma_o2 * product,
-        "wo": layer.sigma_v2 * product + bias,
+        "wq": of_both * scores.wq / tokens,
+        "wk": of_both * scores.wk / tokens,
+        "wv": of_output * product / tokens,
+        "wo": (of_value * product + bias * both) / tokens,
     }
-    own = value * (own + scores.own) / at.layout.size
-    return BackwardStep(Gradient(own[:, None], value * (others + scores.others)), weights)
+    own = (own + scores.own) / at.layout.size
+    return BackwardStep(Gradient(value * own[..., None], value * (others + scores.others)), weights)
 
 
 def _values(at: Attended, queries: Floats) -> tuple[Floats, Floats]:

@@ -730,12 +730,12 @@ class Layout:
 
         Parameters
         ----------
-        values : array, shape (B, B)
+        values : array, shape (..., B, B)
             The values.
 
         Returns
         -------
-        array, shape (B, B+J)
+        array, shape (..., B, B+J)
             Those at a short distance lie between two blocks.
 
         Examples
@@ -749,21 +749,21 @@ class Layout:
             return values
         centre, row = self.centres.position, np.arange(len(self.size))[:, None]
         first, part = between_nodes(centre, centre[:, None] - self.distances)
-        low, high = values[row, first], values[row, first + 1]
-        return np.concatenate([values, low + part * (high - low)], axis=1)
+        low, high = values[..., row, first], values[..., row, first + 1]
+        return np.concatenate([values, low + part * (high - low)], axis=-1)
 
     def fill(self, values: Floats) -> None:
         """Set the cells that `number` has no pairs for to what lies between others.
 
         Parameters
         ----------
-        values : array, shape (B, B+J)
+        values : array, shape (..., B, B+J)
             Values of the other cells, symmetric over blocks; changed in place.
         """
         j, i, first, part = self._at_short_distance
         _fill(values, *self._empty)
         _fill(values, j, i, first, part)
-        values[i, j] = values[j, i]
+        values[..., i, j] = values[..., j, i]
 
     @cached_property
     def _empty(self) -> tuple[Ints, Ints, Ints, Floats]:

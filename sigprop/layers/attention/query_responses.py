@@ -38,9 +38,9 @@ class Response(NamedTuple):
 
     Attributes
     ----------
-    own, cross : arrays, shape (P,) and (N,)
+    own, cross : arrays, shape (..., P) and (..., N)
         Averages over heads of P.
-    own_key, cross_key : arrays, shape (P,) and (N,)
+    own_key, cross_key : arrays, shape (..., P) and (..., N)
         Averages of P with the product of the two queries: of :math:`x P` and :math:`\hat r x P`,
         x the variance of the scores of a head over its mean.
 
@@ -62,14 +62,14 @@ def correlations(r: Floats, head_width: float | None) -> tuple[Floats, Floats]:
 
     Parameters
     ----------
-    r : array, shape (N,)
+    r : array, shape (..., N)
         Their mean, in [-1, 1].
     head_width : float, optional
         Width of a head; None is infinite.
 
     Returns
     -------
-    nodes, weights : arrays, shape (K, N) and (K,)
+    nodes, weights : arrays, shape (K, ..., N) and (K,)
         The nodes, and their weights.
 
     Examples
@@ -84,7 +84,8 @@ def correlations(r: Floats, head_width: float | None) -> tuple[Floats, Floats]:
         return np.asarray(r)[None], np.ones(1)
     place, weight = np.polynomial.hermite_e.hermegauss(NODES)
     middle = np.arctanh(np.clip(r, CLOSEST - 1, 1 - CLOSEST))
-    return np.tanh(middle + place[:, None] / np.sqrt(head_width - 2)), weight / weight.sum()
+    apart = place.reshape(-1, *[1] * middle.ndim) / np.sqrt(head_width - 2)
+    return np.tanh(middle + apart), weight / weight.sum()
 
 
 class Responses:
@@ -113,9 +114,9 @@ class Responses:
 
         Parameters
         ----------
-        std : array, shape (P,)
+        std : array, shape (..., P)
             Standard deviations of the scores.
-        r : array, shape (N,)
+        r : array, shape (..., N)
             Correlations of the scores of each couple.
         head_width : float, optional
             Width of a head; None is infinite.
@@ -133,22 +134,26 @@ class Responses:
         )
         nodes, weight = correlations(r, head_width)
         values = self._cross(std, nodes)
-        cross, turned = weight @ values, weight @ (nodes * values)
-        return Response(own, cross * heads[i] * heads[j], own_key, turned * hot[i] * hot[j])
+        cross, turned = (np.tensordot(weight, v, 1) for v in (values, nodes * values))
+        cross, turned = (
+            v * one[..., i] * one[..., j] for v, one in ((cross, heads), (turned, hot))
+        )
+        return Response(own, cross, own_key, turned)
 
     def _own(self, std: Floats, head_width: float | None) -> tuple[Floats, Floats, Floats]:
         """Y_2 - 2 Y_3 + Y_22 of each query: as it is, over heads alike, and by their variance."""
         factors, weight = np.ones(1), np.ones(1)
         if head_width is not None:
             factors, weight = head_nodes(head_width)
-        found = self._alone(std * np.sqrt(np.append(1.0, factors))[:, None])
-        return found[0], weight @ found[1:], (weight * factors) @ found[1:]
+        heat = np.sqrt(np.append(1.0, factors)).reshape(-1, *[1] * std.ndim)
+        first, rest = np.split(self._alone(std * heat), [1])
+        return first[0], np.tensordot(weight, rest, 1), np.tensordot(weight * factors, rest, 1)
 
     def _alone(self, std: Floats) -> Floats:
         """Response of a query with itself: the slope at r = 1; beyond the table as 1/s."""
         s = np.clip(std, SMALLEST, HOT)
         step = STEP / (1 + s**2)
-        first, second, third = self._same(s, 1 - step * np.arange(3)[:, None, None])
+        first, second, third = self._same(s, 1 - step * np.arange(3).reshape(-1, *[1] * s.ndim))
         slope = (1.5 * first - 2 * second + 0.5 * third) / (step * s**2)
         return np.asarray(np.where(std > HOT, HOT / np.maximum(std, HOT), 1.0) * slope)
 
@@ -159,7 +164,7 @@ class Responses:
         """
         i, j = self.layout.couples
         s = np.maximum(std, SMALLEST)
-        product = s[i] * s[j]
+        product = s[..., i] * s[..., j]
         step = STEP / (1 + product)
         gap = np.minimum(1 - r, MAX_GAP - step)
         first = np.maximum(gap - step, 0.0)  # 1 - r of the first point

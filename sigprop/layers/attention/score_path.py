@@ -11,11 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Floats
+from sigprop.core.arrays import Floats, Number
 from sigprop.layers.attention.attended import Attended
 from sigprop.layers.attention.key_directions import keys
 from sigprop.layers.attention.key_weights import KeyWeights
-from sigprop.layers.attention.pair_sums import PairSums, by_block, divided, joined, product, total
+from sigprop.layers.attention.pair_sums import (
+    PairSums,
+    by_block,
+    divided,
+    joined,
+    per_query,
+    per_stack,
+    product,
+    total,
+    transposed,
+)
 from sigprop.layers.attention.position_grid import evenly
 from sigprop.layers.attention.statistics.table import MAX_SIGMA
 from sigprop.layers.attention.window_scores import KeySums, WindowScores, varied
@@ -30,11 +40,11 @@ class ScoreGradients(NamedTuple):
 
     Attributes
     ----------
-    own : array, shape (B,)
+    own : array, shape (..., B)
         Sums over the tokens of each block.
-    others : array, shape (B, B)
+    others : array, shape (..., B, B+J)
         Sums over pairs of different tokens of two blocks.
-    wq, wk : float
+    wq, wk : array, shape (...)
         Squared gradients of the query and key weights.
 
     Examples
@@ -44,18 +54,18 @@ class ScoreGradients(NamedTuple):
     1.0
     """
 
-    own: Floats
-    others: Floats
-    wq: float
-    wk: float
+    own: Number
+    others: Number
+    wq: Number
+    wk: Number
 
 
 class _Means(NamedTuple):
     """Mean gaps of keys of blocks under the mean weights of queries that see blocks."""
 
-    gaps: Floats  # (B, B): of two keys of two blocks, one key counted as zero
-    beside: Floats  # (P, B): of a key to those of a query
-    between: Floats  # (P, P): of the keys of two queries
+    gaps: Floats  # (..., B, B): of two keys of two blocks, one key counted as zero
+    beside: Floats  # (..., P, B): of a key to those of a query
+    between: Floats  # (..., P, P): of the keys of two queries
 
 
 def pull(at: Attended, queries: Floats) -> ScoreGradients:
@@ -65,7 +75,7 @@ def pull(at: Attended, queries: Floats) -> ScoreGradients:
     ----------
     at : Attended
         What attention did.
-    queries : array, shape (P, P)
+    queries : array, shape (..., P + N)
         Gradient kernel at its output (`sigprop.layers.attention.pair_sums`).
 
     Returns
@@ -73,10 +83,9 @@ def pull(at: Attended, queries: Floats) -> ScoreGradients:
     ScoreGradients
         Of both paths.
     """
-    root = float(at.layer.beta) * np.sqrt(np.log(float(at.layer.context)))
-    if not root:
-        none = np.zeros(at.layout.number.shape)
-        return ScoreGradients(np.zeros(len(none)), none, 0.0, 0.0)
+    root = np.asarray(at.layer.beta * np.sqrt(np.log(float(at.layer.context))))
+    if not np.any(root):
+        return ScoreGradients(0.0, 0.0, 0.0, 0.0)
     blocks, layout = at.blocks, at.layout
     plain = _means(blocks.sums, blocks.gap)
     found = _key_sums(at, plain)
@@ -99,17 +108,17 @@ def pull(at: Attended, queries: Floats) -> ScoreGradients:
         keys = at.added(keys, windows.keys(*kernels))
     own, others = by_block(layout, query)
     return ScoreGradients(
-        root**2 * (own + keys[0]),
+        per_query(root) ** 2 * (own + keys[0]),
         root**2 * (others + keys[1] * at.waves),
-        root * total(layout, query * at.tokens_kernel),
-        root * total(layout, weight),
+        per_stack(root) * total(layout, query * at.tokens_kernel),
+        per_stack(root) * total(layout, weight),
     )
 
 
 def _means(sums: PairSums, gap: Floats) -> _Means:
-    gaps = gap[:, : len(gap)] * sums.different
+    gaps = gap[..., : gap.shape[-2]] * sums.different
     beside = sums.weight @ gaps
-    return _Means(gaps, beside, beside @ sums.weight.T)
+    return _Means(gaps, beside, beside @ transposed(sums.weight))
 
 
 def _responses(at: Attended) -> tuple[Floats, Floats]:
@@ -117,26 +126,33 @@ def _responses(at: Attended) -> tuple[Floats, Floats]:
     found, least = at.response, at.same * at.apart
     (i, j), std = at.layout.couples, at.scores.std
     one = joined(found.own, found.cross)
-    both = at.q * joined(found.own_key, found.cross_key * divided(std[j], std[i]))
+    both = at.q * joined(found.own_key, found.cross_key * divided(std[..., j], std[..., i]))
     return divided(one, least), divided(both, least)
 
 
 def _key_sums(at: Attended, plain: _Means) -> KeySums:
     """Sum over keys of blocks."""
     blocks, sums = at.blocks, at.blocks.sums
-    turned = _means(sums, blocks.rotated)
-    each, weight, u, v = sums.each, sums.weight, plain.beside, turned.beside
-    both, cross = (each * u * v) @ weight.T, (each * u) @ (weight * v).T
-    first, second = (each * u) @ weight.T, (each * v) @ weight.T
-    products = varied(at, blocks.gap, blocks.rotated, blocks.waves)[:, : len(u.T)] * sums.different
-    rows = weight @ (u * v).T
-    whole = weight @ products @ weight.T - rows - rows.T + plain.between * turned.between
-    between, between_turned, whole = map(sums.picked, (plain.between, turned.between, whole))
-    beside, beside_turned = sums.on_common(first + first.T, u), sums.on_common(second + second.T, v)
-    one_key = sums.on_common(both + both.T + cross + cross.T, u, v)
+    rotated = _means(sums, blocks.rotated)
+    each, weight, u, v = sums.each, sums.weight, plain.beside, rotated.beside
+    across = transposed(weight)
+    both, cross = (each * u * v) @ across, (each * u) @ transposed(weight * v)
+    first, second = (each * u) @ across, (each * v) @ across
+    products = varied(at, blocks.gap, blocks.rotated, blocks.waves)
+    products = products[..., : u.shape[-1]] * sums.different
+    rows = weight @ transposed(u * v)
+    whole = weight @ products @ across - _twice(rows) + plain.between * rotated.between
+    between, between_turned, whole = map(sums.picked, (plain.between, rotated.between, whole))
+    beside, beside_turned = sums.on_common(_twice(first), u), sums.on_common(_twice(second), v)
+    one_key = sums.on_common(_twice(both + cross), u, v)
     one_key += between * between_turned * sums.same
     one_key -= between * beside_turned + between_turned * beside
     return KeySums(between, between_turned, one_key, whole, beside)
+
+
+def _twice(matrix: Floats) -> Floats:
+    """Sum of both orders."""
+    return matrix + transposed(matrix)
 
 
 def _traces(at: Attended, found: KeySums) -> tuple[Floats, Floats]:
@@ -153,9 +169,9 @@ def _once(at: Attended, found: KeySums, more: Floats) -> Floats:
     """Find what is on one key beyond what mean weights pass, for one key of the first query."""
     same, number = at.same, len(at.layout.queries.count)
     total = more * (found.beside - found.between * same)
-    total[number:] *= 2  # both orders
-    first = same[:number][at.layout.couples[0]]
-    return divided(total, same * (1 - joined(same[:number], first)))
+    total[..., number:] *= 2  # both orders
+    own = same[..., :number]
+    return divided(total, same * (1 - joined(own, own[..., at.layout.couples[0]])))
 
 
 def _keys(
@@ -169,14 +185,13 @@ def _keys(
     """
     sums, layout, beside = at.blocks.sums, at.blocks.layout, means.beside
     each, weight = sums.each, sums.weight
-    own = 2 * np.sum(each * beside * (sums.matrix(alike) @ weight), axis=0)
-    own -= np.sum(each * (sums.matrix(less) @ weight), axis=0)
+    own = 2 * np.sum(each * beside * (sums.matrix(alike) @ weight), axis=-2)
+    own -= np.sum(each * (sums.matrix(less) @ weight), axis=-2)
     own += sums.to_common(alike, beside) - sums.to_common(less)
-    taken = sums.matrix(apart) @ each
-    rows = (taken * beside).T @ each
-    rest = sums.to_one_key(once)
-    lost = each.T @ sums.matrix(level) @ each - rows - rows.T + (rest + rest.T) / 2
-    others = layout.everywhere(each.T @ taken) * at.blocks.gap + layout.everywhere(lost)
+    across, taken = transposed(each), sums.matrix(apart) @ each
+    rows, rest = transposed(taken * beside) @ each, sums.to_one_key(once)
+    lost = across @ sums.matrix(level) @ each - _twice(rows) + _twice(rest) / 2
+    others = layout.everywhere(across @ taken) * at.blocks.gap + layout.everywhere(lost)
     return own, -others * layout.number
 
 
@@ -190,17 +205,14 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     if sphere is None or not index.size:
         return one, one, one
     index = index[evenly(node[index], LENGTHS)]
-    flat = (1 - at.stats.y2[index]) ** 2 / sphere.width
-    found, std = at.response, at.scores.std
+    flat = (1 - at.stats.y2[..., index]) ** 2 / sphere.width
     means, _ = KeyWeights(layout, np.zeros(layout.seen.shape)).means(at.gap)
-    rho = np.clip(1 - means / at.q, 0.0, 1.0)
-    rows = [
-        sphere.traces(min(float(std[k]), MAX_SIGMA), float(layout.queries.count[k]),
-                      float(rho[k]), at.spread.seeds)
-        for k in index
-    ]  # fmt: skip
-    exact = np.array([[row.query, row.key, row.weight] for row in rows]).T
-    own, key = found.own[index], found.own_key[index]
-    ratio = np.sqrt(divided(exact, np.stack([own + flat, key, key + flat])))
-    query, key, weight = (np.interp(place, node[index], row) for row in ratio)
+    rho = np.clip(1 - means / at.q, 0.0, 1.0)[..., index]
+    std, count = np.minimum(at.scores.std[..., index], MAX_SIGMA), layout.queries.count[index]
+    exact = np.stack(sphere.traces(std, count, rho, at.spread.seeds)[:3])
+    own, key = at.response.own[..., index], at.response.own_key[..., index]
+    parts = np.stack([own + flat, key, key + flat])
+    ratio = np.sqrt(divided(exact, parts))
+    hats = np.stack([np.interp(place, node[index], one) for one in np.eye(len(index))])
+    query, key, weight = ratio @ hats
     return query, key, weight

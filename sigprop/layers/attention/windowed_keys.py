@@ -8,7 +8,8 @@ queries, whose later one is t, and f and g what they do to a key at s and to one
           \sum_\delta n_{dmn}(\delta)\,X_b(\delta) + \dots ,
 
 n the mean number of earlier queries at a distance :math:`\delta` that have the second key in range
-n; and a sum of the same form where t' is the later one. Measured: notebooks/accuracy.md.
+n; and a sum of the same form where t' is the later one. Leading axes are many stacks. Measured:
+notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
-from sigprop.layers.attention.pair_sums import by_block
+from sigprop.layers.attention.pair_sums import by_block, divided, transposed
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.sliding_window import SlidingWindow, between_nodes
 
@@ -34,16 +35,16 @@ class Densities:
     ----------
     keys : WindowedKeys
         What reads it.
-    kernel : array, shape (P + N,)
+    kernel : array, shape (..., P + N)
         Kernel of queries (`sigprop.layers.attention.pair_sums`).
 
     Attributes
     ----------
-    own : array, shape (R,)
+    own : array, shape (..., R)
         Of a query of each block behind the window.
-    profile : array, shape (R, J)
+    profile : array, shape (..., R, J)
         Of such a query and one at each short distance before it.
-    far : array, shape (B, B)
+    far : array, shape (..., B, B)
         Of queries of two blocks, not both before those.
 
     Examples
@@ -61,48 +62,49 @@ class Densities:
         layout, rows, size = keys.layout, keys.window.rows, keys.layout.size
         self._keys, number = keys, layout.number
         _, sums = by_block(layout, kernel)
-        density = np.divide(sums, number, out=np.zeros(number.shape), where=number > 0)
+        density = divided(sums, number)
         layout.fill(density)
-        self.own = kernel[rows] / size[rows]
-        self.profile, self.far = density[rows, len(size) :], density[:, : len(size)]
-        self.far[: rows[0], : rows[0]] = 0.0
+        self.own = kernel[..., rows] / size[rows]
+        self.profile, self.far = density[..., rows, len(size) :], density[..., : len(size)]
+        self.far[..., : rows[0], : rows[0]] = 0.0
 
     @cached_property
     def earlier(self) -> Floats:
-        """Sum over queries no later than one that sees the later key, shape (R, J+1, M, M)."""
-        sums = np.moveaxis(self._keys.earlier @ self.profile.T, -1, 0)
-        return np.asarray(sums + self.own[:, None, None, None] * self._keys.both)
+        """Sum over queries no later than one that sees the later key, (..., R, J+1, M, M)."""
+        sums = np.tensordot(self.profile, self._keys.earlier, (-1, -1))
+        return np.asarray(sums + self.own[..., None, None, None] * self._keys.both)
 
     @cached_property
     def later(self) -> Floats:
         """Sum over queries earlier than one that sees the earlier key, likewise."""
-        return np.moveaxis(self._keys.later @ self.profile.T, -1, 0)
+        return np.tensordot(self.profile, self._keys.later, (-1, -1))
 
     def passed(self, late: Floats, early: Floats) -> Floats:
         """Sum over the queries of two keys, by the query that is not the earlier one.
 
         Parameters
         ----------
-        late, early : arrays, shape (R, M) or (R, J+1, M)
+        late, early : arrays, shape (..., R, J+1, M) or (..., R, 1, M)
             What a query does to the later and to the earlier key in a range of its window.
 
         Returns
         -------
-        array, shape (2, R, J+1, M)
+        array, shape (2, ..., R, J+1, M)
             For a query that sees the later key in a range, over queries that are not later; and for
             one that sees the earlier key, over queries that are earlier.
         """
-        late, early = (v if v.ndim == 3 else v[:, None] for v in (late, early))
         first = late * (self.earlier @ early[..., None])[..., 0]
         return np.stack([first, early * (self.later @ late[..., None])[..., 0]])
 
     def on_one(self, one: Floats, other: Floats) -> Floats:
-        """Sum over the queries of one key, shape (B,), of arrays of shape (R, M)."""
-        keys, profile = self._keys, self.profile.T
-        earlier, later = (np.moveaxis(t[0] @ profile, -1, 0) for t in (keys.earlier, keys.later))
-        first = one * ((earlier @ other[..., None])[..., 0] + self.own[:, None] * other)
+        """Sum over the queries of one key, shape (..., B), of arrays of shape (..., R, M)."""
+        keys = self._keys
+        earlier, later = (
+            np.tensordot(self.profile, t[0], (-1, -1)) for t in (keys.earlier, keys.later)
+        )
+        first = one * ((earlier @ other[..., None])[..., 0] + self.own[..., None] * other)
         both = first + other * (later @ one[..., None])[..., 0]
-        return np.asarray(np.einsum("smr,rm->s", keys.numbers, both))
+        return np.asarray(np.einsum("smr,...rm->...s", keys.numbers, both))
 
 
 class WindowedKeys:
@@ -204,18 +206,17 @@ class WindowedKeys:
 
         Parameters
         ----------
-        passed : array, shape (2, R, J+1, M)
+        passed : array, shape (2, ..., R, J+1, M)
             Of `Densities.passed`.
 
         Returns
         -------
-        array, shape (B, J+1)
+        array, shape (..., B, J+1)
             For one key and itself, and for two at each short distance.
         """
-        sums, moved = (
-            self._numbers @ np.moveaxis(v, -1, 0).reshape(self._numbers.shape[1], -1)
-            for v in passed
-        )
+        rows = np.moveaxis(passed, -1, -3)
+        rows = rows.reshape(*rows.shape[:-3], self._numbers.shape[1], rows.shape[-1])
+        sums, moved = self._numbers @ rows
         return np.asarray(sums + self._before(moved))
 
     @cached_property
@@ -228,23 +229,23 @@ class WindowedKeys:
 
         Parameters
         ----------
-        late, early : arrays, shape (R, M)
-            As of `Densities.passed`.
+        late, early : arrays, shape (..., R, M)
+            What queries do to the later and to the earlier key.
 
         Returns
         -------
-        array, shape (R, J+1, M)
+        array, shape (..., R, J+1, M)
             The sums.
         """
-        return late[:, None] * (self.both @ early[:, None, :, None])[..., 0]
+        return late[..., None, :] * (self.both @ early[..., None, :, None])[..., 0]
 
     def _before(self, values: Floats) -> Floats:
-        """Values of keys, shape (B, J+1), at the key that each distance before leads to."""
+        """Values of keys, shape (..., B, J+1), at the key that each distance before leads to."""
         centre = self.layout.centres.position
         place = centre[:, None] - self._shifts
         first, part = between_nodes(centre, place)
         column = np.arange(len(self._shifts))
-        low, high = values[first, column], values[first + 1, column]
+        low, high = values[..., first, column], values[..., first + 1, column]
         return np.where(place >= 1, low + part * (high - low), 0.0)
 
     def spread(self, kernel: Floats, late: Floats, early: Floats) -> tuple[Floats, Floats]:
@@ -252,22 +253,23 @@ class WindowedKeys:
 
         Parameters
         ----------
-        kernel : array, shape (P + N,)
+        kernel : array, shape (..., P + N)
             Kernel of queries.
-        late, early : arrays, shape (P, K)
+        late, early : arrays, shape (..., P, K)
             Mean weights of the queries on one key of each block, or range.
 
         Returns
         -------
-        own : array, shape (B,)
+        own : array, shape (..., B)
             Where both have one key.
-        others : array, shape (B, B+J)
+        others : array, shape (..., B, B+J)
             Where they have different keys.
         """
         blocks, rows = len(self.layout.size), self.window.rows
         held = Densities(self, kernel)
-        near = self.gathered(held.passed(late[rows, blocks:], early[rows, blocks:]))
-        far = self._seen(late) @ held.far @ self._seen(early).T
+        of_ranges = (v[..., rows, None, blocks:] for v in (late, early))
+        near = self.gathered(held.passed(*of_ranges))
+        far = self._seen(late) @ held.far @ transposed(self._seen(early))
         return self.by_cell(near, far)
 
     def by_cell(self, near: Floats, far: Floats) -> tuple[Floats, Floats]:
@@ -275,29 +277,30 @@ class WindowedKeys:
 
         Parameters
         ----------
-        near : array, shape (B, J+1)
+        near : array, shape (..., B, J+1)
             For one key and itself, and for two at each short distance.
-        far : array, shape (B, B)
+        far : array, shape (..., B, B)
             For keys far from each other.
 
         Returns
         -------
-        own, others : arrays, shape (B,) and (B, B+J)
+        own, others : arrays, shape (..., B) and (..., B, B+J)
             The sums.
         """
         layout, (later, earlier, first, part) = self.layout, self._close
-        square = far.copy()
-        value = near[later, first] + part * (near[later, first + 1] - near[later, first])
-        square[later, earlier] = square[earlier, later] = value
-        others = np.concatenate([square, near[:, 1:]], axis=1) * layout.number
-        return near[:, 0] * layout.size, others
+        square, low, high = far.copy(), near[..., later, first], near[..., later, first + 1]
+        value = low + part * (high - low)
+        square[..., later, earlier] = square[..., earlier, later] = value
+        others = np.concatenate([square, near[..., 1:]], axis=-1) * layout.number
+        return near[..., 0] * layout.size, others
 
     def _seen(self, weight: Floats) -> Floats:
-        """Weight of all queries of each block on a key at each centre, shape (B, B)."""
+        """Weight of all queries of each block on a key at each centre, shape (..., B, B)."""
         size, rows = self.layout.size, self.window.rows
         blocks = len(size)
-        out = (weight[:blocks, :blocks] * size[:, None]).T
-        out[:, rows] += np.einsum("smr,rm->sr", self.numbers, weight[rows, blocks:])
+        out = transposed(weight[..., :blocks, :blocks] * size[:, None])
+        of_ranges = weight[..., rows, blocks:]
+        out[..., rows] += np.einsum("smr,...rm->...sr", self.numbers, of_ranges)
         return out
 
     @cached_property

@@ -6,14 +6,15 @@ kernel of output gradients, so tokens that are alike on the way forward are told
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.core.arrays import Floats, Ints, Number
+from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.checks import count
 from sigprop.core.errors import DomainError, require
 from sigprop.layers.attention.by_position import PositionGeometry
@@ -27,16 +28,15 @@ from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, has_positions, refusal
 from sigprop.propagation.gradients.closed_form import Gradients, norms_of
 from sigprop.propagation.points import parts_of_one_context
-from sigprop.propagation.run import Run, solve
+from sigprop.propagation.run import solve
 from sigprop.propagation.stack import Block, Stack, build_stack, iterate
 
 __all__ = [
     "RESOLUTION",
     "STARTS",
     "VANISHES",
-    "Along",
     "Pulled",
-    "forward_together",
+    "gradients_of_array",
     "pullback",
     "pulled",
     "resolved_gradients",
@@ -49,9 +49,7 @@ LATE, LAST = (2, 4), (4, 8)  # last windows in parts, and parts; where gradients
 RESOLUTION = 48  # blocks of positions that carry the kernels
 MAX_RANGES = 256
 VANISHES = ("a state that vanishes or overflows", "gradients")
-TOGETHER, LAYERS = 16, 200  # most stacks that go forward together, and about how many layers
-
-Along = list[tuple[State, Any]]  # kernel that enters each block, and its attention
+TOGETHER, LAYERS = 16, 200  # most stacks that are solved together, and about how many layers
 
 
 class Pulled(NamedTuple):
@@ -63,10 +61,13 @@ class Pulled(NamedTuple):
         Blocks of positions.
     rows : list of BackwardStep
         Gradient kernel at the input of each block, and what its weights receive.
+    known : array of bool, shape (...)
+        Whether each of many stacks passes something, forward and back.
     """
 
     geometry: PositionGeometry
     rows: list[BackwardStep]
+    known: Bools
 
     def ranges(self, number: int) -> Floats:
         """Squared gradients in equal ranges of positions.
@@ -78,11 +79,11 @@ class Pulled(NamedTuple):
 
         Returns
         -------
-        array, shape (L, number)
+        array, shape (L, ..., number)
             Sums over the positions of each.
         """
         merged = self.geometry.layout.merged(number)
-        squares = np.stack([merged @ np.asarray(row.gradient.q)[:, 0] for row in self.rows])
+        squares = np.stack([np.asarray(row.gradient.q)[..., 0] @ merged.T for row in self.rows])
         return np.asarray(
             np.maximum(squares, 0.0)
         )  # densities that are linear in a block may fall below
@@ -183,32 +184,30 @@ def pulled(
     start: str | ArrayLike = "identity",
     ranges: int | None = None,
     beta_by_layer: ArrayLike | None = None,
-    along: Along | None = None,
 ) -> Pulled:
-    """Pull a gradient kernel back through a stack.
+    """Pull a gradient kernel back through a stack, or through many that differ in numbers alone.
 
     Parameters
     ----------
     spec : ModelSpec
-        One description.
+        One description; or one of `sigprop.propagation.points.parts_of_one_context`, of tokens that
+        are told apart.
     start : {"identity", "last"} or array_like
         As in `start_of`.
     ranges : int, optional
         Number of equal ranges of positions at whose ends blocks must end.
     beta_by_layer : array_like, shape (L,), optional
         Inverse temperature of each block.
-    along : list of tuple, optional
-        What the way forward is known to leave, from `forward_together`.
 
     Returns
     -------
     Pulled
-        Block by block.
+        Block by block; of a stack that passes nothing the rows are to be masked.
 
     Raises
     ------
     TheoryError
-        If a kernel vanishes or overflows.
+        If a kernel vanishes or overflows in a stack that is alone.
 
     Examples
     --------
@@ -220,16 +219,17 @@ def pulled(
     """
     stack = _stack_from(spec, start, ranges, beta_by_layer)
     geometry: Any = stack.place.geometry
-    with np.errstate(all="ignore"):  # what vanishes or overflows is refused
-        if along is None:
-            passed = _forward(spec, stack, beta_by_layer)
+    with np.errstate(all="ignore"):  # what vanishes or overflows is refused, or masked
+        if spec.shape:
+            passed, known = _together(spec, stack)
         else:
-            passed = [
-                _knowing(block, *found) for block, found in zip(stack.blocks, along, strict=True)
-            ]
-        start_step = BackwardStep(start_of(geometry, start), {})
-        rows = list(iterate(start_step, reversed(passed), _back))
-    return Pulled(geometry, rows[::-1])
+            passed, known = _forward(spec, stack, beta_by_layer), np.asarray(True)
+        begin = BackwardStep(start_of(geometry, start), {})
+        rows = list(iterate(begin, reversed(passed), _back))
+        known = known & np.all([_is_finite(row.gradient) for row in rows], axis=0)
+    if not (spec.shape or known):
+        raise refusal(*VANISHES, where="the way back")
+    return Pulled(geometry, rows[::-1], known)
 
 
 def pullback(stack: Stack, kernel: State) -> Callable[[Gradient], Gradient]:
@@ -267,6 +267,8 @@ def pullback(stack: Stack, kernel: State) -> Callable[[Gradient], Gradient]:
 
     def pull(gradient: Gradient) -> Gradient:
         *_, found = iterate(BackwardStep(gradient, {}), reversed(passed), _back)
+        if not _is_finite(found.gradient):
+            raise refusal(*VANISHES, where="the way back")
         return found.gradient
 
     return pull
@@ -281,10 +283,12 @@ class _Passed(NamedTuple):
 
 def _back(behind: BackwardStep, passed: _Passed) -> BackwardStep:
     """Gradient kernel before a block."""
-    found = passed.block.backward(passed.kernel, behind.gradient)
-    if not np.all(np.isfinite(found.gradient.q)):
-        raise refusal(*VANISHES, where="the way back")
-    return found
+    return passed.block.backward(passed.kernel, behind.gradient)
+
+
+def _is_finite(gradient: Gradient) -> Bools:
+    """Whether the variances of each stack are finite."""
+    return np.asarray(np.all(np.isfinite(gradient.q), axis=(-2, -1)))
 
 
 def _ends(context: int, ranges: int | None, last: bool) -> tuple[int, ...]:
@@ -370,51 +374,11 @@ def _knowing(block: Block, kernel: State, attention: Any) -> _Passed:
     return _Passed(replace(block, place=place), kernel)
 
 
-def forward_together(
-    spec: ModelSpec, start: str | ArrayLike = "identity", ranges: int | None = None
-) -> Iterator[tuple[Ints, list[Along | None]]]:
-    """Go forward through the stacks of an array whose tokens are told apart, a few at a time.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-        The description; arrays broadcast.
-    start, ranges
-        As in `pulled`.
-
-    Yields
-    ------
-    index : array of int, shape (n,)
-        Places of some stacks in the flattened array.
-    along : list
-        Kernel that enters each block of each of them, and its attention; None where a kernel
-        vanishes or overflows.
-
-    Examples
-    --------
-    >>> from sigprop import ModelSpec
-    >>> from sigprop.propagation.gradients.by_position import forward_together
-    >>> spec = ModelSpec(depth=3, context=8, causal=True, beta=[0, 1], sigma_v2=1, sigma_w2=1,
-    ...                    rho0=0)
-    >>> [[len(one) for one in along] for index, along in forward_together(spec)]
-    [[3, 3]]
-    """
-    number = int(np.clip(LAYERS // spec.depth, 1, TOGETHER))
-    for index, part in parts_of_one_context(spec, "position", number):
-        stack = _stack_from(part, start, ranges)
-        found = solve(stack, stack.initial(part), (len(index),), keep=lambda attention: attention)
-        passed = found.ended == part.depth
-        yield index, [_of_one(found, n) if passed[n] else None for n in range(len(index))]
-
-
-def _of_one(found: Run, index: int) -> Along:
-    """Pick what the way forward leaves of one of many stacks."""
-
-    def pick(value: Number) -> Number:
-        return np.asarray(value)[index] if np.ndim(value) else value
-
-    kernels = [State(pick(q), pick(gap)) for q, gap in found.kernels[:-1]]
-    return [(k, one.of_stack(index)) for k, one in zip(kernels, found.rows, strict=True)]
+def _together(spec: ModelSpec, stack: Stack) -> tuple[list[_Passed], Bools]:
+    """Blocks with the kernels that enter them, of many stacks; whether each reaches the end."""
+    run = solve(stack, stack.initial(spec), spec.shape[:-2], keep=lambda attention: attention)
+    reached = zip(stack.blocks, run.kernels[:-1], run.rows, strict=True)
+    return [_knowing(*one) for one in reached], run.ended == spec.depth
 
 
 def resolved_gradients(
@@ -422,19 +386,19 @@ def resolved_gradients(
     start: str | ArrayLike = "identity",
     ranges: int | None = None,
     beta_by_layer: ArrayLike | None = None,
-    along: Along | None = None,
 ) -> Gradients:
-    """Gradients of one stack, position by position.
+    """Gradients of one stack, or of many that differ in numbers alone, position by position.
 
     Parameters
     ----------
-    spec, start, ranges, beta_by_layer, along
+    spec, start, ranges, beta_by_layer
         As in `pulled`.
 
     Returns
     -------
     Gradients
-        Means over positions; the variance in `ranges` equal ranges of positions, if asked for.
+        Means over positions; the variance in `ranges` equal ranges of positions, if asked for. NaN
+        of a stack that passes nothing.
 
     Examples
     --------
@@ -447,12 +411,74 @@ def resolved_gradients(
     tokens = int(spec.context)
     if ranges is not None:
         count("blocks", ranges, 1, min(MAX_RANGES, tokens))
-    geometry, rows = found = pulled(spec, start, ranges, beta_by_layer, along)
-    size = geometry.layout.size
-    q = np.array([size @ np.asarray(row.gradient.q)[:, 0] for row in rows]) / tokens
-    p = np.array([np.sum(row.gradient.others) for row in rows]) / (tokens * (tokens - 1.0))
-    with np.errstate(divide="ignore"):  # nothing passes
+    geometry, rows, known = found = pulled(spec, start, ranges, beta_by_layer)
+    size, lead = geometry.layout.size, spec.shape[:-2]
+    q = np.stack([np.asarray(row.gradient.q)[..., 0] @ size for row in rows]) / tokens
+    p = np.stack([np.sum(row.gradient.others, axis=(-2, -1)) for row in rows])
+    with np.errstate(divide="ignore", invalid="ignore"):  # nothing passes
         exponent = np.asarray(np.log(q[0]) / spec.depth)
-    blocks = None if ranges is None else found.ranges(ranges) * ranges / tokens
-    weights = norms_of(spec, rows)
-    return Gradients(q=q, p=p, apjn=q[0], exponent=exponent, q_blocks=blocks, **weights)
+    values: dict[str, Any] = {
+        "q": q,
+        "p": p / (tokens * (tokens - 1.0)),
+        "apjn": q[0],
+        "exponent": exponent,
+    }
+    values |= norms_of(spec, rows, lead)
+    if ranges is not None:
+        values["q_blocks"] = np.moveaxis(found.ranges(ranges), -1, 1) * ranges / tokens
+    masked: dict[str, Any] = {n: np.where(known, value, np.nan) for n, value in values.items()}
+    return Gradients(**masked)
+
+
+def gradients_of_array(
+    spec: ModelSpec,
+    start: str | ArrayLike = "identity",
+    ranges: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Gradients:
+    """Gradients of an array of stacks whose tokens are told apart, a few at a time.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The description, with arrays.
+    start, ranges
+        As in `pulled`.
+    progress : callable, optional
+        Called with the number of stacks after some.
+
+    Returns
+    -------
+    Gradients
+        With the axes of the array behind the others; NaN of stacks that pass nothing.
+
+    Raises
+    ------
+    TheoryError
+        If no stack passes anything.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.gradients.by_position import gradients_of_array
+    >>> spec = ModelSpec(depth=3, context=8, causal=True, beta=[0, 1], sigma_v2=1, sigma_w2=1,
+    ...                    rho0=0)
+    >>> gradients_of_array(spec).q.shape
+    (3, 2)
+    """
+    number = int(np.clip(LAYERS // spec.depth, 1, TOGETHER))
+    whole: dict[str, Floats] = {}
+    for index, part in parts_of_one_context(spec, "position", number):
+        found = resolved_gradients(part, start, ranges)
+        for name in (name for name in Gradients.AXES if getattr(found, name) is not None):
+            value = getattr(found, name)
+            empty = np.full((*value.shape[:-1], prod(spec.shape)), np.nan)
+            whole.setdefault(name, empty)[..., index] = value
+        if progress is not None:
+            progress(len(index))
+    if not np.any(np.isfinite(whole["apjn"])):
+        raise refusal(*VANISHES, where="any of the stacks")
+    shaped: dict[str, Any] = {
+        name: v.reshape(*v.shape[:-1], *spec.shape) for name, v in whole.items()
+    }
+    return Gradients(**shaped)

@@ -255,24 +255,25 @@ def _typical(
 
 
 def _collected(spec: ModelSpec, found: Trajectory, rows: list[BackwardStep]) -> Gradients:
-    q = _column(spec, (row.gradient.q for row in rows))
+    q = _column(spec.shape, (row.gradient.q for row in rows))
     with np.errstate(divide="ignore"):  # nothing passes
         exponent = np.log(q[0]) / found.ended
     return Gradients(
         q=q,
-        p=_column(spec, (row.gradient.others for row in rows)) / (np.asarray(spec.context) - 1),
+        p=_column(spec.shape, (row.gradient.others for row in rows))
+        / (np.asarray(spec.context) - 1),
         apjn=q[0],
         exponent=exponent,
-        **norms_of(spec, rows),
+        **norms_of(spec, rows, spec.shape),
     )
 
 
-def _column(spec: ModelSpec, values: Iterable[Number]) -> Floats:
-    wide = np.stack([np.broadcast_to(v, spec.shape) for v in values])
+def _column(shape: tuple[int, ...], values: Iterable[Number]) -> Floats:
+    wide = np.stack([np.broadcast_to(v, shape) for v in values])
     return np.where(np.isfinite(wide), wide, np.nan)
 
 
-def norms_of(spec: ModelSpec, rows: list[BackwardStep]) -> dict[str, Any]:
+def norms_of(spec: ModelSpec, rows: list[BackwardStep], shape: tuple[int, ...]) -> dict[str, Any]:
     """Squared gradients of the matrices of each block, from those per unit of fan-in.
 
     Parameters
@@ -281,6 +282,8 @@ def norms_of(spec: ModelSpec, rows: list[BackwardStep]) -> dict[str, Any]:
         The description.
     rows : list of BackwardStep
         Of each block.
+    shape : tuple of int
+        Of the stacks.
 
     Returns
     -------
@@ -290,7 +293,7 @@ def norms_of(spec: ModelSpec, rows: list[BackwardStep]) -> dict[str, Any]:
     width = 1.0 if spec.width is None else float(spec.width)
     fan_in = dict.fromkeys(MATRICES, width) | {"w2": width * spec.mlp_ratio}
     known = [name for name in MATRICES if name in rows[0].weights]
-    return {n: fan_in[n] * _column(spec, (row.weights[n] for row in rows)) for n in known}
+    return {n: fan_in[n] * _column(shape, (row.weights[n] for row in rows)) for n in known}
 
 
 @validated
