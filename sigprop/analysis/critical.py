@@ -35,7 +35,8 @@ Sentences = str | NDArray[np.str_]
 LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
 ROUNDING = 4 * np.finfo(float).eps  # of chi_mlp, which is one for ReLU without bias
 SCAN = 25  # strengths at which the overlap is computed before refining
-PARTS = 4  # of a scan that ends at the first root
+FAINT, LEVEL = 8, 0.1  # a strength up to which heights that differ by a tenth do not cross zero
+USUAL, PARTS = 13, 3  # where a scan that ends at the first root looks first, and parts of the rest
 REASONS = (
     "converged",
     "no skip branch is needed: the overlap stays below rho_max at alpha_attn = 0",
@@ -235,10 +236,17 @@ def _solved(
     search = _Search(spec, (theory, geometry), shape, np.broadcast_to(target, shape).ravel())
     grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
     every = np.arange(search.target.size)
-    height, left = np.full((SCAN, every.size), np.nan), every
-    for rows in np.array_split(np.arange(SCAN), parts):
-        height[np.ix_(rows, left)] = search(grid[rows, None], left)
-        left = every[~(first_crossing(height)[1] | (height[0] >= 0))]
+    height = np.full((SCAN, every.size), np.nan)
+    if parts == 1:
+        height[:] = search(grid[:, None], every)
+    else:
+        first = np.append(0, np.arange(FAINT, USUAL))
+        height[first] = search(grid[first, None], every)
+        loud = every[~_is_level(height[0], height[FAINT])]
+        height[1:FAINT, loud] = search(grid[1:FAINT, None], loud)
+        for rows in np.array_split(np.arange(USUAL, SCAN), parts):
+            left = every[~(first_crossing(height)[1] | (height[0] >= 0))]
+            height[np.ix_(rows, left)] = search(grid[rows, None], left)
     before, found = first_crossing(height)
     found &= ~(height[0] >= 0)
     index, first = every[found], before[found]
@@ -248,6 +256,12 @@ def _solved(
         (height[first, index], height[first + 1, index]),
     )
     return search.finish(roots, grid[before], grid[before + 1], found, height)
+
+
+def _is_level(first: Floats, second: Floats) -> Bools:
+    """Whether negative heights at two small strengths differ by so little that none lies above."""
+    with np.errstate(invalid="ignore"):  # of heights of minus infinity
+        return np.maximum(first, second) < -np.abs(second - first) / LEVEL
 
 
 class _Search:

@@ -50,16 +50,19 @@ from sigprop.propagation.gradients import closed_form
 from sigprop.propagation.gradients.by_position import (
     VANISHES,
     gradients_of_array,
+    is_pulled_through,
     resolved_gradients,
 )
 from sigprop.propagation.gradients.closed_form import Gradients
 from sigprop.propagation.gradients.sampled import sampled_gradients
 from sigprop.propagation.points import singles
 from sigprop.propagation.result import Trajectory
+from sigprop.propagation.run import solve
 from sigprop.propagation.solve import propagate
 from sigprop.propagation.stack import Stack, attention_of, build_stack
+from sigprop.propagation.trajectories import from_positions
 
-__all__ = ["DRAWS", "MAX_SAMPLED", "bands", "gradients"]
+__all__ = ["DRAWS", "MAX_SAMPLED", "bands", "both_ways", "gradients"]
 
 DRAWS = 8
 COARSE = 24  # blocks of positions that the slopes are taken on
@@ -147,23 +150,23 @@ def gradients(
         words = "False with a start, blocks or beta_by_layer"
         require(plain and beta_by_layer is None, "sampled", sampled, words)
         return _each(spec, partial(_sampled, draws=number, seed=seed, progress=progress))
-    solve = partial(resolved_gradients, start=start, ranges=blocks, beta_by_layer=beta_by_layer)
+    pull = partial(resolved_gradients, start=start, ranges=blocks, beta_by_layer=beta_by_layer)
     if spec.shape and geometry_of(spec) == "position" and beta_by_layer is None:
         return gradients_of_array(spec, start, blocks, progress)
-    return _each(spec, solve, progress)
+    return _each(spec, pull, progress)
 
 
 def _each(
     spec: ModelSpec,
-    solve: Callable[[ModelSpec], Gradients],
+    pull: Callable[[ModelSpec], Gradients],
     progress: Callable[[int], None] | None = None,
 ) -> Gradients:
     """Gradients of one stack, or of each of an array; NaN where nothing passes."""
     if not spec.shape:
-        return solve(spec)
+        return pull(spec)
     parts = []
     for _, one in singles(spec):
-        parts.append(_passed(one, solve))
+        parts.append(_passed(one, pull))
         if progress is not None:
             progress(1)
     known = next((part for part in parts if part is not None), None)
@@ -188,10 +191,10 @@ def _error(found: Gradients, name: str) -> Any:
     return (found.errors or {})[name]
 
 
-def _passed(spec: ModelSpec, solve: Callable[[ModelSpec], Gradients]) -> Gradients | None:
+def _passed(spec: ModelSpec, pull: Callable[[ModelSpec], Gradients]) -> Gradients | None:
     """Gradients of one of many stacks, None where nothing passes it."""
     try:
-        return solve(spec)
+        return pull(spec)
     except TheoryError as error:
         if error.structure != VANISHES[0]:
             raise
@@ -218,6 +221,37 @@ def _sampled(
         seed=seed,
         **weights,
     )
+
+
+def both_ways(spec: ModelSpec) -> tuple[Trajectory, Gradients]:
+    """Trajectory and gradients of stacks by position; from one way forward where blocks agree.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        One of `sigprop.propagation.points.parts_of_one_context`.
+
+    Returns
+    -------
+    Trajectory, Gradients
+        As of `propagate` and of `gradients`.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.points import parts_of_one_context
+    >>> from sigprop.propagation.positional import both_ways
+    >>> spec = ModelSpec(depth=2, context=16, width=32, causal=True, beta=[0.5, 1], sigma_v2=1,
+    ...                    sigma_w2=1, rho0=0.1)
+    >>> [[one.q.shape for one in both_ways(part)]
+    ...  for _, part in parts_of_one_context(spec, "position", 2)]
+    [[(3, 2), (2, 2)]]
+    """
+    stack = build_stack(spec, "position")
+    run = solve(stack, stack.initial(spec), spec.shape[:1], columns=False)
+    found = from_positions(spec, run.read, stack.place)
+    shared = run if is_pulled_through(spec, stack) else None
+    return found, resolved_gradients(spec, run=shared)
 
 
 class _Slopes(NamedTuple):

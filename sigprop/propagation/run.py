@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import methodcaller
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +22,8 @@ class Run(NamedTuple):
     ----------
     kernels : list of State
         What enters each block, and what leaves the last one reached.
-    rows : list of dict
-        Columns of the statistics of each block's attention, or what else is kept of it.
+    rows : list
+        Columns of the statistics of each block's attention, or the statistics themselves.
     good : array of bool, shape (L+1, ...)
         Which stacks are finite and have not vanished there.
     """
@@ -33,6 +31,11 @@ class Run(NamedTuple):
     kernels: list[State]
     rows: list[Any]
     good: Bools
+
+    @property
+    def read(self) -> Run:
+        """Of a run whose rows are the statistics themselves, the one whose rows are columns."""
+        return self._replace(rows=[attention.columns() for attention in self.rows])
 
     @property
     def columns(self) -> dict[str, Floats]:
@@ -49,7 +52,7 @@ def solve(
     stack: Stack,
     start: State,
     shape: tuple[int, ...] = (),
-    keep: Callable[[Any], Any] = methodcaller("columns"),
+    columns: bool = True,
 ) -> Run:
     """Apply the blocks of a stack, up to the last layer at which any kernel is valid.
 
@@ -61,8 +64,8 @@ def solve(
         What enters the first; leading axes are many stacks.
     shape : tuple of int
         Shape of these axes.
-    keep : callable
-        What to keep of the statistics of each block's attention.
+    columns : bool
+        Whether to keep the columns of the statistics of each block's attention alone.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def solve(
                 good.pop()
                 break
             kernels.append(found.kernel)
-            rows.append(keep(found.attention))
+            rows.append(found.attention.columns() if columns else found.attention)
     if len(kernels) == 1:
         raise refusal("a state that vanishes or overflows", "propagate", where="block 1")
     return Run(kernels, rows, np.stack([np.broadcast_to(known, shape) for known in good]))

@@ -26,7 +26,7 @@ from sigprop.propagation.trajectories import from_distances, from_positions, fro
 __all__ = ["propagate", "whose"]
 
 STATE, RECORD = 1500, 200  # bytes of a state while a block acts on it, and of a layer recorded
-TOGETHER = 16  # stacks whose tokens are told apart that are solved together
+TOGETHER = 8  # stacks whose tokens are told apart that are solved together
 
 
 @validated

@@ -37,8 +37,9 @@ def test_a_profile_of_an_array_is_its_single_profiles(kind):
     assert profile.rho.shape == (3, 2, 2)
     assert finished == [1] * 4
     one = beta_profile(spec.replace(context=6, rho0=0.4), 0.6)
-    np.testing.assert_array_equal(profile.beta[:, 1, 1], one.beta)
-    np.testing.assert_array_equal(profile.rho[:, 1, 1], one.rho)
+    # roots of functions that sum in another order: not to the last bit on every processor
+    np.testing.assert_allclose(profile.beta[:, 1, 1], one.beta, rtol=1e-7)
+    np.testing.assert_allclose(profile.rho[:, 1, 1], one.rho, rtol=1e-7)
     found = propagate(many, beta_by_layer=profile.beta)
     np.testing.assert_allclose(found.entropy_ratio, 0.6, atol=1e-6)
 

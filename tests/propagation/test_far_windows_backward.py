@@ -41,9 +41,8 @@ def every_position():
     """Stacks whose blocks hold one position each."""
 
     def short(spec, *args, **options):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(backward, "RESOLUTION", int(spec.context))
-            return made(spec, *args, **{**options, "shrinking": None})
+        every = {"shrinking": None, "resolution": int(spec.context)}
+        return made(spec, *args, **(options | every))
 
     made = backward.stack_of
     with pytest.MonkeyPatch.context() as patch:

@@ -12,13 +12,16 @@ import numpy as np
 from sigprop.analysis.critical import Critical, first_root
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import TheoryError, geometry_of
-from sigprop.propagation.positional import gradients
+from sigprop.propagation.gradients.closed_form import Gradients
+from sigprop.propagation.points import parts_of_one_context
+from sigprop.propagation.positional import both_ways, gradients
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.solve import propagate
 from sigprop.propagation.trajectories import of_one
 
 __all__ = ["Solved", "solved"]
 
+TOGETHER = 8  # most descriptions whose tokens are told apart that are solved together
 NUMBERS = frozenset(ModelSpec.numbers()) - {"sigma_w2"}  # that schemes may differ in
 
 Words = tuple[str, ...]
@@ -92,13 +95,22 @@ def solved(specs: Iterable[ModelSpec], rho_max: float) -> Solved:
             found.strengths.update((one, strength.at(k)) for k, one in enumerate(words))
     for words, wide in _arrays(spec for spec in every if geometry_of(spec) != "exchangeable"):
         with suppress(TheoryError):
-            whole, passed = propagate(wide), gradients(wide).exponent
-            for k, one in enumerate(words):
-                if whole.ended[k] == wide.depth:
-                    found.trajectories[one] = of_one(whole, k)
-                if np.isfinite(passed[k]):
-                    found.exponents[one] = float(passed[k])
+            for index, whole, passed in _both_ways(wide):
+                for k, one in enumerate(words[n] for n in index):
+                    if whole.ended[k] == wide.depth:
+                        found.trajectories[one] = of_one(whole, k)
+                    if np.isfinite(passed.exponent[k]):
+                        found.exponents[one] = float(passed.exponent[k])
     return found
+
+
+def _both_ways(wide: ModelSpec) -> Iterator[tuple[Iterable[int], Trajectory, Gradients]]:
+    """Places of descriptions in an array, their trajectories and gradients."""
+    if geometry_of(wide) != "position":
+        yield range(wide.shape[0]), propagate(wide), gradients(wide)
+        return
+    for index, part in parts_of_one_context(wide, "position", TOGETHER):
+        yield index.tolist(), *both_ways(part)
 
 
 def _words(spec: ModelSpec) -> Words:

@@ -28,15 +28,15 @@ from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, has_positions, refusal
 from sigprop.propagation.gradients.closed_form import Gradients, norms_of
 from sigprop.propagation.points import parts_of_one_context
-from sigprop.propagation.run import solve
+from sigprop.propagation.run import Run, solve
 from sigprop.propagation.stack import Block, Stack, build_stack, iterate
 
 __all__ = [
-    "RESOLUTION",
     "STARTS",
     "VANISHES",
     "Pulled",
     "gradients_of_array",
+    "is_pulled_through",
     "pullback",
     "pulled",
     "resolved_gradients",
@@ -46,10 +46,9 @@ __all__ = [
 
 STARTS = ("identity", "last")  # starts by name
 LATE, LAST = (2, 4), (4, 8)  # last windows in parts, and parts; where gradients start there
-RESOLUTION = 48  # blocks of positions that carry the kernels
 MAX_RANGES = 256
 VANISHES = ("a state that vanishes or overflows", "gradients")
-TOGETHER, LAYERS = 16, 200  # most stacks that are solved together, and about how many layers
+TOGETHER, LAYERS = 8, 200  # most stacks that are solved together, and about how many layers
 
 
 class Pulled(NamedTuple):
@@ -184,6 +183,7 @@ def pulled(
     start: str | ArrayLike = "identity",
     ranges: int | None = None,
     beta_by_layer: ArrayLike | None = None,
+    run: Run | None = None,
 ) -> Pulled:
     """Pull a gradient kernel back through a stack, or through many that differ in numbers alone.
 
@@ -198,6 +198,8 @@ def pulled(
         Number of equal ranges of positions at whose ends blocks must end.
     beta_by_layer : array_like, shape (L,), optional
         Inverse temperature of each block.
+    run : Run, optional
+        The way forward, with its statistics, if it is known (`is_pulled_through`).
 
     Returns
     -------
@@ -220,10 +222,13 @@ def pulled(
     stack = _stack_from(spec, start, ranges, beta_by_layer)
     geometry: Any = stack.place.geometry
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused, or masked
-        if spec.shape:
-            passed, known = _together(spec, stack)
-        else:
+        if run is None and spec.shape:
+            run = solve(stack, stack.initial(spec), spec.shape[:-2], columns=False)
+        if run is None:
             passed, known = _forward(spec, stack, beta_by_layer), np.asarray(True)
+        else:
+            reached = zip(stack.blocks, run.kernels[:-1], run.rows, strict=False)
+            passed, known = [_knowing(*one) for one in reached], run.ended == spec.depth
         begin = BackwardStep(start_of(geometry, start), {})
         rows = list(iterate(begin, reversed(passed), _back))
         known = known & np.all([_is_finite(row.gradient) for row in rows], axis=0)
@@ -315,10 +320,11 @@ def stack_of(
     beta_by_layer: ArrayLike | None = None,
     shrinking: tuple[int, int] | None = LATE,
     kept: int = 1,
+    resolution: int | None = None,
 ) -> Stack:
     """Blocks of a spec by position; tokens that are all alike need no statistics of their own."""
     made = build_stack(
-        spec, "position", beta_by_layer=beta_by_layer, resolution=RESOLUTION, ends=ends,
+        spec, "position", beta_by_layer=beta_by_layer, resolution=resolution, ends=ends,
         far=shrinking is not None, shrinking=shrinking, kept=kept,
     )  # fmt: skip
     if has_positions(spec):
@@ -331,7 +337,7 @@ def stack_of(
 def _stack_from(
     spec: ModelSpec,
     start: str | ArrayLike,
-    ranges: int | None,
+    ranges: int | None = None,
     beta_by_layer: ArrayLike | None = None,
 ) -> Stack:
     """Blocks of a spec by position that suit a start."""
@@ -374,11 +380,34 @@ def _knowing(block: Block, kernel: State, attention: Any) -> _Passed:
     return _Passed(replace(block, place=place), kernel)
 
 
-def _together(spec: ModelSpec, stack: Stack) -> tuple[list[_Passed], Bools]:
-    """Blocks with the kernels that enter them, of many stacks; whether each reaches the end."""
-    run = solve(stack, stack.initial(spec), spec.shape[:-2], keep=lambda attention: attention)
-    reached = zip(stack.blocks, run.kernels[:-1], run.rows, strict=True)
-    return [_knowing(*one) for one in reached], run.ended == spec.depth
+def is_pulled_through(spec: ModelSpec, stack: Stack) -> bool:
+    """Whether independent output gradients go back on the blocks of positions of a stack.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        One description, or one of `sigprop.propagation.points.parts_of_one_context`.
+    stack : Stack
+        Its blocks, that resolve positions.
+
+    Returns
+    -------
+    bool
+        Whether `pulled` has the same ones.
+
+    Examples
+    --------
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.gradients.by_position import is_pulled_through
+    >>> from sigprop.propagation.stack import build_stack
+    >>> spec = ModelSpec(depth=2, context=512, causal=True, beta=1, sigma_v2=1, sigma_w2=1, rho0=0)
+    >>> [is_pulled_through(one, build_stack(one, "position")) for one in
+    ...  (spec, spec.replace(window=16))]
+    [True, False]
+    """
+    geometries: list[Any] = [one.place.geometry for one in (stack, _stack_from(spec, "identity"))]
+    own, other = (geometry.layout for geometry in geometries)
+    return bool(np.array_equal(own.edges, other.edges)) and own.documents == other.documents
 
 
 def resolved_gradients(
@@ -386,12 +415,13 @@ def resolved_gradients(
     start: str | ArrayLike = "identity",
     ranges: int | None = None,
     beta_by_layer: ArrayLike | None = None,
+    run: Run | None = None,
 ) -> Gradients:
     """Gradients of one stack, or of many that differ in numbers alone, position by position.
 
     Parameters
     ----------
-    spec, start, ranges, beta_by_layer
+    spec, start, ranges, beta_by_layer, run
         As in `pulled`.
 
     Returns
@@ -411,7 +441,7 @@ def resolved_gradients(
     tokens = int(spec.context)
     if ranges is not None:
         count("blocks", ranges, 1, min(MAX_RANGES, tokens))
-    geometry, rows, known = found = pulled(spec, start, ranges, beta_by_layer)
+    geometry, rows, known = found = pulled(spec, start, ranges, beta_by_layer, run)
     size, lead = geometry.layout.size, spec.shape[:-2]
     q = np.stack([np.asarray(row.gradient.q)[..., 0] @ size for row in rows]) / tokens
     p = np.stack([np.sum(row.gradient.others, axis=(-2, -1)) for row in rows])

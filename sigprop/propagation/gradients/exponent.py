@@ -33,6 +33,7 @@ __all__ = ["gradient_exponent"]
 
 MOST = 3000  # periods back
 EXACT = 1e-10  # change of the growth in one period
+RESOLUTION = 48  # blocks of positions
 SOME = 24  # tokens at which the largest factor is looked for first
 FIRST, LATE = 32, 9  # late tokens that have a block each: where they begin, how many
 
@@ -125,7 +126,10 @@ def _of_each(spec: ModelSpec, state: State | None) -> Floats:
 def _of_one(spec: ModelSpec, state: State | None) -> float:
     """Exponent of one spec."""
     period, positions = period_of(spec), has_positions(spec)
-    stack = stack_of(period, _late(int(period.context))) if positions else build_stack(period)
+    if positions:
+        stack = stack_of(period, _late(int(period.context)), resolution=RESOLUTION)
+    else:
+        stack = build_stack(period)
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused
         if state is None:
             state = settled(stack, period)

@@ -178,7 +178,7 @@ class Sphere:
         parts = np.array_split(order, -(-len(order) // GROUP))
         found = [_polynomials(_Moments(s[part], t[part], g[part], d)) for part in parts]
         out = np.empty((len(found[0]), len(order)))
-        out[:, order] = np.concatenate(found, axis=1)
+        out[:, order] = np.concatenate([np.stack(rows) for rows in found], axis=1)
         square, cross, own, flat, key, *mean = out.reshape(-1, *sigma.shape)
         last = own + flat / (d - 1)
         along = d / n + (n - 1) / n  # weight of z z^T / d in a head's kernel
