@@ -38,8 +38,8 @@ def test_a_profile_of_an_array_is_its_single_profiles(kind):
     assert finished == [1] * 4
     one = beta_profile(spec.replace(context=6, rho0=0.4), 0.6)
     # roots of functions that sum in another order: not to the last bit on every processor
-    np.testing.assert_allclose(profile.beta[:, 1, 1], one.beta, rtol=1e-7)
-    np.testing.assert_allclose(profile.rho[:, 1, 1], one.rho, rtol=1e-7)
+    np.testing.assert_allclose(profile.beta[:, 1, 1], one.beta, rtol=1e-11)
+    np.testing.assert_allclose(profile.rho[:, 1, 1], one.rho, rtol=1e-11)
     found = propagate(many, beta_by_layer=profile.beta)
     np.testing.assert_allclose(found.entropy_ratio, 0.6, atol=1e-6)
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import as_file, files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -388,7 +388,7 @@ class Couples:
     def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats, at: Index) -> Floats:
         """Logarithm that unlike queries add, over the bend."""
         count = self._pair.shape[1:]
-        hot: Any = basis(co.from_deviation(mean, 0.0, HOT), count[0]).astype(np.float32)
+        hot = basis(co.from_deviation(mean, 0.0, HOT), count[0])
         ratio = np.divide(later, first, out=np.ones_like(mean), where=first > 0)
         tilt = np.log(np.clip(ratio, 1 / WIDEST, WIDEST)) / np.log(WIDEST)
         near = np.clip(co.from_gap(gap, mean), -1.0, 1.0)
@@ -404,7 +404,7 @@ def _at_keys(keys: Floats, table: Floats) -> Floats:
 
 
 def _pair(source: Tables, n: Floats, later: Floats, common: Floats) -> Floats:
-    """Coefficients of what unlike queries add, shape (N, s, s'/s, r), in single precision."""
+    """Coefficients of what unlike queries add, shape (N, s, s'/s, r)."""
     part, out = source.part, _contracted(n, later, source.pair)
     inside = np.flatnonzero(common < n)
     share = (common / n)[inside]
@@ -419,7 +419,7 @@ def _contracted(n: Floats, later: Floats, table: Floats) -> Floats:
     one = basis(place_of_keys(n), table.shape[0])
     two = basis(place_of_later(n, later), table.shape[1])
     both = (one[:, :, None] * two[:, None, :]).reshape(len(n), one.shape[1] * two.shape[1])
-    return np.tensordot(both.astype(np.float32), _flat(table).astype(np.float32), 1)
+    return np.tensordot(both, _flat(table), 1)
 
 
 def _flat(table: Floats) -> Floats:
