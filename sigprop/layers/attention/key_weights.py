@@ -80,12 +80,34 @@ class KeyWeights:
         [[0.0, 0.5, 0.5], [0.5, 0.5, 0.5]]
         """
         ones = np.ones(np.shape(values)[-2:])
-        pair = zip(*(self._sums(v, self.weight) for v in (values, ones)), strict=True)
-        own, between = (
-            np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-            for total, count in pair
-        )
+        pair = (self._sums(v, self.weight) for v in (values, ones))
+        own, between = map(_mean, *pair)
         return own, between
+
+    def own_means(self, values: Floats) -> Floats:
+        """Weighted means over pairs of different keys of each query: the first of `means`.
+
+        Parameters
+        ----------
+        values : array, shape (..., B, B+J)
+            As in `means`.
+
+        Returns
+        -------
+        array, shape (..., P)
+            The means.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.position_blocks import make_layout
+        >>> from sigprop.layers.attention.key_weights import KeyWeights
+        >>> KeyWeights(make_layout(2), np.zeros((2, 2))).own_means(np.full((2, 2), 0.5)).tolist()
+        [0.0, 0.5]
+        """
+        own, _ = self._own_sums(values, self.weight)
+        number, _ = self._own_sums(np.ones(np.shape(values)[-2:]), self.weight)
+        return _mean(own, number)
 
     def excess(self, values: Floats) -> tuple[Floats, Floats]:
         """Find the sums over pairs of keys of what weights exceed equal ones by, as `means`.
@@ -117,12 +139,11 @@ class KeyWeights:
         layout, picked = self.layout, self.layout.seen * weight
         (i, j), blocks, window = layout.couples, len(layout.size), layout.local
         square, of_blocks = values[..., :blocks], picked[..., :blocks]
-        sums = of_blocks @ (layout.pairs * square) @ np.swapaxes(of_blocks, -1, -2)
-        own = np.diagonal(sums, axis1=-2, axis2=-1).copy()
+        own, rows = self._own_sums(values, weight)
+        sums = rows @ np.swapaxes(of_blocks, -1, -2)
         if window is None:
             return own, sums[..., i, j]
         profile, ranges = values[..., blocks:], picked[..., window.rows, blocks:]
-        own[..., window.rows] = window.own_sums(window.of_keys(profile), ranges)
         numbers = of_blocks * layout.size
         numbers[..., window.rows, :] = window.over_blocks(ranges)
         apart = numbers @ square @ np.swapaxes(numbers, -1, -2)
@@ -131,6 +152,18 @@ class KeyWeights:
         close = window.shifted_sums(window.of_both(profile), ranges)
         between[..., couples] = close[..., row, distance]
         return own, between
+
+    def _own_sums(self, values: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        """Weighted sums over pairs of different keys of each query, and over its pairs by block."""
+        layout, picked = self.layout, self.layout.seen * weight
+        blocks, window = len(layout.size), layout.local
+        of_blocks = picked[..., :blocks]
+        rows = of_blocks @ (layout.pairs * values[..., :blocks])
+        own = np.sum(rows * of_blocks, axis=-1)
+        if window is not None:
+            ranges = picked[..., window.rows, blocks:]
+            own[..., window.rows] = window.own_sums(window.of_keys(values[..., blocks:]), ranges)
+        return own, rows
 
     def _common_sums(self, first: Floats, second: Floats) -> Floats:
         """Add up products of two numbers of each common key, shape (..., N)."""
@@ -149,6 +182,12 @@ class KeyWeights:
     def _scale(self) -> tuple[Floats, Floats]:
         count, (i, j) = self.layout.queries.count, self.layout.couples
         return count**2, count[i] * count[j]
+
+
+def _mean(total: Floats, number: Floats) -> Floats:
+    """Quotient, zero without pairs."""
+    number = np.broadcast_to(number, total.shape)
+    return np.divide(total, number, out=np.zeros_like(total), where=number > 0)
 
 
 def normalised_weights(layout: Layout, weight: Floats) -> KeyWeights:

@@ -206,7 +206,7 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
         return one, one, one
     index = index[evenly(node[index], LENGTHS)]
     flat = (1 - at.stats.y2[..., index]) ** 2 / sphere.width
-    means, _ = KeyWeights(layout, np.zeros(layout.seen.shape)).means(at.gap)
+    means = KeyWeights(layout, np.zeros(layout.seen.shape)).own_means(at.gap)
     rho = np.clip(1 - means / at.q, 0.0, 1.0)[..., index]
     std, count = np.minimum(at.scores.std[..., index], MAX_SIGMA), layout.queries.count[index]
     exact = np.stack(sphere.traces(std, count, rho, at.spread.seeds)[:3])
