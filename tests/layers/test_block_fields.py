@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from sigprop import ModelSpec
-from sigprop.layers.attention import build_correlations
-from sigprop.layers.attention.correlation_table import Correlations, errors, forms, rise
+from sigprop.layers.attention.correlation_table import PLAIN, errors, network, rise
 from sigprop.layers.attention.key_correlations import BlockedKeys
+from sigprop.layers.attention.key_gaps import ENDS, KeyGaps
 from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics import boltzmann, moments
 from sigprop.layers.attention.statistics.block_fields import Fields, attended, factored
 from sigprop.layers.attention.statistics.quadrature import Grid, averages
 from sigprop.propagation.stack import build_stack
+from sigprop.studies import build_correlations
 
 SIZES = np.array([[1.0, 2.0, 5.0, 8.0]])
 
@@ -116,33 +117,92 @@ def test_faint_scores_respond_linearly():
     assert (near(8.0) / near(4.0)).item() < 1.8
 
 
-def test_the_table_of_all_masks():
-    """Within the errors that it states; controls: 64 times as many keys, and no slope."""
-    typical, largest = errors()
-    assert (typical[:2] < 0.025).all()
-    assert (largest[:2] < 0.25).all()
-    cell = np.array([2.5]), np.array([0.3]), np.array([0.4]), np.array([0.2])
-    one = [value[:, None] for value in cell]
-    for count in (24, 700):
-        exact = build_correlations.exact(count, *cell)[:2, 0]
-        found = Correlations(np.array([float(count)]))(*one)[:2, 0, 0]
-        other = Correlations(np.array([64.0 * count]))(*one)[:2, 0, 0]
-        flat = Correlations(np.array([float(count)]))(*one[:3], 0 * one[3])[:2, 0, 0]
-        off = [np.abs(v - exact).max() for v in (found, other, flat)]
-        assert off[0] < 0.02
-        assert min(off[1:]) > 0.03
+def test_the_network_of_all_masks():
+    """On stacks that it was not fitted to, within the errors that it states.
+
+    Controls: pairs whose gaps are what their keys add, hotter scores, ranges in another order.
+    """
+    rows, (typical, largest) = build_correlations.samples(range(10**6, 10**6 + 12)), errors()
+    found = build_correlations.errors(None, rows)
+    assert (found[0] < 1.5 * typical).all()
+    assert (found[1] < largest).all()
+    wrong = {"apart": 0 * rows["apart"], "sigma": 1.3 * rows["sigma"]}
+    wrong["ranges"] = rows["ranges"][:, ::-1]
+    for name, value in wrong.items():
+        assert build_correlations.errors(None, rows | {name: value})[0, 1] > 5 * found[0, 1]
 
 
-def test_gaps_of_the_two_forms():
-    """Forms are about their means and orthogonal; early keys stand apart, near ones together."""
-    sizes = make_layout(500, 24, singles=8).size
-    share, early, far = forms(sizes)
-    assert [np.sum(share * form) for form in (early, far)] == pytest.approx([0, 0], abs=1e-12)
-    assert np.sum(share * early * far) == pytest.approx(0, abs=1e-12)
-    gaps = build_correlations.gaps(sizes, *(np.array([v]) for v in (0.2, 0.3, 0.1)))[0]
-    assert np.sum(share * gaps) == pytest.approx(0.2, rel=1e-3)
-    assert (gaps[0, 1:] > gaps[-1, 1:]).all()
-    assert gaps[-1, -1] < gaps[-1, -2] < gaps[-1, -3]
+def by_key(sizes, gaps):
+    """Gaps of single keys of some blocks, and the additive part of them by least squares."""
+    block, number = np.repeat(np.arange(len(sizes)), sizes), int(np.sum(sizes))
+    whole, (i, j) = gaps[np.ix_(block, block)], np.triu_indices(number, 1)
+    relative = whole[i, j] / whole[i, j].mean()
+    ones = np.zeros((len(i), number))
+    ones[np.arange(len(i)), i] = ones[np.arange(len(i)), j] = 1.0
+    added = np.linalg.lstsq(ones, relative - 1, rcond=None)[0]
+    return relative, added, relative - 1 - ones @ added
+
+
+def test_gaps_of_keys_in_a_few_numbers():
+    """Against least squares over single keys; a control has blocks in another order."""
+    sizes, rng = np.array([1, 3, 4, 12]), np.random.default_rng(3)
+    gaps = rng.uniform(0.2, 1.0, (4, 4))
+    gaps += gaps.T
+    relative, added, left = by_key(sizes, gaps)
+    found = KeyGaps(sizes[None])(gaps)
+    assert found.uneven[0] == pytest.approx(np.sqrt(np.mean(added**2)), rel=1e-9)
+    assert found.apart[0] == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-9)
+    late = np.triu_indices(20, 1)[0] >= 10  # both in the last range
+    assert ENDS[-2:] == (0.5, 1.0)
+    assert found.ranges[0, -1] == pytest.approx(relative[late].mean(), rel=1e-9)
+    other = KeyGaps(sizes[None, ::-1])(gaps)
+    assert abs(other.apart[0] / found.apart[0] - 1) > 0.05
+
+
+def test_keys_that_add_up_have_independent_scores():
+    place = np.array([0.0, 0.1, 0.4])
+    gaps = KeyGaps(np.array([[2, 5, 9], [1, 1, 1]]))
+    added = gaps(1 + place[:, None] + place)
+    np.testing.assert_allclose(added.apart, 0, atol=1e-7)
+    assert (added.uneven > 0.05).all()
+    near = gaps(np.abs(place[:, None] - place) + 0.1)  # control
+    assert near.apart[0] > 0.05
+
+
+def test_gradients_of_a_fit():
+    """Against differences; in many steps a network learns, in none it has not."""
+    rng = np.random.default_rng(0)
+    net = [rng.standard_normal(s) for s in ((4, 6), 6, (6, 6), 6, (6, 3), 3)]
+    x, weight = rng.standard_normal((20, 4)), rng.uniform(0.5, 1, (20, 3))
+    target = np.sin(x[:, :3])
+
+    def loss():
+        names = (f"{kind}{k}" for k in range(3) for kind in ("weight", "bias"))
+        ends = np.stack([-9 * np.ones(4), 9 * np.ones(4), np.zeros(4), np.ones(4)])
+        known = network(x, {"inputs": ends, **dict(zip(names, net, strict=True))})
+        return np.mean(np.sum((weight * (known - target)) ** 2, axis=1))
+
+    for value, found in zip(net, build_correlations.gradients(net, x, target, weight), strict=True):
+        place, step = (0,) * value.ndim, 1e-5
+        ends = []
+        for sign in (1, -2):
+            value[place] += sign * step
+            ends.append(loss())
+        value[place] += step
+        assert found[place] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
+
+
+def test_a_short_fit(monkeypatch):
+    """Its errors are below those of independent scores; control: without a step they are not."""
+    rows = build_correlations.samples(range(20))
+
+    def error(steps):
+        monkeypatch.setattr(build_correlations, "STEPS", steps)
+        return build_correlations.errors(build_correlations.fitted(rows), rows)[0]
+
+    alone = np.sqrt(np.mean((rows["found"] - PLAIN) ** 2, axis=0))
+    assert (error(400) < 0.5 * alone).all()
+    assert (error(0) > 0.5 * alone).any()
 
 
 def test_late_keys_of_a_masked_stack():

@@ -19,6 +19,7 @@ from sigprop import (
     propagate,
     sweep,
 )
+from sigprop.layers.attention.key_correlations import ALONE
 from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_tables import Tabulated, tabulated
@@ -76,6 +77,59 @@ def test_causal_grids_are_those_of_propagate(changes, allowed):
         assert abs(final.entropy_ratio[i, j] - found.entropy_ratio.min()) < allowed
     colder = final.state.gap[1, 1] / final.state.q[1, 1]  # negative control
     assert abs(colder - 1 + found.rho[-1]) > 5 * ALLOWED
+
+
+def decoder(number, **changes):
+    """Random masked decoder."""
+    rng = np.random.default_rng([76, number])
+
+    def wide(low, high):
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    heads, norm = int(rng.choice([1, 4, 16])), str(rng.choice(["pre", "post"]))
+    values = {
+        "depth": int(rng.integers(2, 25)),
+        "context": round(wide(64, 8192)),
+        "norm": norm,
+        "heads": heads,
+        "width": heads * int(rng.choice([32, 64, 128])),
+        "beta": rng.uniform(0, 3),
+        "sigma_v2": wide(0.3, 2),
+        "sigma_w1_2": wide(0.5, 2),
+        "sigma_w2_2": wide(0.3, 2),
+        "alpha_attn": wide(0.6, 1.7),
+        "alpha_mlp": wide(0.6, 1.7),
+        "activation": str(rng.choice(["relu", "gelu", "silu", "tanh"])),
+        "gated": bool(rng.random() < 0.3),
+        "rho0": float(rng.choice([0.0, rng.random() ** 3, rng.random()])),
+    }
+    return ModelSpec(causal=True, **values, **changes)
+
+
+def distances(specs):
+    """How far the overlaps of grids are from those of single solves."""
+    finals = [sweep(spec.replace(beta=[spec.beta])).state for spec in specs]
+    single = [propagate(spec).rho[-1] for spec in specs]
+    return np.abs([f.rho[0] - rho for f, rho in zip(finals, single, strict=True)])
+
+
+def of_independent_scores(self, scale, deficit, sigma, weight):
+    return ALONE
+
+
+@pytest.mark.parametrize(
+    "number", [24, pytest.param(160, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_grids_of_random_decoders_are_single_solves(number, monkeypatch):
+    """Every fourth has rotary positions; control: without what correlated scores do."""
+    specs = [decoder(k, rotary_base=1e4 if k % 4 == 3 else None) for k in range(number)]
+    far = distances(specs)
+    assert np.mean(far < 0.001) > 0.9
+    assert far.max() < 0.003  # of coarse blocks
+    monkeypatch.setattr(Tabulated, "correlations", of_independent_scores)
+    without = distances(specs[:24])
+    assert np.mean(without < 0.001) < 0.85
+    assert without.max() > 0.02
 
 
 def test_rotary_grids_are_those_of_propagate():

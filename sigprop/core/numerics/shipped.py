@@ -31,7 +31,7 @@ def shipped(package: str, name: str) -> dict[str, Floats]:
     Examples
     --------
     >>> from sigprop.core.numerics.shipped import shipped
-    >>> sorted(shipped("sigprop.layers.attention", "correlations.npz"))
+    >>> sorted(shipped("sigprop.layers.attention", "rotary_correlations.npz"))
     ['error', 'table']
     """
     with as_file(files(package) / name) as path, np.load(path) as file:

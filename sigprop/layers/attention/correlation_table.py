@@ -1,25 +1,30 @@
 r"""What correlated scores do to queries, by look-up (E25e).
 
-Two tables hold shrink, near and part of `sigprop.layers.attention.key_correlations`. Without
-rotation they depend on the number of keys, the score deviation, the mean gap, its slope with how
-early the keys stand, and the standard deviation of what this leaves, taken to rise with log
-distance (`forms`); this table was made by
-``python -m sigprop.layers.attention.build_correlations``, from integrals. Under rotary positions
-gaps are taken to rise linearly with log distance alone, which rotation makes unlike anyway, and the
-base and the width of a head count; in place of the mean gap stands the part
-:math:`\varphi` of the score variance that comes from the gap, at which bases are almost alike, and
-scores that the gap alone makes unlike, :math:`\varphi = 1` without a rise, are independent. This
-table was fitted to draws by ``python -m sigprop.layers.attention.build_rotary``. The measured
-errors are in the files (`error`) and in notebooks/accuracy.md.
+Shrink, near and part of `sigprop.layers.attention.key_correlations` without integrals or draws.
+Without rotation they depend on the number of keys, the score deviation and what the gaps of the
+keys are like (`sigprop.layers.attention.key_gaps`). Where these are alike, scores are independent
+and of one variance; so what a network gives is multiplied by what vanishes there. It was fitted to
+integrals for random stacks, by ``python -m sigprop.studies.build_correlations``.
+
+Under rotary positions gaps are taken to rise linearly with log distance, which rotation makes
+unlike anyway, and the three depend on the number of keys, the score deviation, the rise, the base,
+the width of a head and the part :math:`\varphi` of the score variance that comes from the gap, at
+which bases are almost alike; scores that the gap alone makes unlike, :math:`\varphi = 1` without a
+rise, are independent. This table was fitted to draws by
+``python -m sigprop.layers.attention.build_rotary``. The measured errors are in the files (`errors`)
+and in notebooks/accuracy.md.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.numerics.chebyshev import basis, contracted
 from sigprop.core.numerics.shipped import shipped
+from sigprop.layers.attention.key_gaps import GapShape, KeyGaps
 from sigprop.layers.attention.position_grid import pairs_between
 from sigprop.layers.attention.rotation import Rotation
 from sigprop.layers.attention.statistics import coordinates as co
@@ -31,17 +36,20 @@ __all__ = [
     "RotaryCorrelations",
     "covers",
     "errors",
-    "forms",
+    "factors",
+    "inputs",
+    "network",
     "rise",
+    "risen",
 ]
 
 RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of one
 LEAST, MOST = 3.0, 2.0**20  # keys
 COLDEST, HOTTEST = 0.2, 16.0  # score deviations
 SMALL = 1e-9
+PLAIN = np.array([1.0, 0.0, 1.0])  # shrink, near and part of independent scores
 MOST_ROTATED = 2.0**17  # keys
 BASES = 30, 10**9
-STEEPEST = 0.3  # slope of the gap with how early keys stand, over its mean
 NARROWEST = 8.0  # width of a head
 
 
@@ -61,11 +69,6 @@ def to_deviation(place: Floats) -> Floats:
     return co.to_deviation(place, COLDEST, HOTTEST)
 
 
-def to_gap(place: Floats) -> Floats:
-    """Mean gap at a place, in units of q."""
-    return co.to_gap(place, 0.0)
-
-
 def from_part(value: Floats) -> Floats:
     """Place of a number in [0, 1], clipped, on [-1, 1]."""
     return np.asarray(2 * np.clip(value, 0.0, 1.0) - 1)
@@ -74,11 +77,6 @@ def from_part(value: Floats) -> Floats:
 def to_tilt(place: Floats) -> Floats:
     """Rise with log distance at a place, over the mean gap."""
     return np.asarray((place + 1) / 2)
-
-
-def to_slope(place: Floats) -> Floats:
-    """Slope with how early keys stand at a place, over the mean gap."""
-    return np.asarray(STEEPEST * (place + 1) / 2)
 
 
 def from_base(base: float) -> float:
@@ -133,21 +131,6 @@ def risen(log: Floats, number: Floats) -> Floats:
     return np.asarray((log - mean) / max(mean, SMALL))
 
 
-def forms(sizes: Ints) -> tuple[Floats, Floats, Floats]:
-    """Share of each pair of blocks in the pairs, and the two forms of the gap of a masked stack.
-
-    The first says how early two keys stand, minus the sum of their log positions; the second is
-    what `rise` has beside it. Both are about their means over pairs.
-    """
-    pairs = pairs_between(sizes)
-    share, place = pairs / pairs.sum(), -np.log(np.cumsum(sizes) - (sizes - 1) / 2)
-    early = place[:, None] + place
-    early = np.where(pairs > 0, early - np.sum(share * early), 0.0)
-    far = np.where(pairs > 0, rise(sizes), 0.0)
-    square = np.sum(share * early**2)
-    return share, early, far - early * np.sum(share * early * far) / max(float(square), SMALL)
-
-
 def _data(rotated: bool = False) -> dict[str, Floats]:
     name = "rotary_correlations.npz" if rotated else "correlations.npz"
     return shipped("sigprop.layers.attention", name)
@@ -164,8 +147,8 @@ def errors(rotated: bool = False) -> Floats:
     Returns
     -------
     array, shape (2, 3)
-        Root mean square over random points; the largest. Under rotary positions they are those of
-        points that were left out of the fit, and hold the errors of their draws.
+        Root mean square over queries that were left out of the fit; the largest. Under rotary
+        positions they hold the errors of their draws.
 
     Examples
     --------
@@ -173,72 +156,146 @@ def errors(rotated: bool = False) -> Floats:
     >>> bool((errors()[0] < errors()[1]).all())
     True
     """
-    return _data()["error"]
+    return _data(rotated)["error"]
 
 
-class _Contracted:
-    """Shrink, near and part of queries, from a table with their numbers of keys contracted."""
-
-    def __init__(self, rows: Floats) -> None:
-        self._counts = rows.shape[1:-1]
-        self._rows = rows.reshape(len(rows), -1, 3)
-
-    def _at(self, sigma: Floats, *places: Floats) -> Floats:
-        """Values at a score deviation and the places on the other axes, of shape (..., K)."""
-        wide = np.ones((*sigma.shape, 1))
-        terms = co.from_deviation(sigma, COLDEST, HOTTEST), *places
-        for x, number in zip(terms, self._counts, strict=True):
-            wide = (wide[..., None] * basis(x, number)[..., None, :]).reshape(*sigma.shape, -1)
-        found = np.moveaxis(contracted(self._rows, wide), -1, 0)
-        warmth = np.minimum(sigma / COLDEST, 1.0) ** 2
-        plain = np.array([1.0, 0.0, 1.0]).reshape(-1, *[1] * sigma.ndim)
-        return np.asarray(plain + warmth * (found - plain))
-
-
-class Correlations(_Contracted):
-    """Shrink, near and part of queries without rotary positions.
+def inputs(count: Floats, sigma: Floats, shape: GapShape) -> Floats:
+    """Place queries where the network of masked stacks is asked.
 
     Parameters
     ----------
     count : array, shape (K,)
         Numbers of keys.
-    table : array, optional
-        Coefficients; by default those of the shipped file.
+    sigma : array, shape (..., K)
+        Score deviations.
+    shape : GapShape
+        What the gaps of their keys are like.
+
+    Returns
+    -------
+    array, shape (..., K, I)
+        The numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.correlation_table import inputs
+    >>> from sigprop.layers.attention.key_gaps import GapShape
+    >>> one = np.ones(1)
+    >>> inputs(64 * one, one, GapShape(0 * one, 0 * one, np.ones((1, 10)))).shape
+    (1, 14)
+    """
+    heat = co.from_deviation(sigma, COLDEST, HOTTEST)
+    many = np.broadcast_to(from_keys(count), heat.shape)
+    rows = np.stack([many, heat, shape.uneven, shape.apart], axis=-1)
+    return np.concatenate([rows, np.arcsinh(shape.ranges)], axis=-1)
+
+
+def factors(sigma: Floats, shape: GapShape) -> Floats:
+    """Find what the outputs of the network are multiplied by.
+
+    Parameters
+    ----------
+    sigma, shape
+        As of `inputs`.
+
+    Returns
+    -------
+    array, shape (..., K, 3)
+        Of shrink, near and part, above those of independent scores alike in variance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.correlation_table import factors
+    >>> from sigprop.layers.attention.key_gaps import GapShape
+    >>> one = np.ones(1)
+    >>> factors(one, GapShape(one, 0 * one, np.ones((1, 10)))).tolist()
+    [[0.5, 0.5, 0.5]]
+    """
+    square = shape.uneven**2 + shape.apart**2
+    rows = np.stack([square, square, np.sqrt(square)], axis=-1)
+    return np.asarray(rows * (sigma**2 / (1 + sigma**2))[..., None])
+
+
+def network(rows: Floats, table: Mapping[str, Floats] | None = None) -> Floats:
+    """Ask the network of masked stacks.
+
+    Parameters
+    ----------
+    rows : array, shape (..., I)
+        What `inputs` gives; beyond what it was fitted to, what is at the end.
+    table : mapping, optional
+        Its arrays: least and largest inputs, centres and scales; weights and biases. By default
+        those of the shipped file.
+
+    Returns
+    -------
+    array, shape (..., 3)
+        Its outputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.correlation_table import network
+    >>> network(np.zeros((5, 14))).shape
+    (5, 3)
+    """
+    table = _data() if table is None else table
+    low, high, centre, scale = table["inputs"]
+    x = (np.clip(rows, low, high) - centre) / scale
+    for layer in range(2):
+        x = x @ table[f"weight{layer}"] + table[f"bias{layer}"]
+        x /= 1 + np.exp(-x)  # SiLU
+    return np.asarray(x @ table["weight2"] + table["bias2"])
+
+
+class Correlations:
+    """Shrink, near and part of queries without rotary positions.
+
+    Parameters
+    ----------
+    parts : array of int, shape (K, B)
+        Numbers of keys of each block that each query sees, at least three together.
+    table : mapping, optional
+        Arrays of the network; by default those of the shipped file.
 
     Examples
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.correlation_table import Correlations
-    >>> one = np.ones((1, 1))
-    >>> found = Correlations(np.array([64.0]))(one, 0.5 * one, 0 * one, 0 * one)
-    >>> bool(abs(found[1]).max() < 0.01)  # a flat kernel has no nearer keys
+    >>> found = Correlations(np.array([[20, 44]]))(np.ones(1), np.full((2, 2), 0.5))
+    >>> bool(abs(found[1]).max() < 1e-9)  # a flat kernel has no nearer keys
     True
     """
 
-    def __init__(self, count: Floats, table: Floats | None = None) -> None:
-        rows = _data()["table"] if table is None else table
-        super().__init__(np.tensordot(basis(from_keys(count), len(rows)), rows, 1))
+    def __init__(self, parts: Ints, table: Mapping[str, Floats] | None = None) -> None:
+        self._gaps = KeyGaps(parts)
+        self._table = table
 
-    def __call__(self, sigma: Floats, own: Floats, tilt: Floats, slope: Floats) -> Floats:
+    def __call__(self, sigma: Floats, deficit: Floats) -> Floats:
         """Look them up.
 
         Parameters
         ----------
-        sigma, own, tilt, slope : arrays, shape (..., K)
-            Score deviation, mean gap in units of q, its rise with log distance, and its slope with
-            how early keys stand, over it.
+        sigma : array, shape (..., K)
+            Score deviations.
+        deficit : array, shape (..., B, B)
+            Gap of two keys, by block.
 
         Returns
         -------
         array, shape (3, ..., K)
-            The three numbers; beyond the table those at its ends, and linear in the score variance
-            below it.
+            The three numbers.
         """
-        gap = co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0)
-        return self._at(sigma, gap, from_part(tilt), from_part(slope / STEEPEST))
+        shape = self._gaps(deficit)
+        found = network(inputs(self._gaps.count, sigma, shape), self._table)
+        found = PLAIN + found * factors(sigma, shape)
+        found[..., 2] = np.clip(found[..., 2], 0.0, 1.0)
+        return np.moveaxis(found, -1, 0)
 
 
-class RotaryCorrelations(_Contracted):
+class RotaryCorrelations:
     r"""Shrink, near and part of queries under rotary positions.
 
     Parameters
@@ -273,7 +330,9 @@ class RotaryCorrelations(_Contracted):
         rows = _data(rotated=True)["table"] if table is None else table
         rows = np.tensordot(basis(np.array(from_width(head_width)), len(rows)), rows, 1)
         rows = np.tensordot(basis(np.array(from_base(rotation.base)), len(rows)), rows, 1)
-        super().__init__(np.tensordot(basis(from_keys(count, MOST_ROTATED), len(rows)), rows, 1))
+        rows = np.tensordot(basis(from_keys(count, MOST_ROTATED), len(rows)), rows, 1)
+        self._counts = rows.shape[1:-1]
+        self._rows = rows.reshape(len(rows), -1, 3)
 
     def __call__(self, sigma: Floats, share: Floats, tilt: Floats) -> Floats:
         r"""Look them up.
@@ -287,6 +346,14 @@ class RotaryCorrelations(_Contracted):
         Returns
         -------
         array, shape (3, ..., K)
-            As of `Correlations`.
+            The three numbers; beyond the table those at its ends, and linear in the score variance
+            below it.
         """
-        return self._at(sigma, from_part(share), from_part(tilt))
+        wide = np.ones((*sigma.shape, 1))
+        terms = co.from_deviation(sigma, COLDEST, HOTTEST), from_part(share), from_part(tilt)
+        for x, number in zip(terms, self._counts, strict=True):
+            wide = (wide[..., None] * basis(x, number)[..., None, :]).reshape(*sigma.shape, -1)
+        found = np.moveaxis(contracted(self._rows, wide), -1, 0)
+        warmth = np.minimum(sigma / COLDEST, 1.0) ** 2
+        plain = PLAIN.reshape(-1, *[1] * sigma.ndim)
+        return np.asarray(plain + warmth * (found - plain))

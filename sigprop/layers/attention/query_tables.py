@@ -1,9 +1,9 @@
 r"""Attention weights of the queries of a layout for many stacks at once.
 
 Beside the look-ups of `sigprop.layers.attention.query_universal`, what correlations of scores do
-(E25e) is interpolated without rotation too, from one table of every mask
-(`sigprop.layers.attention.correlation_table`); where the table of rotary positions ends, from one
-of the layout, for gaps that rise linearly with log distance. Measured errors:
+(E25e) is looked up without rotation too, for every mask
+(`sigprop.layers.attention.correlation_table`); where the table of rotary positions ends, it is
+interpolated in one of the layout, for gaps that rise linearly with log distance. Measured errors:
 notebooks/accuracy.md.
 """
 
@@ -19,9 +19,7 @@ from sigprop.core.numerics.chebyshev import basis, fitted, nodes
 from sigprop.layers.attention.correlation_table import (
     RESOLUTION,
     SINGLES,
-    SMALL,
     Correlations,
-    forms,
     from_part,
     rise,
 )
@@ -99,31 +97,9 @@ class Tabulated(Universal):
         own, tilt = self._climb(deficit)
         return self._clipped(self._drawn(np.sqrt(scale) * np.ones_like(own), own, tilt))
 
-    def _masked(self, sigma: Floats, deficit: Floats) -> Floats:
-        """Find what correlations do, shape (3, ..., K), by the two forms of the gap."""
-        share, early, squares = self._forms
-        own = np.einsum("kbc,...bc->...k", share, deficit)
-        slope = np.einsum("kbc,...bc->...k", early, deficit)
-        left = np.einsum("kbc,...bc->...k", share, deficit**2) - own**2 - slope**2 * squares[0]
-        tilt = np.sqrt(np.maximum(left, 0.0) / np.maximum(squares[1], SMALL))
-        tilt, slope = (np.divide(v, own, out=np.zeros_like(own), where=own > 0)
-                       for v in (tilt, slope))  # fmt: skip
-        return self._looked_up(sigma, own, tilt, slope)
-
     @cached_property
-    def _looked_up(self) -> Correlations:
-        return Correlations(self.layout.centres.count[self.resolved])
-
-    @cached_property
-    def _forms(self) -> tuple[Floats, Floats, Floats]:
-        """Weights whose sums with a gap are its mean and slope; mean squares of the two forms."""
-        blocks = len(self.layout.size)
-        share, early, far = np.zeros((3, len(self.resolved), blocks, blocks))
-        for k, sizes in enumerate(self.layout.parts[self.resolved]):
-            held = np.ix_(*[np.flatnonzero(sizes)] * 2)
-            share[k][held], early[k][held], far[k][held] = forms(sizes[sizes > 0])
-        squares = np.stack([np.sum(share * form**2, axis=(1, 2)) for form in (early, far)])
-        return share, share * early / np.maximum(squares[0], SMALL)[:, None, None], squares
+    def _masked(self) -> Correlations:
+        return Correlations(self.layout.parts[self.resolved])
 
     def _drawn(self, root: Floats, own: Floats, tilt: Floats) -> Floats:
         """Find what correlations do, shape (3, ..., K), from the root of the score variance."""

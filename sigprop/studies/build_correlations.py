@@ -1,0 +1,248 @@
+"""Fit what correlated scores do to the queries of masked stacks: ten minutes on one core.
+
+Run as ``python -m sigprop.studies.build_correlations [--out FILE]``. Random stacks are solved with
+`sigprop.layers.attention.key_correlations.BlockedKeys`; what it finds for the queries of all their
+layers is fitted by the network of `sigprop.layers.attention.correlation_table.Correlations`. A part
+of the stacks is left out of the fit; on their queries the error that the file holds is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sigprop.core.arrays import Floats, Number
+from sigprop.layers.attention import correlation_table as ct
+from sigprop.layers.attention.by_position import PositionGeometry
+from sigprop.layers.attention.key_correlations import KeyCorrelation
+from sigprop.layers.attention.key_gaps import GapShape, KeyGaps
+from sigprop.layers.attention.query_tables import coarse_layout
+from sigprop.layers.attention.query_universal import Universal
+from sigprop.layers.attention.statistics.universal import OneQuery
+from sigprop.layers.interface import Place
+from sigprop.model.spec import ModelSpec
+from sigprop.propagation.stack import Stack, build_block
+
+STACKS, SEED = 1400, 31
+LEFT_OUT = 10  # every so many-th stack is
+LONGEST = 2.0**20
+HIDDEN, BATCH, STEPS, FASTEST = 128, 1024, 16_000, 6e-3
+RANDOM = np.random.Generator
+Rows = dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Recorded(Universal):
+    """Statistics that keep what correlations of scores do to each query.
+
+    Parameters
+    ----------
+    layout, head_width, rotation, smooth
+        As in `sigprop.layers.attention.query_universal.Universal`.
+    rows : list
+        What was found.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.position_blocks import make_layout
+    >>> from sigprop.studies.build_correlations import Recorded
+    >>> Recorded(make_layout(4)).rows
+    []
+    """
+
+    rows: list[Rows] = field(default_factory=list)
+
+    def correlations(
+        self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats
+    ) -> KeyCorrelation:
+        """Find what correlations do, as `Exact`, and keep it.
+
+        Parameters
+        ----------
+        scale, deficit, sigma, weight
+            As in `Exact`.
+
+        Returns
+        -------
+        KeyCorrelation
+            Likewise.
+        """
+        found = super().correlations(scale, deficit, sigma, weight)
+        index, gaps = self.resolved, self._gaps
+        if np.ndim(found.near):
+            one = {
+                "count": gaps.count,
+                "share": gaps.count / self.layout.tokens,
+                "sigma": sigma[index],
+                "found": np.stack(found, axis=-1)[index],
+            }
+            self.rows.append(one | gaps(deficit)._asdict())
+        return found
+
+    @cached_property
+    def _gaps(self) -> KeyGaps:
+        return KeyGaps(self.layout.parts[self.resolved])
+
+
+def log_uniform(rng: RANDOM, low: float, high: float) -> float:
+    """Draw a number whose logarithm is uniform."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def drawn(rng: RANDOM) -> ModelSpec:
+    """Draw a masked stack."""
+    heads, size = int(rng.choice([1, 4, 8, 16])), rng.choice([16, 32, 64, 128, 0])
+    context = round(log_uniform(rng, 8, 2.0**14 if rng.random() < 0.7 else LONGEST))
+    norm = str(rng.choice(["pre", "post"]))
+    values: dict[str, Any] = {
+        "depth": int(rng.integers(2, 25)),
+        "context": context,
+        "norm": norm,
+        "width": int(heads * size) or None,
+        "heads": heads,
+        "causal": True,
+        "beta": float(rng.uniform(0, 3.5)),
+        "sigma_b2": float(rng.choice([0.0, 0.0, 0.03])),
+        "rho0": float(rng.choice([0.0, rng.random() ** 3, rng.random()])),
+        "activation": str(rng.choice(["relu", "gelu", "silu", "tanh"])),
+        "gated": bool(rng.random() < 0.3),
+        "attention": str(rng.choice(["softmax", "centred"], p=[0.93, 0.07])),
+        "parallel": norm == "pre" and bool(rng.random() < 0.2),
+    }
+    wide = {"sigma_v2": 3, "sigma_o2": 2, "sigma_w1_2": 3, "sigma_w2_2": 3, "alpha_attn": 2.5}
+    values |= {name: log_uniform(rng, 0.3 / most, most) for name, most in wide.items()}
+    values["alpha_mlp"] = 1.0 if values["parallel"] else log_uniform(rng, 0.3, 2.5)
+    kind = rng.random()
+    if kind < 0.15:
+        values["window"] = round(log_uniform(rng, max(3, context / 5), context))
+    elif kind < 0.2:
+        values["prefix"] = round(rng.uniform(2, context))
+    return ModelSpec(**values)
+
+
+def solved(spec: ModelSpec) -> Iterator[Rows]:
+    """Find what correlations do to the queries of all layers of a stack."""
+    window = np.inf if spec.window is None else spec.window
+    layout = coarse_layout(int(np.asarray(spec.context)), window=window, prefix=spec.prefix)
+    record = Recorded(layout, spec.head_width)
+    place = Place(PositionGeometry(layout), record)
+    stack = Stack([build_block(spec, "finite", place)] * spec.depth, place)
+    with np.errstate(all="ignore"):  # of kernels that vanish or overflow
+        for step in stack.steps(stack.initial(spec)):
+            if not place.geometry.is_valid(step.kernel):
+                return
+            yield from record.rows
+            record.rows.clear()
+
+
+def samples(stacks: range) -> Rows:
+    """Find what correlations do to queries of random stacks, and the number of each one's."""
+    found: list[Rows] = []
+    for number in stacks:
+        for rows in solved(drawn(np.random.default_rng([SEED, number]))):
+            found.append(rows | {"stack": np.full(rows["count"].size, number)})
+    merged = {name: np.concatenate([rows[name] for rows in found]) for name in found[0]}
+    known = np.isfinite(merged["found"]).all(axis=1) & (merged["sigma"] > 0)
+    return {name: value[known] for name, value in merged.items()}
+
+
+def inputs_of(rows: Rows) -> tuple[Floats, Floats]:
+    """Find inputs of the network for samples, and the factors of its outputs."""
+    shape = GapShape(rows["uneven"], rows["apart"], rows["ranges"])
+    return ct.inputs(rows["count"], rows["sigma"], shape), ct.factors(rows["sigma"], shape)
+
+
+def felt(rows: Rows) -> Floats:
+    """Weights of errors of shrink, near and part, by what they change; less of few tokens."""
+    s, one = rows["sigma"], OneQuery(rows["count"])
+    steep = np.abs(one(1.02 * s)[0] - one(0.98 * s)[0]) / 0.04  # change of Y_2
+    own = 0.3 * rows["uneven"] * s**2 / (1 + s**2)  # of a weight
+    columns = np.stack([steep + 0.02, np.ones_like(s), own + 0.005], axis=-1)
+    return np.asarray(columns * rows["share"][:, None] ** 0.25)
+
+
+def silu_and_slope(x: Floats) -> tuple[Floats, Floats]:
+    """SiLU and its derivative."""
+    part = 1 / (1 + np.exp(-x))
+    return x * part, part * (1 + x * (1 - part))
+
+
+def gradients(net: list[Floats], x: Floats, target: Floats, weight: Floats) -> list[Floats]:
+    """Gradients of the mean weighted square of the errors of a network."""
+    one, two, three = net[::2]
+    first, slope_1 = silu_and_slope(x @ one + net[1])
+    second, slope_2 = silu_and_slope(first @ two + net[3])
+    error = (second @ three + net[5] - target) * weight**2 * (2 / len(x))
+    back = (error @ three.T) * slope_2
+    early = (back @ two.T) * slope_1
+    rows = (x, early), (first, back), (second, error)
+    return [g for value, left in rows for g in (value.T @ left, left.sum(axis=0))]
+
+
+def trained(x: Floats, target: Floats, weight: Floats) -> list[Floats]:
+    """Weights and biases of three layers, by Adam with a rising, then falling step."""
+    rng = np.random.default_rng(SEED)
+    sizes = x.shape[1], HIDDEN, HIDDEN, target.shape[1]
+    net: list[Floats] = []
+    for fan_in, fan_out in pairwise(sizes):
+        draw = rng.standard_normal((fan_in, fan_out)) / np.sqrt(fan_in)
+        net += [draw.astype(np.float32), np.zeros(fan_out, dtype=np.float32)]
+    mean, square = ([np.zeros_like(v) for v in net] for _ in range(2))
+    for step in range(STEPS):
+        rows = rng.integers(len(x), size=BATCH)
+        done = step / STEPS
+        rate = FASTEST * min(done / 0.1, 0.5 * (1 + np.cos(np.pi * max(done - 0.1, 0) / 0.9)))
+        for k, g in enumerate(gradients(net, x[rows], target[rows], weight[rows])):
+            mean[k] += 0.1 * (g - mean[k])
+            square[k] += 0.001 * (g * g - square[k])
+            size = np.sqrt(square[k] / (1 - 0.999 ** (step + 1))) + 1e-8
+            net[k] -= np.float32(rate / (1 - 0.9 ** (step + 1))) * mean[k] / size
+    return net
+
+
+def fitted(rows: Rows) -> dict[str, Floats]:
+    """Arrays of the file, but the error."""
+    x, factor = inputs_of(rows)
+    target, weight = rows["found"] - ct.PLAIN, felt(rows) * factor
+    target = np.divide(target, factor, out=np.zeros_like(target), where=factor > 1e-12)
+    centre, scale = x.mean(axis=0), x.std(axis=0)
+    level = np.sqrt(np.mean((weight * target) ** 2, axis=0) / np.mean(weight**2, axis=0))
+    wide = weight * level
+    wide *= 100.0
+    parts = ((x - centre) / scale, target / level, wide)
+    net = trained(*(v.astype(np.float32) for v in parts))
+    net[4], net[5] = net[4] * level, net[5] * level
+    names = (f"{kind}{k}" for k in range(3) for kind in ("weight", "bias"))
+    ends = np.stack([x.min(axis=0), x.max(axis=0), centre, scale])
+    return {"inputs": ends, **dict(zip(names, net, strict=True))}
+
+
+def errors(table: dict[str, Floats] | None, rows: Rows) -> Floats:
+    """Find root mean square and largest error of shrink, near and part, shape (2, 3)."""
+    x, factor = inputs_of(rows)
+    off = ct.PLAIN + ct.network(x, table) * factor - rows["found"]
+    return np.stack([np.sqrt(np.mean(off**2, axis=0)), np.abs(off).max(axis=0)])
+
+
+def main() -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = Path(ct.__file__).with_name("correlations.npz")
+    parser.add_argument("--out", type=Path, default=default)
+    out, rows = parser.parse_args().out, samples(range(STACKS))
+    kept = rows["stack"] % LEFT_OUT > 0
+    fit, rest = ({name: v[held] for name, v in rows.items()} for held in (kept, ~kept))
+    table = fitted(fit)
+    arrays: dict[str, Any] = table | {"error": errors(table, rest)}
+    np.savez_compressed(out, **arrays)
+
+
+if __name__ == "__main__":
+    main()
