@@ -2,8 +2,9 @@
 
 Run as ``python -m sigprop.studies.build_correlations [--out FILE]``. Random stacks are solved with
 `sigprop.layers.attention.key_correlations.BlockedKeys`; what it finds for the queries of all their
-layers is fitted by the network of `sigprop.layers.attention.correlation_table.Correlations`. A part
-of the stacks is left out of the fit; on their queries the error that the file holds is measured.
+layers is fitted by the network of `sigprop.layers.attention.correlation_table.Correlations`, with
+torch. A part of the stacks is left out of the fit; on their queries the error that the file holds
+is measured.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -168,43 +168,29 @@ def felt(rows: Rows) -> Floats:
     return np.asarray(columns * rows["share"][:, None] ** 0.25)
 
 
-def silu_and_slope(x: Floats) -> tuple[Floats, Floats]:
-    """SiLU and its derivative."""
-    part = 1 / (1 + np.exp(-x))
-    return x * part, part * (1 + x * (1 - part))
-
-
-def gradients(net: list[Floats], x: Floats, target: Floats, weight: Floats) -> list[Floats]:
-    """Gradients of the mean weighted square of the errors of a network."""
-    one, two, three = net[::2]
-    first, slope_1 = silu_and_slope(x @ one + net[1])
-    second, slope_2 = silu_and_slope(first @ two + net[3])
-    error = (second @ three + net[5] - target) * weight**2 * (2 / len(x))
-    back = (error @ three.T) * slope_2
-    early = (back @ two.T) * slope_1
-    rows = (x, early), (first, back), (second, error)
-    return [g for value, left in rows for g in (value.T @ left, left.sum(axis=0))]
-
-
 def trained(x: Floats, target: Floats, weight: Floats) -> list[Floats]:
     """Weights and biases of three layers, by Adam with a rising, then falling step."""
-    rng = np.random.default_rng(SEED)
-    sizes = x.shape[1], HIDDEN, HIDDEN, target.shape[1]
-    net: list[Floats] = []
-    for fan_in, fan_out in pairwise(sizes):
-        draw = rng.standard_normal((fan_in, fan_out)) / np.sqrt(fan_in)
-        net += [draw.astype(np.float32), np.zeros(fan_out, dtype=np.float32)]
-    mean, square = ([np.zeros_like(v) for v in net] for _ in range(2))
-    for step in range(STEPS):
-        rows = rng.integers(len(x), size=BATCH)
-        done = step / STEPS
-        rate = FASTEST * min(done / 0.1, 0.5 * (1 + np.cos(np.pi * max(done - 0.1, 0) / 0.9)))
-        for k, g in enumerate(gradients(net, x[rows], target[rows], weight[rows])):
-            mean[k] += 0.1 * (g - mean[k])
-            square[k] += 0.001 * (g * g - square[k])
-            size = np.sqrt(square[k] / (1 - 0.999 ** (step + 1))) + 1e-8
-            net[k] -= np.float32(rate / (1 - 0.9 ** (step + 1))) * mean[k] / size
-    return net
+    import torch
+    from torch.nn import Linear, Sequential, SiLU
+
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        sizes = (x.shape[1], HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, target.shape[1])
+        one, two, three = layers = [Linear(*size) for size in sizes]
+        net = Sequential(one, SiLU(), two, SiLU(), three)
+        data = torch.utils.data.TensorDataset(
+            *(torch.tensor(v, dtype=torch.float32) for v in (x, target, weight))
+        )
+        drawn_rows = torch.randint(len(x), (STEPS, BATCH))
+    adam = torch.optim.Adam(net.parameters(), FASTEST)
+    rate = torch.optim.lr_scheduler.OneCycleLR(adam, FASTEST, STEPS, pct_start=0.1)
+    for rows in drawn_rows:
+        some, wanted, weights = data[rows]
+        adam.zero_grad()
+        (weights * (net(some) - wanted)).square().sum(dim=1).mean().backward()
+        adam.step()
+        rate.step()
+    return [v.detach().numpy().T.copy() for layer in layers for v in (layer.weight, layer.bias)]
 
 
 def fitted(rows: Rows) -> dict[str, Floats]:
@@ -214,10 +200,7 @@ def fitted(rows: Rows) -> dict[str, Floats]:
     target = np.divide(target, factor, out=np.zeros_like(target), where=factor > 1e-12)
     centre, scale = x.mean(axis=0), x.std(axis=0)
     level = np.sqrt(np.mean((weight * target) ** 2, axis=0) / np.mean(weight**2, axis=0))
-    wide = weight * level
-    wide *= 100.0
-    parts = ((x - centre) / scale, target / level, wide)
-    net = trained(*(v.astype(np.float32) for v in parts))
+    net = trained((x - centre) / scale, target / level, 100 * weight * level)
     net[4], net[5] = net[4] * level, net[5] * level
     names = (f"{kind}{k}" for k in range(3) for kind in ("weight", "bias"))
     ends = np.stack([x.min(axis=0), x.max(axis=0), centre, scale])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sigprop import ModelSpec
-from sigprop.layers.attention.correlation_table import PLAIN, errors, network, rise
+from sigprop.layers.attention.correlation_table import PLAIN, errors, rise
 from sigprop.layers.attention.key_correlations import BlockedKeys
 from sigprop.layers.attention.key_gaps import ENDS, KeyGaps
 from sigprop.layers.attention.position_blocks import make_layout
@@ -122,7 +122,7 @@ def test_the_network_of_all_masks():
 
     Controls: pairs whose gaps are what their keys add, hotter scores, ranges in another order.
     """
-    rows, (typical, largest) = build_correlations.samples(range(10**6, 10**6 + 12)), errors()
+    rows, (typical, largest) = build_correlations.samples(range(10**6, 10**6 + 6)), errors()
     found = build_correlations.errors(None, rows)
     assert (found[0] < 1.5 * typical).all()
     assert (found[1] < largest).all()
@@ -169,32 +169,10 @@ def test_keys_that_add_up_have_independent_scores():
     assert near.apart[0] > 0.05
 
 
-def test_gradients_of_a_fit():
-    """Against differences; in many steps a network learns, in none it has not."""
-    rng = np.random.default_rng(0)
-    net = [rng.standard_normal(s) for s in ((4, 6), 6, (6, 6), 6, (6, 3), 3)]
-    x, weight = rng.standard_normal((20, 4)), rng.uniform(0.5, 1, (20, 3))
-    target = np.sin(x[:, :3])
-
-    def loss():
-        names = (f"{kind}{k}" for k in range(3) for kind in ("weight", "bias"))
-        ends = np.stack([-9 * np.ones(4), 9 * np.ones(4), np.zeros(4), np.ones(4)])
-        known = network(x, {"inputs": ends, **dict(zip(names, net, strict=True))})
-        return np.mean(np.sum((weight * (known - target)) ** 2, axis=1))
-
-    for value, found in zip(net, build_correlations.gradients(net, x, target, weight), strict=True):
-        place, step = (0,) * value.ndim, 1e-5
-        ends = []
-        for sign in (1, -2):
-            value[place] += sign * step
-            ends.append(loss())
-        value[place] += step
-        assert found[place] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
-
-
 def test_a_short_fit(monkeypatch):
     """Its errors are below those of independent scores; control: without a step they are not."""
-    rows = build_correlations.samples(range(20))
+    pytest.importorskip("torch")
+    rows = build_correlations.samples(range(6))
 
     def error(steps):
         monkeypatch.setattr(build_correlations, "STEPS", steps)
