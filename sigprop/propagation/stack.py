@@ -63,7 +63,7 @@ __all__ = [
     "sublayers",
 ]
 
-RESOLUTION, ROTATED = 64, 48  # blocks of positions that carry a kernel, and under rotations
+RESOLUTION, ROTATED = 64, 44  # blocks of positions that carry a kernel, and under rotations
 WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
 Value = TypeVar("Value")

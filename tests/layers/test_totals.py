@@ -216,7 +216,7 @@ def test_two_queries_overlap_less_than_one():
 
 def test_points_that_stand_for_a_block():
     """The mean positions of the earlier and of the later of two tokens of a block of ten."""
-    layout = make_layout(34, resolution=25)
+    layout = make_layout(34, resolution=25, singles=24)
     assert layout.size.tolist() == [1] * 24 + [10]
     pairs = np.array([(s, t) for s in range(25, 35) for t in range(s + 1, 35)])
     centre, *within = layout.queries.position[-3:]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sigprop.core.arrays import Ints
+from sigprop.core.arrays import Floats, Ints
 from sigprop.core.errors import require
 from sigprop.layers.attention.position_grid import WINDOWS, Layout
 from sigprop.layers.attention.sliding_window import PER_WINDOW, short_distances
@@ -22,7 +22,7 @@ __all__ = [
     "with_short_distances",
 ]
 
-SINGLES = 24
+SINGLES = 8
 MAX_SIZE = 500  # blocks of a context behind a window
 SHRINK = 1.4  # of blocks toward the last windows
 FAR = 8  # windows in a context above which the rest has longer blocks
@@ -116,7 +116,7 @@ def make_layout(
     if far:  # a block is at most as long as what comes before it
         resolution = max(resolution, singles + int(np.ceil(np.log2(context / singles))))
     single = np.arange(min(singles, context) + 1)
-    grown = np.geomspace(single[-1], context, max(resolution - singles, 1) + 1)
+    grown = _grown(int(single[-1]), context, max(resolution - singles, 1))
     if resolution >= context:
         grown = np.arange(context + 1.0)
     if window < context:  # behind a window the kernel varies over the window, not the position
@@ -127,6 +127,15 @@ def make_layout(
     inside = [c for c in (*cuts, prefix) if 0 < c < context]
     edges = np.unique(np.concatenate([single, np.round(grown), inside]).astype(np.int64))
     return Layout(edges, window, prefix)
+
+
+def _grown(first: int, context: int, number: int) -> Floats:
+    """Find where blocks end that grow in proportion to the position, one at half of the context."""
+    late = max(round(number * np.log(2) / np.log(context / first)), 1) if context > first else 0
+    if late >= number:
+        return np.geomspace(first, context, number + 1)
+    early = np.geomspace(first, context / 2, number - late + 1)
+    return np.append(early[:-1], np.geomspace(context / 2, context, late + 1))
 
 
 def with_short_distances(layout: Layout, windows: Iterable[float]) -> Layout:

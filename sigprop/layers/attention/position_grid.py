@@ -4,8 +4,8 @@ A kernel that is smooth in position is kept as means over pairs of blocks. The f
 positions are blocks of one, so a short context is kept in full; after them block lengths grow in
 proportion to the position, as the kernel's variation does. A block is represented by its centre,
 pairs within a block by its points at 1/3 and 2/3 (the mean positions of the earlier and the later
-of two tokens drawn from it). What is seen of a block in part counts at its mean position, linear
-between the centres of blocks.
+of two tokens drawn from it). What is seen of a block in part counts as shares of three blocks, as
+by a parabola in log position.
 
 Far behind a sliding window blocks are longer than the window, and the kernel varies over distances
 within a block. Pairs of tokens of such a block are then kept at a few short distances besides, and
@@ -386,9 +386,9 @@ class Layout:
     def seen(self) -> Floats:
         """Part of each block that each of `queries` sees, shape (P, B).
 
-        The seen part of a block counts where its mean position lies, between the centres of two
-        blocks. Ranges of a window come behind the blocks, and queries that see a window in them
-        see no blocks, shape (P, K).
+        The seen part of a block counts as shares of the blocks beside it, which have its mean and
+        variance in log position. Ranges of a window come behind the blocks, and queries that see a
+        window in them see no blocks, shape (P, K).
         """
         return self._and_ranges(self._moved(self.visible(self.queries)))
 
@@ -425,17 +425,55 @@ class Layout:
         return np.concatenate([blocks, ranges], axis=1)
 
     def _moved(self, seen: Floats) -> Floats:
-        """Parts of blocks, those seen in part moved to where their mean positions lie."""
+        """Parts of blocks, those seen in part moved to blocks of which the query sees more."""
         row, block = np.nonzero((seen > 0) & (seen < 1))
         first = np.maximum(self.queries.low[row], self.edges[block])
         last = np.minimum(self.queries.high[row], self.edges[block + 1])
         before, part = between_nodes(self.centres.position, (first + last + 1) / 2)
         number = seen[row, block] * self.size[block]
+        places = np.stack([before, before + 1, before])
+        shares = np.stack([1 - part, part, np.zeros_like(part)])
+        step: Ints = np.where(first > self.edges[block], 1, -1).astype(np.int64)
+        three = block + step * np.arange(3)[:, None]
+        whole = (three[2] >= 0) & (three[2] < len(self.size))
+        behind = three[1:, whole]
+        whole[whole] = np.all(seen[row[whole], behind] == 1, axis=0)
+        places[:, whole] = three[:, whole]
+        shares[:, whole] = self._shares(row[whole], three[:, whole], first[whole], last[whole])
         out = seen.copy()
         out[row, block] = 0.0
-        for place, share in ((before, 1 - part), (before + 1, part)):
+        for place, share in zip(places, shares, strict=True):
             np.add.at(out, (row, place), number * share / self.size[place])
         return out
+
+    def _shares(self, row: Ints, blocks: Ints, first: Floats, last: Floats) -> Floats:
+        """Shares of blocks that have the mean and variance in log position of those in between.
+
+        Parameters
+        ----------
+        row : array of int, shape (n,)
+            Queries.
+        blocks : array of int, shape (3, n)
+            Blocks whose keys a query sees.
+        first, last : array, shape (n,)
+            Positions in (first, last] that the shares stand for.
+
+        Returns
+        -------
+        array, shape (3, n)
+            The shares, one together.
+        """
+        start = self.starts[np.searchsorted(self.starts, self.queries.position[row]) - 1]
+        centre, size = self.centres.position[blocks] - start, self.size[blocks]
+        middle = (first + last + 1) / 2 - start
+        scale = np.log(centre[0]) - np.log(centre[1])
+        place, spread = np.log(centre / middle) / scale, (size**2 - 1) / 12 / centre**2
+        own = ((last - first) ** 2 - 1) / 12 / middle**2
+        second = place * place - place * spread / scale + spread / scale**2
+        moments = np.stack([np.ones_like(place), place - spread / 2 / scale, second])
+        wanted = np.stack([np.ones_like(own), -own / 2 / scale, own / scale**2])
+        found = np.linalg.solve(np.moveaxis(moments, -1, 0), wanted.T[..., None])
+        return np.asarray(found[..., 0].T)
 
     @cached_property
     def key_sizes(self) -> Ints:

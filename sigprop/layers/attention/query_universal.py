@@ -19,11 +19,10 @@ from sigprop.layers.attention.correlation_table import (
     SMALL,
     RotaryCorrelations,
     covers,
-    rise,
     risen,
 )
 from sigprop.layers.attention.key_correlations import RATIOS, KeyCorrelation, rotated_width
-from sigprop.layers.attention.position_grid import pairs_between
+from sigprop.layers.attention.log_distances import slope_weights
 from sigprop.layers.attention.query_statistics import COLD, INTEGRATED, Exact, Single
 from sigprop.layers.attention.rotation import frequencies
 from sigprop.layers.attention.statistics.table import MAX_SIGMA, head_nodes
@@ -251,7 +250,7 @@ class Universal(Exact):
         """
         layout, size = self.layout, len(self.layout.size)
         index = self.resolved[self.resolved < len(layout.head.size)]
-        found = [_mean_and_slope(pairs_between(n), rise(n)) for n in layout.parts[index]]
+        found = [slope_weights(n) for n in layout.parts[index]]
         mean, climb = np.reshape(found, (-1, 2, size, size)).swapaxes(0, 1)
         near = steep = np.zeros(len(layout.distances))
         if layout.local is not None and layout.window > 1:

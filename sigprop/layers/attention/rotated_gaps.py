@@ -3,6 +3,7 @@ r"""Gaps of the rotated keys of queries, frequency by frequency (E25r)."""
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from sigprop.layers.attention.sliding_window import SlidingWindow, hats
 
 __all__ = ["RotatedGaps"]
 
+LATEST = 3  # blocks that a query sees in part, or as shares of such a part
 SAMPLES = 64  # distances between two short ones at which rotations are taken
 
 
@@ -44,7 +46,6 @@ class RotatedGaps:
 
     def __init__(self, layout: Layout, omega: Floats) -> None:
         self.layout, self._omega = layout, omega
-        self._cosines = np.cos(omega[:, None] * layout.offsets)
 
     def own(self, gap: Floats, q: Number) -> Floats:
         """Means over pairs of different keys of each query.
@@ -142,14 +143,37 @@ class RotatedGaps:
     @cached_property
     def all_waves(self) -> Floats:
         """Likewise, and between two keys about a short distance, shape (B, B+J)."""
+        beside = np.broadcast_to(self._beside.mean(axis=0), (len(self.waves), self._short))
+        return np.concatenate([self.waves, beside], axis=1)
+
+    @property
+    def _short(self) -> int:
+        return len(self.layout.distances)
+
+    @cached_property
+    def _beside(self) -> Floats:
+        """Mean cosines about each short distance, shape (F, J)."""
         distances = self.layout.distances
         if not len(distances):
-            return self.waves
+            return np.zeros((len(self._omega), 0))
         parts = np.linspace(distances[:-1], distances[1:], SAMPLES, endpoint=False)
         apart = np.unique(np.append(parts.round(), distances[-1]))
         weight = hats(distances, apart) * np.gradient(apart)[:, None]
-        beside = np.cos(self._omega[:, None] * apart).mean(axis=0) @ weight / weight.sum(axis=0)
-        return np.concatenate([self.waves, np.tile(beside, (len(self.waves), 1))], axis=1)
+        return np.asarray(np.cos(self._omega[:, None] * apart) @ weight / weight.sum(axis=0))
+
+    @cached_property
+    def _cosines(self) -> Floats:
+        """Mean cosines of the rotation between the tokens of each couple, shape (F, N).
+
+        Over pairs of tokens of its blocks, or about its short distance: at one distance the fast
+        frequencies would stand at an arbitrary phase.
+        """
+        (i, j), blocks = self.layout.cells, len(self.layout.size)
+        far = j < blocks
+        out = np.empty((len(self._omega), len(i)))
+        out[:, far] = self._by_frequency[:, i[far], j[far]]
+        out[:, ~far] = self._beside[:, j[~far] - blocks]
+        return out
 
     @cached_property
     def _by_frequency(self) -> Floats:
@@ -191,12 +215,12 @@ class RotatedGaps:
         beside = np.moveaxis((before.reshape(lead) @ wide)[..., 0], 0, -1)
         inside = within * np.diagonal(gap, axis1=-2, axis2=-1)[..., None, :]
         start = np.cumsum(2 * beside + inside, axis=-1) - 2 * beside - inside
-        last, (more, part) = self._last
-        cross = 2 * (more - 1) * self._next[:, last] * gap[..., None, last, last - 1]
-        sums = start[..., last - 1]
-        for block, seen in ((last - 1, more), (last, part)):
-            sums = sums + seen * (2 * beside[..., block] + seen * inside[..., block])
-        sums = sums + part * cross
+        last, seen = self._last
+        sums = start[..., last[0]]
+        for block, part in zip(last, seen, strict=True):
+            sums = sums + part * (2 * beside[..., block] + part * inside[..., block])
+        for weight, later, earlier in self._next:
+            sums = sums + weight * gap[..., None, later, earlier]
         count = self._count
         return np.asarray(np.divide(sums, count, out=np.zeros_like(sums), where=count > 0))
 
@@ -208,22 +232,31 @@ class RotatedGaps:
         return before, np.diagonal(whole, axis1=-2, axis2=-1).copy()
 
     @cached_property
-    def _next(self) -> Floats:
-        """Cosines times numbers of pairs, of each block with the one before it, shape (F, B)."""
-        beside = np.diagonal(self._by_frequency * self.layout.pairs, -1, axis1=-2, axis2=-1)
-        return np.concatenate([np.zeros((len(beside), 1)), beside], axis=1)
+    def _next(self) -> list[tuple[Floats, Ints, Ints]]:
+        """What pairs of the `_last` blocks count beside whole earlier ones, and the two blocks.
+
+        Cosines times numbers of pairs, shape (F, P).
+        """
+        last, seen = self._last
+        found = []
+        for one, other in combinations(range(len(last)), 2):
+            later, earlier = last[other], last[one]
+            weight = 2 * seen[other] * (seen[one] - 1) * self.layout.pairs[later, earlier]
+            found.append((weight * self._by_frequency[:, later, earlier], later, earlier))
+        return found
 
     @cached_property
     def _last(self) -> tuple[Ints, Floats]:
-        """Latest block of which each query sees keys, from the second on; what it sees, (2, P).
+        """Latest blocks of which each query sees keys, and what it sees of them, shape (3, P).
 
-        Of the block before, and of the latest.
+        It sees those before them in whole.
         """
         seen = self.layout.seen
+        width = min(LATEST, seen.shape[1])
         held: Bools = seen > 0
-        last = np.maximum(seen.shape[1] - 1 - np.argmax(held[:, ::-1], axis=1), 1)
-        rows = np.arange(len(seen))
-        return last, np.stack([seen[rows, last - 1], seen[rows, last]])
+        latest = np.maximum(seen.shape[1] - 1 - np.argmax(held[:, ::-1], axis=1), width - 1)
+        last = latest - np.arange(width)[::-1, None]
+        return last, seen[np.arange(len(seen)), last]
 
     @cached_property
     def _count(self) -> Floats:
