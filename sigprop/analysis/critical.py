@@ -242,7 +242,7 @@ def _solved(
     else:
         first = np.append(0, np.arange(FAINT, USUAL))
         height[first] = search(grid[first, None], every)
-        loud = every[~_is_level(height[0], height[FAINT])]
+        loud = every[~(_is_level(height[0], height[FAINT]) | (height[0] >= 0))]
         height[1:FAINT, loud] = search(grid[1:FAINT, None], loud)
         for rows in np.array_split(np.arange(USUAL, SCAN), parts):
             left = every[~(first_crossing(height)[1] | (height[0] >= 0))]

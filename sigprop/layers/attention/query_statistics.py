@@ -241,22 +241,6 @@ class PositionStats:
         ratio = self.single.entropy[..., : len(number)] / np.log(np.maximum(count, 2.0))
         return np.asarray(ratio @ known / max(known.sum(), 1))
 
-    def of_stack(self, index: int) -> PositionStats:
-        """Statistics of one of many stacks; those of couples are not found again."""
-        scores = self.scores._replace(
-            **{n: v[index] for n, v in self.scores._asdict().items() if np.ndim(v)}
-        )
-        part = PositionStats(
-            self.source,
-            scores,
-            KeyWeights(self.layout, self.keys.more[index]),
-            self.near[index],
-            self.std[index],
-            Single(*(value[index] for value in self.single)),
-        )
-        vars(part).update(shared=self.shared[index], alike=self.alike[index])
-        return part
-
     def columns(self) -> dict[str, Floats]:
         """By block of positions: score_std, y2, excess, entropy, deficit, first_weight; of two
         blocks: overlap, and joint, its excess over that of equal weights.
