@@ -99,7 +99,7 @@ def gradients(
     seed : int
         Their seed.
     progress : callable, optional
-        Called with one after each draw, or after each stack of an array.
+        Called with one after each draw, or with the number of stacks after some of an array.
     geometry : {"auto", "exchangeable"}
         "exchangeable" describes late tokens of a causal spec, and leaves rotations out.
     start : {"identity", "last"} or array_like

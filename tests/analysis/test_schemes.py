@@ -342,10 +342,10 @@ def test_schemes_solved_together_are_those_solved_alone():
     """In the order asked for, twice where asked twice; norm placements do not mix."""
     architecture = SMALL.replace(causal=True)
     names = ["gpt2", "he", "bert", "glorot-normal", "glorot-uniform", "identity-like", "he"]
-    found = survey(architecture, names)
+    found = survey(architecture, names, 0.95)
     assert [one.name for one in found] == names
     for one in found:
-        alone = outcome(one.name, architecture)
+        alone = outcome(one.name, architecture, 0.95)
         assert one.alpha_critical == pytest.approx(alone.alpha_critical, rel=1e-9)
         for name in ("rho_final", "entropy_first", "entropy_final", "lambda_g"):
             assert getattr(one, name) == pytest.approx(getattr(alone, name), rel=1e-10)

@@ -170,8 +170,8 @@ def test_keys_that_add_up_have_independent_scores():
 
 
 def test_a_short_fit(monkeypatch):
-    """Its errors are below those of independent scores; control: without a step they are not."""
-    pytest.importorskip("torch")
+    """Its errors are below those of independent scores; control: after one step they are not."""
+    pytest.importorskip("torch", reason="needs the extra torch")
     rows = build_correlations.samples(range(6))
 
     def error(steps):
@@ -180,7 +180,7 @@ def test_a_short_fit(monkeypatch):
 
     alone = np.sqrt(np.mean((rows["found"] - PLAIN) ** 2, axis=0))
     assert (error(400) < 0.5 * alone).all()
-    assert (error(0) > 0.5 * alone).any()
+    assert (error(1) > 0.5 * alone).any()
 
 
 def test_late_keys_of_a_masked_stack():

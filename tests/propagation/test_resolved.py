@@ -118,14 +118,16 @@ def of_independent_scores(self, scale, deficit, sigma, weight):
 
 
 @pytest.mark.parametrize(
-    "number", [24, pytest.param(160, marks=pytest.mark.slow)], ids=["few", "many"]
+    ("number", "most"),
+    [(24, 0.001), pytest.param(160, 0.005, marks=pytest.mark.slow)],
+    ids=["few", "many"],
 )
-def test_grids_of_random_decoders_are_single_solves(number, monkeypatch):
+def test_grids_of_random_decoders_are_single_solves(number, most, monkeypatch):
     """Every fourth has rotary positions; control: without what correlated scores do."""
     specs = [decoder(k, rotary_base=1e4 if k % 4 == 3 else None) for k in range(number)]
     far = distances(specs)
     assert np.mean(far < 0.001) > 0.9
-    assert far.max() < 0.003  # of coarse blocks
+    assert far.max() < most
     monkeypatch.setattr(Tabulated, "correlations", of_independent_scores)
     without = distances(specs[:24])
     assert np.mean(without < 0.001) < 0.85
@@ -227,7 +229,7 @@ def test_gradients_of_an_array_are_its_single_gradients(kind):
     np.testing.assert_array_equal(found.exponent[1, 1], one.exponent)
     plain = gradients(many, progress=done.append)
     assert plain.errors is None
-    assert len(done) == 18
+    assert sum(done) == 18
     assert np.isnan(plain.wo[:, :, 0]).all()
     alone = gradients(spec.replace(beta=2.0, alpha_attn=0.5))
     for name in ("q", "p", "exponent", "wq", "wk", "wv", "wo", "w1", "w2"):

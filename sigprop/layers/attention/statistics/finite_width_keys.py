@@ -113,7 +113,8 @@ class Sphere:
     Examples
     --------
     >>> from sigprop.layers.attention.statistics.finite_width_keys import Sphere
-    >>> Sphere(64, 64).traces(1.0, 256, 0.0).query > Sphere(4096, 4096).traces(1.0, 256, 0.0).query
+    >>> wide, narrow = (Sphere(d, d).traces(1.0, 256, 0.0).query for d in (4096, 64))
+    >>> bool(narrow > wide)
     True
     """
 
@@ -145,7 +146,7 @@ class Sphere:
         Examples
         --------
         >>> from sigprop.layers.attention.statistics.finite_width_keys import Sphere
-        >>> round(float(Sphere(128, 128).traces(0.0, 128, 0.0).query) * 128, 2)
+        >>> float(round(Sphere(128, 128).traces(0.0, 128, 0.0).query * 128, 2))
         1.98
         """
         sigma, context, rho = np.broadcast_arrays(
@@ -168,18 +169,23 @@ class Sphere:
         total = [wide[1] * query, joint[0] * hot * wide[0] * key, joint[1] * hot * wide[1] * weight]
         total += [*(wide[0] * value for value in mean), y2, entropy]
         weights = probability / probability.sum()
-        return Traces(*(np.tensordot(weights, value, 1) for value in total))
+        return Traces(*(np.tensordot(weights, value, 1)[()] for value in total))
 
-    def _at(self, sigma: Floats, context: Floats, rho: Floats) -> tuple[Floats, ...]:
-        """Averages at given scores, of the shape of `sigma`."""
-        d, n, spread = self.width - 1, self.head_width, 2 * rho * (2 - rho) / self.width
-        s, t, g = (np.broadcast_to(v, sigma.shape).ravel() for v in (sigma, context, spread))
-        order = np.argsort(s)
-        parts = np.array_split(order, -(-len(order) // GROUP))
-        found = [_polynomials(_Moments(s[part], t[part], g[part], d)) for part in parts]
-        out = np.empty((len(found[0]), len(order)))
-        out[:, order] = np.concatenate([np.stack(rows) for rows in found], axis=1)
-        square, cross, own, flat, key, *mean = out.reshape(-1, *sigma.shape)
+    def _at(self, sigma: Number, context: Number, rho: Number) -> tuple[Floats, ...]:
+        """Averages at given scores; each is the same in any batch."""
+        spread = 2 * np.asarray(rho) * (2 - np.asarray(rho)) / self.width
+        cells = np.broadcast_arrays(sigma, context, spread)
+        s, t, g = (np.asarray(cell, dtype=np.float64).ravel() for cell in cells)
+        finer = np.ceil(2 * np.log2(np.maximum(s * LONGEST / STEP, 1.0))) / 2
+        d, n = self.width - 1, self.head_width
+        index, found = np.argsort(s), []
+        for part in np.split(index, 1 + np.flatnonzero(np.diff(finer[index]))):
+            for few in np.array_split(part, -(-len(part) // GROUP)):
+                step = LONGEST * 2.0 ** -finer[few[0]]
+                found.append(np.stack(_polynomials(_Moments(s[few], t[few], g[few], d, step))))
+        out = np.empty((len(found[0]), len(index)))
+        out[:, index] = np.concatenate(found, axis=1)
+        square, cross, own, flat, key, *mean = out.reshape(-1, *cells[0].shape)
         last = own + flat / (d - 1)
         along = d / n + (n - 1) / n  # weight of z z^T / d in a head's kernel
         query = along * square / d**2 + (along + (n - 1) / n) * cross / d + (n - 1) / n * last
@@ -209,12 +215,11 @@ def _polynomials(m: _Moments | _Names) -> tuple[Number, ...]:
 class _Moments:
     """E of a product of sums of A^k z^j eta^i, by quadrature; `spread` is the variance of g.
 
-    Scores along the first axis have one grid of z and a grid of u each.
+    Scores along the first axis have one grid of z, of a given step, and a grid of u each.
     """
 
-    def __init__(self, s: Floats, t: Floats, spread: Floats, d: float) -> None:
+    def __init__(self, s: Floats, t: Floats, spread: Floats, d: float, step: float) -> None:
         self.s, self.t, self.d = s, t, d
-        step = min(LONGEST, STEP / max(float(s.max()), 1e-9))
         end = min(TOP, np.sqrt(d))
         z = np.linspace(-end, end, int(np.ceil(2 * end / step)) + 1)[1:-1]
         log_weight = (d - 3) / 2 * np.log1p(-(z**2) / d)
