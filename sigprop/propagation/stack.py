@@ -396,7 +396,7 @@ def build_stack(
         How many states a block of exchangeable tokens will be applied to; many make it worth
         preparing profiles.
     resolution : int, optional
-        About how many blocks of positions carry the kernel; by default 64, and 48 where every mask
+        About how many blocks of positions carry the kernel; by default 64, and 44 where every mask
         has rotary positions.
     ranges : int, optional
         Number of equal ranges of positions whose ends must be ends of blocks.
