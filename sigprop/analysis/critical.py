@@ -2,6 +2,7 @@ r"""Critical residual strength (E20, E21)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 Sentences = str | NDArray[np.str_]
+Scan = Callable[["_Search", Floats, Ints], Floats]
 LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
 ROUNDING = 4 * np.finfo(float).eps  # of chi_mlp, which is one for ReLU without bias
 SCAN = 25  # strengths at which the overlap is computed before refining
@@ -195,7 +197,7 @@ def critical(
     >>> round(float(critical(spec, 0.9).alpha_attn), 6)
     3.229...
     """
-    return _solved(spec, rho_max, theory, geometry, 1)
+    return _solved(spec, rho_max, theory, geometry, _everywhere)
 
 
 @validated
@@ -221,13 +223,13 @@ def first_root(spec: ModelSpec, rho_max: ArrayLike, theory: str = "finite") -> C
     >>> round(float(first_root(spec, 0.9).alpha_attn / critical(spec, 0.9).alpha_attn), 12)
     1.0
     """
-    return _solved(spec, rho_max, theory, "auto", PARTS)
+    return _solved(spec, rho_max, theory, "auto", _to_first_root)
 
 
 def _solved(
-    spec: ModelSpec, rho_max: ArrayLike, theory: str, geometry: str, parts: int
+    spec: ModelSpec, rho_max: ArrayLike, theory: str, geometry: str, scan: Scan
 ) -> Critical:
-    """Critical strengths; the scan goes by parts, without the specs that have crossed rho_max."""
+    """Critical strengths, from heights that a scan finds at some of the strengths of a grid."""
     target = np.asarray(rho_max, dtype=np.float64)
     require((target > 0) & (target < 1), "rho_max", rho_max, "a number in (0, 1)")
     require_theory(spec, "critical", theory, geometry)
@@ -236,17 +238,7 @@ def _solved(
     search = _Search(spec, (theory, geometry), shape, np.broadcast_to(target, shape).ravel())
     grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
     every = np.arange(search.target.size)
-    height = np.full((SCAN, every.size), np.nan)
-    if parts == 1:
-        height[:] = search(grid[:, None], every)
-    else:
-        first = np.append(0, np.arange(FAINT, USUAL))
-        height[first] = search(grid[first, None], every)
-        loud = every[~(_is_level(height[0], height[FAINT]) | (height[0] >= 0))]
-        height[1:FAINT, loud] = search(grid[1:FAINT, None], loud)
-        for rows in np.array_split(np.arange(USUAL, SCAN), parts):
-            left = every[~(first_crossing(height)[1] | (height[0] >= 0))]
-            height[np.ix_(rows, left)] = search(grid[rows, None], left)
+    height = scan(search, grid, every)
     before, found = first_crossing(height)
     found &= ~(height[0] >= 0)
     index, first = every[found], before[found]
@@ -256,6 +248,26 @@ def _solved(
         (height[first, index], height[first + 1, index]),
     )
     return search.finish(roots, grid[before], grid[before + 1], found, height)
+
+
+def _everywhere(search: _Search, grid: Floats, every: Ints) -> Floats:
+    """Heights at all strengths, shape (SCAN, N)."""
+    height = np.empty((SCAN, every.size))
+    height[:] = search(grid[:, None], every)
+    return height
+
+
+def _to_first_root(search: _Search, grid: Floats, every: Ints) -> Floats:
+    """Heights at as many strengths as the first root needs; NaN at the others."""
+    height = np.full((SCAN, every.size), np.nan)
+    first = np.append(0, np.arange(FAINT, USUAL))
+    height[first] = search(grid[first, None], every)
+    loud = every[~(_is_level(height[0], height[FAINT]) | (height[0] >= 0))]
+    height[1:FAINT, loud] = search(grid[1:FAINT, None], loud)
+    for rows in np.array_split(np.arange(USUAL, SCAN), PARTS):
+        left = every[~(first_crossing(height)[1] | (height[0] >= 0))]
+        height[np.ix_(rows, left)] = search(grid[rows, None], left)
+    return height
 
 
 def _is_level(first: Floats, second: Floats) -> Bools:

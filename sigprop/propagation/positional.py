@@ -250,8 +250,8 @@ def both_ways(spec: ModelSpec) -> tuple[Trajectory, Gradients]:
     stack = build_stack(spec, "position")
     run = solve(stack, stack.initial(spec), spec.shape[:1], columns=False)
     found = from_positions(spec, run.read, stack.place)
-    shared = run if is_pulled_through(spec, stack) else None
-    return found, resolved_gradients(spec, run=shared)
+    shared = (stack, run) if is_pulled_through(spec, stack) else None
+    return found, resolved_gradients(spec, forward=shared)
 
 
 class _Slopes(NamedTuple):

@@ -23,10 +23,10 @@ from sigprop.propagation.run import Run, solve
 from sigprop.propagation.stack import Stack, build_stack, layer_betas
 from sigprop.propagation.trajectories import from_distances, from_positions, from_states, reason_of
 
-__all__ = ["propagate", "whose"]
+__all__ = ["TOGETHER", "propagate", "whose"]
 
 STATE, RECORD = 1500, 200  # bytes of a state while a block acts on it, and of a layer recorded
-TOGETHER = 8  # stacks whose tokens are told apart that are solved together
+TOGETHER = 8  # most stacks whose tokens are told apart that are solved together
 
 
 @validated

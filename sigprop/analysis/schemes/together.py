@@ -16,12 +16,11 @@ from sigprop.propagation.gradients.closed_form import Gradients
 from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.positional import both_ways, gradients
 from sigprop.propagation.result import Trajectory
-from sigprop.propagation.solve import propagate
+from sigprop.propagation.solve import TOGETHER, propagate
 from sigprop.propagation.trajectories import of_one
 
 __all__ = ["Solved", "solved"]
 
-TOGETHER = 8  # most descriptions whose tokens are told apart that are solved together
 NUMBERS = frozenset(ModelSpec.numbers()) - {"sigma_w2"}  # that schemes may differ in
 
 Words = tuple[str, ...]

@@ -244,7 +244,7 @@ class Attended:
     def tokens_kernel(self) -> Floats:
         """Kernel of the tokens at two queries."""
         count = len(self.layout.queries.count)
-        own, (i, j) = np.full(count, 1.0) * self.q, self.layout.cells
+        own, (i, j) = self.q * np.ones(count), self.layout.cells
         return joined(own, self.q - self.gap[..., i, j])
 
     @cached_property

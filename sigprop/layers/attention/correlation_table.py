@@ -59,11 +59,6 @@ def from_keys(count: Floats, most: float = MOST) -> Floats:
     return np.asarray(2 * np.log(inside / LEAST) / np.log(most / LEAST) - 1)
 
 
-def to_keys(place: Floats | float) -> Floats:
-    """Whole number of keys at a place."""
-    return np.round(LEAST * (MOST / LEAST) ** ((np.asarray(place) + 1) / 2))
-
-
 def to_deviation(place: Floats) -> Floats:
     """Score deviation at a place."""
     return co.to_deviation(place, COLDEST, HOTTEST)
@@ -72,11 +67,6 @@ def to_deviation(place: Floats) -> Floats:
 def from_part(value: Floats) -> Floats:
     """Place of a number in [0, 1], clipped, on [-1, 1]."""
     return np.asarray(2 * np.clip(value, 0.0, 1.0) - 1)
-
-
-def to_tilt(place: Floats) -> Floats:
-    """Rise with log distance at a place, over the mean gap."""
-    return np.asarray((place + 1) / 2)
 
 
 def from_base(base: float) -> float:

@@ -105,8 +105,8 @@ class KeyWeights:
         >>> KeyWeights(make_layout(2), np.zeros((2, 2))).own_means(np.full((2, 2), 0.5)).tolist()
         [0.0, 0.5]
         """
-        own, _ = self._own_sums(values, self.weight)
-        number, _ = self._own_sums(np.ones(np.shape(values)[-2:]), self.weight)
+        picked, ones = self.layout.seen * self.weight, np.ones(np.shape(values)[-2:])
+        (own, _), (number, _) = (self._own_sums(v, picked) for v in (values, ones))
         return _mean(own, number)
 
     def excess(self, values: Floats) -> tuple[Floats, Floats]:
@@ -139,7 +139,7 @@ class KeyWeights:
         layout, picked = self.layout, self.layout.seen * weight
         (i, j), blocks, window = layout.couples, len(layout.size), layout.local
         square, of_blocks = values[..., :blocks], picked[..., :blocks]
-        own, rows = self._own_sums(values, weight)
+        own, rows = self._own_sums(values, picked)
         sums = rows @ np.swapaxes(of_blocks, -1, -2)
         if window is None:
             return own, sums[..., i, j]
@@ -153,10 +153,9 @@ class KeyWeights:
         between[..., couples] = close[..., row, distance]
         return own, between
 
-    def _own_sums(self, values: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    def _own_sums(self, values: Floats, picked: Floats) -> tuple[Floats, Floats]:
         """Weighted sums over pairs of different keys of each query, and over its pairs by block."""
-        layout, picked = self.layout, self.layout.seen * weight
-        blocks, window = len(layout.size), layout.local
+        layout, blocks, window = self.layout, len(self.layout.size), self.layout.local
         of_blocks = picked[..., :blocks]
         rows = of_blocks @ (layout.pairs * values[..., :blocks])
         own = np.sum(rows * of_blocks, axis=-1)

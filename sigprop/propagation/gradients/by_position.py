@@ -29,6 +29,7 @@ from sigprop.propagation.capabilities import geometry_of, has_positions, refusal
 from sigprop.propagation.gradients.closed_form import Gradients, norms_of
 from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.run import Run, solve
+from sigprop.propagation.solve import TOGETHER
 from sigprop.propagation.stack import Block, Stack, build_stack, iterate
 
 __all__ = [
@@ -48,7 +49,9 @@ STARTS = ("identity", "last")  # starts by name
 LATE, LAST = (2, 4), (4, 8)  # last windows in parts, and parts; where gradients start there
 MAX_RANGES = 256
 VANISHES = ("a state that vanishes or overflows", "gradients")
-TOGETHER, LAYERS = 8, 200  # most stacks that are solved together, and about how many layers
+LAYERS = 200  # about how many are kept of the stacks that are solved together
+
+Forward = tuple[Stack, Run]
 
 
 class Pulled(NamedTuple):
@@ -183,7 +186,7 @@ def pulled(
     start: str | ArrayLike = "identity",
     ranges: int | None = None,
     beta_by_layer: ArrayLike | None = None,
-    run: Run | None = None,
+    forward: Forward | None = None,
 ) -> Pulled:
     """Pull a gradient kernel back through a stack, or through many that differ in numbers alone.
 
@@ -198,8 +201,9 @@ def pulled(
         Number of equal ranges of positions at whose ends blocks must end.
     beta_by_layer : array_like, shape (L,), optional
         Inverse temperature of each block.
-    run : Run, optional
-        The way forward, with its statistics, if it is known (`is_pulled_through`).
+    forward : tuple of Stack and Run, optional
+        Blocks of many stacks that the gradients go back through (`is_pulled_through`), and the way
+        forward, with its statistics.
 
     Returns
     -------
@@ -219,16 +223,15 @@ def pulled(
     >>> len(pulled(spec).rows)
     2
     """
-    stack = _stack_from(spec, start, ranges, beta_by_layer)
-    geometry: Any = stack.place.geometry
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused, or masked
-        if run is None and spec.shape:
-            run = solve(stack, stack.initial(spec), spec.shape[:-2], columns=False)
-        if run is None:
-            passed, known = _forward(spec, stack, beta_by_layer), np.asarray(True)
-        else:
-            reached = zip(stack.blocks, run.kernels[:-1], run.rows, strict=False)
+        if spec.shape:
+            stack, run = forward or _together(spec, start, ranges)
+            reached = zip(stack.blocks, run.kernels[:-1], run.rows, strict=True)
             passed, known = [_knowing(*one) for one in reached], run.ended == spec.depth
+        else:
+            stack = _stack_from(spec, start, ranges, beta_by_layer)
+            passed, known = _forward(spec, stack, beta_by_layer), np.asarray(True)
+        geometry: Any = stack.place.geometry
         begin = BackwardStep(start_of(geometry, start), {})
         rows = list(iterate(begin, reversed(passed), _back))
         known = known & np.all([_is_finite(row.gradient) for row in rows], axis=0)
@@ -380,6 +383,12 @@ def _knowing(block: Block, kernel: State, attention: Any) -> _Passed:
     return _Passed(replace(block, place=place), kernel)
 
 
+def _together(spec: ModelSpec, start: str | ArrayLike, ranges: int | None) -> Forward:
+    """Blocks of many stacks that suit a start, and the way forward."""
+    stack = _stack_from(spec, start, ranges)
+    return stack, solve(stack, stack.initial(spec), spec.shape[:-2], columns=False)
+
+
 def is_pulled_through(spec: ModelSpec, stack: Stack) -> bool:
     """Whether independent output gradients go back on the blocks of positions of a stack.
 
@@ -415,13 +424,13 @@ def resolved_gradients(
     start: str | ArrayLike = "identity",
     ranges: int | None = None,
     beta_by_layer: ArrayLike | None = None,
-    run: Run | None = None,
+    forward: Forward | None = None,
 ) -> Gradients:
     """Gradients of one stack, or of many that differ in numbers alone, position by position.
 
     Parameters
     ----------
-    spec, start, ranges, beta_by_layer, run
+    spec, start, ranges, beta_by_layer, forward
         As in `pulled`.
 
     Returns
@@ -441,7 +450,7 @@ def resolved_gradients(
     tokens = int(spec.context)
     if ranges is not None:
         count("blocks", ranges, 1, min(MAX_RANGES, tokens))
-    geometry, rows, known = found = pulled(spec, start, ranges, beta_by_layer, run)
+    geometry, rows, known = found = pulled(spec, start, ranges, beta_by_layer, forward)
     size, lead = geometry.layout.size, spec.shape[:-2]
     q = np.stack([np.asarray(row.gradient.q)[..., 0] @ size for row in rows]) / tokens
     p = np.stack([np.sum(row.gradient.others, axis=(-2, -1)) for row in rows])
