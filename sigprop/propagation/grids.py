@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.core.arguments import validated
-from sigprop.core.arrays import Bools, Floats, Ints
+from sigprop.core.arrays import Bools, Floats, Ints, distinct
 from sigprop.core.memory import allow
 from sigprop.layers.attention.exchangeable import valid
 from sigprop.layers.state import State, scaled
@@ -241,7 +241,7 @@ def _tops(spec: ModelSpec) -> dict[int, float]:
     beta = np.max([np.broadcast_to(layer.beta, spec.shape) for layer in set(spec.layers)], axis=0)
     context, level = np.broadcast_arrays(spec.context, np.square(spec.norm_gain) * beta)
     out = {}
-    for one in np.unique(context).astype(int).tolist():
+    for one in distinct(context).astype(int).tolist():
         sigma = ROOM * np.max(level[context == one]) * np.sqrt(np.log(one))
         known = () if any_norm(spec) is None else TOPS
         out[one] = next((t for t in known if t >= sigma), TOPS[-1])

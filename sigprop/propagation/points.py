@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.core.arrays import Ints
+from sigprop.core.arrays import Ints, distinct
 from sigprop.model.spec import ModelSpec
 
 __all__ = ["TRAILING", "chunks", "part_of", "parts_of_one_context", "picked", "singles"]
@@ -49,7 +49,7 @@ def parts_of_one_context(spec: ModelSpec, kind: str, size: int) -> Iterator[tupl
     names = [n for n in spec.numbers() if n != "sigma_w2"]
     wide = {n: np.broadcast_to(np.asarray(getattr(spec, n), float), spec.shape) for n in names}
     flat = {name: value.ravel() for name, value in wide.items()}
-    for context in np.unique(flat["context"]).astype(int).tolist():
+    for context in distinct(flat["context"]).astype(int).tolist():
         same = np.flatnonzero(flat["context"] == context)
         for index in np.array_split(same, -(-len(same) // size)):
             own: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.core.arrays import Floats, Ints, Number
+from sigprop.core.arrays import Floats, Ints, Number, distinct
 from sigprop.core.errors import DomainError, require
 from sigprop.layers.activations import activation
 from sigprop.layers.attention.by_distance import DistanceGeometry
@@ -491,7 +491,7 @@ def _by_position(
     if packed is not None:
         length, inside = max(packed.longest[0], 2), np.array(packed.longest)
     layouts = [make(length, window=m.window, prefix=m.prefix, cuts=inside, far=far) for m in masks]
-    edges = np.unique(np.concatenate([layout.edges for layout in layouts]))
+    edges = distinct(np.concatenate([layout.edges for layout in layouts]))
     common = Layout(edges if packed is None else packed.laid_out(edges), documents=packed)
     if far:
         common = with_short_distances(common, [m.window for m in masks])
@@ -527,7 +527,7 @@ def _packed(masks: set[Mask], context: int, kept: int) -> PackedDocuments | None
 
 def _inside(masks: set[Mask], context: int) -> Ints:
     """Positions at which blocks of documents or chunks end, close behind the start of each."""
-    starts = np.unique(np.concatenate([mask.starts(context) for mask in masks]))
+    starts = distinct(np.concatenate([mask.starts(context) for mask in masks]))
     lengths = np.diff([*starts, context])
     within = make_layout(max(lengths.max(), 2), WITHIN, singles=FIRST).edges
     ends = [start + within[within < length] for start, length in zip(starts, lengths, strict=True)]

@@ -1,5 +1,6 @@
 """Tables of every context and mask: quadratures, exact limits, laws and stacks."""
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from sigprop import ModelSpec
 from sigprop.core.errors import AssumptionError
 from sigprop.core.numerics.chebyshev import basis, nodes
+from sigprop.layers.attention import key_correlations
 from sigprop.layers.attention.by_position import PositionGeometry
+from sigprop.layers.attention.distance_grid import make_field
 from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_universal import Universal
@@ -137,6 +140,28 @@ def test_shipped_errors_are_small():
     assert np.array_equal(bounds["bounds"], build_universal.BOUNDS)
     assert np.all(bounds["pair"][0] <= (1e-4, 5e-4))
     assert np.all(bounds["pair"][:, 1] <= 5e-3)
+
+
+def test_queries_alike():
+    """Against quadrature and as couples of a query and itself; wrong correlations fail."""
+    keys = np.array([1.0, 2, 40, 4e5])
+    look = un.Alike(keys)
+    for s, r in ((0.3, 0.7), (2.0, 0.4), (5.0, 0.95), (2.0, -0.2)):
+        exact = overlap(s, keys[1:], r) - 1 / keys[1:]
+        found = look(np.full(4, s), np.full(4, r))
+        assert found[0] == 0
+        assert found[1:] == pytest.approx(exact, abs=2e-4)
+        both = couples(keys, keys)(np.full(8, s), np.full(4, r))
+        assert found == pytest.approx(both, abs=2e-4)
+        assert np.abs(look(np.full(4, s), np.full(4, 0.9 * r))[1:] - exact).max() > 2e-4
+    assert np.isnan(un.Alike(np.array([2e6]))(np.ones(1), np.ones(1))).all()
+
+
+def test_some_of_the_couples():
+    keys, rng = np.array([5.0, 70.0, 900.0]), np.random.default_rng(1)
+    look, r = couples(keys, 2 * keys), rng.uniform(-0.9, 1, (4, 3))
+    s, at = rng.uniform(0.1, 3, 6), np.array([2, 0])
+    np.testing.assert_array_equal(look(s, r[..., at], at), look(s, r)[..., at])
 
 
 def test_limit_of_one_query():
@@ -369,24 +394,40 @@ class Detached(Universal):
         return super().shared(sigma, r) / 2
 
 
+def drawn_rho(spec, monkeypatch):
+    """Mean of `Exact` over seeds of the fields that it draws under rotary positions, and its s.e.
+
+    They are one seed's in all queries and layers, so errors of it add up.
+    """
+    seeds = range(4 if spec.rotary_base is not None and spec.context > 64 else 1)
+    rows = []
+    for seed in seeds:
+        drawn = partial(lambda seed, *asked: make_field(*asked[:-1], seed), seed)
+        monkeypatch.setattr(key_correlations, "make_field", drawn)
+        rows.append(rho_of(Exact, spec))
+    error = np.std(rows, axis=0, ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else 0.0
+    return np.mean(rows, axis=0), error
+
+
 MASKS = {"causal": {}, "window": {"window": 24}, "rotary": {"rotary_base": 1e4}}
 
 
 @pytest.mark.parametrize("context", [64, pytest.param(256, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize("mask", MASKS)
-def test_stacks(context, beta, mask):
+def test_stacks(context, beta, mask, monkeypatch):
     """A stack is that of the quadratures; half the overlap of attention is not.
 
-    Largest difference measured: 5e-5 of rho, and 0.0012 under rotary positions, where what
-    correlations of scores do is drawn in the one and looked up in the other.
+    Largest difference measured: 5e-5 of rho, and 0.0015 with a standard error of 0.0005 under
+    rotary positions, where what correlations of scores do is drawn in the one and looked up in the
+    other.
     """
     spec = ModelSpec(
         depth=6, context=context, causal=True, beta=beta, sigma_v2=2, sigma_w2=1, rho0=0.05,
         width=256, heads=8, **MASKS[mask],
     )  # fmt: skip
-    exact = rho_of(Exact, spec)
-    bound = 1.5e-3 if mask == "rotary" else 2e-4
-    assert np.abs(rho_of(Universal, spec) - exact).max() < bound
+    exact, error = drawn_rho(spec, monkeypatch)
+    bound = 3 * error + (1.5e-3 if mask == "rotary" else 2e-4)
+    assert np.all(np.abs(rho_of(Universal, spec) - exact) < bound)
     if beta == 3:
-        assert np.abs(rho_of(Detached, spec) - exact).max() > 2e-3
+        assert np.any(np.abs(rho_of(Detached, spec) - exact) > np.maximum(2e-3, bound))

@@ -1,12 +1,16 @@
-"""Work that is killed at a random moment and goes on, in forked processes."""
+"""Work that is killed at a random moment and goes on, in processes of its own.
+
+They are forked from a server without threads: a process that has them, as one that stored a grid
+does, must not be forked.
+"""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -78,44 +82,49 @@ WORK: dict[str, Callable[[Path], bytes]] = {
 }  # fmt: skip
 
 
-def started(work: Callable[[Path], bytes], folder: Path, answer: Path) -> int:
-    """Do work in a process of its own, with its answer in a file; return the process."""
-    number = os.fork()
-    if number == 0:
-        try:
-            answer.write_bytes(work(folder))
-        finally:
-            os._exit(0 if answer.exists() else 1)
-    return number
+SERVER = get_context("forkserver")
+SERVER.set_forkserver_preload([__name__])
 
 
-def ended(number: int) -> None:
-    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 0
+def worked(name: str, folder: Path, answer: Path) -> None:
+    answer.write_bytes(WORK[name](folder))
+
+
+def started(name: str, folder: Path, answer: Path) -> BaseProcess:
+    """Do work in a process of its own, with its answer in a file."""
+    process = SERVER.Process(target=worked, args=(name, folder, answer))
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess) -> None:
+    process.join()
+    assert process.exitcode == 0
 
 
 def killed(name: str, times: int, seed: int, folder: Path, told=lambda line: None) -> int:
     """Kill work before its end, at random moments, and let it go on; count these kills."""
-    rng, work = np.random.default_rng(seed), WORK[name]
+    rng = np.random.default_rng(seed)
     expected = folder / f"{name}.whole"
     for first in (True, False):  # the first time caches are cold
         start = time.monotonic()
         (folder / f"whole-{name}-{first}").mkdir()
-        ended(started(work, folder / f"whole-{name}-{first}", expected))
+        ended(started(name, folder / f"whole-{name}-{first}", expected))
         lasts = time.monotonic() - start
     cut = 0
     for i in range(4 * times):
         place, answer = folder / f"{name}-{i}", folder / f"{name}-{i}.answer"
         place.mkdir()
-        process = started(work, place, answer)
+        process = started(name, place, answer)
         time.sleep(rng.uniform(0, lasts))
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        process.kill()
+        process.join()
         if answer.exists():
             lasts *= 0.8  # it had ended: the machine is faster now
             continue
         cut += 1
         left = len(leftovers(place))
-        ended(started(work, place, answer))
+        ended(started(name, place, answer))
         assert answer.read_bytes() == expected.read_bytes(), (name, i)
         assert leftovers(place) == [], (name, i)
         told(f"{name} {i}: killed before its end {cut}, leftovers cleared {left}")

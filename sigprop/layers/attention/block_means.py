@@ -19,7 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sigprop.core.arrays import Bools, Floats, Ints
+from sigprop.core.arrays import Bools, Floats, Ints, distinct
 from sigprop.layers.attention.position_grid import Layout
 
 __all__ = ["BlockMeans", "derivatives"]
@@ -180,7 +180,9 @@ class BlockMeans:
     def _regions(self) -> tuple[Ints, Ints]:
         """First and last block of the segment, or side of the end of a prefix, of each block."""
         layout, blocks = self._layout, len(self._layout.size)
-        ends = np.unique([0, *layout.edges.searchsorted([*layout.starts, layout.prefix]), blocks])
+        ends = distinct(
+            np.array([0, *layout.edges.searchsorted([*layout.starts, layout.prefix]), blocks])
+        )
         region = np.searchsorted(ends, np.arange(blocks), side="right")
         return ends[region - 1], ends[region] - 1
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Ints, Number
+from sigprop.core.arrays import Floats, Ints, Number, distinct
 from sigprop.layers.attention.distance_grid import make_field
 from sigprop.layers.attention.position_grid import Layout, pairs_between
 from sigprop.layers.attention.rotation import Rotation, frequencies
@@ -224,7 +224,7 @@ class BlockedKeys:
         end = np.cumsum(self.parts, axis=1)
         rows = np.zeros((len(end), MERGED, end.shape[1]))
         for row, ends in zip(rows, end, strict=True):
-            cuts = np.unique(np.geomspace(1, ends[-1], MERGED).round())
+            cuts = distinct(np.geomspace(1, ends[-1], MERGED).round())
             _, group = np.unique(np.searchsorted(cuts, ends), return_inverse=True)
             row[group, np.arange(ends.size)] = 1.0
         return rows

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Ints
+from sigprop.core.arrays import Floats, Ints, distinct
 from sigprop.core.errors import require
 from sigprop.layers.attention.position_grid import WINDOWS, Layout
 from sigprop.layers.attention.sliding_window import PER_WINDOW, short_distances
@@ -60,7 +60,7 @@ def shrinking_blocks(window: int, context: int, windows: int = 2, parts: int = 4
     near = np.linspace(0, first, windows * min(parts, window) + 1)
     number = int(np.ceil(np.log(max(context / (2 * first), 1.0)) / np.log(SHRINK)))
     grown = first * SHRINK ** np.arange(number)
-    return np.unique(np.concatenate([near, grown]).round().astype(np.int64))
+    return distinct(np.concatenate([near, grown]).round().astype(np.int64))
 
 
 def make_layout(
@@ -125,7 +125,7 @@ def make_layout(
         require(len(fine) <= MAX_SIZE, "window", window, f"at least {context} / 62")
         grown = np.concatenate([grown, fine[fine < context], [end]])
     inside = [c for c in (*cuts, prefix) if 0 < c < context]
-    edges = np.unique(np.concatenate([single, np.round(grown), inside]).astype(np.int64))
+    edges = distinct(np.concatenate([single, np.round(grown), inside]).astype(np.int64))
     return Layout(edges, window, prefix)
 
 

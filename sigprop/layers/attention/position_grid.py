@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Bools, Floats, Ints
+from sigprop.core.arrays import Bools, Floats, Ints, distinct
 from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.sliding_window import SlidingWindow, between_nodes
 
@@ -171,7 +171,9 @@ class Layout:
     @cached_property
     def wide(self) -> Ints:
         """Blocks of more than one position whose pairs are not told apart by distance."""
-        return np.setdiff1d(np.flatnonzero(self.size > 1), self.long)
+        several = self.size > 1
+        several[self.long] = False
+        return np.flatnonzero(several)
 
     @cached_property
     def queries(self) -> Rows:
@@ -521,7 +523,7 @@ class Layout:
         segment, place = self.places(self.centres)
         segment, place = segment[: self.shown], place[: self.shown]
         many = self.centres.count[: self.shown] >= 3
-        found, held = [_none()], np.unique(segment[many])
+        found, held = [_none()], distinct(segment[many])
         number = min(number, max(RESOLVED // max(len(held), 1), FEWEST))
         for index in (np.flatnonzero(many & (segment == one)) for one in held):
             found.append(index[evenly(place[index], number)])
@@ -573,7 +575,7 @@ class Layout:
         """
         (own, node), (segment, place) = self.places(self.centres), self.places(self.queries)
         out = np.zeros((len(blocks), len(place)))
-        for one in np.unique(own[blocks]):
+        for one in distinct(own[blocks]):
             at, queries = np.flatnonzero(own[blocks] == one), segment == one
             for k, unit in zip(at, np.eye(len(at)), strict=True):
                 out[k, queries] = np.interp(place[queries], node[blocks[at]], unit)
@@ -872,7 +874,7 @@ def evenly(place: Floats, number: int) -> Ints:
     [0, 3, 4]
     """
     wanted = np.linspace(place[0], place[-1], number)
-    return np.unique(np.abs(place[:, None] - wanted).argmin(axis=0))
+    return distinct(np.abs(place[:, None] - wanted).argmin(axis=0))
 
 
 def pairs_between(sizes: Ints) -> Floats:

@@ -18,12 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Floats
+from sigprop.core.arrays import Floats, Ints
 from sigprop.layers.attention.position_grid import Layout
-from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics.coordinates import MAX_GAP
 from sigprop.layers.attention.statistics.table import head_nodes
-from sigprop.layers.attention.statistics.universal import HOT, Couples
+from sigprop.layers.attention.statistics.universal import HOT, Alike, Couples
 
 __all__ = ["Response", "Responses", "correlations"]
 
@@ -162,26 +161,32 @@ class Responses:
 
         Beyond r = -0.3, where the table ends, it is the slope there.
         """
-        i, j = self.layout.couples
-        s = np.maximum(std, SMALLEST)
+        i, j = (one[self._live] for one in self.layout.couples)
+        s, found = np.maximum(std, SMALLEST), np.zeros(r.shape)
         product = s[..., i] * s[..., j]
         step = STEP / (1 + product)
-        gap = np.minimum(1 - r, MAX_GAP - step)
+        gap = np.minimum(1 - r[..., self._live], MAX_GAP - step)
         first = np.maximum(gap - step, 0.0)  # 1 - r of the first point
         place = np.where(first > 0, 1.0, gap / step)  # of r among them
-        steps, parts = [0, 2], [1.5 - place, 0.5 - place]
-        if np.any(place != 1):
-            steps, parts = [*steps, 1], [*parts, 2 * place - 2]
-        gaps = np.stack([first + k * step for k in steps])
-        slope = np.sum(np.stack(parts) * self._overlaps.shared(s, 1 - gaps), axis=0)
-        return np.asarray(slope / (step * product))
+        ends = self._two(s, 1 - np.stack([first, first + 2 * step]))
+        slope = np.sum(np.stack([1.5 - place, 0.5 - place]) * ends, axis=0)
+        near = np.flatnonzero(np.any(place != 1, axis=tuple(range(place.ndim - 1))))
+        if near.size:  # of the others r is in the middle, whose value does not matter
+            middle = self._two(s, 1 - (first + step)[..., near], near)
+            slope[..., near] += 2 * (place[..., near] - 1) * middle
+        found[..., self._live] = slope / (step * product)
+        return found
 
     @cached_property
-    def _overlaps(self) -> Universal:
-        return Universal(self.layout)
+    def _live(self) -> Ints:
+        """Couples of queries that share keys."""
+        return np.flatnonzero(self.layout.common > 0)
 
     @cached_property
-    def _same(self) -> Couples:
-        count = self.layout.queries.count
-        index = np.arange(len(count))
-        return Couples(count, index, index, count)
+    def _two(self) -> Couples:
+        (i, j), count, live = self.layout.couples, self.layout.queries.count, self._live
+        return Couples(count, i[live], j[live], self.layout.common[live])
+
+    @cached_property
+    def _same(self) -> Alike:
+        return Alike(self.layout.queries.count)

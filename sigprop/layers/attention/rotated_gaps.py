@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from sigprop.core.arrays import Bools, Floats, Ints, Number
+from sigprop.core.arrays import Bools, Floats, Ints, Number, distinct
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.sliding_window import SlidingWindow, hats
 
@@ -157,7 +157,7 @@ class RotatedGaps:
         if not len(distances):
             return np.zeros((len(self._omega), 0))
         parts = np.linspace(distances[:-1], distances[1:], SAMPLES, endpoint=False)
-        apart = np.unique(np.append(parts.round(), distances[-1]))
+        apart = distinct(np.append(parts.round(), distances[-1]))
         weight = hats(distances, apart) * np.gradient(apart)[:, None]
         return np.asarray(np.cos(self._omega[:, None] * apart) @ weight / weight.sum(axis=0))
 

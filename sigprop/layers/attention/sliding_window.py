@@ -21,7 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Ints
+from sigprop.core.arrays import Floats, Ints, distinct
 
 __all__ = ["PER_WINDOW", "SlidingWindow", "between_nodes", "hats", "short_distances"]
 
@@ -85,7 +85,7 @@ def short_distances(windows: Sequence[int], longest: int) -> Ints:
     first = 2 * windows[0]
     number = int(np.ceil(np.log(max(longest / first, 1.0)) / np.log(GROWTH))) + 1
     grown = np.round(np.geomspace(first, max(longest, first), number))
-    found = np.unique(np.concatenate([[1], *parts, grown, [2 * w for w in windows]]))
+    found = distinct(np.concatenate([[1], *parts, grown, [2 * w for w in windows]]))
     return found[found > 0].astype(np.int64)
 
 

@@ -22,13 +22,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Floats
+from sigprop.core.arrays import Floats, Ints
 from sigprop.layers.attention.statistics.boltzmann import Lines, normals
 
 __all__ = ["Attended", "Fields", "attended", "factored"]
 
 SUM, MARGIN = 14, 1.5  # points of u, and how far they go beyond what a vanishing field needs
-START, STOP, COARSE = 1e-3, 25.0, np.arange(-130.0, 61.0)  # -log G between which that is
+LEVELS = np.array([1e-3, 25.0])  # of -log G between which that is
+LOWEST, HIGHEST = -130, 60  # u between which these are found
 CHUNK = 512  # queries times points at once: their arrays stay in cache
 POINTS = 64  # of a field
 COLD, FEW = 0.5, 16  # variance of a field below which so many are enough
@@ -169,7 +170,7 @@ def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
 
     points = np.concatenate([points, -points])[:, : fields.roots.shape[-1]]
     lines = Lines(fields.own[held])
-    u = _range(lines, summed, query.size)[query]
+    u = _range(lines, summed, query)[query]
     logs = lines(u[:, :, None] + (fields.roots[held] @ points.T)[:, None])
     decay, one, two = np.exp(np.maximum(logs, LEAST, out=logs), out=logs)  # (H, U, S)
     left = np.exp(np.maximum(-summed(decay), LEAST))
@@ -188,9 +189,12 @@ def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
     return Attended(np.mean(np.sum(alike, axis=1) / total, axis=1), pairs, weights)
 
 
-def _range(lines: Lines, summed: Callable[[Floats], Floats], number: int) -> Floats:
+def _range(lines: Lines, summed: Callable[[Floats], Floats], query: Ints) -> Floats:
     """Points of u where the integrals of a vanishing field live, shape (Q, U)."""
-    decay = summed(np.exp(lines(np.broadcast_to(COARSE, (number, COARSE.size)), 1)[0]))
-    low = COARSE[np.maximum(np.sum(decay < START, axis=1) - 1, 0)] - MARGIN
-    high = COARSE[np.minimum(np.sum(decay < STOP, axis=1), COARSE.size - 1)] + MARGIN
-    return np.linspace(low, high, SUM, axis=1)
+    below = np.full((query[-1] + 1, 2), LOWEST)  # whole numbers at which -log G is below a level
+    above = np.full_like(below, HIGHEST)
+    while np.any(above - below > 1):
+        middle = (below + above) // 2
+        less = summed(np.exp(lines(middle[query].astype(float), 1)[0])) < LEVELS
+        below, above = np.where(less, middle, below), np.where(less, above, middle)
+    return np.linspace(below[:, 0] - MARGIN, above[:, 1] + MARGIN, SUM, axis=1)

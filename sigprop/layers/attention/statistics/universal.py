@@ -41,7 +41,7 @@ from sigprop.core.errors import AssumptionError
 from sigprop.core.numerics.chebyshev import Series, basis, contracted
 from sigprop.layers.attention.statistics import coordinates as co
 
-__all__ = ["Couples", "KeyWeights", "OneQuery", "errors"]
+__all__ = ["Alike", "Couples", "KeyWeights", "OneQuery", "errors"]
 
 Index = Ints | slice
 
@@ -278,11 +278,70 @@ class KeyWeights:
 
 
 class _Own(NamedTuple):
-    """What couples need of each query: its deviation, root excess, and base by 1 - r."""
+    """Queries at their scores: deviation, root excess, and logarithms by 1 - r."""
 
     std: Floats
     most: Floats
     base: Series
+
+    def of_gap(self, gap: Floats, index: Ints | None = None) -> Floats:
+        """Logarithm of the excess overlap with a query alike, over r and the excess."""
+        s = np.minimum(self.std, HOTTEST)
+        place = co.from_gap(gap, s if index is None else s[..., index])
+        return np.asarray((place + 1) / 2 * self.base(np.clip(place, -1.0, 1.0), index))
+
+
+class Alike:
+    """Excess overlap of two queries with the same keys and score deviations.
+
+    Parameters
+    ----------
+    keys : array, shape (P,)
+        Numbers of keys of both.
+    source : Tables, optional
+        By default those of the shipped file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.statistics import overlap
+    >>> from sigprop.layers.attention.statistics.universal import Alike
+    >>> found = Alike(np.array([64.0]))(np.array([2.0]), np.array([0.5]))
+    >>> bool(abs(found[0] + 1 / 64 - overlap(2.0, 64, 0.5)) < 1e-4)
+    True
+    """
+
+    def __init__(self, keys: Floats, source: Tables | None = None) -> None:
+        source = source or tables()
+        self._single = keys <= 1
+        self._one = OneQuery(keys, source)
+        self._base = _at_keys(np.clip(keys, LEAST, MOST), source.base)
+
+    def __call__(self, s: Floats, r: Floats) -> Floats:
+        """Excess overlap.
+
+        Parameters
+        ----------
+        s : array, shape (..., P)
+            Standard deviations of the scores.
+        r : array, shape (..., P)
+            Correlation of the two scores on one key, >= -0.3; more leading axes are many of them.
+
+        Returns
+        -------
+        array, shape (..., P)
+            The excess; zero for one key, NaN for too many.
+        """
+        own = self.at(s)
+        found = r * own.most**2 * np.exp(own.of_gap(np.clip(1 - r, 0.0, co.MAX_GAP)))
+        return np.where(self._single, 0.0, found)
+
+    def at(self, s: Floats) -> _Own:
+        """Find what depends on the scores alone."""
+        cold = np.minimum(s, HOTTEST)
+        hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._base.shape[1])
+        rows = np.moveaxis(co.bend(cold)[..., None] * contracted(self._base, hot), -1, 0)
+        return _Own(s, np.sqrt(self._one(s)[0]), Series(np.ascontiguousarray(rows)))
 
 
 class Couples:
@@ -319,16 +378,15 @@ class Couples:
         n, later = keys[self._i], keys[self._j]
         self._empty = (common <= 0) | (n <= 1)
         self._known = ((n >= LEAST) & (later <= MOST)) | self._empty
-        self._one = OneQuery(keys, source)
+        self._alike = Alike(keys, source)
         inside = np.clip(keys, LEAST, MOST)
-        self._base = _at_keys(inside, source.base)
         n, later = inside[self._i], inside[self._j]
         common = np.where(self._empty | ~self._known, n, common)
         self._small = small(n, later, common)
         self._even = common / (n * later)
         self._pair = _pair(source, n, later, common)
 
-    def __call__(self, s: Floats, r: Floats) -> Floats:
+    def __call__(self, s: Floats, r: Floats, at: Index = ALL) -> Floats:
         """Excess overlap.
 
         Parameters
@@ -337,6 +395,8 @@ class Couples:
             Standard deviations of the scores.
         r : array, shape (..., N)
             Correlation of the two scores on a common key; more leading axes are many of them.
+        at : array of int or slice, optional
+            Which couples; all by default.
 
         Returns
         -------
@@ -345,20 +405,14 @@ class Couples:
             keys. Beyond r = -0.3, where the table ends, the logarithm of the overlap goes on as a
             line, within a fifth of the overlap of equal weights.
         """
-        least, own = 1 - co.MAX_GAP, self._own(s)
-        found, beyond = self._within(own, np.maximum(r, least)), r < least
+        least, own = 1 - co.MAX_GAP, self._alike.at(s)
+        found, beyond = self._within(own, np.maximum(r, least), at), r < least
         index = np.flatnonzero(beyond.any(axis=tuple(range(r.ndim - 1))))
         if index.size:
-            further = self._beyond(own, r[..., index], found[..., index], index)
+            some = np.arange(self._i.size)[at][index]
+            further = self._beyond(own, r[..., index], found[..., index], some)
             found[..., index] = np.where(beyond[..., index], further, found[..., index])
-        return np.where(self._empty, 0.0, np.where(self._known, found, np.nan))
-
-    def _own(self, s: Floats) -> _Own:
-        """Find what couples need of each query."""
-        cold = np.minimum(s, HOTTEST)
-        hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._base.shape[1])
-        rows = np.moveaxis(co.bend(cold)[..., None] * contracted(self._base, hot), -1, 0)
-        return _Own(s, np.sqrt(self._one(s)[0]), Series(np.ascontiguousarray(rows)))
+        return np.where(self._empty[at], 0.0, np.where(self._known[at], found, np.nan))
 
     def _within(self, own: _Own, r: Floats, at: Index = ALL) -> Floats:
         """Excess overlap of some couples, where the tables hold r."""
@@ -367,7 +421,7 @@ class Couples:
         mean = np.minimum(np.sqrt(first * later), HOT)
         gap = np.clip(1 - r, 0.0, co.MAX_GAP)
         log = self._small[at] + co.bend(mean) * self._apart(first, later, mean, gap, at)
-        both = self._alike(own, np.concatenate([gap, gap], axis=-1), np.concatenate([i, j]))
+        both = own.of_gap(np.concatenate([gap, gap], axis=-1), np.concatenate([i, j]))
         log += (both[..., : i.size] + both[..., i.size :]) / 2
         return np.asarray(r * own.most[..., i] * own.most[..., j] * np.exp(log))
 
@@ -379,11 +433,6 @@ class Couples:
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = np.log(start / end) / STEP
             return np.asarray(end * np.exp(slope * (r - least)) - even)
-
-    def _alike(self, own: _Own, gap: Floats, index: Ints) -> Floats:
-        """Logarithm that the overlap of a query with one like it adds."""
-        place = co.from_gap(gap, np.minimum(own.std, HOTTEST)[..., index])
-        return np.asarray((place + 1) / 2 * own.base(np.clip(place, -1.0, 1.0), index))
 
     def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats, at: Index) -> Floats:
         """Logarithm that unlike queries add, over the bend."""
