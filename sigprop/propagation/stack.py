@@ -64,6 +64,7 @@ __all__ = [
 ]
 
 RESOLUTION, ROTATED = 64, 44  # blocks of positions that carry a kernel, and under rotations
+COARSE, TURNED = 26, 24  # likewise where tables take the place of quadratures
 WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
 Value = TypeVar("Value")
@@ -477,9 +478,12 @@ def _by_position(
     packed = _packed(masks, context, kept) if kept and not cuts.size else None
     if packed is None:
         cuts = np.append(cuts, _inside(masks, context))
+    masked = any(one.rotary_base is None for one in layers)
     if resolution is None:
-        resolution = RESOLUTION if any(one.rotary_base is None for one in layers) else ROTATED
-    make = coarse_layout if top is not None else partial(make_layout, resolution=resolution)
+        resolution = RESOLUTION if masked else ROTATED
+    make = partial(make_layout, resolution=resolution)
+    if top is not None:
+        make = partial(coarse_layout, resolution=COARSE if masked else TURNED)
     segmented = any(len(mask.starts(context)) > 1 for mask in masks)
     far &= smooth and resolution < context and all(map(is_looked_up, layers))
     far &= not (segmented or any(mask.prefix for mask in masks))

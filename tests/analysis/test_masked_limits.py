@@ -210,6 +210,7 @@ def test_refused_by_name():
     assert np.isfinite(gradient_exponent(grows, State(1.0, 0.5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"window": 16}, {"pattern": [{"window": 16}, {}]}])
 def test_exponents_far_behind_windows(monkeypatch, changes):
     """Long blocks against short ones, twice as many; control: another window."""

@@ -163,6 +163,8 @@ class Responses:
         """
         i, j = (one[self._live] for one in self.layout.couples)
         s, found = np.maximum(std, SMALLEST), np.zeros(r.shape)
+        if not self._live.size:
+            return found
         product = s[..., i] * s[..., j]
         step = STEP / (1 + product)
         gap = np.minimum(1 - r[..., self._live], MAX_GAP - step)
