@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 RESOLUTION, ROTATED = 64, 44  # blocks of positions that carry a kernel, and under rotations
-COARSE, TURNED = 26, 24  # likewise where tables take the place of quadratures
+COARSE = 26  # of `coarse_layout` where a mask has no rotary positions
 WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
 Value = TypeVar("Value")
@@ -483,7 +483,7 @@ def _by_position(
         resolution = RESOLUTION if masked else ROTATED
     make = partial(make_layout, resolution=resolution)
     if top is not None:
-        make = partial(coarse_layout, resolution=COARSE if masked else TURNED)
+        make = partial(coarse_layout, resolution=COARSE) if masked else coarse_layout
     segmented = any(len(mask.starts(context)) > 1 for mask in masks)
     far &= smooth and resolution < context and all(map(is_looked_up, layers))
     far &= not (segmented or any(mask.prefix for mask in masks))

@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Floats, Ints
+from sigprop.core.arrays import Floats
 from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics.coordinates import MAX_GAP
 from sigprop.layers.attention.statistics.table import head_nodes
-from sigprop.layers.attention.statistics.universal import HOT, Alike, Couples
+from sigprop.layers.attention.statistics.universal import HOT, Alike
 
 __all__ = ["Response", "Responses", "correlations"]
 
@@ -161,33 +162,26 @@ class Responses:
 
         Beyond r = -0.3, where the table ends, it is the slope there.
         """
-        i, j = (one[self._live] for one in self.layout.couples)
+        live, two = self._overlaps.live, self._overlaps.two
+        i, j = (one[live] for one in self.layout.couples)
         s, found = np.maximum(std, SMALLEST), np.zeros(r.shape)
-        if not self._live.size:
-            return found
         product = s[..., i] * s[..., j]
         step = STEP / (1 + product)
-        gap = np.minimum(1 - r[..., self._live], MAX_GAP - step)
+        gap = np.minimum(1 - r[..., live], MAX_GAP - step)
         first = np.maximum(gap - step, 0.0)  # 1 - r of the first point
         place = np.where(first > 0, 1.0, gap / step)  # of r among them
-        ends = self._two(s, 1 - np.stack([first, first + 2 * step]))
+        ends = two(s, 1 - np.stack([first, first + 2 * step]))
         slope = np.sum(np.stack([1.5 - place, 0.5 - place]) * ends, axis=0)
         near = np.flatnonzero(np.any(place != 1, axis=tuple(range(place.ndim - 1))))
         if near.size:  # of the others r is in the middle, whose value does not matter
-            middle = self._two(s, 1 - (first + step)[..., near], near)
+            middle = two(s, 1 - (first + step)[..., near], near)
             slope[..., near] += 2 * (place[..., near] - 1) * middle
-        found[..., self._live] = slope / (step * product)
+        found[..., live] = slope / (step * product)
         return found
 
     @cached_property
-    def _live(self) -> Ints:
-        """Couples of queries that share keys."""
-        return np.flatnonzero(self.layout.common > 0)
-
-    @cached_property
-    def _two(self) -> Couples:
-        (i, j), count, live = self.layout.couples, self.layout.queries.count, self._live
-        return Couples(count, i[live], j[live], self.layout.common[live])
+    def _overlaps(self) -> Universal:
+        return Universal(self.layout)
 
     @cached_property
     def _same(self) -> Alike:

@@ -123,9 +123,9 @@ class Universal(Exact):
         [[0.0], [0.0], [0.0], [0.0], [0.0]]
         """
         warm = np.maximum(sigma, COLD)  # below it the excess is linear in both deviations
-        (i, j), live, part = self.layout.couples, self._live, sigma / warm
+        (i, j), live, part = self.layout.couples, self.live, sigma / warm
         found = np.zeros(np.broadcast_shapes(part[..., i].shape, r.shape))
-        found[..., live] = self._two(warm, r[..., live])
+        found[..., live] = self.two(warm, r[..., live])
         return np.asarray(part[..., i] * part[..., j] * found)
 
     def key_weights(self, sigma: Floats, ratio: Floats) -> Floats:
@@ -269,14 +269,15 @@ class Universal(Exact):
         return OneQuery(self._count)
 
     @cached_property
-    def _live(self) -> Ints | slice:
+    def live(self) -> Ints | slice:
         """Couples of queries that share keys; all where none does."""
         live = np.flatnonzero(self.layout.common > 0)
         return live if 0 < len(live) < len(self.layout.common) else slice(None)
 
     @cached_property
-    def _two(self) -> Couples:
-        (i, j), live = self.layout.couples, self._live
+    def two(self) -> Couples:
+        """Look-up of these couples."""
+        (i, j), live = self.layout.couples, self.live
         return Couples(self.layout.queries.count, i[live], j[live], self.layout.common[live])
 
     @cached_property
