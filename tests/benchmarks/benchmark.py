@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.integrate import dblquad
 
-from sigprop import ModelSpec
+from sigprop import ModelSpec, propagate
 from sigprop.layers.activations import activation
 from sigprop.propagation.grids import sweep
 
@@ -34,6 +34,7 @@ SAMPLES = 1600  # points of the pure-Python loop
 AGREEMENT = 1e-10  # relative, of the scalar loop and sweep
 QUADRATURE_ERROR = 1e-7  # scipy asks for 1.5e-8
 RHO_QUADRATURE = 0.5  # overlap at which double quadrature is timed
+STACKS = 100  # propagated in one array
 MEMORY_SIZES, MEMORY_DEPTH = (200, 800), 10
 TWO_PI = 2 * pi
 
@@ -44,6 +45,7 @@ RATIOS = {
     f"context {CONTEXT} / limit": ("finite", "relu", "<=", 5),
     "tanh / relu": ("tanh", "relu", "<=", 3),
     "double quadrature / sigprop, tanh": ("dblquad", "tanh", ">=", 1e5),
+    f"array of {STACKS} / one stack": ("stacks", "stack", "<=", 5),
 }
 LABELS = {
     "relu": "sigprop, limit, relu",
@@ -52,6 +54,8 @@ LABELS = {
     "python": "pure-Python loop",
     "numba": "fused numba loop",
     "dblquad": "adaptive double quadrature (MLP alone)",
+    "stack": "propagate, one stack",
+    "stacks": f"propagate, array of {STACKS} stacks",
 }
 
 
@@ -170,12 +174,16 @@ def variants(spec, size, compiled, sample):
     """What is timed: name to (function, evaluations it makes, in points times layers)."""
     tanh_spec, finite = grid(size, activation="tanh"), grid(size, context=CONTEXT)
     everything, cost = points(spec), size * size * DEPTH
+    stack = ModelSpec(depth=12, context=CONTEXT, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
+    stacks = stack.replace(beta=np.linspace(0.1, 3, STACKS))
     runs = {
         "relu": (lambda: sweep(spec), cost),
         "tanh": (lambda: sweep(tanh_spec), cost),
         "finite": (lambda: sweep(finite), cost),
         "python": (lambda: python_loop(*sample[1:]), SAMPLES * DEPTH),
         "dblquad": (quadrature, 1),
+        "stack": (lambda: propagate(stack), stack.depth),
+        "stacks": (lambda: propagate(stacks), stack.depth),  # per layer of the whole array
     }
     if compiled is not None:
         runs["numba"] = (lambda: compiled(*everything), cost)

@@ -1,7 +1,5 @@
 """The shape of the input does not change the theory: alone, in an array, in a sweep."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -64,19 +62,3 @@ def test_the_order_of_an_array_is_that_of_its_specs():
     for geometry in STRUCTURES:
         for many, _ in structures(geometry, 9):
             assert np.abs(np.diff(propagate(many).rho[-1])).max() > 10 * IN_SWEEPS
-
-
-def test_a_hundred_exchangeable_specs_cost_at_most_five():
-    """A ratio in one run; the least of several, since others use the machine."""
-    spec = ModelSpec(depth=12, context=512, beta=1, sigma_v2=1, sigma_w2=2, rho0=0.1)
-    many = spec.replace(beta=np.linspace(0.1, 3, 100))
-
-    def least(one):
-        times = []
-        for _ in range(7):
-            start = time.process_time()
-            propagate(one)
-            times.append(time.process_time() - start)
-        return min(times)
-
-    assert least(many) < 5 * least(spec)

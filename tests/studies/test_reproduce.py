@@ -105,10 +105,8 @@ def test_all_figures(tmp_path):
     text, share = tmp_path / "zipf.txt", 1 / np.arange(1, 2001)
     drawn = np.random.default_rng(0).choice(2000, 20_000, p=share / share.sum())
     text.write_text(" ".join(f"w{word}" for word in drawn.tolist()))
-    start = time.monotonic()
     words = [*COMMAND, "--text", str(text), "--out", str(tmp_path / "out")]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
-    assert time.monotonic() - start < 240
     for name, figure in FIGURES.items():
         check(tmp_path / "out", name)
         assert figure.title in " ".join(done.stdout.split())

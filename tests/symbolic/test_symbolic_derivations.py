@@ -1,7 +1,6 @@
 """Derivations: what sympy finds from the maps, and that it changes when the maps change."""
 
 from dataclasses import replace
-from time import process_time
 
 import numpy as np
 import pytest
@@ -236,11 +235,8 @@ def test_erf_always_separates():
 
 
 @pytest.mark.parametrize("name", entries())
-def test_each_derivation_is_quick_and_printable(name):
-    """Twenty seconds are allowed for one derivation from nothing cached."""
-    start = process_time()
+def test_each_derivation_is_printable(name):
     found = derive(name)
-    assert process_time() - start < 20
     assert len(found.steps) >= 2
     assert all(step.text and step.latex for step in found.steps)
     assert found.to_dict()["steps"][-1]["expression"] == str(found.result)
