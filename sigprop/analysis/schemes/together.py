@@ -113,7 +113,7 @@ def _both_ways(wide: ModelSpec) -> Iterator[tuple[Iterable[int], Trajectory, Gra
 
 
 def _words(spec: ModelSpec) -> Words:
-    return tuple(repr(value) for value in vars(spec).values())
+    return tuple(repr(getattr(spec, f.name)) for f in fields(spec))
 
 
 def _arrays(specs: Iterable[ModelSpec]) -> Iterator[tuple[list[Words], ModelSpec]]:

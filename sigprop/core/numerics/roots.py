@@ -15,6 +15,7 @@ INNER = 3  # points inside a bracket, called together: a few cost little more th
 POINTS = 4  # through which the inverse is interpolated
 CLOSE = 1e-15  # width of a bracket, over one plus the size of its root
 FLAT = 1e-10  # size of a function near its root
+NEAR = 1e-5  # size from which on the next interpolation is trusted if two orders of it agree
 MOST = 200  # steps
 
 
@@ -24,7 +25,8 @@ class Roots(NamedTuple):
     Attributes
     ----------
     x, value : arrays, shape (N,)
-        The roots; the functions at the nearest points that were called.
+        The roots; the functions there at most: at the nearest points that were called, or by how
+        much two orders of interpolation differ.
     calls : array of int, shape (N,)
         How often each function was called.
 
@@ -90,7 +92,8 @@ def refined(
     Returns
     -------
     Roots
-        By one more cubic where functions are below 1e-10 in size or brackets 1e-15 wide, or after
+        By one more cubic where functions are below 1e-10 in size, where they are below 1e-5 and the
+        quadratic puts the root so near that functions are, where brackets are 1e-15 wide, or after
         200 steps.
 
     Examples
@@ -112,7 +115,7 @@ def refined(
     calls, halve = np.full(every.size, INNER), np.zeros(every.size, dtype=bool)
     for _ in range(MOST):
         wide = high - low > CLOSE * (1 + np.abs(xs[0]))
-        index = np.flatnonzero((np.abs(ys[0]) > FLAT) & wide & ~np.isnan(ys).any(axis=0))
+        index = np.flatnonzero((_left(xs, ys) > FLAT) & wide & ~np.isnan(ys).any(axis=0))
         if not index.size:
             break
         start, stop, x, y = low[index], high[index], xs[:, index], ys[:, index]
@@ -128,7 +131,17 @@ def refined(
         order = np.abs(y).argsort(axis=0)
         xs[:, index], ys[:, index] = (np.take_along_axis(v, order, axis=0) for v in (x, y))
     point = _inverse(xs, ys)  # once more, without a call
-    return Roots(np.where((low <= point) & (point <= high), point, xs[0]), ys[0], calls)
+    inside = (low <= point) & (point <= high)
+    return Roots(np.where(inside, point, xs[0]), np.where(inside, _left(xs, ys), ys[0]), calls)
+
+
+def _left(x: Floats, y: Floats) -> Floats:
+    """Size of each function at the next root of the cubic, at most."""
+    size = np.abs(y[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = (y[1] - y[0]) / (x[1] - x[0])
+        apart = np.abs(slope * (_inverse(x, y) - _inverse(x[:-1], y[:-1])))
+    return np.where(size < NEAR, np.fmin(apart, size), size)
 
 
 def _inverse(x: Floats, y: Floats) -> Floats:

@@ -379,7 +379,7 @@ class CorrelatedKeys:
 def _shrink(y2: Floats, count: Floats, sigma: Floats) -> Floats:
     """Part of a score deviation at which independent scores have a participation ratio.
 
-    The same quadrature of independent scores cancels its error.
+    The same sum over u of independent scores, which have no field, cancels its error.
     """
     alone = Fields(np.zeros((*sigma.shape, 1, 1)), sigma[:, None])
     flat = attended(alone, count[:, None]).y2

@@ -94,21 +94,18 @@ class Single(NamedTuple):
         :math:`Y_2 - 1/n`, averaged over heads (E12).
     entropy : array, shape (..., P)
         In nats, averaged over heads.
-    heads : array, shape (..., P)
-        Square root of what the average over heads does to the excess.
     deficit : array, shape (..., P)
         log n less the entropy, with relative accuracy where attention is almost uniform.
 
     Examples
     --------
     >>> from sigprop.layers.attention.query_statistics import Single
-    >>> Single(0.1, 2.0, 1.0, 0.3).heads
-    1.0
+    >>> Single(0.1, 2.0, 0.3).deficit
+    0.3
     """
 
     excess: Floats
     entropy: Floats
-    heads: Floats
     deficit: Floats
 
 
@@ -199,11 +196,8 @@ class PositionStats:
     @cached_property
     def _share(self) -> Floats:
         """Share f of two queries of a head (E12b)."""
-        (i, j), heads, r = self.layout.couples, self.single.heads, self.scores.correlation
-        found = self.source.shared(self.std, r) * heads[..., i] * heads[..., j]
-        most = self._most
-        share = np.divide(found, most, out=np.zeros_like(most), where=most > 0)
-        return self.source.in_heads(share, self.std, r)
+        r = self.scores.correlation
+        return self.source.in_heads(self.source.share(self.std, r), self.std, r)
 
     @cached_property
     def _most(self) -> Floats:
@@ -314,8 +308,8 @@ class QueryStatistics(ABC):
         """Statistics of each of `Layout.queries`."""
 
     @abstractmethod
-    def shared(self, sigma: Floats, r: Floats) -> Floats:
-        """Excess overlap of each of `Layout.couples`, whose scores have correlation r."""
+    def share(self, sigma: Floats, r: Floats) -> Floats:
+        """Share f of each of `Layout.couples`, whose scores have correlation r (E25d)."""
 
     @abstractmethod
     def key_weights(self, sigma: Floats, ratio: Floats) -> Floats:
@@ -380,20 +374,14 @@ class Exact(QueryStatistics):
         [0.0, 0.693147]
         """
         count = self.layout.queries.count
-        many = count >= 2
-        length = np.where(many, count, 2.0)
-        b = sigma / np.sqrt(np.log(length))
-        plain = Finite(length).weights(b, 1.0).excess
-        rem = Finite(length, self.head_width)
-        excess = rem.weights(b, 1.0).excess
-        deficit = rem.entropy_deficit(b)
-        heads = np.divide(excess, plain, out=np.ones_like(sigma), where=plain > 0)
-        found = (np.where(many, v, 0.0) for v in (excess, np.log(length) - deficit, deficit))
-        excess, entropy, deficit = found
-        return Single(excess, entropy, np.sqrt(heads), deficit)
+        length = np.maximum(count, 2.0)
+        b, rem = sigma / np.sqrt(np.log(length)), Finite(length, self.head_width)
+        excess, deficit = rem.weights(b, 1.0).excess, rem.entropy_deficit(b)
+        found = excess, np.log(length) - deficit, deficit
+        return Single(*(np.where(count >= 2, v, 0.0) for v in found))
 
-    def shared(self, sigma: Floats, r: Floats) -> Floats:
-        """Excess overlap of two queries (E9b), before the average over heads.
+    def share(self, sigma: Floats, r: Floats) -> Floats:
+        """Excess overlap (E9b) over the geometric mean of the excesses, before that over heads.
 
         Parameters
         ----------
@@ -405,22 +393,23 @@ class Exact(QueryStatistics):
         Returns
         -------
         array, shape (..., N)
-            The excess.
+            The share; zero where a query sees one key.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_statistics import Exact
-        >>> Exact(make_layout(2)).shared(np.ones(2), np.ones(1)).tolist()
+        >>> Exact(make_layout(2)).share(np.ones(2), np.ones(1)).tolist()
         [0.0]
         """
         if sigma.ndim > 1:
-            return _each(self.shared, sigma.shape[:-1], sigma, r)
-        warm = np.maximum(sigma, COLD)  # below it the excess is linear in both deviations
-        own, part = queries(warm, self.layout.queries.count), sigma / warm
-        i, j = self.layout.couples
-        return part[i] * part[j] * shared_excess(own, i, j, self.layout.common, r)
+            return _each(self.share, sigma.shape[:-1], sigma, r)
+        warm, count = np.maximum(sigma, COLD), self.layout.queries.count
+        (i, j), length = self.layout.couples, np.maximum(count, 2.0)
+        found = shared_excess(queries(warm, count), i, j, self.layout.common, r)
+        excess = np.asarray(Finite(length).weights(warm / np.sqrt(np.log(length)), 1.0).excess)
+        return np.asarray(found / np.sqrt(excess[i] * excess[j]))
 
     def key_weights(self, sigma: Floats, ratio: Floats) -> Floats:
         """Weight of a key whose score varies more or less than those of the others (E6c).

@@ -86,21 +86,16 @@ class Universal(Exact):
         >>> Universal(make_layout(2)).single(np.zeros((5, 2))).excess.shape
         (5, 2)
         """
-        many = self.layout.queries.count >= 2
-        factors, probability = np.ones(0), np.ones(1)
+        many, factors, probability = self.layout.queries.count >= 2, np.ones(1), np.ones(1)
         if self.head_width is not None:
             factors, probability = head_nodes(self.head_width)
-        root = np.sqrt(np.append(factors, 1.0)).reshape(-1, *[1] * sigma.ndim) * sigma
-        every = self._one(root)
-        rest, deficit = (np.tensordot(probability, v[: probability.size], 1) for v in every)
-        plain = every[0][-1]
-        heads = np.divide(rest, plain, out=np.ones_like(sigma), where=plain > 0)
-        found = (np.where(many, v, 0.0) for v in (rest, np.log(self._count) - deficit, deficit))
-        rest, entropy, deficit = found
-        return Single(rest, entropy, np.sqrt(heads), deficit)
+        every = self._one(np.sqrt(factors).reshape(-1, *[1] * sigma.ndim) * sigma)
+        excess, deficit = (np.tensordot(probability, v, 1) for v in every)
+        found = (excess, np.log(self._count) - deficit, deficit)
+        return Single(*(np.where(many, v, 0.0) for v in found))
 
-    def shared(self, sigma: Floats, r: Floats) -> Floats:
-        """Excess overlap of two queries, before the average over heads.
+    def share(self, sigma: Floats, r: Floats) -> Floats:
+        """Excess overlap over the geometric mean of the excesses, before the average over heads.
 
         Parameters
         ----------
@@ -112,21 +107,20 @@ class Universal(Exact):
         Returns
         -------
         array, shape (..., N)
-            The excess.
+            The share; zero where a query sees one key.
 
         Examples
         --------
         >>> import numpy as np
         >>> from sigprop.layers.attention.position_blocks import make_layout
         >>> from sigprop.layers.attention.query_universal import Universal
-        >>> Universal(make_layout(2)).shared(np.ones((5, 2)), np.ones((5, 1))).tolist()
+        >>> Universal(make_layout(2)).share(np.ones((5, 2)), np.ones((5, 1))).tolist()
         [[0.0], [0.0], [0.0], [0.0], [0.0]]
         """
-        warm = np.maximum(sigma, COLD)  # below it the excess is linear in both deviations
-        (i, j), live, part = self.layout.couples, self.live, sigma / warm
-        found = np.zeros(np.broadcast_shapes(part[..., i].shape, r.shape))
-        found[..., live] = self.two(warm, r[..., live])
-        return np.asarray(part[..., i] * part[..., j] * found)
+        live, count = self.live, len(self.layout.common)
+        found = np.zeros((*np.broadcast_shapes(sigma.shape[:-1], r.shape[:-1]), count))
+        found[..., live] = self.two.share(np.maximum(sigma, COLD), r[..., live])
+        return found
 
     def key_weights(self, sigma: Floats, ratio: Floats) -> Floats:
         """Weight of a key whose score varies more or less than those of the others.

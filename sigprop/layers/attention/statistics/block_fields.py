@@ -148,11 +148,13 @@ def attended(fields: Fields, sizes: Floats, points: int = POINTS) -> Attended:
     """
     queries, blocks = sizes.shape
     out = Attended(np.zeros(queries), np.zeros((queries, blocks, blocks)), np.zeros(sizes.shape))
-    strong = np.sum(fields.roots**2, axis=-1).max(axis=-1) > COLD
-    for number, rows in ((points, strong), (min(points, FEW), ~strong)):
+    variance = np.sum(fields.roots**2, axis=-1).max(axis=-1)
+    weak = (variance > 0) & (variance <= COLD)
+    few, none = normals(min(points, FEW)), np.zeros((1, FACTORS))
+    for each, rows in ((normals(points), variance > COLD), (few, weak), (none, variance == 0)):
         index = np.flatnonzero(rows)
-        for part in np.array_split(index, -(-len(index) * number // CHUNK)) if len(index) else ():
-            found = _averages(Fields(*(v[part] for v in fields)), sizes[part], normals(number))
+        for part in np.array_split(index, -(-len(index) * len(each) // CHUNK)) if len(index) else ():
+            found = _averages(Fields(*(v[part] for v in fields)), sizes[part], each)
             for whole, value in zip(out, found, strict=True):
                 whole[part] = value
     return out

@@ -30,7 +30,8 @@ at the edge beyond. `part` leaves out how it depends on s'/s. The measured error
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib.resources import as_file, files
 from typing import NamedTuple
 
@@ -277,12 +278,18 @@ class KeyWeights:
         return np.where(self._known[:, None], found, np.nan)
 
 
-class _Own(NamedTuple):
-    """Queries at their scores: deviation, root excess, and logarithms by 1 - r."""
+@dataclass(frozen=True)
+class _Own:
+    """Queries at their scores: deviation, and logarithms by 1 - r."""
 
     std: Floats
-    most: Floats
     base: Series
+    one: OneQuery
+
+    @cached_property
+    def most(self) -> Floats:
+        """Square root of the excess."""
+        return np.sqrt(self.one(self.std)[0])
 
     def of_gap(self, gap: Floats, index: Ints | None = None) -> Floats:
         """Logarithm of the excess overlap with a query alike, over r and the excess."""
@@ -341,7 +348,7 @@ class Alike:
         cold = np.minimum(s, HOTTEST)
         hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._base.shape[1])
         rows = np.moveaxis(co.bend(cold)[..., None] * contracted(self._base, hot), -1, 0)
-        return _Own(s, np.sqrt(self._one(s)[0]), Series(np.ascontiguousarray(rows)))
+        return _Own(s, Series(np.ascontiguousarray(rows)), self._one)
 
 
 class Couples:
@@ -405,7 +412,39 @@ class Couples:
             keys. Beyond r = -0.3, where the table ends, the logarithm of the overlap goes on as a
             line, within a fifth of the overlap of equal weights.
         """
-        least, own = 1 - co.MAX_GAP, self._alike.at(s)
+        own = self._alike.at(s)
+        found = self._shares(own, r, at)
+        return np.where(self._empty[at], 0.0, found * self._most(own, at))
+
+    def share(self, s: Floats, r: Floats) -> Floats:
+        """Excess overlap over the geometric mean of the excesses of both queries.
+
+        Parameters
+        ----------
+        s, r
+            As where it is called.
+
+        Returns
+        -------
+        array, shape (..., N)
+            The share; zero and NaN where the excess is.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.statistics.universal import Couples
+        >>> keys, index = np.array([64.0]), np.array([0])
+        >>> Couples(keys, index, index, keys).share(np.array([2.0]), np.array([1.0])).round(6)
+        array([1.])
+        """
+        return self._shares(self._alike.at(s), r, ALL)
+
+    def _most(self, own: _Own, at: Index) -> Floats:
+        """Geometric mean of the excesses."""
+        return np.asarray(own.most[..., self._i[at]] * own.most[..., self._j[at]])
+
+    def _shares(self, own: _Own, r: Floats, at: Index) -> Floats:
+        least = 1 - co.MAX_GAP
         found, beyond = self._within(own, np.maximum(r, least), at), r < least
         index = np.flatnonzero(beyond.any(axis=tuple(range(r.ndim - 1))))
         if index.size:
@@ -415,7 +454,7 @@ class Couples:
         return np.where(self._empty[at], 0.0, np.where(self._known[at], found, np.nan))
 
     def _within(self, own: _Own, r: Floats, at: Index = ALL) -> Floats:
-        """Excess overlap of some couples, where the tables hold r."""
+        """Shares of some couples, where the tables hold r."""
         i, j = self._i[at], self._j[at]
         first, later = own.std[..., i], own.std[..., j]
         mean = np.minimum(np.sqrt(first * later), HOT)
@@ -423,16 +462,16 @@ class Couples:
         log = self._small[at] + co.bend(mean) * self._apart(first, later, mean, gap, at)
         both = own.of_gap(np.concatenate([gap, gap], axis=-1), np.concatenate([i, j]))
         log += (both[..., : i.size] + both[..., i.size :]) / 2
-        return np.asarray(r * own.most[..., i] * own.most[..., j] * np.exp(log))
+        return np.asarray(r * np.exp(log))
 
     def _beyond(self, own: _Own, r: Floats, last: Floats, at: Ints) -> Floats:
-        """Excess overlap beyond the last r: the logarithm of the overlap goes on as a line."""
-        least, even = 1 - co.MAX_GAP, self._even[at]
+        """Shares beyond the last r: the logarithm of the overlap goes on as a line."""
+        least, even, most = 1 - co.MAX_GAP, self._even[at], self._most(own, at)
         before = self._within(own, np.full_like(r, least + STEP), at)
-        end, start = (np.maximum(e + even, SMALL * even) for e in (last, before))
+        end, start = (np.maximum(e * most + even, SMALL * even) for e in (last, before))
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = np.log(start / end) / STEP
-            return np.asarray(end * np.exp(slope * (r - least)) - even)
+            return np.asarray((end * np.exp(slope * (r - least)) - even) / most)
 
     def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats, at: Index) -> Floats:
         """Logarithm that unlike queries add, over the bend."""
