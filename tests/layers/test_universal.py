@@ -21,10 +21,12 @@ from sigprop.layers.attention.statistics import (
     coordinates,
     entropy_deficit,
     excess,
+    head_nodes,
     overlap,
 )
 from sigprop.layers.attention.statistics import universal as un
 from sigprop.layers.attention.statistics.all_lengths import excess_overlaps, mean_key_weights
+from sigprop.layers.attention.statistics.one_head import OneHead
 from sigprop.layers.attention.statistics.unequal_lengths import mean_weights, queries, shared_excess
 from sigprop.layers.interface import Place
 from sigprop.propagation.stack import build_block, initial_state, iterate, rotation_of
@@ -336,8 +338,8 @@ def test_many_stacks_at_once():
     r, ratio = rng.uniform(-0.3, 1, (2, 3, 190)), rng.uniform(0, 4, (2, 3, 20, 20))
     source = Universal(layout, head_width=16)
     for k in np.ndindex(2, 3):
-        assert source.shared(sigma, r)[k] == pytest.approx(source.shared(sigma[k], r[k]), rel=1e-5)
-        assert source.single(sigma).heads[k] == pytest.approx(source.single(sigma[k]).heads)
+        assert source.share(sigma, r)[k] == pytest.approx(source.share(sigma[k], r[k]), rel=1e-5)
+        assert source.single(sigma).excess[k] == pytest.approx(source.single(sigma[k]).excess)
         assert source.key_weights(sigma, ratio)[k] == pytest.approx(
             source.key_weights(sigma[k], ratio[k])
         )
@@ -363,7 +365,7 @@ def test_dead_stacks_stay_dead():
     """A stack without numbers has no statistics, and the others keep theirs."""
     layout, sigma = make_layout(4), np.array([[1.0] * 4, [np.nan] * 4])
     source = Universal(layout, head_width=8)
-    for found in (source.single(sigma).excess, source.shared(sigma, np.full((2, 6), 0.5))):
+    for found in (source.single(sigma).excess, source.share(sigma, np.full((2, 6), 0.5))):
         assert np.isfinite(found[0]).all()
         assert np.isnan(found[1, -1])
 
@@ -374,7 +376,32 @@ def test_heads_of_finite_width():
     found, exact = (kind(layout, 16.0).single(sigma) for kind in (Universal, Exact))
     for one, other in zip(found, exact, strict=True):
         assert one == pytest.approx(other, abs=2e-5)
-    assert np.abs(exact.heads - 1).max() > 0.01
+    wide = Exact(make_layout(64)).single(sigma)  # without the average
+    assert np.abs(exact.excess - wide.excess).max() > 0.005
+    assert np.abs(exact.entropy - wide.entropy).max() > 0.005
+
+
+@pytest.mark.parametrize("width", [1.0, 8.0, 64.0])
+def test_the_average_over_heads_is_a_series(width):
+    """It is what is found at the nodes of E12; within and beyond the scores that tables hold."""
+    keys = np.array([2.0, 8.0, 1024.0, 2.0**17, 2.0**20, 2e6])
+    s = np.concatenate([np.geomspace(1e-5, 1, 20), np.linspace(1, 40, 80)])[:, None] + 0 * keys
+    factors, probability = head_nodes(width)
+    one = un.OneQuery(keys)
+    for k, found in enumerate(OneHead(keys, width)(s)):
+        exact = sum(p * one(np.sqrt(f) * s)[k] for f, p in zip(factors, probability, strict=True))
+        assert found[:, :5] == pytest.approx(exact[:, :5], rel=3e-5)
+        assert np.isnan(found[:, 5]).all()
+        assert np.abs(one(s)[k] / exact - 1)[:, :5].max() > 0.01  # one head is not their average
+
+
+def test_small_scores_keep_relative_accuracy():
+    """Excess and deficit of few scores among many keys: s^2/n and s^2/2."""
+    keys = np.array([8.0, 1024.0, 2.0**20])
+    for s in (1e-4, 1e-6):
+        excess, deficit = un.OneQuery(keys)(np.full(3, s))
+        assert excess * keys / (s**2 * (1 - 1 / keys)) == pytest.approx(np.ones(3), abs=1e-6)
+        assert 2 * deficit / (s**2 * (1 - 1 / keys)) == pytest.approx(np.ones(3), abs=1e-6)
 
 
 def rho_of(source, spec, depth=6):
@@ -389,9 +416,9 @@ def rho_of(source, spec, depth=6):
 class Detached(Universal):
     """Negative control: queries that share nothing but the keys."""
 
-    def shared(self, sigma, r):
+    def share(self, sigma, r):
         """Half of it."""
-        return super().shared(sigma, r) / 2
+        return super().share(sigma, r) / 2
 
 
 def drawn_rho(spec, monkeypatch):

@@ -141,7 +141,7 @@ def _left(x: Floats, y: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (y[1] - y[0]) / (x[1] - x[0])
         apart = np.abs(slope * (_inverse(x, y) - _inverse(x[:-1], y[:-1])))
-    return np.where(size < NEAR, np.fmin(apart, size), size)
+    return np.asarray(np.where(size < NEAR, np.fmin(apart, size), size))
 
 
 def _inverse(x: Floats, y: Floats) -> Floats:

@@ -25,7 +25,8 @@ from sigprop.layers.attention.key_correlations import RATIOS, KeyCorrelation, ro
 from sigprop.layers.attention.log_distances import slope_weights
 from sigprop.layers.attention.query_statistics import COLD, INTEGRATED, Exact, Single
 from sigprop.layers.attention.rotation import frequencies
-from sigprop.layers.attention.statistics.table import MAX_SIGMA, head_nodes
+from sigprop.layers.attention.statistics.one_head import OneHead
+from sigprop.layers.attention.statistics.table import MAX_SIGMA
 from sigprop.layers.attention.statistics.universal import Couples, KeyWeights, OneQuery
 
 __all__ = ["Universal"]
@@ -86,13 +87,9 @@ class Universal(Exact):
         >>> Universal(make_layout(2)).single(np.zeros((5, 2))).excess.shape
         (5, 2)
         """
-        many, factors, probability = self.layout.queries.count >= 2, np.ones(1), np.ones(1)
-        if self.head_width is not None:
-            factors, probability = head_nodes(self.head_width)
-        every = self._one(np.sqrt(factors).reshape(-1, *[1] * sigma.ndim) * sigma)
-        excess, deficit = (np.tensordot(probability, v, 1) for v in every)
-        found = (excess, np.log(self._count) - deficit, deficit)
-        return Single(*(np.where(many, v, 0.0) for v in found))
+        excess, deficit = self._one(sigma)
+        found = excess, np.log(self._count) - deficit, deficit
+        return Single(*(np.where(self.layout.queries.count >= 2, v, 0.0) for v in found))
 
     def share(self, sigma: Floats, r: Floats) -> Floats:
         """Excess overlap over the geometric mean of the excesses, before the average over heads.
@@ -260,7 +257,8 @@ class Universal(Exact):
 
     @cached_property
     def _one(self) -> OneQuery:
-        return OneQuery(self._count)
+        width = self.head_width
+        return OneQuery(self._count) if width is None else OneHead(self._count, width)
 
     @cached_property
     def live(self) -> Ints | slice:

@@ -153,7 +153,8 @@ def attended(fields: Fields, sizes: Floats, points: int = POINTS) -> Attended:
     few, none = normals(min(points, FEW)), np.zeros((1, FACTORS))
     for each, rows in ((normals(points), variance > COLD), (few, weak), (none, variance == 0)):
         index = np.flatnonzero(rows)
-        for part in np.array_split(index, -(-len(index) * len(each) // CHUNK)) if len(index) else ():
+        chunks = -(-len(index) * len(each) // CHUNK)
+        for part in np.array_split(index, chunks) if chunks else ():
             found = _averages(Fields(*(v[part] for v in fields)), sizes[part], each)
             for whole, value in zip(out, found, strict=True):
                 whole[part] = value

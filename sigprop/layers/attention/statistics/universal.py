@@ -217,17 +217,25 @@ class OneQuery:
         excess, deficit : arrays, shape (..., P)
             :math:`Y_2 - 1/n`, and log n less the entropy; NaN for too many keys.
         """
-        cold = np.minimum(s, HOTTEST)
-        hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._rows.shape[1])
-        logs = co.bend(cold) * np.moveaxis(contracted(self._rows, hot), -1, 0)
-        first = np.where(self._known, cold**2 * (1 - 1 / self._keys) * np.exp(logs), np.nan)
+        found = self._series(np.minimum(s, HOTTEST), self._rows, HOTTEST)
         rest = HOTTEST / np.maximum(s, HOTTEST)  # of what vanishes as attention freezes
         most = 1 - 1 / self._keys, np.log(self._keys)
         excess, deficit = (
-            whole - (whole - part) * rest
-            for whole, part in zip(most, (first[0] / self._keys, first[1] / 2), strict=True)
+            w * (1 - rest) + part * rest for w, part in zip(most, found, strict=True)
         )
         return excess, deficit
+
+    def _series(self, s: Floats, rows: Floats, top: float) -> Floats:
+        """Excess and deficit by series in score deviations up to some one."""
+        hot = basis(co.from_deviation(s, 0.0, top), rows.shape[1])
+        logs = co.bend(s) * np.moveaxis(contracted(rows, hot), -1, 0)
+        first = np.where(self._known, s**2 * (1 - 1 / self._keys) * np.exp(logs), np.nan)
+        return np.stack([first[0] / self._keys, first[1] / 2])
+
+    def _logarithms(self, s: Floats, found: tuple[Floats, Floats]) -> Floats:
+        """Inverse of what is done to the sums of the series, shape (2, ..., P)."""
+        first = np.stack([found[0] * self._keys, 2 * found[1]])
+        return np.asarray(np.log(first / (s**2 * (1 - 1 / self._keys))) / co.bend(s))
 
 
 class KeyWeights:
@@ -475,15 +483,17 @@ class Couples:
 
     def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats, at: Index) -> Floats:
         """Logarithm that unlike queries add, over the bend."""
-        count = self._pair.shape[1:]
-        hot = basis(co.from_deviation(mean, 0.0, HOT), count[0])
+        size, *count = self._pair[at].shape
         ratio = np.divide(later, first, out=np.ones_like(mean), where=first > 0)
         tilt = np.log(np.clip(ratio, 1 / WIDEST, WIDEST)) / np.log(WIDEST)
-        near = np.clip(co.from_gap(gap, mean), -1.0, 1.0)
-        table = self._pair[at].reshape(-1, count[0], count[1] * count[2])
-        rows = contracted(table, hot).reshape(*mean.shape, *count[1:])
-        rows = np.einsum("...lv,...l->...v", rows, basis(tilt, count[1]))
-        return np.asarray(np.einsum("...v,...v->...", rows, basis(near, count[2])))
+        hot, tilted = (  # couples come first: the table of each is read once for all stacks
+            np.ascontiguousarray(basis(place, number).reshape(-1, size, number).swapaxes(0, 1))
+            for place, number in ((co.from_deviation(mean, 0.0, HOT), count[0]), (tilt, count[1]))
+        )
+        rows = hot @ self._pair[at].reshape(size, count[0], -1)
+        rows = tilted[..., None, :] @ rows.reshape(size, -1, *count[1:])
+        series = Series(rows[..., 0, :].T.reshape(count[2], *mean.shape))
+        return series(np.clip(co.from_gap(gap, mean), -1.0, 1.0))
 
 
 def _at_keys(keys: Floats, table: Floats) -> Floats:
