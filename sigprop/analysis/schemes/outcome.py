@@ -326,7 +326,7 @@ def _outcome(
         strength=known.strength(plain),
         trajectory=known.trajectory(spec),
     )
-    t, exponent = verdict.trajectory, known.exponent(spec)
+    t, exponent = verdict.trajectory, known.exponent(plain)
     if exponent is None:
         exponent = _float(gradients(plain, None if spec.has_identity else t).exponent)
     whole = int(t.ended) == spec.depth

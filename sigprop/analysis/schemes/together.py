@@ -75,8 +75,8 @@ def solved(specs: Iterable[ModelSpec], rho_max: float) -> Solved:
     -------
     Solved
         Strengths, without identity parts, where the theory covers them; of stacks whose tokens are
-        told apart the trajectories that reach the end, without what is known position by position,
-        and the exponents of the gradients that pass.
+        told apart without these parts the trajectories that reach the end, without what is known
+        position by position, and the exponents of the gradients that pass.
 
     Examples
     --------
@@ -87,8 +87,8 @@ def solved(specs: Iterable[ModelSpec], rho_max: float) -> Solved:
     >>> round(float(found.strength(spec.replace(beta=2)).alpha_attn), 6)
     3.857...
     """
-    found, every = Solved(), list(specs)
-    for words, wide in _arrays(spec.without_identity() for spec in every):
+    found, every = Solved(), [spec.without_identity() for spec in specs]
+    for words, wide in _arrays(every):
         with suppress(TheoryError):  # which each of them meets when it is asked for alone
             strength = first_root(wide, rho_max)
             found.strengths.update((one, strength.at(k)) for k, one in enumerate(words))
