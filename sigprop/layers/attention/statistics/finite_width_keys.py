@@ -45,7 +45,8 @@ from sigprop.core.arrays import Floats, Ints, Number
 __all__ = ["Sphere", "Traces"]
 
 STEP = 0.45  # of u and of s z: trapezoid error e^(-pi^2/0.45) = 3e-10
-LONGEST = 0.4  # step of z
+LONGEST = 0.8  # step of z: that of a normal density and of x, which s z varies by STEP at most
+NODES = 20  # steps of z over the sphere, at least
 MARGIN = 16.0  # of u beyond the window of log Z: e^-16 of the weight is dropped
 TOP = 8.0  # largest |z|
 HEADS = 3  # nodes of score variance and gap
@@ -176,12 +177,13 @@ class Sphere:
         spread = 2 * np.asarray(rho) * (2 - np.asarray(rho)) / self.width
         cells = np.broadcast_arrays(sigma, context, spread)
         s, t, g = (np.asarray(cell, dtype=np.float64).ravel() for cell in cells)
-        finer = np.ceil(2 * np.log2(np.maximum(s * LONGEST / STEP, 1.0))) / 2
+        longest = min(LONGEST, 2 * np.sqrt(self.width) / NODES)
+        finer = np.ceil(2 * np.log2(np.maximum(s * longest / STEP, 1.0))) / 2
         d, n = self.width - 1, self.head_width
         index, found = np.argsort(s), []
         for part in np.split(index, 1 + np.flatnonzero(np.diff(finer[index]))):
             for few in np.array_split(part, -(-len(part) // GROUP)):
-                step = LONGEST * 2.0 ** -finer[few[0]]
+                step = longest * 2.0 ** -finer[few[0]]
                 found.append(np.stack(_polynomials(_Moments(s[few], t[few], g[few], d, step))))
         out = np.empty((len(found[0]), len(index)))
         out[:, index] = np.concatenate(found, axis=1)
