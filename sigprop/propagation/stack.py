@@ -59,11 +59,13 @@ __all__ = [
     "of_two_tokens",
     "ordered",
     "rem_of",
+    "rotated_resolution",
     "rotation_of",
     "sublayers",
 ]
 
-RESOLUTION, ROTATED = 64, 44  # blocks of positions that carry a kernel, and under rotations
+RESOLUTION, ROTATED = 64, 52  # blocks of positions that carry a kernel, and under rotations
+LONG, LONGER = 2.0**15, 2  # context beyond which rotations need more blocks, and more a doubling
 COARSE = 26  # of `coarse_layout` where a mask has no rotary positions
 WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
@@ -365,6 +367,28 @@ class Stack(NamedTuple):
         return iterate(Step(kernel), self.blocks, lambda last, block: block.forward(last.kernel))
 
 
+def rotated_resolution(context: float) -> int:
+    """Find how many blocks of positions carry a kernel where every mask has rotary positions.
+
+    Parameters
+    ----------
+    context : float
+        Context length T.
+
+    Returns
+    -------
+    int
+        Enough for gaps of merging tokens to a hundredth.
+
+    Examples
+    --------
+    >>> from sigprop.propagation.stack import rotated_resolution
+    >>> rotated_resolution(4096), rotated_resolution(2**20)
+    (52, 62)
+    """
+    return ROTATED + round(LONGER * max(float(np.log2(context / LONG)), 0.0))
+
+
 def build_stack(
     spec: ModelSpec,
     kind: str = "exchangeable",
@@ -397,7 +421,8 @@ def build_stack(
         How many states a block of exchangeable tokens will be applied to; many make it worth
         preparing profiles.
     resolution : int, optional
-        About how many blocks of positions carry the kernel; by default 64, and 44 where every mask
+        About how many blocks of positions carry the kernel; by default 64, and 52 to 62 where every
+        mask
         has rotary positions.
     ranges : int, optional
         Number of equal ranges of positions whose ends must be ends of blocks.
@@ -480,7 +505,7 @@ def _by_position(
         cuts = np.append(cuts, _inside(masks, context))
     masked = any(one.rotary_base is None for one in layers)
     if resolution is None:
-        resolution = RESOLUTION if masked else ROTATED
+        resolution = RESOLUTION if masked else rotated_resolution(context)
     make = partial(make_layout, resolution=resolution)
     if top is not None:
         make = partial(coarse_layout, resolution=COARSE) if masked else coarse_layout

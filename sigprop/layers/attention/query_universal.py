@@ -31,7 +31,7 @@ from sigprop.layers.attention.statistics.universal import Couples, KeyWeights, O
 
 __all__ = ["Universal"]
 
-LOOKED_UP = 24  # of the queries at which correlations of scores are looked up
+LOOKED_UP = 96  # of the queries at which correlations of scores are looked up, at most
 
 
 @dataclass(frozen=True)
