@@ -43,7 +43,7 @@ class OneHead(OneQuery):
         self._roots = np.sqrt(factors)
         self._edge = float(HOTTEST / self._roots.max())
         count = self._rows.shape[1]
-        s = co.to_deviation(nodes(count), 0.0, self._edge)[:, None] * np.ones(keys.size)
+        s = co.to_deviation(nodes(count), 0.0, self._edge)[:, None]
         found = transform(self._logarithms(s, self._averaged(s)), 1)
         self._averages = np.ascontiguousarray(found.transpose(2, 1, 0))
 

@@ -226,9 +226,11 @@ class OneQuery:
         return excess, deficit
 
     def _series(self, s: Floats, rows: Floats, top: float) -> Floats:
-        """Excess and deficit by series in score deviations up to some one."""
+        """Excess and deficit by series in score deviations up to some one, or in one for all."""
         hot = basis(co.from_deviation(s, 0.0, top), rows.shape[1])
-        logs = co.bend(s) * np.moveaxis(contracted(rows, hot), -1, 0)
+        every = s.shape[-1] == 1  # of which there is one product of matrices
+        sums = np.tensordot(hot[..., 0, :], rows, (-1, 1)) if every else contracted(rows, hot)
+        logs = co.bend(s) * np.moveaxis(sums, -1, 0)
         first = np.where(self._known, s**2 * (1 - 1 / self._keys) * np.exp(logs), np.nan)
         return np.stack([first[0] / self._keys, first[1] / 2])
 
