@@ -184,8 +184,8 @@ def causal(
     blocks : int, optional
         Number of equal ranges of positions for `kernel_blocks`, in [1, 256] and at most T.
     resolution : int, optional
-        About how many blocks of positions carry the kernel, in [24, 4096]; by default 64, and 52
-        to 62 where every mask has rotary positions.
+        About how many blocks of positions carry the kernel, in [24, 4096]; by default 64, and 44
+        to 64 where every mask has rotary positions.
     beta_by_layer : array_like, shape (L,), optional
         Inverse temperature of each block, in place of `spec.beta`.
 

