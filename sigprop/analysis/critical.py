@@ -68,7 +68,8 @@ class Critical(Exported):
     reason : str or array of str
         How the search ended, a sentence of `REASONS`.
     residual : array
-        |rho - rho_max|.
+        |rho - rho_max| at most: at the nearest strength that was solved, or by how much two orders
+        of interpolation differ.
     iterations : array of int
         Function evaluations of the root finder.
     bracket : tuple of arrays
