@@ -1,8 +1,9 @@
 """CPU time of whole commands on decoders, over that on bert-base.
 
 Run `python tests/benchmarks/benchmark_decoders.py [--rounds N]`. Every command runs in a fresh
-process on one thread, one after the other in each round; ratios are of the least times over rounds.
-This is a report, not a test: the exit status is 0 whatever the numbers.
+process on one thread, beside that on bert-base in each round; times and ratios are medians over
+rounds, so that drift of the machine cancels. This is a report, not a test: the exit status is 0
+whatever the numbers.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
@@ -64,16 +66,15 @@ def main():
             files[context].write_text(json.dumps(SPEC | {"context": context}))
         long = "propagate {} --gradients"
         pairs += [(long.format(files[t]), long.format(files[1024]), 1.5) for t in LONG]
-        commands = sorted({command for pair in pairs for command in pair[:2]})
-        least = dict.fromkeys(commands, float("inf"))
-        for command in track(commands * rounds, "commands", console=Console(stderr=True)):
-            least[command] = min(least[command], cpu(command))
+        times = {command: [] for pair in pairs for command in pair[:2]}
+        for command in track([*times] * rounds, "commands", console=Console(stderr=True)):
+            times[command].append(cpu(command))
     table = Table("command", "CPU s", "over", "ratio", "wanted")
     for own, other, most in pairs:
         names = [text.replace(f"{folder}/", "") for text in (own, other)]
-        ratio = least[own] / least[other]
-        row = (names[0], f"{least[own]:.2f}", f"{least[other]:.2f}", f"{ratio:.2f}", f"<= {most:g}")
-        table.add_row(*row)
+        ratio = median(a / b for a, b in zip(times[own], times[other], strict=True))
+        seconds = (f"{median(times[command]):.2f}" for command in (own, other))
+        table.add_row(names[0], *seconds, f"{ratio:.2f}", f"<= {most:g}")
     Console().print(table)
 
 
