@@ -113,13 +113,14 @@ def refined(
     order = np.abs(ys).argsort(axis=0)[:POINTS]
     xs, ys = xs[order, every], ys[order, every]
     calls, halve = np.full(every.size, INNER), np.zeros(every.size, dtype=bool)
+    roots, left = _next(xs, ys)
     for _ in range(MOST):
         wide = high - low > CLOSE * (1 + np.abs(xs[0]))
-        index = np.flatnonzero((_left(xs, ys) > FLAT) & wide & ~np.isnan(ys).any(axis=0))
+        index = np.flatnonzero((left > FLAT) & wide & ~np.isnan(ys).any(axis=0))
         if not index.size:
             break
         start, stop, x, y = low[index], high[index], xs[:, index], ys[:, index]
-        point = _inverse(x, y)
+        point = roots[index]
         point = np.where(
             (start < point) & (point < stop) & ~halve[index], point, (start + stop) / 2
         )
@@ -130,18 +131,18 @@ def refined(
         x, y = np.stack([*x[:-1], point]), np.stack([*y[:-1], value])
         order = np.abs(y).argsort(axis=0)
         xs[:, index], ys[:, index] = (np.take_along_axis(v, order, axis=0) for v in (x, y))
-    point = _inverse(xs, ys)  # once more, without a call
-    inside = (low <= point) & (point <= high)
-    return Roots(np.where(inside, point, xs[0]), np.where(inside, _left(xs, ys), ys[0]), calls)
+        roots, left = _next(xs, ys)
+    inside = (low <= roots) & (roots <= high)  # once more, without a call
+    return Roots(np.where(inside, roots, xs[0]), np.where(inside, left, ys[0]), calls)
 
 
-def _left(x: Floats, y: Floats) -> Floats:
-    """Size of each function at the next root of the cubic, at most."""
-    size = np.abs(y[0])
+def _next(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Roots of the cubics, and the sizes of the functions there, at most."""
+    roots, size = _inverse(x, y), np.abs(y[0])
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (y[1] - y[0]) / (x[1] - x[0])
-        apart = np.abs(slope * (_inverse(x, y) - _inverse(x[:-1], y[:-1])))
-    return np.asarray(np.where(size < NEAR, np.fmin(apart, size), size))
+        apart = np.abs(slope * (roots - _inverse(x[:-1], y[:-1])))
+    return roots, np.asarray(np.where(size < NEAR, np.fmin(apart, size), size))
 
 
 def _inverse(x: Floats, y: Floats) -> Floats:

@@ -485,14 +485,15 @@ class Couples:
 
     def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats, at: Index) -> Floats:
         """Logarithm that unlike queries add, over the bend."""
-        size, *count = self._pair[at].shape
+        table = self._pair[at]
+        size, *count = table.shape
         ratio = np.divide(later, first, out=np.ones_like(mean), where=first > 0)
         tilt = np.log(np.clip(ratio, 1 / WIDEST, WIDEST)) / np.log(WIDEST)
         hot, tilted = (  # couples come first: the table of each is read once for all stacks
             np.ascontiguousarray(basis(place, number).reshape(-1, size, number).swapaxes(0, 1))
             for place, number in ((co.from_deviation(mean, 0.0, HOT), count[0]), (tilt, count[1]))
         )
-        rows = hot @ self._pair[at].reshape(size, count[0], -1)
+        rows = hot @ table.reshape(size, count[0], -1)
         rows = tilted[..., None, :] @ rows.reshape(size, -1, *count[1:])
         series = Series(rows[..., 0, :].T.reshape(count[2], *mean.shape))
         return series(np.clip(co.from_gap(gap, mean), -1.0, 1.0))
