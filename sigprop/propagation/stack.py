@@ -22,7 +22,9 @@ from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
 from sigprop.layers.attention.position_blocks import (
     MAX_SIZE,
+    RESOLUTION,
     make_layout,
+    rotated_resolution,
     shrinking_blocks,
     with_short_distances,
 )
@@ -59,13 +61,10 @@ __all__ = [
     "of_two_tokens",
     "ordered",
     "rem_of",
-    "rotated_resolution",
     "rotation_of",
     "sublayers",
 ]
 
-RESOLUTION, ROTATED = 64, 44  # blocks of positions that carry a kernel, and under rotations
-LONG, LONGER = 2.0**13, 4  # context beyond which rotations need more, and how many a doubling
 COARSE = 26  # of `coarse_layout` where a mask has no rotary positions
 WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
@@ -365,29 +364,6 @@ class Stack(NamedTuple):
     def steps(self, kernel: State) -> Iterator[Step]:
         """Apply the blocks one after the other to a kernel that enters the first."""
         return iterate(Step(kernel), self.blocks, lambda last, block: block.forward(last.kernel))
-
-
-def rotated_resolution(context: float) -> int:
-    """Find how many blocks of positions carry a kernel where every mask has rotary positions.
-
-    Parameters
-    ----------
-    context : float
-        Context length T.
-
-    Returns
-    -------
-    int
-        Enough for gaps of merging tokens to a hundredth.
-
-    Examples
-    --------
-    >>> from sigprop.propagation.stack import rotated_resolution
-    >>> rotated_resolution(4096), rotated_resolution(2**20)
-    (44, 64)
-    """
-    more = LONGER * max(float(np.log2(context / LONG)), 0.0)
-    return min(ROTATED + round(more), RESOLUTION)
 
 
 def build_stack(

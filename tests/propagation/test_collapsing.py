@@ -8,13 +8,16 @@ from sigprop.layers.attention import by_position, query_universal
 from sigprop.layers.attention.block_means import BlockMeans
 from sigprop.layers.attention.correlation_table import rise
 from sigprop.layers.attention.log_distances import log_moments, slope_weights
-from sigprop.layers.attention.position_blocks import make_layout
+from sigprop.layers.attention.position_blocks import (
+    RESOLUTION,
+    make_layout,
+    rotated_resolution,
+)
 from sigprop.layers.attention.position_grid import Layout, pairs_between
 from sigprop.layers.attention.query_universal import _mean_and_slope
 from sigprop.layers.attention.rotated_gaps import RotatedGaps
 from sigprop.layers.attention.sliding_window import between_nodes
 from sigprop.propagation.causal import causal
-from sigprop.propagation.stack import RESOLUTION, rotated_resolution
 
 MASKED = ModelSpec(
     depth=23, context=1024, width=768, heads=12, causal=True, norm="post", beta=0.5,

@@ -15,13 +15,17 @@ from sigprop.layers.attention.sliding_window import PER_WINDOW, short_distances
 __all__ = [
     "FAR",
     "MAX_SIZE",
+    "RESOLUTION",
     "SINGLES",
     "is_far",
     "make_layout",
+    "rotated_resolution",
     "shrinking_blocks",
     "with_short_distances",
 ]
 
+RESOLUTION, ROTATED = 64, 44  # blocks of positions that carry a kernel, and under rotations
+LONG, LONGER = 2.0**13, 4  # context beyond which rotations need more, and how many a doubling
 SINGLES = 8
 MAX_SIZE = 500  # blocks of a context behind a window
 SHRINK = 1.4  # of blocks toward the last windows
@@ -63,9 +67,32 @@ def shrinking_blocks(window: int, context: int, windows: int = 2, parts: int = 4
     return distinct(np.concatenate([near, grown]).round().astype(np.int64))
 
 
+def rotated_resolution(context: float) -> int:
+    """Find how many blocks of positions carry a kernel where every mask has rotary positions.
+
+    Parameters
+    ----------
+    context : float
+        Context length T.
+
+    Returns
+    -------
+    int
+        Enough for gaps of merging tokens to a hundredth.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.position_blocks import rotated_resolution
+    >>> rotated_resolution(4096), rotated_resolution(2**20)
+    (44, 64)
+    """
+    more = LONGER * max(float(np.log2(context / LONG)), 0.0)
+    return min(ROTATED + round(more), RESOLUTION)
+
+
 def make_layout(
     context: int,
-    resolution: int = 64,
+    resolution: int = RESOLUTION,
     window: float = np.inf,
     prefix: int = 0,
     cuts: Ints | tuple[int, ...] = (),
