@@ -22,9 +22,8 @@ from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
 from sigprop.layers.attention.position_blocks import (
     MAX_SIZE,
-    RESOLUTION,
     make_layout,
-    rotated_resolution,
+    resolution_of,
     shrinking_blocks,
     with_short_distances,
 )
@@ -482,7 +481,7 @@ def _by_position(
         cuts = np.append(cuts, _inside(masks, context))
     masked = any(one.rotary_base is None for one in layers)
     if resolution is None:
-        resolution = RESOLUTION if masked else rotated_resolution(context)
+        resolution = resolution_of(context, not masked)
     make = partial(make_layout, resolution=resolution)
     if top is not None:
         make = partial(coarse_layout, resolution=COARSE) if masked else coarse_layout

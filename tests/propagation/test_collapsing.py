@@ -8,11 +8,7 @@ from sigprop.layers.attention import by_position, query_universal
 from sigprop.layers.attention.block_means import BlockMeans
 from sigprop.layers.attention.correlation_table import rise
 from sigprop.layers.attention.log_distances import log_moments, slope_weights
-from sigprop.layers.attention.position_blocks import (
-    RESOLUTION,
-    make_layout,
-    rotated_resolution,
-)
+from sigprop.layers.attention.position_blocks import make_layout, resolution_of
 from sigprop.layers.attention.position_grid import Layout, pairs_between
 from sigprop.layers.attention.query_universal import _mean_and_slope
 from sigprop.layers.attention.rotated_gaps import RotatedGaps
@@ -41,8 +37,7 @@ def late(spec, resolution=None):
 
 
 def fine(spec):
-    context = float(spec.context)
-    return late(spec, 4 * (RESOLUTION if spec.rotary_base is None else rotated_resolution(context)))
+    return late(spec, 4 * resolution_of(float(spec.context), spec.rotary_base is not None))
 
 
 def furthest(spec, exact):
@@ -119,6 +114,13 @@ def test_late_tokens_of_a_long_context_merge_as_on_four_times_the_blocks(monkeyp
         assert furthest(LONG, exact) > 0.03
     monkeypatch.setattr(Layout, "_moved", between_centres)
     assert furthest(spec, hot) > 0.04
+
+
+def test_short_contexts_have_every_position_by_itself():
+    for context in (2, 3, 64):
+        assert resolution_of(context, rotated=True) >= context
+    rising = [resolution_of(2.0**n, rotated=False) for n in range(7, 21)]
+    assert rising == [52] * 7 + [56, 60] + [64] * 5
 
 
 # means over blocks

@@ -19,13 +19,14 @@ __all__ = [
     "SINGLES",
     "is_far",
     "make_layout",
-    "rotated_resolution",
+    "resolution_of",
     "shrinking_blocks",
     "with_short_distances",
 ]
 
-RESOLUTION, ROTATED = 64, 44  # blocks of positions that carry a kernel, and under rotations
-LONG, LONGER = 2.0**13, 4  # context beyond which rotations need more, and how many a doubling
+MASKED, ROTATED = 52, 44  # blocks of positions that carry a kernel, and under rotations
+LONG, LONGER = 2.0**13, 4  # context beyond which more are needed, and how many a doubling
+RESOLUTION = 64  # blocks of the longest contexts; shorter ones have every position by itself
 SINGLES = 8
 MAX_SIZE = 500  # blocks of a context behind a window
 SHRINK = 1.4  # of blocks toward the last windows
@@ -67,27 +68,31 @@ def shrinking_blocks(window: int, context: int, windows: int = 2, parts: int = 4
     return distinct(np.concatenate([near, grown]).round().astype(np.int64))
 
 
-def rotated_resolution(context: float) -> int:
-    """Find how many blocks of positions carry a kernel where every mask has rotary positions.
+def resolution_of(context: float, rotated: bool) -> int:
+    """Find how many blocks of positions carry a kernel.
 
     Parameters
     ----------
     context : float
         Context length T.
+    rotated : bool
+        Whether every layer has rotary positions.
 
     Returns
     -------
     int
-        Enough for gaps of merging tokens to a hundredth.
+        Enough for gaps of merging tokens to a hundredth; of a short context every position.
 
     Examples
     --------
-    >>> from sigprop.layers.attention.position_blocks import rotated_resolution
-    >>> rotated_resolution(4096), rotated_resolution(2**20)
-    (44, 64)
+    >>> from sigprop.layers.attention.position_blocks import resolution_of
+    >>> [[resolution_of(context, one) for context in (4096, 2**20)] for one in (False, True)]
+    [[52, 64], [44, 64]]
     """
+    if context <= RESOLUTION:
+        return RESOLUTION
     more = LONGER * max(float(np.log2(context / LONG)), 0.0)
-    return min(ROTATED + round(more), RESOLUTION)
+    return min((ROTATED if rotated else MASKED) + round(more), RESOLUTION)
 
 
 def make_layout(

@@ -7,11 +7,13 @@ keys.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from sigprop.core.arrays import Floats, Number
+from sigprop.core.numerics.interpolation import cubics
 from sigprop.layers.attention.attended import Attended
 from sigprop.layers.attention.key_directions import keys
 from sigprop.layers.attention.key_weights import KeyWeights
@@ -33,6 +35,8 @@ from sigprop.layers.attention.window_scores import KeySums, WindowScores, varied
 __all__ = ["ScoreGradients", "pull"]
 
 LENGTHS = 4  # positions, even in their logarithm, at which traces at finite width are taken
+LONG = 4096  # last of them beyond which there is one more for each factor of three
+FIRST = 4  # first of them: keys that a query sees
 
 
 class ScoreGradients(NamedTuple):
@@ -201,10 +205,13 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     one = np.ones(len(layout.queries.count))
     (segment, node), (_, place) = layout.places(layout.centres), layout.places(layout.queries)
     longest = np.argmax(np.bincount(segment, layout.size))
-    index = np.flatnonzero((layout.centres.count >= 2) & (segment == longest))
-    if sphere is None or not index.size:
+    count = layout.centres.count
+    most = count[segment == longest].max()
+    index = np.flatnonzero((count >= min(FIRST, most)) & (segment == longest))
+    if sphere is None or most < 2:
         return one, one, one
-    index = index[evenly(node[index], LENGTHS)]
+    more = round(math.log(max(most / LONG, 1.0), 3))
+    index = index[evenly(node[index], LENGTHS + more)]
     flat = (1 - at.stats.y2[..., index]) ** 2 / sphere.width
     means = KeyWeights(layout, np.zeros(layout.seen.shape)).own_means(at.gap)
     rho = np.clip(1 - means / at.q, 0.0, 1.0)[..., index]
@@ -212,7 +219,7 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     exact = np.stack(sphere.traces(std, count, rho, at.spread.seeds)[:3])
     own, key = at.response.own[..., index], at.response.own_key[..., index]
     parts = np.stack([own + flat, key, key + flat])
-    ratio = np.sqrt(divided(exact, parts))
-    hats = np.stack([np.interp(place, node[index], one) for one in np.eye(len(index))])
-    query, key, weight = ratio @ hats
+    ratio = divided(exact, parts)
+    logs = np.log(ratio, out=np.zeros_like(ratio), where=ratio != 0) / 2
+    query, key, weight = np.exp(logs @ cubics(node[index], place))
     return query, key, weight

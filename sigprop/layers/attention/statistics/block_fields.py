@@ -32,7 +32,7 @@ LEVELS = np.array([1e-3, 25.0])  # of -log G between which that is
 LOWEST, HIGHEST = -130, 60  # u between which these are found
 CHUNK = 1024  # queries times points at once: their arrays stay in cache
 POINTS = 64  # of a field
-COLD, FEW = 0.5, 16  # variance of a field below which so many are enough
+COLD, FEW = 0.5, 8  # variance of a field below which so many are enough
 FACTORS = 5  # of a field
 LEAST = -80.0  # logarithm of what counts; what underflows is slow
 
