@@ -7,7 +7,6 @@ keys.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +34,8 @@ from sigprop.layers.attention.window_scores import KeySums, WindowScores, varied
 __all__ = ["ScoreGradients", "pull"]
 
 LENGTHS = 4  # positions, even in their logarithm, at which traces at finite width are taken
-LONG = 4096  # last of them beyond which there is one more for each factor of three
-FIRST = 4  # first of them: keys that a query sees
+LONG, LONGER = 4096, 1  # number of keys beyond which there are so many more
+FIRST, REACH = 4, 2.0**14  # fewest keys, and the largest ratio to the most
 
 
 class ScoreGradients(NamedTuple):
@@ -207,11 +206,11 @@ def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     longest = np.argmax(np.bincount(segment, layout.size))
     count = layout.centres.count
     most = count[segment == longest].max()
-    index = np.flatnonzero((count >= min(FIRST, most)) & (segment == longest))
+    fewest = max(min(FIRST, most), most / REACH)
+    index = np.flatnonzero((count >= fewest) & (segment == longest))
     if sphere is None or most < 2:
         return one, one, one
-    more = round(math.log(max(most / LONG, 1.0), 3))
-    index = index[evenly(node[index], LENGTHS + more)]
+    index = index[evenly(node[index], LENGTHS + LONGER * (most > LONG))]
     flat = (1 - at.stats.y2[..., index]) ** 2 / sphere.width
     means = KeyWeights(layout, np.zeros(layout.seen.shape)).own_means(at.gap)
     rho = np.clip(1 - means / at.q, 0.0, 1.0)[..., index]
