@@ -13,7 +13,7 @@ from wrong_types import wrong
 
 import sigprop
 from sigprop import DomainError, ModelSpec, influence, propagate
-from sigprop.layers.attention import position_backward, score_path
+from sigprop.layers.attention import position_backward, query_responses, score_path
 from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.drawn_heads import angles, drawn, head, root_of
 from sigprop.layers.attention.layer import Attention, Mask
@@ -387,6 +387,24 @@ def test_decoders_need_scores_and_residuals(decoders, monkeypatch):
     found = sigprop.gradients(spec)
     assert not holds(found.q, measured, "gq", 0.08)
     assert not holds(found.wq, measured, "g_wq", 0.08)
+
+
+def test_few_heads_stand_for_wide_ones(monkeypatch):
+    """As many of them as of narrow heads; control: narrow ones need more."""
+    layout = make_layout(256, 24)
+    std = np.array([0.3, 1.0, 2.0, 5.0])[:, None] + np.zeros(len(layout.queries.count))
+    r = np.full((4, len(layout.couples[0])), 0.3)
+
+    def apart(width):
+        found = []
+        for wide in (0.0, np.inf):
+            monkeypatch.setattr(query_responses, "WIDE", wide)
+            found.append(np.concatenate(Responses(layout)(std, r, width), axis=-1))
+        few, many = found
+        return np.max(np.abs(few - many).max(axis=-1) / np.abs(many).max(axis=-1))
+
+    assert apart(64.0) < 5e-4
+    assert apart(8.0) > 5e-3
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sigprop.core.arrays import Floats
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics.coordinates import MAX_GAP
+from sigprop.layers.attention.statistics.table import HEAD_NODES
 from sigprop.layers.attention.statistics.two_queries import squares
 from sigprop.layers.attention.statistics.universal import HOT, Alike
 
@@ -29,8 +30,8 @@ __all__ = ["Response", "Responses", "correlations"]
 
 STEP = 0.05  # of 1 - r, where s is small
 SMALLEST = 1e-3  # score deviation, below which responses are those of uniform weights
-NODES, VARIANCES = 3, 8  # correlations of two queries, and variances of one, over heads
-WIDE, FEW, FEW_VARIANCES = 48.0, 2, 3  # width of a head from which fewer are enough
+NODES = 3  # correlations of two queries over heads
+WIDE, FEW, FEW_VARIANCES = 48.0, 2, 3  # width of a head from which fewer nodes are enough
 CLOSEST = 1e-12  # 1 - |r| of two queries whose correlation still varies over heads
 
 
@@ -145,7 +146,7 @@ class Responses:
         """Y_2 - 2 Y_3 + Y_22 of each query: as it is, over heads alike, and by their variance."""
         factors, weight = np.ones(1), np.ones(1)
         if head_width is not None:
-            number = VARIANCES if head_width < WIDE else FEW_VARIANCES
+            number = HEAD_NODES if head_width < WIDE else FEW_VARIANCES
             factors, weight = squares(head_width, number)
         heat = np.sqrt(np.append(1.0, factors)).reshape(-1, *[1] * std.ndim)
         first, rest = np.split(self._alone(std * heat), [1])

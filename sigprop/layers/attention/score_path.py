@@ -201,21 +201,20 @@ def _keys(
 def _finite_width(at: Attended) -> tuple[Floats, Floats, Floats]:
     """Ratios of traces exact in T/d to those of the first order: queries, keys, weights (E24d)."""
     sphere, layout = keys(at.layer, at.spread.crowding), at.layout
-    one = np.ones(len(layout.queries.count))
     (segment, node), (_, place) = layout.places(layout.centres), layout.places(layout.queries)
-    longest = np.argmax(np.bincount(segment, layout.size))
-    count = layout.centres.count
-    most = count[segment == longest].max()
-    fewest = max(min(FIRST, most), most / REACH)
-    index = np.flatnonzero((count >= fewest) & (segment == longest))
+    count, longest = layout.centres.count, segment == np.argmax(np.bincount(segment, layout.size))
+    most = count[longest].max()
     if sphere is None or most < 2:
+        one = np.ones(len(place))
         return one, one, one
+    fewest = max(min(FIRST, most), most / REACH)
+    index = np.flatnonzero(longest & (count >= fewest))
     index = index[evenly(node[index], LENGTHS + LONGER * (most > LONG))]
     flat = (1 - at.stats.y2[..., index]) ** 2 / sphere.width
     means = KeyWeights(layout, np.zeros(layout.seen.shape)).own_means(at.gap)
     rho = np.clip(1 - means / at.q, 0.0, 1.0)[..., index]
-    std, count = np.minimum(at.scores.std[..., index], MAX_SIGMA), layout.queries.count[index]
-    exact = np.stack(sphere.traces(std, count, rho, at.spread.seeds)[:3])
+    std = np.minimum(at.scores.std[..., index], MAX_SIGMA)
+    exact = np.stack(sphere.traces(std, count[index], rho, at.spread.seeds)[:3])
     own, key = at.response.own[..., index], at.response.own_key[..., index]
     parts = np.stack([own + flat, key, key + flat])
     ratio = divided(exact, parts)
