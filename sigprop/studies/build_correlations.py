@@ -10,32 +10,34 @@ is measured.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sigprop.core.arrays import Floats, Number
 from sigprop.layers.attention import correlation_table as ct
 from sigprop.layers.attention.by_position import PositionGeometry
-from sigprop.layers.attention.key_correlations import KeyCorrelation
+from sigprop.layers.attention.key_correlations import RATIOS, KeyCorrelation
 from sigprop.layers.attention.key_gaps import GapShape, KeyGaps
-from sigprop.layers.attention.query_tables import coarse_layout
+from sigprop.layers.attention.position_blocks import make_layout
+from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics.universal import OneQuery
 from sigprop.layers.interface import Place
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.stack import Stack, build_block
 
-STACKS, SEED = 5000, 31
+STACKS, SEED = 4000, 31
 LEFT_OUT = 10  # every so many-th stack is
-LONGEST = 2.0**20
-HIDDEN, BATCH, STEPS, FASTEST = 192, 1024, 110_000, 6e-3
+LONGEST, BLOCKS = 2.0**20, 34
+HIDDEN, BATCH, STEPS, FASTEST = 256, 1024, 50_000, 6e-3
 RANDOM = np.random.Generator
 Rows = dict[str, Floats]
+Looked = TypeVar("Looked", bound=Universal)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def drawn(rng: RANDOM) -> ModelSpec:
     context = round(log_uniform(rng, 8, 2.0**14 if rng.random() < 0.7 else LONGEST))
     norm = str(rng.choice(["pre", "post"], p=[0.35, 0.65]))
     values: dict[str, Any] = {
-        "depth": int(rng.integers(2, 33)),
+        "depth": int(rng.integers(2, 33) if rng.random() < 0.85 else rng.integers(33, 65)),
         "context": context,
         "norm": norm,
         "width": int(heads * size) or None,
@@ -131,19 +133,27 @@ def drawn(rng: RANDOM) -> ModelSpec:
     return ModelSpec(**values)
 
 
-def solved(spec: ModelSpec) -> Iterator[Rows]:
-    """Find what correlations do to the queries of all layers of a stack."""
+def steps_of(
+    spec: ModelSpec, statistics: Callable[[Layout, float | None], Looked]
+) -> Iterator[Looked]:
+    """Solve a stack with some statistics, and give these after each block."""
     window = np.inf if spec.window is None else spec.window
-    layout = coarse_layout(int(np.asarray(spec.context)), window=window, prefix=spec.prefix)
-    record = Recorded(layout, spec.head_width)
-    place = Place(PositionGeometry(layout), record)
+    layout = make_layout(int(np.asarray(spec.context)), BLOCKS, window, spec.prefix)
+    found = statistics(layout, spec.head_width)
+    place = Place(PositionGeometry(layout), found)
     stack = Stack([build_block(spec, "finite", place)] * spec.depth, place)
     with np.errstate(all="ignore"):  # of kernels that vanish or overflow
         for step in stack.steps(stack.initial(spec)):
             if not place.geometry.is_valid(step.kernel):
                 return
-            yield from record.rows
-            record.rows.clear()
+            yield found
+
+
+def solved(spec: ModelSpec) -> Iterator[Rows]:
+    """Find what correlations do to the queries of all layers of a stack."""
+    for record in steps_of(spec, Recorded):
+        yield from record.rows
+        record.rows.clear()
 
 
 def samples(stacks: range) -> Rows:
@@ -167,8 +177,8 @@ def felt(rows: Rows) -> Floats:
     """Weights of errors of shrink, near and part, by what they change; less of few tokens."""
     s, one = rows["sigma"], OneQuery(rows["count"])
     steep = np.abs(one(1.02 * s)[0] - one(0.98 * s)[0]) / 0.04  # change of Y_2
-    own = 0.3 * rows["uneven"] * s**2 / (1 + s**2)  # of a weight
-    columns = np.stack([steep + 0.02, np.ones_like(s), own + 0.005], axis=-1)
+    own = np.minimum(rows["uneven"], 1.0) * s**2 / (1 + s**2)  # of a weight
+    columns = np.stack([steep + 0.02, np.ones_like(s), own + 0.015], axis=-1)
     return np.asarray(columns * rows["share"][:, None] ** 0.25)
 
 
@@ -200,7 +210,8 @@ def trained(x: Floats, target: Floats, weight: Floats) -> list[Floats]:
 def fitted(rows: Rows) -> dict[str, Floats]:
     """Arrays of the file, but the error."""
     x, factor = inputs_of(rows)
-    target, weight = rows["found"] - ct.PLAIN, felt(rows) * factor
+    weight, (shrink, near, part) = felt(rows) * factor, rows["found"].T
+    target = np.stack([np.log(shrink), near, part - 1], axis=-1)
     target = np.divide(target, factor, out=np.zeros_like(target), where=factor > 1e-12)
     centre, scale = x.mean(axis=0), x.std(axis=0)
     level = np.sqrt(np.mean((weight * target) ** 2, axis=0) / np.mean(weight**2, axis=0))
@@ -214,7 +225,9 @@ def fitted(rows: Rows) -> dict[str, Floats]:
 def errors(table: dict[str, Floats] | None, rows: Rows) -> Floats:
     """Find root mean square and largest error of shrink, near and part, shape (2, 3)."""
     x, factor = inputs_of(rows)
-    off = ct.PLAIN + ct.network(x, table) * factor - rows["found"]
+    found = ct.network(x, table) * factor
+    shrink = np.clip(np.exp(found[:, 0]), RATIOS[0], RATIOS[-1])
+    off = np.stack([shrink, found[:, 1], 1 + found[:, 2]], axis=-1) - rows["found"]
     return np.stack([np.sqrt(np.mean(off**2, axis=0)), np.abs(off).max(axis=0)])
 
 

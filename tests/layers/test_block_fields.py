@@ -6,14 +6,14 @@ import pytest
 from sigprop import ModelSpec
 from sigprop.layers.attention.correlation_table import PLAIN, errors, rise
 from sigprop.layers.attention.key_correlations import BlockedKeys
-from sigprop.layers.attention.key_gaps import ENDS, KeyGaps
+from sigprop.layers.attention.key_gaps import ENDS, GROWING, KeyGaps
 from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_universal import Universal
-from sigprop.layers.attention.statistics import boltzmann, moments
+from sigprop.layers.attention.statistics import block_fields, boltzmann, moments
 from sigprop.layers.attention.statistics.block_fields import Fields, attended, factored
 from sigprop.layers.attention.statistics.quadrature import Grid, averages
 from sigprop.propagation.stack import build_stack
-from sigprop.studies import build_correlations
+from sigprop.studies import build_correlations, build_field_points
 
 SIZES = np.array([[1.0, 2.0, 5.0, 8.0]])
 
@@ -90,6 +90,26 @@ def test_averages_of_boltzmann_factors():
     assert boltzmann.errors().max() < 5e-3
 
 
+def test_points_of_fields(kernel):
+    """Against thousands of Sobol points; control: as many Sobol points are farther."""
+    sizes = np.tile(SIZES * [[1.0], [3.0], [90.0]], (5, 1))
+    variance = np.repeat([0.1, 1.0, 4.0, 9.0, 25.0], 3)
+    deficit = np.broadcast_to(1 - kernel, (15, 4, 4))
+    fields = factored(variance, deficit, sizes, np.ones_like(sizes))
+
+    def error(points):
+        found = attended(fields, sizes, points)
+        return np.sqrt(np.mean((found.weights - known) ** 2))
+
+    known = attended(fields, sizes, build_field_points.sobol(4096)).weights
+    assert error(None) < 1.5e-3
+    others = [error(build_field_points.sobol(64, seed)) for seed in range(4)]
+    assert np.mean(others) > 2 * error(None)
+    strong, weak = block_fields.errors()
+    assert strong.max() < 0.005
+    assert (weak < strong).all()
+
+
 def test_a_flat_kernel_has_no_nearer_keys():
     parts, one = np.array([[1, 3, 12], [2, 0, 40]]), np.ones((1, 2))
     flat = np.full((1, 3, 3), 0.4)
@@ -152,9 +172,16 @@ def test_gaps_of_keys_in_a_few_numbers():
     found = KeyGaps(sizes[None])(gaps)
     assert found.uneven[0] == pytest.approx(np.sqrt(np.mean(added**2)), rel=1e-9)
     assert found.apart[0] == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-9)
-    late = np.triu_indices(20, 1)[0] >= 10  # both in the last range
+    first, last = np.triu_indices(20, 1)
+    late = first >= 10  # both in the last range
     assert ENDS[-2:] == (0.5, 1.0)
-    assert found.ranges[0, -1] == pytest.approx(relative[late].mean(), rel=1e-9)
+    ends, shares = np.triu_indices(len(ENDS))[0].size, found.ranges[0]
+    assert shares[ends - 1] == pytest.approx(relative[late].mean(), rel=1e-9)
+    early = 20.0 ** (-1 / GROWING) * 20  # both before the last of the ranges that grow
+    inside = np.clip(early - np.arange(20), 0, 1)
+    weight = (1 - inside)[first] * (1 - inside)[last]
+    assert shares[-1] == pytest.approx(np.average(relative, weights=weight), rel=0.02)
+    assert abs(shares[-3] / shares[-1] - 1) > 0.04  # control: pairs of the range before
     other = KeyGaps(sizes[None, ::-1])(gaps)
     assert abs(other.apart[0] / found.apart[0] - 1) > 0.05
 
@@ -172,7 +199,7 @@ def test_keys_that_add_up_have_independent_scores():
 def test_a_short_fit(monkeypatch):
     """Its errors are below those of independent scores; control: after one step they are not."""
     pytest.importorskip("torch", reason="needs the extra torch")
-    rows = build_correlations.samples(range(6, 14))
+    rows = build_correlations.samples(range(14, 22))
 
     def error(steps):
         monkeypatch.setattr(build_correlations, "STEPS", steps)

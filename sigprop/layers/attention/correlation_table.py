@@ -3,8 +3,9 @@ r"""What correlated scores do to queries, by look-up (E25e).
 Shrink, near and part of `sigprop.layers.attention.key_correlations` without integrals or draws.
 Without rotation they depend on the number of keys, the score deviation and what the gaps of the
 keys are like (`sigprop.layers.attention.key_gaps`). Where these are alike, scores are independent
-and of one variance; so what a network gives is multiplied by what vanishes there. It was fitted to
-integrals for random stacks, by ``python -m sigprop.studies.build_correlations``.
+and of one variance; so what a network gives, the logarithm of shrink, near and part less one, is
+multiplied by what vanishes there. It was fitted to integrals for random stacks, by
+``python -m sigprop.studies.build_correlations``.
 
 Under rotary positions gaps are taken to rise linearly with log distance, which rotation makes
 unlike anyway, and the three depend on the number of keys, the score deviation, the rise, the base,
@@ -47,6 +48,8 @@ RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of on
 LEAST, MOST = 3.0, 2.0**20  # keys
 COLDEST, HOTTEST = 0.2, 16.0  # score deviations
 SMALL = 1e-9
+FAINT = 1e-4  # roots of squared gaps below which logarithms do not tell them apart
+FROZEN = 3.0  # score deviations over the one at which attention freezes that are told apart
 PLAIN = np.array([1.0, 0.0, 1.0])  # shrink, near and part of independent scores
 MOST_ROTATED = 2.0**17  # keys
 BASES = 30, 10**9
@@ -172,13 +175,15 @@ def inputs(count: Floats, sigma: Floats, shape: GapShape) -> Floats:
     >>> from sigprop.layers.attention.correlation_table import inputs
     >>> from sigprop.layers.attention.key_gaps import GapShape
     >>> one = np.ones(1)
-    >>> inputs(64 * one, one, GapShape(0 * one, 0 * one, np.ones((1, 10)))).shape
-    (1, 14)
+    >>> inputs(64 * one, one, GapShape(0 * one, 0 * one, np.ones((1, 31)))).shape
+    (1, 40)
     """
-    heat = co.from_deviation(sigma, COLDEST, HOTTEST)
+    heat, gaps = co.from_deviation(sigma, COLDEST, HOTTEST), (shape.uneven, shape.apart)
     many = np.broadcast_to(from_keys(count), heat.shape)
-    rows = np.stack([many, heat, shape.uneven, shape.apart], axis=-1)
-    return np.concatenate([rows, np.arcsinh(shape.ranges)], axis=-1)
+    reduced = np.minimum(sigma / np.sqrt(2 * np.log(count)), FROZEN)
+    scores = (np.log1p(sigma**2 * one) for one in gaps)
+    rows = (many, heat, reduced, *gaps, *scores, *(np.log(one + FAINT) for one in gaps))
+    return np.concatenate([np.stack(rows, axis=-1), np.arcsinh(shape.ranges)], axis=-1)
 
 
 def factors(sigma: Floats, shape: GapShape) -> Floats:
@@ -192,7 +197,7 @@ def factors(sigma: Floats, shape: GapShape) -> Floats:
     Returns
     -------
     array, shape (..., K, 3)
-        Of shrink, near and part, above those of independent scores alike in variance.
+        Of the logarithm of shrink, of near and of part less one.
 
     Examples
     --------
@@ -200,7 +205,7 @@ def factors(sigma: Floats, shape: GapShape) -> Floats:
     >>> from sigprop.layers.attention.correlation_table import factors
     >>> from sigprop.layers.attention.key_gaps import GapShape
     >>> one = np.ones(1)
-    >>> factors(one, GapShape(one, 0 * one, np.ones((1, 10)))).tolist()
+    >>> factors(one, GapShape(one, 0 * one, np.ones((1, 31)))).tolist()
     [[0.5, 0.5, 0.5]]
     """
     square = shape.uneven**2 + shape.apart**2
@@ -228,7 +233,7 @@ def network(rows: Floats, table: Mapping[str, Floats] | None = None) -> Floats:
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.correlation_table import network
-    >>> network(np.zeros((5, 14))).shape
+    >>> network(np.zeros((5, 40))).shape
     (5, 3)
     """
     table = _data() if table is None else table
@@ -280,9 +285,8 @@ class Correlations:
         """
         shape = self._gaps(deficit)
         found = network(inputs(self._gaps.count, sigma, shape), self._table)
-        found = PLAIN + found * factors(sigma, shape)
-        found[..., 2] = np.clip(found[..., 2], 0.0, 1.0)
-        return np.moveaxis(found, -1, 0)
+        shrink, near, part = np.moveaxis(found * factors(sigma, shape), -1, 0)
+        return np.stack([np.exp(shrink), near, np.clip(1 + part, 0.0, 1.0)])
 
 
 class RotaryCorrelations:

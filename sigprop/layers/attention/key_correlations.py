@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from sigprop.layers.attention.distance_grid import make_field
 from sigprop.layers.attention.position_grid import Layout, pairs_between
 from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.attention.statistics.block_fields import (
-    POINTS,
+    Attended,
     Fields,
     attended,
     factored,
@@ -101,8 +102,8 @@ class BlockedKeys:
     ----------
     parts : array of int, shape (K, B)
         Numbers of keys of each block that each query sees, at least two together.
-    points : int
-        As of `sigprop.layers.attention.statistics.block_fields.attended`.
+    average : callable
+        Averages over fields, as `sigprop.layers.attention.statistics.block_fields.attended`.
 
     Examples
     --------
@@ -116,7 +117,7 @@ class BlockedKeys:
     """
 
     parts: Ints
-    points: int = POINTS
+    average: Callable[[Fields, Floats], Attended] = attended
 
     def __call__(
         self, scale: Floats, deficit: Floats, sigma: Floats, weight: Floats
@@ -156,9 +157,8 @@ class BlockedKeys:
         warmth = np.minimum(furthest / FAINT, 1.0) ** 2  # below it all is linear in the scale
         cold = np.minimum(HOTTEST / s, 1.0) ** 2  # beyond it attention is frozen
         variance *= cold / warmth
-        found = attended(
-            factored(np.where(still, variance, 0.0), gaps, sizes, own), sizes, self.points
-        )
+        fields = factored(np.where(still, variance, 0.0), gaps, sizes, own)
+        found = self.average(fields, sizes)
         level = s * np.sqrt(cold / warmth)
         shrink = _shrink(found.y2, count, level)
         drawn = np.divide(

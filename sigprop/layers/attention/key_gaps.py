@@ -6,8 +6,9 @@ With g the gap of two keys over its mean over pairs, the nearest sum of one numb
 .. math:: g_{ss'} = 1 + a_s + a_{s'} + c_{ss'} .
 
 Scores of keys whose c vanishes are independent, of variances :math:`1 + 2 a_s` over their mean. The
-numbers are the root mean squares of a and of c, and the means of g over pairs of keys in the
-ranges of places :math:`0 < s/n \le 1` that end at `ENDS`.
+numbers are the root mean squares of a and of c, and the means of g over pairs of keys in two ranges
+of places s among n: those that end at the shares `ENDS` of n, and `GROWING` whose ends are in a
+geometric sequence from 1 to n.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
 
-__all__ = ["ENDS", "GapShape", "KeyGaps"]
+__all__ = ["ENDS", "GROWING", "GapShape", "KeyGaps"]
 
 ENDS = (0.05, 0.2, 0.5, 1.0)  # of ranges of places among the keys of a query
-PAIRS = np.triu_indices(len(ENDS))  # of ranges
+GROWING = 6  # further ranges
 
 
 class GapShape(NamedTuple):
@@ -35,8 +36,9 @@ class GapShape(NamedTuple):
         Root mean square of a, what the mean gap of a key is above that of all, over that.
     apart : array, shape (..., K)
         Root mean square of c, what the gap of two keys is above what the two have on average.
-    ranges : array, shape (..., K, R (R+1)/2)
-        Mean gap of keys in two ranges over that of all; zero of ranges without two keys.
+    ranges : array, shape (..., K, I)
+        Mean gap of keys in two ranges over that of all; zero of ranges without two keys. First the
+        pairs of the ranges that end at `ENDS`, then of those that grow.
 
     Examples
     --------
@@ -118,14 +120,21 @@ class KeyGaps:
 
     @cached_property
     def _ranges(self) -> Floats:
-        """Weights of the pairs of blocks in the means over two ranges, shape (B B, K R (R+1)/2)."""
-        end = np.cumsum(self._share, axis=1)[:, None, :]
-        start, stop = np.array([0.0, *ENDS[:-1]])[:, None], np.array(ENDS)[:, None]
+        """Weights of the pairs of blocks in the means over two ranges, shape (B B, K I)."""
+        power = np.arange(1 - GROWING, 1) / GROWING
+        ends = np.broadcast_to(ENDS, (self.count.size, len(ENDS))), self.count[:, None] ** power
+        pairs = np.concatenate([self._of_ranges(one) for one in ends], axis=1)
+        return np.ascontiguousarray(pairs.reshape(-1, self.parts.shape[1] ** 2).T)
+
+    def _of_ranges(self, stop: Floats) -> Floats:
+        """Likewise of ranges that end at shares of shape (K, R), shape (K, R (R+1)/2, B, B)."""
+        end, one = np.cumsum(self._share, axis=1)[:, None, :], np.arange(self.parts.shape[1])
+        start = np.append(np.zeros((len(stop), 1)), stop[:, :-1], axis=1)
         first = end - self._share[:, None, :]
-        inside = np.clip(np.minimum(end, stop) - np.maximum(first, start), 0.0, None)
-        pairs = inside[:, PAIRS[0], :, None] * inside[:, PAIRS[1], None, :]
-        one = np.arange(self.parts.shape[1])
+        low, high = start[..., None], stop[..., None]
+        inside = np.clip(np.minimum(end, high) - np.maximum(first, low), 0.0, None)
+        i, j = np.triu_indices(stop.shape[1])
+        pairs = inside[:, i, :, None] * inside[:, j, None, :]
         pairs[..., one, one] *= 1 - 1 / np.maximum(self.parts, 1)[:, None, :]
         total = pairs.sum(axis=(-2, -1), keepdims=True)
-        pairs = np.divide(pairs, total, out=np.zeros_like(pairs), where=total > 0)
-        return np.ascontiguousarray(pairs.reshape(-1, one.size**2).T)
+        return np.asarray(np.divide(pairs, total, out=np.zeros_like(pairs), where=total > 0))

@@ -11,8 +11,10 @@ with G_b and F_{k,b} of `sigprop.layers.attention.statistics.boltzmann` at :math
 probability that two different keys of one query are in two blocks, and :math:`n_b F_{1,b}/G_b` in
 place of the sums the weight of a block. The field is kept in its largest factors, weighted by what
 attention makes of the blocks; the rest is each key's own. Its average runs over fixed points, each
-with both signs; the integral is a sum, which :math:`Y_2 + \sum P = 1` normalises point by point.
-Measured errors: notebooks/accuracy.md.
+with both signs, at which averages over the fields of random stacks are nearest to what they are
+over thousands of Sobol points (``python -m sigprop.studies.build_field_points``); the integral is a
+sum, which :math:`Y_2 + \sum P = 1` normalises point by point. Measured errors are in the file of
+the points (`errors`) and in notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.core.arrays import Floats, Ints
-from sigprop.layers.attention.statistics.boltzmann import Lines, normals
+from sigprop.core.numerics.shipped import shipped
+from sigprop.layers.attention.statistics.boltzmann import Lines
 
-__all__ = ["Attended", "Fields", "attended", "factored"]
+__all__ = ["COLD", "FACTORS", "Attended", "Fields", "attended", "errors", "factored", "variances"]
 
 SUM, MARGIN = 14, 1.5  # points of u, and how far they go beyond what a vanishing field needs
 LEVELS = np.array([1e-3, 25.0])  # of -log G between which that is
 LOWEST, HIGHEST = -130, 60  # u between which these are found
 CHUNK = 1024  # queries times points at once: their arrays stay in cache
-POINTS = 64  # of a field
-COLD, FEW = 0.5, 8  # variance of a field below which so many are enough
+COLD = 0.5  # variance of a field below which fewer points are enough
 FACTORS = 5  # of a field
 LEAST = -80.0  # logarithm of what counts; what underflows is slow
 
@@ -120,7 +122,34 @@ def factored(variance: Floats, deficit: Floats, sizes: Floats, weight: Floats) -
     return Fields(roots, np.sqrt(np.maximum(rest, 0.0)) * held)
 
 
-def attended(fields: Fields, sizes: Floats, points: int = POINTS) -> Attended:
+def errors() -> Floats:
+    """Errors of averages over the points of strong fields and of weak ones, as measured when made.
+
+    Returns
+    -------
+    array, shape (2, 3)
+        Root mean squares, over fields that were left out of the fit, of the error of Y_2 and of the
+        sums of absolute errors of pairs and of weights.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.statistics.block_fields import errors
+    >>> bool((errors() < 0.01).all())
+    True
+    """
+    return _points()["error"]
+
+
+def _points() -> dict[str, Floats]:
+    return shipped("sigprop.layers.attention.statistics", "field_points.npz")
+
+
+def variances(fields: Fields) -> Floats:
+    """Largest variance of a block's field, shape (Q,)."""
+    return np.asarray(np.sum(fields.roots**2, axis=-1).max(axis=-1))
+
+
+def attended(fields: Fields, sizes: Floats, points: Floats | None = None) -> Attended:
     """Average attention over the fields.
 
     Parameters
@@ -129,8 +158,9 @@ def attended(fields: Fields, sizes: Floats, points: int = POINTS) -> Attended:
         Scores of Q queries.
     sizes : array, shape (Q, B)
         Numbers of keys of the blocks; zero where there is none.
-    points : int
-        Number of points of strong fields, a power of two up to 256.
+    points : array, shape (S, R), optional
+        Half of the points of independent normals, whose other half has the other sign; by default
+        those of the shipped file, fewer of weak fields.
 
     Returns
     -------
@@ -148,12 +178,12 @@ def attended(fields: Fields, sizes: Floats, points: int = POINTS) -> Attended:
     """
     queries, blocks = sizes.shape
     out = Attended(np.zeros(queries), np.zeros((queries, blocks, blocks)), np.zeros(sizes.shape))
-    variance = np.sum(fields.roots**2, axis=-1).max(axis=-1)
-    weak = (variance > 0) & (variance <= COLD)
-    few, none = normals(min(points, FEW)), np.zeros((1, FACTORS))
-    for each, rows in ((normals(points), variance > COLD), (few, weak), (none, variance == 0)):
+    variance, none = variances(fields), np.zeros((1, FACTORS))
+    strong, weak = (_points()[n] if points is None else points for n in ("strong", "weak"))
+    cold = (variance > 0) & (variance <= COLD)
+    for each, rows in ((strong, variance > COLD), (weak, cold), (none, variance == 0)):
         index = np.flatnonzero(rows)
-        chunks = -(-len(index) * len(each) // CHUNK)
+        chunks = min(-(-len(index) * len(each) // CHUNK), len(index))
         for part in np.array_split(index, chunks) if chunks else ():
             found = _averages(Fields(*(v[part] for v in fields)), sizes[part], each)
             for whole, value in zip(out, found, strict=True):

@@ -13,8 +13,6 @@ file (`error`) and in notebooks/accuracy.md.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 
 from sigprop.core.arrays import Floats
@@ -22,7 +20,7 @@ from sigprop.core.numerics.chebyshev import basis
 from sigprop.core.numerics.shipped import shipped
 from sigprop.layers.attention.statistics import coordinates as co
 
-__all__ = ["HOTTEST", "Lines", "errors", "normals", "points"]
+__all__ = ["HOTTEST", "Lines", "errors", "points"]
 
 HOTTEST = 16.0  # score deviation
 LOW, HIGH, STEP = -28.0, 12.0, 0.1  # of u/(1 + s/3.2)
@@ -57,32 +55,6 @@ def errors() -> Floats:
     True
     """
     return _data()["error"]
-
-
-@cache
-def normals(count: int | None = None) -> Floats:
-    """Points that averages over five independent normals run over.
-
-    Parameters
-    ----------
-    count : int, optional
-        The first so many, a power of two; by default all.
-
-    Returns
-    -------
-    array, shape (S, 5)
-        Sobol points, with identity second moments.
-
-    Examples
-    --------
-    >>> from sigprop.layers.attention.statistics.boltzmann import normals
-    >>> (normals(16).T @ normals(16) / 16).round(12).diagonal().tolist()
-    [1.0, 1.0, 1.0, 1.0, 1.0]
-    """
-    z = _data()["normals"][:count]
-    z = z - z.mean(axis=0)
-    values, vectors = np.linalg.eigh(z.T @ z / len(z))
-    return np.asarray(z @ (vectors / np.sqrt(values)) @ vectors.T)
 
 
 class Lines:
