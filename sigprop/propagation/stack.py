@@ -64,7 +64,7 @@ __all__ = [
     "sublayers",
 ]
 
-COARSE, SINGLE = 32, 4  # of `coarse_layout` where a mask has no rotary positions
+COARSE, SINGLE = 32, 4  # as of `coarse_layout`, where a mask has no rotary positions
 WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
 Value = TypeVar("Value")
@@ -484,8 +484,8 @@ def _by_position(
         resolution = resolution_of(context, not masked)
     make = partial(make_layout, resolution=resolution)
     if top is not None:
-        many = {"resolution": COARSE, "singles": SINGLE} if masked else {}
-        make = partial(coarse_layout, **many)
+        many = partial(make_layout, resolution=COARSE, singles=SINGLE)
+        make = many if masked else coarse_layout
     segmented = any(len(mask.starts(context)) > 1 for mask in masks)
     far &= smooth and resolution < context and all(map(is_looked_up, layers))
     far &= not (segmented or any(mask.prefix for mask in masks))

@@ -225,9 +225,9 @@ def fitted(rows: Rows) -> dict[str, Floats]:
 def errors(table: dict[str, Floats] | None, rows: Rows) -> Floats:
     """Find root mean square and largest error of shrink, near and part, shape (2, 3)."""
     x, factor = inputs_of(rows)
-    found = ct.network(x, table) * factor
-    shrink = np.clip(np.exp(found[:, 0]), RATIOS[0], RATIOS[-1])
-    off = np.stack([shrink, found[:, 1], 1 + found[:, 2]], axis=-1) - rows["found"]
+    found = ct.looked_up(x, factor, table)
+    found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])
+    off = found.T - rows["found"]
     return np.stack([np.sqrt(np.mean(off**2, axis=0)), np.abs(off).max(axis=0)])
 
 

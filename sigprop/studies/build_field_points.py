@@ -1,4 +1,4 @@
-r"""Fit the points that averages over fields of blocks of keys run over: six minutes on one core.
+r"""Fit the points that averages over fields of blocks of keys run over: seven minutes on one core.
 
 Run as ``python -m sigprop.studies.build_field_points [--out FILE]``, with torch. The fields are
 those of random masked stacks. Given its field a block has about the weight
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from sigprop.layers.attention.key_correlations import BlockedKeys
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.statistics import block_fields as bf
 from sigprop.layers.attention.statistics.block_fields import Attended, Fields, attended
+from sigprop.layers.attention.statistics.correlated_scores import whitened
 from sigprop.studies.build_correlations import drawn, steps_of
 
 if TYPE_CHECKING:
@@ -40,38 +41,29 @@ ALIKE = 0.1  # weight of the relative error of the participation ratio
 GONE = -1e30  # logarithm of the weight of no keys
 
 
-@dataclass
-class Kept:
-    """Averages over fields, at Sobol points, that keep the fields."""
-
-    points: Floats
-    found: list[tuple[Floats, ...]] = field(default_factory=list)
-
-    def __call__(self, fields: Fields, sizes: Floats) -> Attended:
-        """Average attention over the fields."""
-        self.found.append((fields.roots, fields.own, sizes))
-        return attended(fields, sizes, self.points)
-
-
 @dataclass(frozen=True)
 class Watched(Universal):
-    """Statistics whose averages over fields are kept."""
+    """Statistics that average over fields at Sobol points and keep the fields."""
 
-    kept: Kept = field(default_factory=lambda: Kept(sobol(STRONG)))
+    found: list[tuple[Floats, ...]] = field(default_factory=list)
 
     @cached_property
     def _blocked(self) -> BlockedKeys:
-        return BlockedKeys(super()._blocked.parts, self.kept)
+        return BlockedKeys(super()._blocked.parts, self._average)
+
+    def _average(self, fields: Fields, sizes: Floats) -> Attended:
+        self.found.append((fields.roots, fields.own, sizes))
+        return attended(fields, sizes, sobol(STRONG))
 
 
 def collected(stacks: range) -> tuple[Fields, Floats]:
     """Find fields of queries of random stacks, and the sizes of their blocks."""
-    kept = Kept(sobol(STRONG))
+    found: list[tuple[Floats, ...]] = []
     for number in stacks:
         spec = drawn(np.random.default_rng([SEED, number]))
-        for _ in steps_of(spec, lambda layout, width: Watched(layout, width, kept=kept)):
-            pass
-    roots, own, sizes = (np.concatenate(rows) for rows in zip(*kept.found, strict=True))
+        for _ in steps_of(spec, partial(Watched, found=found)):
+            pass  # each block adds to what is found
+    roots, own, sizes = (np.concatenate(rows) for rows in zip(*found, strict=True))
     return Fields(roots, own), sizes
 
 
@@ -81,14 +73,13 @@ def some(fields: Fields, sizes: Floats, rows: Bools) -> tuple[Fields, Floats]:
     return Fields(fields.roots[index], fields.own[index]), sizes[index]
 
 
+@cache
 def sobol(number: int, seed: int = SEED) -> Floats:
     """Points of independent normals with identity second moments, half of them, shape (S, R)."""
     from scipy.stats import norm, qmc
 
     z = norm.ppf(qmc.Sobol(bf.FACTORS, rng=np.random.default_rng(seed)).random(number))
-    z = z - z.mean(axis=0)
-    values, vectors = np.linalg.eigh(z.T @ z / len(z))
-    return np.asarray(z @ (vectors / np.sqrt(values)) @ vectors.T)
+    return whitened(z - z.mean(axis=0))
 
 
 @dataclass(frozen=True)

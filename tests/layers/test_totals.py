@@ -24,7 +24,7 @@ from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.attention.statistics import Finite, reduced_beta
-from sigprop.layers.attention.statistics.correlated_scores import Field, _whitened
+from sigprop.layers.attention.statistics.correlated_scores import Field, whitened
 from sigprop.layers.attention.statistics.two_queries import head_pairs
 from sigprop.layers.fluctuation import Fluctuation
 from sigprop.layers.interface import Place, Spread
@@ -115,7 +115,7 @@ def test_first_order_of_independent_energies():
 
 
 def test_few_draws_have_unit_moments():
-    rows = _whitened(np.random.default_rng(0).standard_normal((3, 5)))
+    rows = whitened(np.random.default_rng(0).standard_normal((3, 5)))
     np.testing.assert_allclose(np.mean(rows**2, axis=0), 1.0, rtol=1e-12)
 
 

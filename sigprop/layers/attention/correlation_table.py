@@ -39,6 +39,7 @@ __all__ = [
     "errors",
     "factors",
     "inputs",
+    "looked_up",
     "network",
     "rise",
     "risen",
@@ -245,6 +246,12 @@ def network(rows: Floats, table: Mapping[str, Floats] | None = None) -> Floats:
     return np.asarray(x @ table["weight2"] + table["bias2"])
 
 
+def looked_up(rows: Floats, factor: Floats, table: Mapping[str, Floats] | None = None) -> Floats:
+    """Shrink, near and part, shape (3, ...), from what `inputs` and `factors` give."""
+    shrink, near, part = np.moveaxis(network(rows, table) * factor, -1, 0)
+    return np.stack([np.exp(shrink), near, 1 + part])
+
+
 class Correlations:
     """Shrink, near and part of queries without rotary positions.
 
@@ -284,9 +291,10 @@ class Correlations:
             The three numbers.
         """
         shape = self._gaps(deficit)
-        found = network(inputs(self._gaps.count, sigma, shape), self._table)
-        shrink, near, part = np.moveaxis(found * factors(sigma, shape), -1, 0)
-        return np.stack([np.exp(shrink), near, np.clip(1 + part, 0.0, 1.0)])
+        rows = inputs(self._gaps.count, sigma, shape)
+        found = looked_up(rows, factors(sigma, shape), self._table)
+        found[2] = np.clip(found[2], 0.0, 1.0)
+        return found
 
 
 class RotaryCorrelations:

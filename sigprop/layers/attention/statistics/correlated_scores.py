@@ -137,7 +137,7 @@ class Field:
         weights = rng.exponential(size=shape) if random_heads else np.ones(shape)
         normals = rng.standard_normal((self.draws, 2 * count))
         self._weights = weights.astype(np.float32)
-        self._amplitudes = _whitened(normals * np.tile(np.sqrt(weights), 2)).astype(np.float32)
+        self._amplitudes = whitened(normals * np.tile(np.sqrt(weights), 2)).astype(np.float32)
 
     def pair_averages(self, variance: float, kernel: Floats) -> PairAverages:
         """Average attention over the draws.
@@ -378,7 +378,7 @@ def _factors(deficit: Floats, sizes: Ints) -> tuple[Single, Floats]:
     return roots.astype(np.float32), np.maximum(1 - np.sum(np.square(roots), axis=1), 0.0)
 
 
-def _whitened(rows: Floats) -> Floats:
+def whitened(rows: Floats) -> Floats:
     """Rows with identity second moments, or with unit ones where there are too few of them."""
     if rows.shape[0] <= rows.shape[1]:
         return np.asarray(rows / np.sqrt(np.mean(np.square(rows), axis=0)))
