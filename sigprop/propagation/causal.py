@@ -271,7 +271,8 @@ def _given(kernel: Floats, layout: Layout, spec: ModelSpec) -> State:
 def _is_rough(layout: Layout, deficits: Floats) -> bool:
     """Whether a kernel is not smooth in position, so that correlated scores need every block."""
     index = layout.resolved(INTEGRATED)
-    return bool(index.size and BlockedKeys(layout.parts[index]).roughness(deficits) > ROUGH)
+    keys = BlockedKeys(layout.parts[index], joints=layout.joined)
+    return bool(index.size and keys.roughness(deficits) > ROUGH)
 
 
 def positions_of(geometry: PositionGeometry, run: Run, blocks: int | None = None) -> Positions:

@@ -64,7 +64,7 @@ __all__ = [
     "sublayers",
 ]
 
-COARSE, SINGLE = 32, 4  # as of `coarse_layout`, where a mask has no rotary positions
+COARSE, SINGLE = 36, 4  # as of `coarse_layout`, where a mask has no rotary positions
 WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
 Value = TypeVar("Value")
@@ -498,7 +498,10 @@ def _by_position(
         length, inside = max(packed.longest[0], 2), np.array(packed.longest)
     layouts = [make(length, window=m.window, prefix=m.prefix, cuts=inside, far=far) for m in masks]
     edges = distinct(np.concatenate([layout.edges for layout in layouts]))
-    common = Layout(edges if packed is None else packed.laid_out(edges), documents=packed)
+    if packed is None:
+        common = Layout(edges, joints=_starts(masks, context)[1:])
+    else:
+        common = Layout(packed.laid_out(edges), documents=packed)
     if far:
         common = with_short_distances(common, [m.window for m in masks])
 
@@ -531,9 +534,14 @@ def _packed(masks: set[Mask], context: int, kept: int) -> PackedDocuments | None
     return PackedDocuments(lengths, kept if max(lengths) > 1 else 2)  # no kernel is of one token
 
 
+def _starts(masks: set[Mask], context: int) -> Ints:
+    """Positions behind which segments of any mask begin."""
+    return distinct(np.concatenate([mask.starts(context) for mask in masks]))
+
+
 def _inside(masks: set[Mask], context: int) -> Ints:
     """Positions at which blocks of documents or chunks end, close behind the start of each."""
-    starts = distinct(np.concatenate([mask.starts(context) for mask in masks]))
+    starts = _starts(masks, context)
     lengths = np.diff([*starts, context])
     within = make_layout(max(lengths.max(), 2), WITHIN, singles=FIRST).edges
     ends = [start + within[within < length] for start, length in zip(starts, lengths, strict=True)]

@@ -1,4 +1,4 @@
-"""Fit what correlated scores do to the queries of masked stacks: 45 minutes on one core.
+"""Fit what correlated scores do to the queries of masked stacks: 75 minutes on one core.
 
 Run as ``python -m sigprop.studies.build_correlations [--out FILE]``. Random stacks are solved with
 `sigprop.layers.attention.key_correlations.BlockedKeys`; what it finds for the queries of all their
@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,10 +32,12 @@ from sigprop.layers.interface import Place
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.stack import Stack, build_block
 
-STACKS, SEED = 4000, 31
+STACKS, SEED = 5000, 31
 LEFT_OUT = 10  # every so many-th stack is
 LONGEST, BLOCKS = 2.0**20, 34
-HIDDEN, BATCH, STEPS, FASTEST = 256, 1024, 50_000, 6e-3
+HIDDEN, BATCH, STEPS, FASTEST = 4 * (176,), 1024, 100_000, 6e-3
+RARELY = 0.1  # least chance of a row to be drawn, over the mean
+LINEAR = 2e-4  # errors, as they are felt, beyond which the loss is linear in them
 RANDOM = np.random.Generator
 Rows = dict[str, Floats]
 Looked = TypeVar("Looked", bound=Universal)
@@ -174,34 +177,43 @@ def inputs_of(rows: Rows) -> tuple[Floats, Floats]:
 
 
 def felt(rows: Rows) -> Floats:
-    """Weights of errors of shrink, near and part, by what they change; less of few tokens."""
+    """Weights of errors of shrink, near, part and loss, by what they change; less of few tokens."""
     s, one = rows["sigma"], OneQuery(rows["count"])
     steep = np.abs(one(1.02 * s)[0] - one(0.98 * s)[0]) / 0.04  # change of Y_2
     own = np.minimum(rows["uneven"], 1.0) * s**2 / (1 + s**2)  # of a weight
-    columns = np.stack([steep + 0.02, np.ones_like(s), own + 0.015], axis=-1)
+    lost = 0.03 * one(s)[1]  # of nats
+    columns = np.stack([steep + 0.02, np.ones_like(s), own + 0.015, lost + 0.005], axis=-1)
     return np.asarray(columns * rows["share"][:, None] ** 0.25)
 
 
 def trained(x: Floats, target: Floats, weight: Floats) -> list[Floats]:
-    """Weights and biases of three layers, by Adam with a rising, then falling step."""
+    """Weights and biases of all layers, by Adam with a rising, then falling step.
+
+    Rows are drawn by their weights, and large errors count linearly: those of few stacks that are
+    like no others would outweigh all the rest.
+    """
     import torch
     from torch.nn import Linear, Sequential, SiLU
 
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        sizes = (x.shape[1], HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, target.shape[1])
-        one, two, three = layers = [Linear(*size) for size in sizes]
-        net = Sequential(one, SiLU(), two, SiLU(), three)
-        data = torch.utils.data.TensorDataset(
-            *(torch.tensor(v, dtype=torch.float32) for v in (x, target, weight))
-        )
-        drawn_rows = torch.randint(len(x), (STEPS, BATCH))
+        layers = [Linear(*size) for size in pairwise((x.shape[1], *HIDDEN, target.shape[1]))]
+    net = Sequential(*(part for layer in layers for part in (layer, SiLU())))[:-1]
+    often = np.linalg.norm(weight, axis=1)
+    often = often / often.mean() + RARELY
+    data = torch.utils.data.TensorDataset(
+        *(torch.tensor(v, dtype=torch.float32) for v in (x, target, weight, often))
+    )
     adam = torch.optim.Adam(net.parameters(), FASTEST)
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, FASTEST, STEPS, pct_start=0.1)
-    for rows in drawn_rows:
-        some, wanted, weights = data[rows]
+    ends, rng = np.cumsum(often), np.random.default_rng(SEED)
+    for _ in range(STEPS):
+        rows = np.searchsorted(ends, rng.uniform(0, ends[-1], BATCH))
+        some, wanted, weights, chance = data[torch.from_numpy(rows)]
+        off = weights * (net(some) - wanted)
+        loss = torch.sqrt(1 + (off / LINEAR).square()) - 1  # pseudo-Huber
         adam.zero_grad()
-        (weights * (net(some) - wanted)).square().sum(dim=1).mean().backward()
+        (loss.sum(dim=1) / chance).mean().backward()
         adam.step()
         rate.step()
     return [v.detach().numpy().T.copy() for layer in layers for v in (layer.weight, layer.bias)]
@@ -210,20 +222,20 @@ def trained(x: Floats, target: Floats, weight: Floats) -> list[Floats]:
 def fitted(rows: Rows) -> dict[str, Floats]:
     """Arrays of the file, but the error."""
     x, factor = inputs_of(rows)
-    weight, (shrink, near, part) = felt(rows) * factor, rows["found"].T
-    target = np.stack([np.log(shrink), near, part - 1], axis=-1)
+    weight, (shrink, near, part, loss) = felt(rows) * factor, rows["found"].T
+    target = np.stack([np.log(shrink), near, part - 1, np.log(loss)], axis=-1)
     target = np.divide(target, factor, out=np.zeros_like(target), where=factor > 1e-12)
     centre, scale = x.mean(axis=0), x.std(axis=0)
     level = np.sqrt(np.mean((weight * target) ** 2, axis=0) / np.mean(weight**2, axis=0))
-    net = trained((x - centre) / scale, target / level, 100 * weight * level)
-    net[4], net[5] = net[4] * level, net[5] * level
-    names = (f"{kind}{k}" for k in range(3) for kind in ("weight", "bias"))
+    net = trained((x - centre) / scale, target / level, weight * level)
+    net[-2:] = (v * level for v in net[-2:])
+    names = (f"{kind}{k}" for k in range(len(net) // 2) for kind in ("weight", "bias"))
     ends = np.stack([x.min(axis=0), x.max(axis=0), centre, scale])
     return {"inputs": ends, **dict(zip(names, net, strict=True))}
 
 
 def errors(table: dict[str, Floats] | None, rows: Rows) -> Floats:
-    """Find root mean square and largest error of shrink, near and part, shape (2, 3)."""
+    """Find root mean square and largest error of shrink, near, part and loss, shape (2, 4)."""
     x, factor = inputs_of(rows)
     found = ct.looked_up(x, factor, table)
     found[0] = np.clip(found[0], RATIOS[0], RATIOS[-1])

@@ -27,7 +27,7 @@ def test_independent_scores_are_an_exact_limit():
         count, base = np.exp(rng.uniform(1.2, 13)), np.exp(rng.uniform(3.5, 20))
         table = RotaryCorrelations(np.array([count]), Rotation(base), width)
         assert table(rng.uniform(0.1, 20) * ONE, ONE, 0 * ONE).ravel() == pytest.approx(
-            [1, 0, 1], abs=1e-5
+            [1, 0, 1, 1], abs=1e-5
         )
         assert table(1e-4 * ONE, 0.3 * ONE, ONE)[0, 0, 0] == pytest.approx(1, abs=1e-6)
 
@@ -61,13 +61,13 @@ def test_the_fit_finds_a_polynomial_again():
     share, tilt = rng.uniform(size=(2, 4000))
     value = (1 - share) * (0.3 + 0.2 * place[:, 0]) * (1 + share) + 0.1 * tilt * place[:, 1]
     rows = np.column_stack([place, count, s, share, tilt, 1 - value, value, 1 + 0 * value,
-                            np.full(4000, 128.0), np.arange(4000)])  # fmt: skip
+                            1 + value, np.full(4000, 128.0), np.arange(4000)])  # fmt: skip
     table = build_rotary.fitted(rows)
-    assert build_rotary.at(table, rows[:200]) == pytest.approx(rows[:200, 6:9], abs=1e-5)
+    assert build_rotary.at(table, rows[:200]) == pytest.approx(rows[:200, 6:10], abs=1e-5)
     alone = rows[:50].copy()
     alone[:, 4:6] = 1, 0
     assert build_rotary.at(table, alone) == pytest.approx(
-        np.broadcast_to([1, 0, 1], (50, 3)), abs=1e-12
+        np.broadcast_to([1, 0, 1, 1], (50, 4)), abs=1e-12
     )
 
 
@@ -95,5 +95,5 @@ def test_a_million_rotated_tokens():
     short, next_, long = (propagate(spec.replace(context=t)) for t in (2**17, 2**17 + 999, 2**20))
     assert 1e-6 < np.abs(next_.rho - short.rho).max() < 1e-4
     assert 1e-3 < np.abs(long.rho - short.rho).max() < 1e-2  # the scale of scores grows as log T
-    assert (long.entropy > short.entropy + 0.2).all()
+    assert (long.entropy > short.entropy + 0.15).all()
     assert np.isfinite(gradients(spec).wq).all()

@@ -11,7 +11,7 @@ from sigprop import ModelSpec, critical, propagate, sweep
 from sigprop.cli.app import main
 from sigprop.core.errors import AssumptionError, DomainError
 from sigprop.layers.attention.by_position import PositionGeometry
-from sigprop.layers.attention.key_correlations import KeyCorrelation
+from sigprop.layers.attention.key_correlations import ALONE
 from sigprop.layers.attention.layer import Attention, Mask
 from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_statistics import Exact
@@ -516,7 +516,7 @@ def test_own_parameters_against_drawn_kernels(name, monkeypatch):
 
     assert (error() <= allowed).all()
     monkeypatch.setattr(Universal, "key_weights", lambda *args: np.ones_like(args[2]))
-    monkeypatch.setattr(Exact, "correlations", lambda *args: KeyCorrelation(1.0, 0.0, 1.0))
+    monkeypatch.setattr(Exact, "correlations", lambda *args: ALONE)
     if name not in ("prefix", "centred"):  # where keys differ little
         assert (error() > allowed).any()
 

@@ -105,8 +105,9 @@ def test_a_document_is_a_context_of_its_own(length, copies):
     scale = np.sqrt(np.log(packed.context) / np.log(length))
     found, alone = propagate(packed).positions, propagate(whole.replace(beta=1.5 * scale)).positions
     for name in ("gap_ratio", "rho", "y2", "entropy", "first_weight", "score_std", "overlap"):
+        near = 1e-10 if name == "entropy" else 1e-12  # rounding moves the ends of its integral
         np.testing.assert_allclose(
-            getattr(found, name), getattr(alone, name), 1e-12, 1e-14, err_msg=name
+            getattr(found, name), getattr(alone, name), near, 1e-14, err_msg=name
         )
     np.testing.assert_array_equal(found.size, copies * alone.size)
     cold = propagate(whole).positions

@@ -92,7 +92,7 @@ def test_correlation_of_two_queries(kernel, base):
 
 
 def test_overlap_and_map(kernel):
-    """E25d and E25f, from the mean weights and the numbers of E25e that were found."""
+    """E25d to E25f, from the mean weights and the numbers of E25e that were found."""
     layout, scores = scores_of(kernel)
     found, gap = Exact(layout)(scores), 1 - kernel
     count = np.arange(1, T + 1)
@@ -104,12 +104,14 @@ def test_overlap_and_map(kernel):
         product = np.outer(w[t], w[later]) * (1 - np.eye(T))
         return np.sum(product * gap) / np.sum(product) if np.sum(product) else 0.0
 
-    zeta = (
-        Exact(layout)
-        .correlations(scores.whole, scores.deficit, scores.std, found.keys.weight)
-        .shrink
-    )
+    known = Exact(layout).correlations(scores.whole, scores.deficit, scores.std, found.keys.weight)
+    zeta, loss = known.shrink, known.loss
     own = queries(np.maximum(zeta * scores.std, 0.01), layout.queries.count)
+    alone = [
+        Finite(t + 1).entropy_deficit(scores.std[t] / np.log(t + 1) ** 0.5) for t in range(2, T)
+    ]
+    lost = loss[2:T] * np.array(alone)
+    np.testing.assert_allclose(np.log(count[2:]) - found.entropy[2:T], lost, rtol=1e-4)
     excess = shared_excess(own, *layout.couples, layout.common, scores.correlation)
     expected = np.eye(T)
     for t in TOKENS:
@@ -130,6 +132,7 @@ def test_overlap_and_map(kernel):
     assert np.ptp(nu) > 0.01  # each of the three counts in this kernel
     assert np.ptp(w[T - 1]) > 0.01
     assert np.min(zeta[2:T]) < 0.99
+    assert np.ptp(loss[2:T]) > 0.01
 
 
 def test_rotary_positions_by_distance():

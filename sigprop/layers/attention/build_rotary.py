@@ -41,7 +41,7 @@ KEPT = 128  # fields between two writes
 
 
 def points_of(seed: int, field: int, most: float) -> Iterator[tuple[float, ...]]:
-    """Place of each point of a field, shrink, near, part, and how many draws they took."""
+    """Place of each point of a field, shrink, near, part, loss, and how many draws they took."""
     rng = np.random.default_rng([seed, field])
     count = int(np.round(ct.LEAST * (most / ct.LEAST) ** rng.uniform()))
     start, stop = (1 / np.log(b) for b in ct.BASES[::-1])
@@ -67,7 +67,7 @@ def points_of(seed: int, field: int, most: float) -> Iterator[tuple[float, ...]]
 
 
 def drawn(path: Path | None) -> Floats:
-    """All points, shape (N, 11); with a path, continued from and kept in a file."""
+    """All points, shape (N, 12); with a path, continued from and kept in a file."""
     rows = {} if path is None or not path.exists() else dict(np.load(path))
     for seed, fields, most in PASSES:
         for field in range(fields):
@@ -89,7 +89,7 @@ def places(rows: Floats) -> list[Floats]:
 
 
 def fitted(rows: Floats) -> Floats:
-    """Coefficients of the deviations from independent scores, dense, of shape (..., 3).
+    """Coefficients of the deviations from independent scores, dense, of shape (..., 4).
 
     Every term stands less its value at `share` = 1 without a rise, where scores are independent.
     """
@@ -103,21 +103,21 @@ def fitted(rows: Floats) -> Floats:
     for k, powers in enumerate(terms):
         parts = [v[:, p] for v, p in zip(values, powers, strict=True)]
         columns[:, k] = np.prod(parts[:4], axis=0) * (parts[4] * parts[5] - (-1) ** powers[5])
-    found = rows[:, 6:9] - (1.0, 0.0, 1.0)
-    root = 1 / np.sqrt(FITTED + DRAWN / rows[:, 9])
+    found = rows[:, 6:10] - ct.PLAIN
+    root = 1 / np.sqrt(FITTED + DRAWN / rows[:, 10])
     root = (root / root.max())[:, None]
     left = (columns * root).T @ (columns * root) + RIDGE * np.eye(len(terms))
     solved = np.linalg.solve(left, (columns * root).T @ (found * root))
-    table = np.zeros((*(d + 1 for d in DEGREES), 3))
+    table = np.zeros((*(d + 1 for d in DEGREES), 4))
     for powers, row in zip(terms, solved, strict=True):
         table[powers] += row
         table[(*powers[:4], 0, 0)] -= (-1) ** powers[5] * row
-    table[(0,) * len(DEGREES)] += (1.0, 0.0, 1.0)
+    table[(0,) * len(DEGREES)] += ct.PLAIN
     return table
 
 
 def at(table: Floats, rows: Floats) -> Floats:
-    """Values of a table at points, shape (N, 3)."""
+    """Values of a table at points, shape (N, 4)."""
     found = np.broadcast_to(table, (len(rows), *table.shape))
     for x, d in zip(places(rows), DEGREES, strict=True):
         found = np.einsum("na,na...->n...", basis(x, d + 1), found)
@@ -125,12 +125,12 @@ def at(table: Floats, rows: Floats) -> Floats:
 
 
 def errors(rows: Floats) -> Floats:
-    """Root mean square and largest error of shrink, near and part, shape (2, 3)."""
+    """Root mean square and largest error of shrink, near, part and loss, shape (2, 4)."""
     off = []
     for fold in range(FOLDS):
-        held = rows[:, 10] % FOLDS == fold
+        held = rows[:, 11] % FOLDS == fold
         table = fitted(rows[~held])
-        off += [at(table, rows[held][k : k + 256]) - rows[held][k : k + 256, 6:9]
+        off += [at(table, rows[held][k : k + 256]) - rows[held][k : k + 256, 6:10]
                 for k in range(0, int(held.sum()), 256)]  # fmt: skip
     every = np.concatenate(off)
     return np.stack([np.sqrt(np.mean(every**2, axis=0)), np.abs(every).max(axis=0)])

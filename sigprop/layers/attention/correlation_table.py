@@ -1,14 +1,14 @@
 r"""What correlated scores do to queries, by look-up (E25e).
 
-Shrink, near and part of `sigprop.layers.attention.key_correlations` without integrals or draws.
-Without rotation they depend on the number of keys, the score deviation and what the gaps of the
-keys are like (`sigprop.layers.attention.key_gaps`). Where these are alike, scores are independent
-and of one variance; so what a network gives, the logarithm of shrink, near and part less one, is
-multiplied by what vanishes there. It was fitted to integrals for random stacks, by
-``python -m sigprop.studies.build_correlations``.
+Shrink, near, part and loss of `sigprop.layers.attention.key_correlations` without integrals or
+draws. Without rotation they depend on the number of keys, the score deviation and what the gaps of
+the keys are like (`sigprop.layers.attention.key_gaps`). Where these are alike, scores are
+independent and of one variance; so what a network gives, the logarithms of shrink and loss, near
+and part less one, is multiplied by what vanishes there. It was fitted to integrals for random
+stacks, by ``python -m sigprop.studies.build_correlations``.
 
 Under rotary positions gaps are taken to rise linearly with log distance, which rotation makes
-unlike anyway, and the three depend on the number of keys, the score deviation, the rise, the base,
+unlike anyway, and the four depend on the number of keys, the score deviation, the rise, the base,
 the width of a head and the part :math:`\varphi` of the score variance that comes from the gap, at
 which bases are almost alike; scores that the gap alone makes unlike, :math:`\varphi = 1` without a
 rise, are independent. This table was fitted to draws by
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.special import expit
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.numerics.chebyshev import basis, contracted
@@ -51,7 +52,7 @@ COLDEST, HOTTEST = 0.2, 16.0  # score deviations
 SMALL = 1e-9
 FAINT = 1e-4  # roots of squared gaps below which logarithms do not tell them apart
 FROZEN = 3.0  # score deviations over the one at which attention freezes that are told apart
-PLAIN = np.array([1.0, 0.0, 1.0])  # shrink, near and part of independent scores
+PLAIN = np.array([1.0, 0.0, 1.0, 1.0])  # shrink, near, part and loss of independent scores
 MOST_ROTATED = 2.0**17  # keys
 BASES = 30, 10**9
 NARROWEST = 8.0  # width of a head
@@ -131,7 +132,7 @@ def _data(rotated: bool = False) -> dict[str, Floats]:
 
 
 def errors(rotated: bool = False) -> Floats:
-    """Errors of shrink, near and part, measured when a file was made.
+    """Errors of shrink, near, part and loss, measured when a file was made.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def errors(rotated: bool = False) -> Floats:
 
     Returns
     -------
-    array, shape (2, 3)
+    array, shape (2, 4)
         Root mean square over queries that were left out of the fit; the largest. Under rotary
         positions they hold the errors of their draws.
 
@@ -197,8 +198,8 @@ def factors(sigma: Floats, shape: GapShape) -> Floats:
 
     Returns
     -------
-    array, shape (..., K, 3)
-        Of the logarithm of shrink, of near and of part less one.
+    array, shape (..., K, 4)
+        Of the logarithm of shrink, of near, of part less one and of the logarithm of loss.
 
     Examples
     --------
@@ -207,15 +208,15 @@ def factors(sigma: Floats, shape: GapShape) -> Floats:
     >>> from sigprop.layers.attention.key_gaps import GapShape
     >>> one = np.ones(1)
     >>> factors(one, GapShape(one, 0 * one, np.ones((1, 31)))).tolist()
-    [[0.5, 0.5, 0.5]]
+    [[0.5, 0.5, 0.5, 0.5]]
     """
     square = shape.uneven**2 + shape.apart**2
-    rows = np.stack([square, square, np.sqrt(square)], axis=-1)
+    rows = np.stack([square, square, np.sqrt(square), square], axis=-1)
     return np.asarray(rows * (sigma**2 / (1 + sigma**2))[..., None])
 
 
 def network(rows: Floats, table: Mapping[str, Floats] | None = None) -> Floats:
-    """Ask the network of masked stacks.
+    """Ask the network of masked stacks, in single precision.
 
     Parameters
     ----------
@@ -227,7 +228,7 @@ def network(rows: Floats, table: Mapping[str, Floats] | None = None) -> Floats:
 
     Returns
     -------
-    array, shape (..., 3)
+    array, shape (..., 4)
         Its outputs.
 
     Examples
@@ -235,25 +236,28 @@ def network(rows: Floats, table: Mapping[str, Floats] | None = None) -> Floats:
     >>> import numpy as np
     >>> from sigprop.layers.attention.correlation_table import network
     >>> network(np.zeros((5, 40))).shape
-    (5, 3)
+    (5, 4)
     """
     table = _data() if table is None else table
     low, high, centre, scale = table["inputs"]
-    x = (np.clip(rows, low, high) - centre) / scale
-    for layer in range(2):
-        x = x @ table[f"weight{layer}"] + table[f"bias{layer}"]
-        x /= 1 + np.exp(-x)  # SiLU
-    return np.asarray(x @ table["weight2"] + table["bias2"])
+    x = np.asarray((np.clip(rows, low, high) - centre) / scale, np.float32)
+    last = sum(name.startswith("weight") for name in table) - 1
+    for layer in range(last + 1):
+        weight, bias = (table[f"{kind}{layer}"].astype(np.float32) for kind in ("weight", "bias"))
+        x = x @ weight + bias
+        if layer < last:
+            x *= expit(x)  # SiLU
+    return np.asarray(x, np.float64)
 
 
 def looked_up(rows: Floats, factor: Floats, table: Mapping[str, Floats] | None = None) -> Floats:
-    """Shrink, near and part, shape (3, ...), from what `inputs` and `factors` give."""
-    shrink, near, part = np.moveaxis(network(rows, table) * factor, -1, 0)
-    return np.stack([np.exp(shrink), near, 1 + part])
+    """Shrink, near, part and loss, shape (4, ...), from what `inputs` and `factors` give."""
+    shrink, near, part, loss = np.moveaxis(network(rows, table) * factor, -1, 0)
+    return np.stack([np.exp(shrink), near, 1 + part, np.exp(loss)])
 
 
 class Correlations:
-    """Shrink, near and part of queries without rotary positions.
+    """Shrink, near, part and loss of queries without rotary positions.
 
     Parameters
     ----------
@@ -287,8 +291,8 @@ class Correlations:
 
         Returns
         -------
-        array, shape (3, ..., K)
-            The three numbers.
+        array, shape (4, ..., K)
+            The four numbers.
         """
         shape = self._gaps(deficit)
         rows = inputs(self._gaps.count, sigma, shape)
@@ -298,7 +302,7 @@ class Correlations:
 
 
 class RotaryCorrelations:
-    r"""Shrink, near and part of queries under rotary positions.
+    r"""Shrink, near, part and loss of queries under rotary positions.
 
     Parameters
     ----------
@@ -319,7 +323,7 @@ class RotaryCorrelations:
     >>> one = np.ones((1, 1))
     >>> found = RotaryCorrelations(np.array([64.0]), Rotation(1e4), 64)(2 * one, one, 0 * one)
     >>> np.abs(found.ravel()).round(6).tolist()  # independent scores
-    [1.0, 0.0, 1.0]
+    [1.0, 0.0, 1.0, 1.0]
     """
 
     def __init__(
@@ -334,7 +338,7 @@ class RotaryCorrelations:
         rows = np.tensordot(basis(np.array(from_base(rotation.base)), len(rows)), rows, 1)
         rows = np.tensordot(basis(from_keys(count, MOST_ROTATED), len(rows)), rows, 1)
         self._counts = rows.shape[1:-1]
-        self._rows = rows.reshape(len(rows), -1, 3)
+        self._rows = rows.reshape(len(rows), -1, len(PLAIN))
 
     def __call__(self, sigma: Floats, share: Floats, tilt: Floats) -> Floats:
         r"""Look them up.
@@ -347,8 +351,8 @@ class RotaryCorrelations:
 
         Returns
         -------
-        array, shape (3, ..., K)
-            The three numbers; beyond the table those at its ends, and linear in the score variance
+        array, shape (4, ..., K)
+            The four numbers; beyond the table those at its ends, and linear in the score variance
             below it.
         """
         wide = np.ones((*sigma.shape, 1))

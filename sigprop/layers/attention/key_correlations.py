@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -35,9 +35,10 @@ __all__ = [
 ]
 
 WAVES = 32  # frequencies of rotary positions that are resolved
-RATIOS = np.linspace(0.2, 1.5, 27)
+RATIOS = np.append(np.linspace(0.2, 1.45, 26), np.geomspace(1.5, 6.0, 18))
 MERGED = 16  # blocks of keys whose scores share a field
 FAINT = 0.35  # score deviation below which what correlations do is linear in the score variance
+SMALLEST = 1e-12  # nats
 EVEN = 1e-12  # sum of squared deviations of weights that draws do not resolve
 
 
@@ -53,20 +54,23 @@ class KeyCorrelation(NamedTuple):
         two drawn independently from the mean weights, less one.
     part : array, shape (..., P)
         What correlated keys keep of the deviations of mean weights from equal ones.
+    loss : array, shape (..., P)
+        Factor on :math:`\log n - H`, what attention lacks of the entropy of equal weights.
 
     Examples
     --------
     >>> from sigprop.layers.attention.key_correlations import KeyCorrelation
-    >>> KeyCorrelation(1.0, 0.0, 1.0).shrink
+    >>> KeyCorrelation(1.0, 0.0, 1.0, 1.0).shrink
     1.0
     """
 
     shrink: Number
     near: Number
     part: Number
+    loss: Number
 
 
-ALONE = KeyCorrelation(1.0, 0.0, 1.0)  # of independent scores, and of fewer than three keys
+ALONE = KeyCorrelation(1.0, 0.0, 1.0, 1.0)  # of independent scores, and of fewer than three keys
 
 
 def rotated_width(head_width: float | None) -> float:
@@ -96,7 +100,7 @@ class BlockedKeys:
     """What correlations of the scores of its keys do to queries without rotary positions (E25e).
 
     Averages are those of `sigprop.layers.attention.statistics.block_fields` over `MERGED` blocks
-    of keys, which grow in proportion to the position.
+    of keys, which grow in proportion to the position and end where segments do.
 
     Parameters
     ----------
@@ -104,6 +108,9 @@ class BlockedKeys:
         Numbers of keys of each block that each query sees, at least two together.
     average : callable
         Averages over fields, as `sigprop.layers.attention.statistics.block_fields.attended`.
+    joints : array of int, shape (J,)
+        Blocks after the first with which segments of other layers begin, documents or chunks, at
+        which the kernel is not smooth.
 
     Examples
     --------
@@ -112,12 +119,13 @@ class BlockedKeys:
     >>> one = np.ones((1, 1))
     >>> flat = 0.3 * np.ones((1, 1, 1, 1))  # a flat kernel has no nearer keys
     >>> found = BlockedKeys(np.array([[64]]))(4 * one[0], flat, np.sqrt(1.2) * one, one[None])
-    >>> np.allclose(np.ravel(found), (1, 0, 1), atol=1e-6)
+    >>> np.allclose(np.ravel(found), (1, 0, 1, 1), atol=1e-6)
     True
     """
 
     parts: Ints
     average: Callable[[Fields, Floats], Attended] = attended
+    joints: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __call__(
         self, scale: Floats, deficit: Floats, sigma: Floats, weight: Floats
@@ -160,7 +168,8 @@ class BlockedKeys:
         fields = factored(np.where(still, variance, 0.0), gaps, sizes, own)
         found = self.average(fields, sizes)
         level = s * np.sqrt(cold / warmth)
-        shrink = _shrink(found.y2, count, level)
+        flat = attended(Fields(np.zeros((*s.shape, 1, 1)), level[:, None]), count[:, None])
+        shrink = _shrink(found.y2, flat.y2, count, level)
         drawn = np.divide(
             found.weights * count[:, None], sizes, out=np.ones(sizes.shape), where=sizes > 0
         )
@@ -168,15 +177,15 @@ class BlockedKeys:
         kept = 1 + part[:, None] * (own - 1)
         together = pairs * kept[:, :, None] * kept[:, None, :]
         mean = np.sum(together * gaps, axis=(1, 2)) / np.sum(together, axis=(1, 2))
-        near = np.sum(found.pairs * gaps, axis=(1, 2)) / (1 - found.y2) / mean - 1
-        found_rows = (1 + warmth * (shrink - 1), warmth * near, 1 + warmth * (part - 1))
-        plain = (
-            np.where(sigma.ravel() > MAX_SIGMA, np.nan, 1.0),
-            np.zeros(s.shape),
-            np.ones(s.shape),
-        )
-        rows = zip(found_rows, plain, strict=True)
-        return KeyCorrelation(*(np.where(still, v, e).reshape(shape) for v, e in rows))
+        drawn_gap = np.sum(found.pairs * gaps, axis=(1, 2))
+        near = drawn_gap / (1 - found.y2) / mean - 1
+        loss = _lost(found.log_z, count, variance * drawn_gap)
+        loss /= _lost(flat.log_z, count, level**2 * (1 - flat.y2))
+        rows = 1 + warmth * (np.stack([shrink, 1 + near, part, loss]) - 1)
+        plain = np.ones(rows.shape)
+        plain[0, sigma.ravel() > MAX_SIGMA] = np.nan
+        shrink, apart, part, loss = np.where(still, rows, plain).reshape(-1, *shape)
+        return KeyCorrelation(shrink, apart - 1, part, loss)
 
     def roughness(self, deficit: Floats) -> float:
         """Find how far merged blocks are from a kernel, over it, as root mean squares over pairs.
@@ -225,6 +234,8 @@ class BlockedKeys:
         rows = np.zeros((len(end), MERGED, end.shape[1]))
         for row, ends in zip(rows, end, strict=True):
             cuts = distinct(np.geomspace(1, ends[-1], MERGED).round())
+            joints = distinct(ends[self.joints - 1])
+            cuts[:-1] = _moved(cuts, joints[(joints > 0) & (joints < ends[-1])])[:-1]
             _, group = np.unique(np.searchsorted(cuts, ends), return_inverse=True)
             row[group, np.arange(ends.size)] = 1.0
         return rows
@@ -305,7 +316,7 @@ class CorrelatedKeys:
         >>> from sigprop.layers.attention.key_correlations import CorrelatedKeys
         >>> one = np.ones(1)
         >>> found = CorrelatedKeys()(4.0, 0.3 * np.ones((1, 1)), np.array([64]), np.sqrt(1.2), one)
-        >>> np.allclose(found, (1, 0, 1), atol=1e-6)  # a flat kernel has no nearer keys
+        >>> np.allclose(found, (1, 0, 1, 1), atol=1e-6)  # a flat kernel has no nearer keys
         True
         """
         held = np.flatnonzero(sizes)
@@ -314,13 +325,14 @@ class CorrelatedKeys:
         if not sigma or not most:
             return ALONE
         if not sigma <= MAX_SIGMA:
-            return KeyCorrelation(float("nan"), 0.0, 1.0)
+            return KeyCorrelation(float("nan"), 0.0, 1.0, 1.0)
         if self.rotation is None:  # what all keys have in common cancels
             scale, deficit = scale * most, deficit / most
         warmth = min(scale / LINEAR, 1.0)  # below it all is linear in the scale
         field = make_field(count, self.rotation, self.head_width, self.draws, self.seed)
         found = field.blocked(scale / warmth, deficit, sizes)
         flat = field.independent(sigma**2 / warmth, sizes)
+        loss = (np.log(count) - found.entropy) / (np.log(count) - flat.entropy)
         shrink = self._shrink(
             (found.y2 - 1 / count) / (flat.y2 - 1 / count), count, sigma / np.sqrt(warmth)
         )
@@ -329,7 +341,9 @@ class CorrelatedKeys:
         kept = 1 + part * (weight - 1)
         together = pairs_between(sizes) * np.outer(kept, kept)
         near = found.deficit / (1 - found.y2) * np.sum(together) / np.sum(together * deficit)
-        return KeyCorrelation(shrink, float(warmth * (near - 1)), part)
+        return KeyCorrelation(
+            shrink, float(warmth * (near - 1)), part, float(1 + warmth * (loss - 1))
+        )
 
     def alone(self, scale: float, deficit: Floats, sizes: Ints) -> KeyCorrelation:
         """Find `KeyCorrelation` of one query, with the scores and weights that its keys imply.
@@ -349,7 +363,7 @@ class CorrelatedKeys:
         >>> import numpy as np
         >>> from sigprop.layers.attention.key_correlations import CorrelatedKeys
         >>> found = CorrelatedKeys().alone(4.0, 0.3 * np.ones((1, 1)), np.array([64]))
-        >>> np.allclose(found, (1, 0, 1), atol=1e-6)
+        >>> np.allclose(found, (1, 0, 1, 1), atol=1e-6)
         True
         """
         omega = frequencies(self.rotation, rotated_width(self.head_width))
@@ -376,13 +390,25 @@ class CorrelatedKeys:
         return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))
 
 
-def _shrink(y2: Floats, count: Floats, sigma: Floats) -> Floats:
+def _moved(cuts: Floats, joints: Ints) -> Floats:
+    """Cuts, each at the joint next to it if no other cut is nearer to that."""
+    if not joints.size:
+        return cuts
+    near = joints[np.abs(np.subtract.outer(cuts, joints)).argmin(axis=1)]
+    nearest = np.abs(np.subtract.outer(near, cuts)).argmin(axis=1) == np.arange(cuts.size)
+    return np.where(nearest, near, cuts)
+
+
+def _lost(log_z: Floats, count: Floats, energy: Floats) -> Floats:
+    r"""Find :math:`\log n - H`, where :math:`H = E \log Z - E\,E_p[s]` by Stein's lemma."""
+    return np.maximum(np.log(count) - log_z + energy, SMALLEST)
+
+
+def _shrink(y2: Floats, flat: Floats, count: Floats, sigma: Floats) -> Floats:
     """Part of a score deviation at which independent scores have a participation ratio.
 
     The same sum over u of independent scores, which have no field, cancels its error.
     """
-    alone = Fields(np.zeros((*sigma.shape, 1, 1)), sigma[:, None])
-    flat = attended(alone, count[:, None]).y2
     one = OneQuery(count)
     with np.errstate(divide="ignore"):
         logs = np.log(one(RATIOS[:, None] * sigma)[0] / one(sigma)[0])

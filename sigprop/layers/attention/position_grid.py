@@ -113,6 +113,8 @@ class Layout:
         alone; zero is the first.
     documents : PackedDocuments, optional
         Those for which the segments stand: the longest, or the two longest.
+    joints : array of int, shape (J,)
+        Positions after the first behind which segments of any layer begin.
 
     Examples
     --------
@@ -129,6 +131,7 @@ class Layout:
     reach: Ints = field(default_factory=_none)
     starts: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     documents: PackedDocuments | None = None
+    joints: Ints = field(default_factory=_none)
 
     @cached_property
     def local(self) -> SlidingWindow | None:
@@ -152,6 +155,12 @@ class Layout:
         """Which of `queries` are those of `head`."""
         rows = np.arange(len(self.queries.position))
         return rows if self.local is None else np.setdiff1d(rows, self.local.rows)
+
+    @cached_property
+    def joined(self) -> Ints:
+        """Blocks with which the segments behind `joints` begin."""
+        inside = self.joints[self.joints < self.edges[-1]]
+        return np.asarray(np.searchsorted(self.edges[:-1], inside))
 
     @cached_property
     def long(self) -> Ints:

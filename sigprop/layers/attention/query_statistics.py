@@ -153,8 +153,10 @@ class PositionStats:
         What correlations of scores do to the mean gap of two keys of one query (E25e).
     std : array, shape (..., P)
         Standard deviation of independent scores that one query would pick as much by.
+    loss : array, shape (..., P)
+        What they do to what the entropy lacks (E25e).
     single : Single
-        Statistics of one query.
+        Statistics of one query of independent scores of that deviation.
 
     Examples
     --------
@@ -176,6 +178,7 @@ class PositionStats:
     keys: KeyWeights
     near: Floats
     std: Floats
+    loss: Number
     single: Single
 
     @property
@@ -211,6 +214,16 @@ class PositionStats:
         return np.asarray(1 / self.layout.queries.count + self.single.excess)
 
     @cached_property
+    def deficit(self) -> Floats:
+        """What the entropy of each query lacks of log n."""
+        return np.asarray(self.loss * self.source.single(self.scores.std).deficit)
+
+    @property
+    def entropy(self) -> Floats:
+        """Entropy of each query, in nats."""
+        return np.asarray(np.log(self.layout.queries.count) - self.deficit)
+
+    @cached_property
     def joint(self) -> Floats:
         """Overlap of each couple above that of equal weights."""
         return np.asarray(self.shared + self.keys.products * (1 - self.alike))
@@ -232,7 +245,7 @@ class PositionStats:
         """Mean over positions of the entropy over log n, where a query sees n > 1 keys."""
         number, count = self.layout.stands_for, self.layout.centres.count
         known = np.where(count > 1, number, 0.0)
-        ratio = self.single.entropy[..., : len(number)] / np.log(np.maximum(count, 2.0))
+        ratio = self.entropy[..., : len(number)] / np.log(np.maximum(count, 2.0))
         return np.asarray(ratio @ known / max(known.sum(), 1))
 
     def columns(self) -> dict[str, Floats]:
@@ -243,8 +256,8 @@ class PositionStats:
         one = {
             "score_std": self.scores.std,
             "excess": self.single.excess,
-            "entropy": self.single.entropy,
-            "deficit": self.single.deficit,
+            "entropy": self.entropy,
+            "deficit": self.deficit,
         }
         out = {name: value[..., :keep] for name, value in one.items()}
         first = np.where(rows.low < 1, self.keys.weight[..., :keep, 0] / rows.count, 0.0)
@@ -280,7 +293,7 @@ class QueryStatistics(ABC):
         std = correlations.shrink * scores.std
         single = self.single(std)
         near = np.minimum(correlations.near, _furthest(single, keys))
-        return PositionStats(self, scores, keys, near, std, single)
+        return PositionStats(self, scores, keys, near, std, correlations.loss, single)
 
     def in_heads(self, share: Floats, sigma: Floats, r: Floats) -> Floats:
         """Share f of two queries of one head, from that in a head of infinite width (E12b)."""
@@ -497,7 +510,7 @@ class Exact(QueryStatistics):
                 together(float(wide[n]), gaps[n], parts[k], float(own[n, k]), keys[n, k])
                 for n, k in np.ndindex(own.shape)
             )
-            rows = KeyCorrelation(*np.moveaxis(np.reshape([*cells], (*own.shape, 3)), -1, 0))
+            rows = KeyCorrelation(*np.moveaxis(np.reshape([*cells], (*own.shape, -1)), -1, 0))
         shape = (*lead, index.size)
         return self._between([np.reshape(v, shape) for v in rows])
 
@@ -532,8 +545,9 @@ class Exact(QueryStatistics):
 
     @cached_property
     def _blocked(self) -> BlockedKeys:
-        index = self.resolved
-        return BlockedKeys(self.layout.parts[index[index < len(self.layout.head.size)]])
+        index, head = self.resolved, self.layout.head
+        parts = self.layout.parts[index[index < len(head.size)]]
+        return BlockedKeys(parts, joints=head.joined)
 
     @cached_property
     def _ranges(self) -> BlockedKeys:

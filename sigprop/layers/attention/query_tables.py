@@ -23,7 +23,7 @@ from sigprop.layers.attention.correlation_table import (
     from_part,
     rise,
 )
-from sigprop.layers.attention.key_correlations import CorrelatedKeys, KeyCorrelation
+from sigprop.layers.attention.key_correlations import ALONE, CorrelatedKeys, KeyCorrelation
 from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.position_grid import Layout
@@ -102,7 +102,7 @@ class Tabulated(Universal):
         return Correlations(self.layout.parts[self.resolved])
 
     def _drawn(self, root: Floats, own: Floats, tilt: Floats) -> Floats:
-        """Find what correlations do, shape (3, ..., K), from the root of the score variance."""
+        """Find what correlations do, shape (4, ..., K), from the root of the score variance."""
         hot = basis(co.from_deviation(root, LOWEST, self.top), CORRELATIONS[0])
         far = basis(co.from_gap(np.clip(own, 0.0, co.MAX_GAP), 0.0), CORRELATIONS[1])
         near = basis(from_part(tilt), CORRELATIONS[2])
@@ -111,19 +111,19 @@ class Tabulated(Universal):
 
     @cached_property
     def _correlations(self) -> Floats:
-        """Coefficients of `KeyCorrelation` under rotation, shape (3, K, ., ., .)."""
+        """Coefficients of `KeyCorrelation` under rotation, shape (4, K, ., ., .)."""
         scale = co.to_deviation(nodes(CORRELATIONS[0]), LOWEST, self.top) ** 2
         own = co.to_gap(nodes(CORRELATIONS[1]), 0.0)
         tilt = (nodes(CORRELATIONS[2]) + 1) / 2
         index = self.resolved
-        rows = np.empty((*CORRELATIONS, 3, index.size))
+        rows = np.empty((*CORRELATIONS, len(ALONE), index.size))
         together = CorrelatedKeys(self.rotation, self.head_width, DRAWS)
         for a, b, c, k in np.ndindex(*CORRELATIONS, index.size):
             sizes = self.layout.parts[index[k]]
             deficit = own[b] * (1 + tilt[c] * rise(sizes))
             rows[a, b, c, :, k] = together.alone(float(scale[a]), deficit, sizes)
         rows[..., 0, :][~np.isfinite(rows[..., 0, :])] = 1.0  # frozen, beyond the theory
-        return np.stack([fitted(rows[..., z, :], 3) for z in range(3)])
+        return np.stack([fitted(one, 3) for one in np.moveaxis(rows, -2, 0)])
 
 
 coarse_layout = partial(make_layout, resolution=RESOLUTION, singles=SINGLES)

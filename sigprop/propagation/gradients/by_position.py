@@ -18,7 +18,7 @@ from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.core.checks import count
 from sigprop.core.errors import DomainError, require
 from sigprop.layers.attention.by_position import PositionGeometry
-from sigprop.layers.attention.key_correlations import KeyCorrelation
+from sigprop.layers.attention.key_correlations import ALONE, KeyCorrelation
 from sigprop.layers.attention.pair_sums import divided
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_universal import Universal
@@ -314,7 +314,7 @@ class _Alike(Universal):
     def correlations(
         self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats
     ) -> KeyCorrelation:
-        return KeyCorrelation(1.0, 0.0, 1.0)
+        return ALONE
 
 
 def stack_of(

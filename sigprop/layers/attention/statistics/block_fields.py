@@ -1,4 +1,4 @@
-r"""Attention over blocks of keys whose scores share a Gaussian field (E25g).
+r"""Attention over blocks of keys whose scores share a Gaussian field (E25g, E25k).
 
 The score of a key of block b is :math:`h_b + \sigma_b z`: a field h that the keys of a block share,
 correlated between blocks, and what each key has alone. Given h keys are independent, and
@@ -9,12 +9,18 @@ correlated between blocks, and what each key has alone. Given h keys are indepen
 
 with G_b and F_{k,b} of `sigprop.layers.attention.statistics.boltzmann` at :math:`u + h_b`, P the
 probability that two different keys of one query are in two blocks, and :math:`n_b F_{1,b}/G_b` in
-place of the sums the weight of a block. The field is kept in its largest factors, weighted by what
-attention makes of the blocks; the rest is each key's own. Its average runs over fixed points, each
-with both signs, at which averages over the fields of random stacks are nearest to what they are
-over thousands of Sobol points (``python -m sigprop.studies.build_field_points``); the integral is a
-sum, which :math:`Y_2 + \sum P = 1` normalises point by point. Measured errors are in the file of
-the points (`errors`) and in notebooks/accuracy.md.
+place of the sums the weight of a block. For the entropy, scores of covariance v c have by Stein's
+lemma (E25k)
+
+.. math:: H = E \log Z - v \sum P_{bc} (1 - c_{bc}), \qquad
+          E \log Z = E_h \int du \left(e^{-e^u} - G\right).
+
+The field is kept in its largest factors, weighted by what attention makes of the blocks; the rest
+is each key's own. Its average runs over fixed points, each with both signs, at which averages over
+the fields of random stacks are nearest to what they are over thousands of Sobol points
+(``python -m sigprop.studies.build_field_points``); the integral is a sum, which
+:math:`Y_2 + \sum P = 1` normalises point by point. Measured errors are in the file of the points
+(`errors`) and in notebooks/accuracy.md.
 """
 
 from __future__ import annotations
@@ -65,11 +71,14 @@ class Attended(NamedTuple):
         Probability that two keys of one query are different ones of two blocks.
     weights : array, shape (Q, B)
         Mean weight of all keys of each block.
+    log_z : array, shape (Q,)
+        Mean logarithm of the sum of the Boltzmann factors.
     """
 
     y2: Floats
     pairs: Floats
     weights: Floats
+    log_z: Floats
 
 
 def factored(variance: Floats, deficit: Floats, sizes: Floats, weight: Floats) -> Fields:
@@ -177,7 +186,8 @@ def attended(fields: Fields, sizes: Floats, points: Floats | None = None) -> Att
     True
     """
     queries, blocks = sizes.shape
-    out = Attended(np.zeros(queries), np.zeros((queries, blocks, blocks)), np.zeros(sizes.shape))
+    square = (queries, blocks, blocks)
+    out = Attended(*(np.zeros(s) for s in (queries, square, sizes.shape, queries)))
     variance, none = variances(fields), np.zeros((1, FACTORS))
     strong, weak = (_points()[n] if points is None else points for n in ("strong", "weak"))
     cold = (variance > 0) & (variance <= COLD)
@@ -203,10 +213,13 @@ def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
 
     points = np.concatenate([points, -points])[:, : fields.roots.shape[-1]]
     lines = Lines(fields.own[held])
-    u = _range(lines, summed, query)[query]
-    logs = lines(u[:, :, None] + (fields.roots[held] @ points.T)[:, None])
+    u = _range(lines, summed, query)
+    logs = lines(u[query][:, :, None] + (fields.roots[held] @ points.T)[:, None])
     decay, one, two = np.exp(np.maximum(logs, LEAST, out=logs), out=logs)  # (H, U, S)
     left = np.exp(np.maximum(-summed(decay), LEAST))
+    middle = u.mean(axis=1, keepdims=True)  # where the reference falls, too
+    less = np.sum(np.exp(-np.exp(u - middle)) - left.mean(axis=2), axis=1)
+    log_z = (u[:, 1] - u[:, 0]) * less - middle[:, 0]
     alike = left * summed(two)
     total = np.sum(alike + left * (summed(one) ** 2 - summed(one * one)), axis=1)  # (Q, S)
     alone = np.einsum("hus,hus->hs", one, left[query])
@@ -219,7 +232,7 @@ def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
     at = np.arange(sizes.shape[1])
     pairs *= sizes[:, :, None] * sizes[:, None]
     pairs[:, at, at] *= 1 - np.divide(1.0, sizes, out=np.zeros(sizes.shape), where=held)
-    return Attended(np.mean(np.sum(alike, axis=1) / total, axis=1), pairs, weights)
+    return Attended(np.mean(np.sum(alike, axis=1) / total, axis=1), pairs, weights, log_z)
 
 
 def _range(lines: Lines, summed: Callable[[Floats], Floats], query: Ints) -> Floats:

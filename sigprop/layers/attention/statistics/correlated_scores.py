@@ -78,17 +78,20 @@ class Blocked(NamedTuple):
         Mean of one minus the kernel over two keys of one query, zero where they are the same.
     weights : array, shape (B,)
         Mean weight of all keys of each block.
+    entropy : float
+        In nats.
 
     Examples
     --------
     >>> from sigprop.layers.attention.statistics.correlated_scores import Blocked
-    >>> Blocked(0.5, 0.1, [1.0]).deficit
+    >>> Blocked(0.5, 0.1, [1.0], 0.7).deficit
     0.1
     """
 
     y2: float
     deficit: float
     weights: Floats
+    entropy: float
 
 
 class Field:
@@ -247,9 +250,11 @@ class Field:
         """Means over draws of scores, each taken with both signs."""
         start, size = np.cumsum(sizes) - sizes, len(sizes)
         same, weights, pairs = np.zeros(size), np.zeros(size), np.zeros((size, size))
+        entropy = 0.0
         for scores in draws:
             for field in (scores, -scores):
-                p, _ = _softmax(field)
+                p, h = _softmax(field)
+                entropy += float(np.sum(h, dtype=float))
                 inside = np.add.reduceat(p, start, axis=1).astype(float)
                 same += np.add.reduceat(np.square(p), start, axis=1).sum(axis=0, dtype=float)
                 weights += inside.sum(axis=0)
@@ -257,7 +262,7 @@ class Field:
         pairs -= np.diag(same)
         count = 2 * self.draws
         apart = float(np.sum(pairs * deficit)) / count
-        return Blocked(float(np.sum(same)) / count, apart, weights / count)
+        return Blocked(float(np.sum(same)) / count, apart, weights / count, entropy / count)
 
     def _drawn(self, part: slice) -> tuple[Single, Single]:
         """Amplitudes of the waves of each factor, shape (R, n, 2F), and what keys have alone."""
