@@ -64,7 +64,6 @@ __all__ = [
     "sublayers",
 ]
 
-COARSE, SINGLE = 36, 4  # as of `coarse_layout`, where a mask has no rotary positions
 WITHIN, FIRST = 24, 8  # of a document or chunk behind others, and how many of these are of one
 
 Value = TypeVar("Value")
@@ -479,13 +478,10 @@ def _by_position(
     packed = _packed(masks, context, kept) if kept and not cuts.size else None
     if packed is None:
         cuts = np.append(cuts, _inside(masks, context))
-    masked = any(one.rotary_base is None for one in layers)
     if resolution is None:
-        resolution = resolution_of(context, not masked)
-    make = partial(make_layout, resolution=resolution)
-    if top is not None:
-        many = partial(make_layout, resolution=COARSE, singles=SINGLE)
-        make = many if masked else coarse_layout
+        rotated = all(one.rotary_base is not None for one in layers)
+        resolution = resolution_of(context, rotated)
+    make = partial(make_layout, resolution=resolution) if top is None else coarse_layout
     segmented = any(len(mask.starts(context)) > 1 for mask in masks)
     far &= smooth and resolution < context and all(map(is_looked_up, layers))
     far &= not (segmented or any(mask.prefix for mask in masks))

@@ -32,6 +32,7 @@ from sigprop.layers.attention.statistics import coordinates as co
 PASSES = ((77, 2600, ct.MOST_ROTATED), (78, 3000, 5000.0))  # seed, fields, most keys
 WIDTHS = (8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256, None)  # of heads
 POINTS = 6  # of one field of draws
+BLOCKS, SINGLES = 24, 8  # of keys, and first keys that are blocks of one
 DEGREES = (4, 3, 7, 9, 6, 4)  # in head width, base, log n, s, part from the gap, and rise
 COSTS, TOTAL = (1.5, 2.0, 1.0, 1.0, 1.0, 1.5), 9.0  # of one degree of each; of all together
 FITTED, DRAWN = 8e-5, 0.13  # variance of the shrink: of the fit, and of one draw
@@ -47,7 +48,7 @@ def points_of(seed: int, field: int, most: float) -> Iterator[tuple[float, ...]]
     start, stop = (1 / np.log(b) for b in ct.BASES[::-1])
     rotation = Rotation(float(np.exp(1 / rng.uniform(start, stop))))
     width = WIDTHS[rng.integers(len(WIDTHS))]
-    sizes = make_layout(count, ct.RESOLUTION, singles=ct.SINGLES).size
+    sizes = make_layout(count, BLOCKS, singles=SINGLES).size
     omega = frequencies(rotation, rotated_width(width))
     waves = Layout(np.append(0, np.cumsum(sizes))).waves(omega).mean(axis=0)
     pairs, rise = pairs_between(sizes), ct.rise(sizes)

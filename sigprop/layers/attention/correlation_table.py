@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.special import expit
 
 from sigprop.core.arrays import Floats, Ints
 from sigprop.core.numerics.chebyshev import basis, contracted
@@ -46,10 +45,10 @@ __all__ = [
     "risen",
 ]
 
-RESOLUTION, SINGLES = 24, 8  # blocks, and first positions that are blocks of one
 LEAST, MOST = 3.0, 2.0**20  # keys
 COLDEST, HOTTEST = 0.2, 16.0  # score deviations
 SMALL = 1e-9
+LARGEST_POWER = 80.0  # of e, in single precision
 FAINT = 1e-4  # roots of squared gaps below which logarithms do not tell them apart
 FROZEN = 3.0  # score deviations over the one at which attention freezes that are told apart
 PLAIN = np.array([1.0, 0.0, 1.0, 1.0])  # shrink, near, part and loss of independent scores
@@ -246,7 +245,7 @@ def network(rows: Floats, table: Mapping[str, Floats] | None = None) -> Floats:
         weight, bias = (table[f"{kind}{layer}"].astype(np.float32) for kind in ("weight", "bias"))
         x = x @ weight + bias
         if layer < last:
-            x *= expit(x)  # SiLU
+            x /= 1 + np.exp(np.minimum(-x, LARGEST_POWER))  # SiLU
     return np.asarray(x, np.float64)
 
 

@@ -16,13 +16,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Number
 from sigprop.core.numerics.chebyshev import basis, fitted, nodes
-from sigprop.layers.attention.correlation_table import (
-    RESOLUTION,
-    SINGLES,
-    Correlations,
-    from_part,
-    rise,
-)
+from sigprop.layers.attention.correlation_table import Correlations, from_part, rise
 from sigprop.layers.attention.key_correlations import ALONE, CorrelatedKeys, KeyCorrelation
 from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.position_blocks import make_layout
@@ -33,6 +27,7 @@ from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Tabulated", "coarse_layout", "tabulated"]
 
+RESOLUTION, SINGLES = 36, 4  # blocks, and first positions that are blocks of one
 CORRELATIONS = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
 DRAWS = 512  # of them
 LOWEST = 0.2  # score deviation below which they are those at it
