@@ -505,10 +505,12 @@ def _by_position(
     def placed(mask: Mask, width: float | None, rotation: Rotation | None) -> Place:
         starts = mask.starts(context) if packed is None else packed.starts
         if top is not None and not len(common.distances):
-            held, begin = (tuple(v.tolist()) for v in (common.edges, starts))
+            lists = (tuple(v.tolist()) for v in (common.edges, starts, common.joints))
+            held, begin, joints = lists
             table = tabulated(
-                context, top, mask.window, mask.prefix, width, rotation, held, begin, packed
-            )
+                context, top, mask.window, mask.prefix, width, rotation, held, begin, packed,
+                joints, len(masks) == 1,
+            )  # fmt: skip
             return Place(PositionGeometry(table.layout), table)
         layout = replace(common, window=mask.window, prefix=mask.prefix, starts=starts)
         return Place(PositionGeometry(layout), Universal(layout, width, rotation, smooth))

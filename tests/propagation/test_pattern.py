@@ -6,6 +6,8 @@ from outcomes import outcome
 
 from sigprop import DomainError, ModelSpec, critical, diagram, gradients, propagate, sweep
 from sigprop.analysis.fixed_points import exponents
+from sigprop.layers.attention.query_tables import tabulated
+from sigprop.propagation import stack
 from sigprop.propagation.capabilities import TheoryError
 from sigprop.propagation.every_pair import exchangeable_kernel, solve
 from sigprop.propagation.finite_width.bands import bands
@@ -106,6 +108,23 @@ def test_a_grid_is_its_single_stacks(spec):
         assert abs(final.state.rho[i] - one.rho[-1]) < 0.005
         np.testing.assert_allclose(each.rho[:, i], one.rho, rtol=1e-10)
         assert final.reduced_beta[i] == pytest.approx(one.reduced_beta.max(), rel=0.01)
+
+
+@pytest.mark.parametrize("local", [{"chunk": 16}, {"window": 16}])
+def test_a_sweep_of_several_masks_is_its_single_stacks(local, monkeypatch):
+    """Control: what the network, fitted to stacks of one mask, makes of their kernels."""
+    spec = SPEC.replace(
+        depth=9, context=64, width=None, heads=32, beta=2, sigma_w2=0.3, alpha_attn=1,
+        norm="post", pattern=[local, local, {}],
+    )  # fmt: skip
+    known = propagate(spec).rho[-1]
+    assert abs(sweep(spec).state.rho - known) < 0.001
+
+    def alike(*numbers):
+        return tabulated(*numbers[:-1], True)
+
+    monkeypatch.setattr(stack, "tabulated", alike)
+    assert abs(sweep(spec).state.rho - known) > 0.002
 
 
 def test_what_is_scanned_applies_where_it_is_not_overridden():

@@ -1,8 +1,9 @@
 r"""Attention weights of the queries of a layout for many stacks at once.
 
 Beside the look-ups of `sigprop.layers.attention.query_universal`, what correlations of scores do
-(E25e) is looked up without rotation too, for every mask
-(`sigprop.layers.attention.correlation_table`); where the table of rotary positions ends, it is
+(E25e) is looked up without rotation too, where all layers have one mask
+(`sigprop.layers.attention.correlation_table`); with several masks kernels are unlike those that the
+network was fitted to, and it is integrated. Where the table of rotary positions ends, it is
 interpolated in one of the layout, for gaps that rise linearly with log distance. Measured errors:
 notebooks/accuracy.md.
 """
@@ -43,6 +44,8 @@ class Tabulated(Universal):
         As in `sigprop.layers.attention.query_universal.Universal`.
     top : float
         Largest deviation of correlated scores; beyond it they do what they do there.
+    alike : bool
+        Whether all layers of the stack have this mask.
 
     Examples
     --------
@@ -55,6 +58,7 @@ class Tabulated(Universal):
     """
 
     top: float = 16.0
+    alike: bool = True
 
     def correlations(
         self, scale: Number, deficit: Floats, sigma: Floats, weight: Floats
@@ -85,7 +89,8 @@ class Tabulated(Universal):
         >>> tabulated(2, 1.0).correlations(1.0, one, np.ones(2), one).shrink
         1.0
         """
-        if self._rotated is not None or not self.resolved.size:
+        integrated = self.rotation is None and not self.alike
+        if integrated or self._rotated is not None or not self.resolved.size:
             return super().correlations(scale, deficit, sigma, weight)
         if self.rotation is None:
             return self._clipped(self._masked(sigma[..., self.resolved], deficit))
@@ -135,6 +140,8 @@ def tabulated(
     edges: tuple[int, ...] | None = None,
     starts: tuple[int, ...] = (0,),
     documents: PackedDocuments | None = None,
+    joints: tuple[int, ...] = (),
+    alike: bool = True,
 ) -> Tabulated:
     """Table of a context on coarse blocks, built once.
 
@@ -152,8 +159,10 @@ def tabulated(
         Rotary positions.
     edges : tuple of int, optional
         Ends of the blocks; by default those of `coarse_layout`.
-    starts, documents
+    starts, documents, joints
         As of `sigprop.layers.attention.position_grid.Layout`.
+    alike : bool
+        Whether all layers of the stack have this mask.
 
     Returns
     -------
@@ -170,5 +179,6 @@ def tabulated(
         layout = coarse_layout(context, window=window, prefix=prefix)
     else:
         layout = Layout(np.array(edges), window, prefix)
-    layout = replace(layout, starts=np.array(starts), documents=documents)
-    return Tabulated(layout, head_width, rotation, top=top)
+    joined = np.array(joints, dtype=np.int64)
+    layout = replace(layout, starts=np.array(starts), documents=documents, joints=joined)
+    return Tabulated(layout, head_width, rotation, top=top, alike=alike)
