@@ -28,7 +28,7 @@ from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Tabulated", "coarse_layout", "tabulated"]
 
-RESOLUTION, SINGLES = 36, 4  # blocks, and first positions that are blocks of one
+RESOLUTION, SINGLES = 32, 4  # blocks, and first positions that are blocks of one
 CORRELATIONS = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
 DRAWS = 512  # of them
 LOWEST = 0.2  # score deviation below which they are those at it
