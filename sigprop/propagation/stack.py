@@ -505,8 +505,8 @@ def _by_position(
     def placed(mask: Mask, width: float | None, rotation: Rotation | None) -> Place:
         starts = mask.starts(context) if packed is None else packed.starts
         if top is not None and not len(common.distances):
-            lists = (tuple(v.tolist()) for v in (common.edges, starts, common.joints))
-            held, begin, joints = lists
+            arrays = common.edges, starts, common.joints
+            held, begin, joints = (tuple(v.tolist()) for v in arrays)
             table = tabulated(
                 context, top, mask.window, mask.prefix, width, rotation, held, begin, packed,
                 joints, len(masks) == 1,

@@ -33,8 +33,7 @@ def drawn(kernel, sizes, variance, number=200_000):
     np.fill_diagonal(whole, 1.0)
     scores = rng.standard_normal((number, block.size)) @ np.linalg.cholesky(whole).T
     weight = np.exp(np.sqrt(variance) * scores)
-    total = weight.sum(axis=1, keepdims=True)
-    weight /= total
+    weight /= weight.sum(axis=1, keepdims=True)
     y2, entropy = np.sum(weight**2, axis=1), -np.mean(np.sum(weight * np.log(weight), axis=1))
     inside = np.eye(sizes.size)[block]
     pairs = inside.T @ (weight.T @ weight / number - np.diag(np.mean(weight**2, axis=0))) @ inside

@@ -109,7 +109,7 @@ def fitted(rows: Floats) -> Floats:
     root = (root / root.max())[:, None]
     left = (columns * root).T @ (columns * root) + RIDGE * np.eye(len(terms))
     solved = np.linalg.solve(left, (columns * root).T @ (found * root))
-    table = np.zeros((*(d + 1 for d in DEGREES), 4))
+    table = np.zeros((*(d + 1 for d in DEGREES), len(ct.PLAIN)))
     for powers, row in zip(terms, solved, strict=True):
         table[powers] += row
         table[(*powers[:4], 0, 0)] -= (-1) ** powers[5] * row
