@@ -9,6 +9,9 @@ of two logarithms. Two points of a block stand for :math:`u = (n + 1)/(3 c)`, an
 u over its pairs is :math:`n (n + 1)/(6 c^2)`. Derivatives are those of the parabola through three
 blocks of one segment, on one side of the end of a prefix.
 
+The mean of a product of two functions differs from the product of their means by that of their
+deviations in the block, :math:`f_x g_x (n^2 - 1)/(12 c^2)`.
+
 Where tokens merge the gap of two queries grows with the square of u, and its mean over the pairs of
 a block is half as large again as that of its two points.
 """
@@ -16,11 +19,14 @@ a block is half as large again as that of its two points.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Ints, distinct
-from sigprop.layers.attention.position_grid import Layout
+
+if TYPE_CHECKING:
+    from sigprop.layers.attention.position_grid import Layout
 
 __all__ = ["BlockMeans", "derivatives"]
 
@@ -92,6 +98,45 @@ class BlockMeans:
         """
         three, weights = self._single
         return np.asarray(values + np.einsum("...nk,nk->...n", values[..., three], weights))
+
+    def deviations(self, values: Floats) -> Floats:
+        """Find standard deviations over the tokens of each block, negative of values that fall.
+
+        Parameters
+        ----------
+        values : array, shape (..., B)
+            The means over blocks.
+
+        Returns
+        -------
+        array, shape (..., B)
+            The deviations; zero where fewer than three blocks are in a segment.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sigprop.layers.attention.block_means import BlockMeans
+        >>> from sigprop.layers.attention.position_blocks import make_layout
+        >>> layout = make_layout(10**4, 48)
+        >>> values = np.log(layout.centres.position)
+        >>> last = layout.edges[-2:] / layout.centres.position[-1]
+        >>> found = BlockMeans(layout).deviations(values)[-1] / np.diff(last)
+        >>> (found * np.sqrt(12)).round(2).tolist()
+        [1.0]
+        """
+        return np.asarray(values @ self._slopes.T)
+
+    @cached_property
+    def _slopes(self) -> Floats:
+        """Weights of values in their deviations, shape (B, B)."""
+        block, place = np.arange(len(self._layout.size)), self._place
+        three, known = _three(block, *self._regions)
+        nodes = np.where(known[:, None], place[three], np.arange(3))
+        slope, _ = derivatives(nodes, place)
+        slope *= (known * np.sqrt(2 * self._spread))[:, None]
+        out = np.zeros((block.size, block.size))
+        np.add.at(out, (block[:, None], three), slope)
+        return out
 
     @cached_property
     def _single(self) -> tuple[Ints, Floats]:

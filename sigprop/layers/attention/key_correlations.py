@@ -11,7 +11,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Ints, Number, distinct
 from sigprop.layers.attention.distance_grid import make_field
-from sigprop.layers.attention.position_grid import Layout, pairs_between
+from sigprop.layers.attention.position_grid import Layout, moved, pairs_between
 from sigprop.layers.attention.rotation import Rotation, frequencies
 from sigprop.layers.attention.statistics.block_fields import (
     Attended,
@@ -235,7 +235,7 @@ class BlockedKeys:
         for row, ends in zip(rows, end, strict=True):
             cuts = distinct(np.geomspace(1, ends[-1], MERGED).round())
             joints = distinct(ends[self.joints - 1])
-            cuts[:-1] = _moved(cuts, joints[(joints > 0) & (joints < ends[-1])])[:-1]
+            cuts[:-1] = moved(cuts, joints[(joints > 0) & (joints < ends[-1])])[:-1]
             _, group = np.unique(np.searchsorted(cuts, ends), return_inverse=True)
             row[group, np.arange(ends.size)] = 1.0
         return rows
@@ -388,15 +388,6 @@ class CorrelatedKeys:
             return float("nan")
         x, first = np.unique(held, return_index=True)
         return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))
-
-
-def _moved(cuts: Floats, joints: Ints) -> Floats:
-    """Cuts, each at the joint next to it if no other cut is nearer to that."""
-    if not joints.size:
-        return cuts
-    near = joints[np.abs(np.subtract.outer(cuts, joints)).argmin(axis=1)]
-    nearest = np.abs(np.subtract.outer(near, cuts)).argmin(axis=1) == np.arange(cuts.size)
-    return np.where(nearest, near, cuts)
 
 
 def _lost(log_z: Floats, count: Floats, energy: Floats) -> Floats:

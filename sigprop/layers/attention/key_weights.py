@@ -23,6 +23,9 @@ class KeyWeights:
         Blocks and mask.
     more : array, shape (..., P, K)
         Weight of a key of each block times the number of keys seen, less one.
+    smooth : bool
+        Whether the weights are smooth in log position, so that slopes between blocks tell their
+        deviations within these; under rotation they vary with distance.
 
     Examples
     --------
@@ -35,6 +38,7 @@ class KeyWeights:
 
     layout: Layout
     more: Floats
+    smooth: bool = True
 
     @property
     def weight(self) -> Floats:
@@ -44,16 +48,30 @@ class KeyWeights:
     @cached_property
     def squares(self) -> Floats:
         """Sum of squared weights less its value for equal ones, shape (..., P)."""
-        layout = self.layout
+        layout, blocks = self.layout, len(self.layout.size)
         sums = np.sum(layout.seen * layout.key_sizes * self.more**2, axis=-1)
+        sums += np.sum(layout.seen[:, :blocks] * layout.size * self._rise**2, axis=-1)
         return np.asarray(sums / layout.queries.count**2)
 
     @cached_property
     def products(self) -> Floats:
         """Sum over common keys of the product of two queries' weights, likewise, shape (..., N)."""
-        first = self._common_sums(self.more, self.weight)
-        rest = self._common_sums(np.ones_like(self.more), self.more)
-        return np.asarray((first + rest) / self._scale[1])
+        layout = self.layout
+        (i, j), blocks, window = layout.couples, len(layout.size), layout.local
+        seen, more = layout.seen[:, :blocks], self.more[..., :blocks]
+        one = np.concatenate([more, np.ones_like(more), self._rise], axis=-1)
+        other = np.concatenate([1 + more, more, self._rise], axis=-1)
+        whole = (one * np.tile(seen * layout.size, 3)) @ np.swapaxes(
+            other * np.tile(seen, 3), -1, -2
+        )
+        sums = whole[..., i, j]
+        if window is not None:
+            couples, row, distance = layout.close_windows
+            beyond = self.more[..., window.rows, blocks:]
+            close = window.common_sums(beyond, 1 + beyond)
+            close = close + window.common_sums(np.ones_like(beyond), beyond)
+            sums[..., couples] = close[..., row, distance]
+        return np.asarray(sums / self._scale[1])
 
     def means(self, values: Floats) -> tuple[Floats, Floats]:
         """Weighted means over pairs of different keys, for each query and each couple.
@@ -106,7 +124,7 @@ class KeyWeights:
         [0.0, 0.5]
         """
         picked, ones = self.layout.seen * self.weight, np.ones(np.shape(values)[-2:])
-        (own, _), (number, _) = (self._own_sums(v, picked) for v in (values, ones))
+        own, number = (self._own_sums(v, picked)[0] for v in (values, ones))
         return _mean(own, number)
 
     def excess(self, values: Floats) -> tuple[Floats, Floats]:
@@ -139,43 +157,51 @@ class KeyWeights:
         layout, picked = self.layout, self.layout.seen * weight
         (i, j), blocks, window = layout.couples, len(layout.size), layout.local
         square, of_blocks = values[..., :blocks], picked[..., :blocks]
-        own, rows = self._own_sums(values, picked)
-        sums = rows @ np.swapaxes(of_blocks, -1, -2)
+        own, rows, rises = self._own_sums(values, picked)
+        one, other = (
+            np.concatenate([rows / 2, self._risen], -1),
+            np.concatenate([of_blocks, rises], -1),
+        )
+        half = one @ np.swapaxes(other, -1, -2)
+        sums = half[..., i, j] + half[..., j, i]
         if window is None:
-            return own, sums[..., i, j]
+            return own, sums
         profile, ranges = values[..., blocks:], picked[..., window.rows, blocks:]
         numbers = of_blocks * layout.size
         numbers[..., window.rows, :] = window.over_blocks(ranges)
         apart = numbers @ square @ np.swapaxes(numbers, -1, -2)
-        between = np.where(layout.windowed, apart[..., i, j], sums[..., i, j])
+        between = np.where(layout.windowed, apart[..., i, j], sums)
         couples, row, distance = layout.close_windows
         close = window.shifted_sums(window.of_both(profile), ranges)
         between[..., couples] = close[..., row, distance]
         return own, between
 
-    def _own_sums(self, values: Floats, picked: Floats) -> tuple[Floats, Floats]:
-        """Weighted sums over pairs of different keys of each query, and over its pairs by block."""
+    def _own_sums(self, values: Floats, picked: Floats) -> tuple[Floats, Floats, Floats]:
+        """Weighted sums over pairs of different keys of each query, and over its pairs by block.
+
+        Behind these the deviations within blocks of their mean over the other key, (..., P, B).
+        """
         layout, blocks, window = self.layout, len(self.layout.size), self.layout.local
         of_blocks = picked[..., :blocks]
         rows = of_blocks @ (layout.pairs * values[..., :blocks])
-        own = np.sum(rows * of_blocks, axis=-1)
+        rises = layout.means.deviations(rows / layout.size)
+        own = np.sum(rows * of_blocks + 2 * self._risen * rises, axis=-1)
         if window is not None:
             ranges = picked[..., window.rows, blocks:]
             own[..., window.rows] = window.own_sums(window.of_keys(values[..., blocks:]), ranges)
-        return own, rows
+        return own, rows, rises
 
-    def _common_sums(self, first: Floats, second: Floats) -> Floats:
-        """Add up products of two numbers of each common key, shape (..., N)."""
+    @cached_property
+    def _rise(self) -> Floats:
+        """Deviations of the weights within blocks, shape (..., P, B)."""
+        more = self.more[..., : len(self.layout.size)]
+        return self.layout.means.deviations(more) if self.smooth else np.zeros_like(more)
+
+    @cached_property
+    def _risen(self) -> Floats:
+        """Likewise, summed over the keys of each block that a query sees."""
         layout = self.layout
-        (i, j), blocks, window = layout.couples, len(layout.size), layout.local
-        seen = layout.seen[:, :blocks]
-        one, two = first[..., :blocks] * seen, second[..., :blocks] * seen
-        sums = ((one * layout.size) @ np.swapaxes(two, -1, -2))[..., i, j]
-        if window is not None:
-            couples, row, distance = layout.close_windows
-            own, other = (v[..., window.rows, blocks:] for v in (first, second))
-            sums[..., couples] = window.common_sums(own, other)[..., row, distance]
-        return np.asarray(sums)
+        return np.asarray(self._rise * layout.seen[:, : len(layout.size)] * layout.size)
 
     @cached_property
     def _scale(self) -> tuple[Floats, Floats]:
@@ -189,7 +215,7 @@ def _mean(total: Floats, number: Floats) -> Floats:
     return np.divide(total, number, out=np.zeros_like(total), where=number > 0)
 
 
-def normalised_weights(layout: Layout, weight: Floats) -> KeyWeights:
+def normalised_weights(layout: Layout, weight: Floats, smooth: bool = True) -> KeyWeights:
     """Mean weights that are known up to a factor for each query.
 
     Parameters
@@ -198,6 +224,8 @@ def normalised_weights(layout: Layout, weight: Floats) -> KeyWeights:
         Blocks and mask.
     weight : array, shape (..., P, K)
         Weight of a key of each block, > 0.
+    smooth : bool
+        As of `KeyWeights`.
 
     Returns
     -------
@@ -214,4 +242,4 @@ def normalised_weights(layout: Layout, weight: Floats) -> KeyWeights:
     """
     number = layout.seen * layout.key_sizes
     mean = np.sum(number * weight, axis=-1) / np.sum(number, axis=-1)
-    return KeyWeights(layout, weight / mean[..., None] - 1)
+    return KeyWeights(layout, weight / mean[..., None] - 1, smooth)

@@ -9,7 +9,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Ints, distinct
 from sigprop.core.errors import require
-from sigprop.layers.attention.position_grid import WINDOWS, Layout
+from sigprop.layers.attention.position_grid import WINDOWS, Layout, moved
 from sigprop.layers.attention.sliding_window import PER_WINDOW, short_distances
 
 __all__ = [
@@ -151,14 +151,27 @@ def make_layout(
     grown = _grown(int(single[-1]), context, max(resolution - singles, 1))
     if resolution >= context:
         grown = np.arange(context + 1.0)
-    if window < context:  # behind a window the kernel varies over the window, not the position
-        end = int(WINDOWS * window) if far else context
-        fine = np.arange(0, end + 1, max(window // PER_WINDOW, 1))
-        require(len(fine) <= MAX_SIZE, "window", window, f"at least {context} / 62")
-        grown = np.concatenate([grown, fine[fine < context], [end]])
+    if window < context:
+        grown = _behind_window(grown, int(window), int(WINDOWS * window) if far else context)
     inside = [c for c in (*cuts, prefix) if 0 < c < context]
     edges = distinct(np.concatenate([single, np.round(grown), inside]).astype(np.int64))
     return Layout(edges, window, prefix)
+
+
+def _behind_window(grown: Floats, window: int, end: int) -> Floats:
+    """Where blocks end that are parts of a window, of which one ends it, once others are longer.
+
+    Behind a window the kernel varies over the window, not over the position.
+    """
+    context, step = int(grown[-1]), max(window // PER_WINDOW, 1)
+    require(end <= MAX_SIZE * step, "window", window, f"at least {context} / 62")
+    grown = moved(grown, np.array([window]))
+    wide = grown[:-1][np.diff(grown) > step]
+    start = min(float(wide[0]), end) if wide.size else end
+    fine = np.arange(window % step, end, step)
+    fine = fine[(fine > start + step / 2) & (fine < end - step / 2)]
+    late = grown[grown > end + step / 2]
+    return np.concatenate([grown[grown <= start], fine, [end], late])
 
 
 def _grown(first: int, context: int, number: int) -> Floats:

@@ -25,10 +25,12 @@ from typing import NamedTuple
 import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Ints, distinct
+from sigprop.core.numerics.interpolation import cubics
+from sigprop.layers.attention.block_means import BlockMeans
 from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.sliding_window import SlidingWindow, between_nodes
 
-__all__ = ["CommonParts", "Layout", "Rows", "evenly", "pairs_between"]
+__all__ = ["CommonParts", "Layout", "Rows", "evenly", "moved", "pairs_between"]
 
 WINDOWS = 4  # windows at the start of a context whose blocks are parts of the window
 RESOLVED, FEWEST = 96, 6  # queries at which correlations are found, in all and in each segment
@@ -143,6 +145,11 @@ class Layout:
             return None
         rows = np.arange(start, len(self.size))
         return SlidingWindow(int(self.window), self.distances, rows, self.centres.position)
+
+    @cached_property
+    def means(self) -> BlockMeans:
+        """Means over the tokens of blocks, from values at their centres."""
+        return BlockMeans(self)
 
     @cached_property
     def head(self) -> Layout:
@@ -515,8 +522,8 @@ class Layout:
         Parameters
         ----------
         number : int
-            About how many in each segment, even in the logarithm of the position in it; fewer of
-            many segments.
+            About how many in each segment, even in the logarithm of the position in it, but for
+            those where a window, a prefix or a segment of another layer ends; fewer of many.
 
         Returns
         -------
@@ -534,8 +541,11 @@ class Layout:
         many = self.centres.count[: self.shown] >= 3
         found, held = [_none()], distinct(segment[many])
         number = min(number, max(RESOLVED // max(len(held), 1), FEWEST))
-        for index in (np.flatnonzero(many & (segment == one)) for one in held):
-            found.append(index[evenly(place[index], number)])
+        for one in held:
+            index, start = np.flatnonzero(many & (segment == one)), self.starts[one]
+            ends = np.array([start + self.window, self.prefix, *self.joints]) - start
+            bends = np.log(ends[(ends > 0) & (ends < self.edges[-1])])
+            found.append(index[evenly(place[index], number, tuple(bends))])
         return np.concatenate(found)
 
     def places(self, rows: Rows) -> tuple[Ints, Floats]:
@@ -573,7 +583,7 @@ class Layout:
         Returns
         -------
         array, shape (K, P)
-            The weights, linear in log position; the first and the last value hold beyond the ends.
+            The weights, cubic in log position; the first and the last value hold beyond the ends.
 
         Examples
         --------
@@ -586,8 +596,7 @@ class Layout:
         out = np.zeros((len(blocks), len(place)))
         for one in distinct(own[blocks]):
             at, queries = np.flatnonzero(own[blocks] == one), segment == one
-            for k, unit in zip(at, np.eye(len(at)), strict=True):
-                out[k, queries] = np.interp(place[queries], node[blocks[at]], unit)
+            out[np.ix_(at, queries)] = cubics(node[blocks[at]], place[queries])
         return out
 
     def own(self, values: Floats) -> Floats:
@@ -860,7 +869,7 @@ class Layout:
         return np.asarray(np.maximum(stop - start, 0.0))
 
 
-def evenly(place: Floats, number: int) -> Ints:
+def evenly(place: Floats, number: int, kept: tuple[float, ...] = ()) -> Ints:
     """Find the increasing places that are nearest to evenly spaced ones.
 
     Parameters
@@ -869,6 +878,8 @@ def evenly(place: Floats, number: int) -> Ints:
         The places.
     number : int
         How many, at most.
+    kept : tuple of float
+        Where there is to be one, in place of the nearest that is not at an end.
 
     Returns
     -------
@@ -879,11 +890,42 @@ def evenly(place: Floats, number: int) -> Ints:
     --------
     >>> import numpy as np
     >>> from sigprop.layers.attention.position_grid import evenly
-    >>> evenly(np.log([1, 2, 3, 4, 16]), 3).tolist()
-    [0, 3, 4]
+    >>> place = np.log([1, 2, 3, 4, 16])
+    >>> evenly(place, 3).tolist(), evenly(place, 3, (np.log(3),)).tolist()
+    ([0, 3, 4], [0, 2, 4])
     """
     wanted = np.linspace(place[0], place[-1], number)
+    wanted[1:-1] = moved(wanted, np.array(kept))[1:-1]
     return distinct(np.abs(place[:, None] - wanted).argmin(axis=0))
+
+
+def moved(cuts: Floats, joints: Floats | Ints) -> Floats:
+    """Cuts, each at the joint next to it if no other cut is nearer to that.
+
+    Parameters
+    ----------
+    cuts : array, shape (n,)
+        The cuts.
+    joints : array, shape (m,)
+        Where they are to be.
+
+    Returns
+    -------
+    array, shape (n,)
+        The cuts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.layers.attention.position_grid import moved
+    >>> moved(np.array([1.0, 4.0, 9.0]), np.array([5, 8])).tolist()
+    [1.0, 5.0, 8.0]
+    """
+    if not joints.size:
+        return cuts
+    near = joints[np.abs(np.subtract.outer(cuts, joints)).argmin(axis=1)]
+    nearest = np.abs(np.subtract.outer(near, cuts)).argmin(axis=1) == np.arange(cuts.size)
+    return np.where(nearest, near, cuts)
 
 
 def pairs_between(sizes: Ints) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -272,6 +272,8 @@ class QueryStatistics(ABC):
 
     layout: Layout
     head_width: float | None
+    rotation: Rotation | None
+    smooth: bool
 
     def __call__(self, scores: PositionScores) -> PositionStats:
         """Statistics of the queries of the layout.
@@ -287,9 +289,11 @@ class QueryStatistics(ABC):
             Mean weights of the keys first; then what their correlations do; then one query, and two
             once they are read.
         """
-        keys = normalised_weights(self.layout, self.key_weights(scores.std, scores.key_variance))
+        smooth = self.smooth and self.rotation is None
+        weight = self.key_weights(scores.std, scores.key_variance)
+        keys = normalised_weights(self.layout, weight, smooth)
         correlations = self.correlations(scores.whole, scores.deficit, scores.std, keys.weight)
-        keys = KeyWeights(self.layout, keys.more * np.asarray(correlations.part)[..., None])
+        keys = replace(keys, more=keys.more * np.asarray(correlations.part)[..., None])
         std = correlations.shrink * scores.std
         single = self.single(std)
         near = np.minimum(correlations.near, _furthest(single, keys))
