@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sigprop.layers.attention.block_means import BlockMeans
 from sigprop.layers.attention.key_weights import KeyWeights, normalised_weights
 from sigprop.layers.attention.position_blocks import make_layout
 
@@ -28,7 +29,8 @@ def on_blocks(smooth):
     sums = np.add.reduceat(np.add.reduceat(whole, first, axis=0), first, axis=1)
     kernel = np.divide(sums, layout.pairs, out=np.zeros_like(sums), where=layout.pairs > 0)
     mean = np.add.reduceat(weights(place), first) / layout.size
-    keys = normalised_weights(layout, np.tile(mean, (len(layout.seen), 1)), smooth)
+    blocks = BlockMeans(layout) if smooth else None
+    keys = normalised_weights(layout, np.tile(mean, (len(layout.seen), 1)), blocks)
     every = make_layout(TOKENS, TOKENS)
     exact = normalised_weights(every, np.tile(weights(place), (TOKENS, 1)))
     odd = np.flatnonzero((layout.size % 2 == 1) & (layout.size > 4))  # a token stands at the centre
@@ -70,8 +72,7 @@ def test_equal_weights_have_no_deviations():
     layout, *_ = on_blocks(smooth=True)
     even = np.zeros(layout.seen.shape)
     kernel = np.random.default_rng(0).uniform(size=layout.pairs.shape)
-    one, other = (
-        KeyWeights(layout, even, smooth).means(kernel + kernel.T) for smooth in (True, False)
-    )
+    kernel += kernel.T
+    one, other = (KeyWeights(layout, even, b).means(kernel) for b in (BlockMeans(layout), None))
     for found, wanted in zip(one, other, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-12)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sigprop import ModelSpec
-from sigprop.layers.attention import position_grid, query_universal
+from sigprop.layers.attention import by_position, query_universal
 from sigprop.layers.attention.block_means import BlockMeans
 from sigprop.layers.attention.correlation_table import rise
 from sigprop.layers.attention.log_distances import log_moments, slope_weights
@@ -92,7 +92,7 @@ def between_centres(layout, seen):
 @pytest.mark.parametrize(
     ("module", "name", "other"),
     [
-        (position_grid, "BlockMeans", values_at_centres),
+        (by_position, "BlockMeans", values_at_centres),
         (query_universal, "slope_weights", slopes_of_blocks),
     ],
 )
@@ -110,7 +110,7 @@ def test_late_tokens_of_a_long_context_merge_as_on_four_times_the_blocks(monkeyp
     assert furthest(LONG, exact) < 0.01
     assert furthest(spec, hot) < 0.01
     with monkeypatch.context() as patch:  # negative controls
-        patch.setattr(position_grid, "BlockMeans", values_at_centres)
+        patch.setattr(by_position, "BlockMeans", values_at_centres)
         assert furthest(LONG, exact) > 0.03
     monkeypatch.setattr(Layout, "_moved", between_centres)
     assert furthest(spec, hot) > 0.04

@@ -19,14 +19,11 @@ a block is half as large again as that of its two points.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Ints, distinct
-
-if TYPE_CHECKING:
-    from sigprop.layers.attention.position_grid import Layout
+from sigprop.layers.attention.position_grid import Layout
 
 __all__ = ["BlockMeans", "derivatives"]
 

@@ -18,6 +18,7 @@ import numpy as np
 from sigprop.core.arrays import Bools, Floats, Number
 from sigprop.layers.attention import position_backward
 from sigprop.layers.attention.attended import Attended
+from sigprop.layers.attention.block_means import BlockMeans
 from sigprop.layers.attention.exchangeable import LARGEST
 from sigprop.layers.attention.key_correlations import rotated_width
 from sigprop.layers.attention.key_weights import KeyWeights
@@ -181,13 +182,17 @@ class PositionGeometry:
     ) -> State:
         gap = self.layout.of_two(alone) - kept
         start = 0.0 if centred else value * q + bias
-        column = self.layout.means.of_blocks(alone[..., : len(self.layout.size)])[..., None]
-        q, gap = start + value * column, value * self.layout.means(self.layout.spread_out(gap))
+        column = self._means.of_blocks(alone[..., : len(self.layout.size)])[..., None]
+        q, gap = start + value * column, value * self._means(self.layout.spread_out(gap))
         root = np.sqrt(np.maximum(q, 0.0))
         apart = root - np.swapaxes(root, -1, -2)  # two tokens are as far apart as their norms
         blocks = gap[..., : apart.shape[-1]]
         np.maximum(blocks, apart * apart / 2, out=blocks)
         return State(q, np.maximum(gap, 0.0))
+
+    @cached_property
+    def _means(self) -> BlockMeans:
+        return BlockMeans(self.layout)
 
     def pull(
         self, layer: AttentionNumbers, kernel: State, gradient: Gradient, statistics: Any,

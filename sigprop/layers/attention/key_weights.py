@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from sigprop.core.arrays import Floats
+from sigprop.layers.attention.block_means import BlockMeans
 from sigprop.layers.attention.position_grid import Layout
 
 __all__ = ["KeyWeights", "normalised_weights"]
@@ -23,9 +24,9 @@ class KeyWeights:
         Blocks and mask.
     more : array, shape (..., P, K)
         Weight of a key of each block times the number of keys seen, less one.
-    smooth : bool
-        Whether the weights are smooth in log position, so that slopes between blocks tell their
-        deviations within these; under rotation they vary with distance.
+    blocks : BlockMeans, optional
+        Of the layout, where weights are smooth in log position, so that slopes between blocks tell
+        deviations within these; under rotation weights vary with distance.
 
     Examples
     --------
@@ -38,7 +39,7 @@ class KeyWeights:
 
     layout: Layout
     more: Floats
-    smooth: bool = True
+    blocks: BlockMeans | None = None
 
     @property
     def weight(self) -> Floats:
@@ -184,7 +185,7 @@ class KeyWeights:
         layout, blocks, window = self.layout, len(self.layout.size), self.layout.local
         of_blocks = picked[..., :blocks]
         rows = of_blocks @ (layout.pairs * values[..., :blocks])
-        rises = layout.means.deviations(rows / layout.size)
+        rises = self._deviations(rows / layout.size)
         own = np.sum(rows * of_blocks + 2 * self._risen * rises, axis=-1)
         if window is not None:
             ranges = picked[..., window.rows, blocks:]
@@ -194,8 +195,11 @@ class KeyWeights:
     @cached_property
     def _rise(self) -> Floats:
         """Deviations of the weights within blocks, shape (..., P, B)."""
-        more = self.more[..., : len(self.layout.size)]
-        return self.layout.means.deviations(more) if self.smooth else np.zeros_like(more)
+        return self._deviations(self.more[..., : len(self.layout.size)])
+
+    def _deviations(self, values: Floats) -> Floats:
+        """Deviations of means over blocks within these, where they are known."""
+        return np.zeros_like(values) if self.blocks is None else self.blocks.deviations(values)
 
     @cached_property
     def _risen(self) -> Floats:
@@ -215,7 +219,9 @@ def _mean(total: Floats, number: Floats) -> Floats:
     return np.divide(total, number, out=np.zeros_like(total), where=number > 0)
 
 
-def normalised_weights(layout: Layout, weight: Floats, smooth: bool = True) -> KeyWeights:
+def normalised_weights(
+    layout: Layout, weight: Floats, blocks: BlockMeans | None = None
+) -> KeyWeights:
     """Mean weights that are known up to a factor for each query.
 
     Parameters
@@ -224,7 +230,7 @@ def normalised_weights(layout: Layout, weight: Floats, smooth: bool = True) -> K
         Blocks and mask.
     weight : array, shape (..., P, K)
         Weight of a key of each block, > 0.
-    smooth : bool
+    blocks : BlockMeans, optional
         As of `KeyWeights`.
 
     Returns
@@ -242,4 +248,4 @@ def normalised_weights(layout: Layout, weight: Floats, smooth: bool = True) -> K
     """
     number = layout.seen * layout.key_sizes
     mean = np.sum(number * weight, axis=-1) / np.sum(number, axis=-1)
-    return KeyWeights(layout, weight / mean[..., None] - 1, smooth)
+    return KeyWeights(layout, weight / mean[..., None] - 1, blocks)

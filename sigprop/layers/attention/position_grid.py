@@ -26,7 +26,6 @@ import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Ints, distinct
 from sigprop.core.numerics.interpolation import cubics
-from sigprop.layers.attention.block_means import BlockMeans
 from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.sliding_window import SlidingWindow, between_nodes
 
@@ -145,11 +144,6 @@ class Layout:
             return None
         rows = np.arange(start, len(self.size))
         return SlidingWindow(int(self.window), self.distances, rows, self.centres.position)
-
-    @cached_property
-    def means(self) -> BlockMeans:
-        """Means over the tokens of blocks, from values at their centres."""
-        return BlockMeans(self)
 
     @cached_property
     def head(self) -> Layout:

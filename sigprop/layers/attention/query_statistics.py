@@ -12,6 +12,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Ints, Number
 from sigprop.core.numerics.chebyshev import basis, nodes, transform
+from sigprop.layers.attention.block_means import BlockMeans
 from sigprop.layers.attention.key_correlations import (
     ALONE,
     BlockedKeys,
@@ -289,9 +290,8 @@ class QueryStatistics(ABC):
             Mean weights of the keys first; then what their correlations do; then one query, and two
             once they are read.
         """
-        smooth = self.smooth and self.rotation is None
         weight = self.key_weights(scores.std, scores.key_variance)
-        keys = normalised_weights(self.layout, weight, smooth)
+        keys = normalised_weights(self.layout, weight, self._blocks)
         correlations = self.correlations(scores.whole, scores.deficit, scores.std, keys.weight)
         keys = replace(keys, more=keys.more * np.asarray(correlations.part)[..., None])
         std = correlations.shrink * scores.std
@@ -307,6 +307,11 @@ class QueryStatistics(ABC):
         kappa = lost(self._rows, np.sqrt(sigma[..., i] * sigma[..., j]), 1 - r, self.head_width)
         common = self._common
         return np.asarray(common - (common - share) * np.exp(-kappa))
+
+    @cached_property
+    def _blocks(self) -> BlockMeans | None:
+        """Deviations within blocks, of weights that are smooth in log position."""
+        return BlockMeans(self.layout) if self.smooth and self.rotation is None else None
 
     @cached_property
     def _rows(self) -> Floats:
