@@ -128,11 +128,9 @@ class BlockMeans:
         """Weights of values in their deviations, shape (B, B)."""
         block, place = np.arange(len(self._layout.size)), self._place
         three, known = _three(block, *self._regions)
-        nodes = np.where(known[:, None], place[three], np.arange(3))
-        slope, _ = derivatives(nodes, place)
-        slope *= (known * np.sqrt(2 * self._spread))[:, None]
+        slope, _ = _known_derivatives(place[three], place, known)
         out = np.zeros((block.size, block.size))
-        np.add.at(out, (block[:, None], three), slope)
+        np.add.at(out, (block[:, None], three), np.sqrt(2 * self._spread)[:, None] * slope)
         return out
 
     @cached_property
@@ -238,9 +236,14 @@ def _three(block: Ints, first: Ints, last: Ints) -> tuple[Ints, Bools]:
 
 def _of_parabola(nodes: Floats, place: Floats, known: Bools) -> Floats:
     """Weights of three values in the second derivative less the first; zero where not known."""
-    nodes = np.where(known[:, None], nodes, np.arange(3))
-    slope, bend = derivatives(nodes, place)
-    return known[:, None] * (bend - slope)
+    slope, bend = _known_derivatives(nodes, place, known)
+    return bend - slope
+
+
+def _known_derivatives(nodes: Floats, place: Floats, known: Bools) -> tuple[Floats, Floats]:
+    """Weights of three values in both derivatives of their parabola; zero where not known."""
+    first, second = derivatives(np.where(known[:, None], nodes, np.arange(3)), place)
+    return known[:, None] * first, known[:, None] * second
 
 
 def derivatives(nodes: Floats, place: Floats) -> tuple[Floats, Floats]:
