@@ -34,7 +34,7 @@ from sigprop.propagation.stack import Stack, build_block
 
 STACKS, SEED = 5000, 31
 LEFT_OUT = 10  # every so many-th stack is
-LONGEST, BLOCKS = 2.0**20, 34
+LONGEST, BLOCKS = 2.0**20, 48
 HIDDEN, BATCH, STEPS, FASTEST = 4 * (176,), 1024, 100_000, 6e-3
 RARELY = 0.1  # least chance of a row to be drawn, over the mean
 LINEAR = 2e-4  # errors, as they are felt, beyond which the loss is linear in them
@@ -129,9 +129,9 @@ def drawn(rng: RANDOM) -> ModelSpec:
         values |= {"sigma_o2": 1.0, "alpha_attn": alpha}
         values["alpha_mlp"] = 1.0 if values["parallel"] else alpha
     kind = rng.random()
-    if kind < 0.15:
+    if kind < 0.2:
         values["window"] = round(log_uniform(rng, max(3, context / 5), context))
-    elif kind < 0.2:
+    elif kind < 0.25:
         values["prefix"] = round(rng.uniform(2, context))
     return ModelSpec(**values)
 

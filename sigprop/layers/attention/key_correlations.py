@@ -36,7 +36,8 @@ __all__ = [
 
 WAVES = 32  # frequencies of rotary positions that are resolved
 RATIOS = np.append(np.linspace(0.2, 1.45, 26), np.geomspace(1.5, 6.0, 18))
-MERGED = 16  # blocks of keys whose scores share a field
+MERGED = 24  # blocks of keys whose scores share a field
+FINE = 512  # positions between which their ends are interpolated
 FAINT = 0.35  # score deviation below which what correlations do is linear in the score variance
 SMALLEST = 1e-12  # nats
 EVEN = 1e-12  # sum of squared deviations of weights that draws do not resolve
@@ -100,7 +101,8 @@ class BlockedKeys:
     """What correlations of the scores of its keys do to queries without rotary positions (E25e).
 
     Averages are those of `sigprop.layers.attention.statistics.block_fields` over `MERGED` blocks
-    of keys, which grow in proportion to the position and end where segments do.
+    of keys, half of them evenly spaced in the logarithm of the position and half in its square
+    root, which end where segments do.
 
     Parameters
     ----------
@@ -233,7 +235,7 @@ class BlockedKeys:
         end = np.cumsum(self.parts, axis=1)
         rows = np.zeros((len(end), MERGED, end.shape[1]))
         for row, ends in zip(rows, end, strict=True):
-            cuts = distinct(np.geomspace(1, ends[-1], MERGED).round())
+            cuts = distinct(_cuts(ends[-1]).round())
             joints = distinct(ends[self.joints - 1])
             cuts[:-1] = moved(cuts, joints[(joints > 0) & (joints < ends[-1])])[:-1]
             _, group = np.unique(np.searchsorted(cuts, ends), return_inverse=True)
@@ -388,6 +390,13 @@ class CorrelatedKeys:
             return float("nan")
         x, first = np.unique(held, return_index=True)
         return float(PchipInterpolator(x, RATIOS[first])(np.clip(excess, x[0], x[-1])))
+
+
+def _cuts(count: int) -> Floats:
+    """Positions at which log s / log n + (sqrt s - 1) / (sqrt n - 1) is evenly spaced."""
+    s = np.geomspace(1, count, FINE)
+    place = np.log(s) / np.log(count) + (np.sqrt(s) - 1) / (np.sqrt(count) - 1)
+    return np.interp(np.linspace(0, 2, MERGED), place, s)
 
 
 def _lost(log_z: Floats, count: Floats, energy: Floats) -> Floats:

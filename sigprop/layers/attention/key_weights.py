@@ -51,7 +51,8 @@ class KeyWeights:
         """Sum of squared weights less its value for equal ones, shape (..., P)."""
         layout, blocks = self.layout, len(self.layout.size)
         sums = np.sum(layout.seen * layout.key_sizes * self.more**2, axis=-1)
-        sums += np.sum(layout.seen[:, :blocks] * layout.size * self._rise**2, axis=-1)
+        if self.blocks is not None:
+            sums += np.sum(layout.seen[:, :blocks] * layout.size * self._rise**2, axis=-1)
         return np.asarray(sums / layout.queries.count**2)
 
     @cached_property
@@ -60,11 +61,12 @@ class KeyWeights:
         layout = self.layout
         (i, j), blocks, window = layout.couples, len(layout.size), layout.local
         seen, more = layout.seen[:, :blocks], self.more[..., :blocks]
-        one = np.concatenate([more, np.ones_like(more), self._rise], axis=-1)
-        other = np.concatenate([1 + more, more, self._rise], axis=-1)
-        whole = (one * np.tile(seen * layout.size, 3)) @ np.swapaxes(
-            other * np.tile(seen, 3), -1, -2
-        )
+        pairs = [(more, 1 + more), (np.ones_like(more), more)]
+        if self.blocks is not None:
+            pairs.append((self._rise, self._rise))
+        one, other = (np.concatenate(part, axis=-1) for part in zip(*pairs, strict=True))
+        keys, size = np.tile(seen, len(pairs)), np.tile(layout.size, len(pairs))
+        whole = (one * keys * size) @ np.swapaxes(other * keys, -1, -2)
         sums = whole[..., i, j]
         if window is not None:
             couples, row, distance = layout.close_windows
@@ -159,11 +161,9 @@ class KeyWeights:
         (i, j), blocks, window = layout.couples, len(layout.size), layout.local
         square, of_blocks = values[..., :blocks], picked[..., :blocks]
         own, rows, rises = self._own_sums(values, picked)
-        one, other = (
-            np.concatenate([rows / 2, self._risen], -1),
-            np.concatenate([of_blocks, rises], -1),
-        )
-        half = one @ np.swapaxes(other, -1, -2)
+        half = rows / 2 @ np.swapaxes(of_blocks, -1, -2)
+        if self.blocks is not None:
+            half += self._risen @ np.swapaxes(rises, -1, -2)
         sums = half[..., i, j] + half[..., j, i]
         if window is None:
             return own, sums
@@ -185,8 +185,9 @@ class KeyWeights:
         layout, blocks, window = self.layout, len(self.layout.size), self.layout.local
         of_blocks = picked[..., :blocks]
         rows = of_blocks @ (layout.pairs * values[..., :blocks])
-        rises = self._deviations(rows / layout.size)
-        own = np.sum(rows * of_blocks + 2 * self._risen * rises, axis=-1)
+        own, rises = np.sum(rows * of_blocks, axis=-1), self._deviations(rows / layout.size)
+        if self.blocks is not None:
+            own += 2 * np.sum(self._risen * rises, axis=-1)
         if window is not None:
             ranges = picked[..., window.rows, blocks:]
             own[..., window.rows] = window.own_sums(window.of_keys(values[..., blocks:]), ranges)

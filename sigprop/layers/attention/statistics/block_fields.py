@@ -39,9 +39,9 @@ __all__ = ["COLD", "FACTORS", "Attended", "Fields", "attended", "errors", "facto
 SUM, MARGIN = 14, 1.5  # points of u, and how far they go beyond what a vanishing field needs
 LEVELS = np.array([1e-3, 25.0])  # of -log G between which that is
 LOWEST, HIGHEST = -130, 60  # u between which these are found
-CHUNK = 1024  # queries times points at once: their arrays stay in cache
+CHUNK = 512  # queries times points at once: their arrays stay in cache
 COLD = 0.5  # variance of a field below which fewer points are enough
-FACTORS = 5  # of a field
+FACTORS = 6  # of a field
 LEAST = -80.0  # logarithm of what counts; what underflows is slow
 
 
