@@ -182,7 +182,7 @@ def felt(rows: Rows) -> Floats:
     steep = np.abs(one(1.02 * s)[0] - one(0.98 * s)[0]) / 0.04  # change of Y_2
     own = np.minimum(rows["uneven"], 1.0) * s**2 / (1 + s**2)  # of a weight
     lost = 0.03 * one(s)[1]  # of nats
-    columns = np.stack([steep + 0.02, np.ones_like(s), own + 0.015, lost + 0.005], axis=-1)
+    columns = np.stack([steep + 0.06, np.ones_like(s), own + 0.015, lost + 0.005], axis=-1)
     return np.asarray(columns * rows["share"][:, None] ** 0.25)
 
 
