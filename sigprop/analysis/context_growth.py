@@ -200,7 +200,7 @@ def _by_table(spec: ModelSpec, t: Floats, beta: Floats, known: Bools) -> Iterato
 
 def _ends(spec: ModelSpec, rho_max: float) -> Floats:
     """Overlap after the last block and critical alpha_attn, shape (2, ...)."""
-    state = sweep(spec).state
+    state = sweep(spec, entropy=False).state
     return np.stack([1 - state.gap / state.q, first_root(spec, rho_max).alpha_attn])
 
 

@@ -298,7 +298,7 @@ class _Search:
         alpha = np.minimum(alpha, 10.0**HIGHEST)  # exp(log(1e6)) rounds above it
         spec = replace(self.spec, alpha_attn=alpha, sigma_w2=None, **parts)
         theory, geometry = self.asked
-        state = sweep(spec, theory, geometry=geometry).state
+        state = sweep(spec, theory, geometry=geometry, entropy=False).state
         return np.asarray(state.gap / state.q)
 
     def __call__(self, log_alpha: Floats, index: Ints) -> Floats:

@@ -4,7 +4,7 @@ Stored results are named by the revision of their kind, not by the version: a re
 no number voids nothing, and a commit that changes one voids what it changes.
 """
 
-__version__ = "0.9.7"
+__version__ = "0.9.8"
 
 REVISIONS = {
     # Raise it with every commit that changes a number of the theory by more than rounding.

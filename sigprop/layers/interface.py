@@ -127,6 +127,8 @@ class Step(NamedTuple):
         Statistics of the attention in it.
     covariance : State or None
         Covariance of what the layer reads with what it writes; None is zero.
+    entered : tuple of State
+        Kernels that entered its layers, of a sequence of layers.
 
     Examples
     --------
@@ -139,6 +141,7 @@ class Step(NamedTuple):
     kernel: State
     attention: Any = None
     covariance: State | None = None
+    entered: tuple[State, ...] = ()
 
 
 class Spread(NamedTuple):

@@ -48,21 +48,26 @@ class Sequence:
 
     def forward(self, kernel: State, place: Place) -> Step:
         """Apply the layers in order."""
-        step = Step(kernel)
+        attention, entered = None, []
         for layer in self.layers:
-            found = layer.forward(step.kernel, place)
-            step = found if found.attention is not None else Step(found.kernel, step.attention)
-        return step
+            entered.append(kernel)
+            kernel, found, *_ = layer.forward(kernel, place)
+            attention = attention if found is None else found
+        return Step(kernel, attention, entered=tuple(entered))
+
+    def entered(self, kernel: State, place: Place) -> tuple[State, ...]:
+        """Kernels that enter the layers, as of `forward`, without the last one's output."""
+        states = [kernel]
+        for layer in self.layers[:-1]:
+            states.append(layer.forward(states[-1], place).kernel)
+        return tuple(states)
 
     def backward(
-        self, kernel: State, gradient: Gradient, place: Place, spread: Spread
+        self, entered: tuple[State, ...], gradient: Gradient, place: Place, spread: Spread
     ) -> BackwardStep:
-        """Pull back through the layers, last to first."""
-        kernels = [kernel]
-        for layer in self.layers[:-1]:
-            kernels.append(layer.forward(kernels[-1], place).kernel)
+        """Pull back through the layers, last to first, given the kernels that entered them."""
         weights: dict[str, Number] = {}
-        for layer, read in zip(reversed(self.layers), reversed(kernels), strict=True):
+        for layer, read in zip(reversed(self.layers), reversed(entered), strict=True):
             gradient, found = layer.backward(read, gradient, place, spread)
             weights |= found
         return BackwardStep(gradient, weights)

@@ -69,6 +69,7 @@ def sweep(
     theory: str = "finite",
     progress: Callable[[int], None] | None = None,
     geometry: str = "auto",
+    entropy: bool = True,
 ) -> FinalStates:
     """Compute the final states of an array of specs, in chunks that stay in cache: for large grids.
 
@@ -82,6 +83,8 @@ def sweep(
         Called with the number of finished states after each chunk.
     geometry : {"auto", "exchangeable"}
         As in `propagate`.
+    entropy : bool
+        Whether the entropies of tokens that are told apart are asked for.
 
     Returns
     -------
@@ -108,7 +111,7 @@ def sweep(
     require_theory(spec, "sweep", theory, geometry)
     kind = geometry_of(spec, theory, geometry)
     if kind != "exchangeable":
-        return _resolved(spec, kind, progress)
+        return _resolved(spec, kind, progress, entropy)
     np.empty(HEAP)
     shape = spec.shape
     allow(64 * prod(shape), "shape", shape, "fewer points")
@@ -155,18 +158,23 @@ def _run(spec: ModelSpec, theory: str) -> tuple[State, Floats]:
         return step.kernel, beta * np.sqrt(heat * read.q if steady else heat)
 
 
-def _resolved(spec: ModelSpec, kind: str, progress: Callable[[int], None] | None) -> FinalStates:
+def _resolved(
+    spec: ModelSpec, kind: str, progress: Callable[[int], None] | None, entropy: bool
+) -> FinalStates:
     """Solve stacks whose tokens are told apart, from tables."""
     out = np.empty((4, prod(spec.shape)))
-    for index, rows in rows_by_layer(spec, kind, spec):
+    for index, rows in rows_by_layer(spec, kind, spec, entropy):
         out[:, index] = over_layers(rows)
         if progress is not None:
             progress(np.size(index))
-    q, deficit, heat, entropy = out.reshape(4, *spec.shape)
-    return FinalStates(State(q, q * deficit), heat, np.isfinite(q), entropy)
+    q, deficit, heat, lowest = out.reshape(4, *spec.shape)
+    state = State(q, q * deficit)
+    return FinalStates(state, heat, np.isfinite(q), lowest if entropy else None)
 
 
-def rows_by_layer(spec: ModelSpec, kind: str, grid: ModelSpec) -> Iterator[tuple[Ints, Floats]]:
+def rows_by_layer(
+    spec: ModelSpec, kind: str, grid: ModelSpec, entropy: bool = True
+) -> Iterator[tuple[Ints, Floats]]:
     """Solve stacks whose tokens are told apart, from tables, and keep what attention does by layer.
 
     Parameters
@@ -177,6 +185,8 @@ def rows_by_layer(spec: ModelSpec, kind: str, grid: ModelSpec) -> Iterator[tuple
         Which pairs of tokens are told apart.
     grid : ModelSpec
         All stacks that share the tables: those, or more.
+    entropy : bool
+        Whether entropies are asked for.
 
     Yields
     ------
@@ -184,7 +194,7 @@ def rows_by_layer(spec: ModelSpec, kind: str, grid: ModelSpec) -> Iterator[tuple
         Places of some stacks in the flattened array.
     rows : array, shape (2 + 2 L, n)
         Variance and overlap deficit after the last block, then the reduced inverse temperatures and
-        the entropy ratios of the layers; NaN where the state vanishes or overflows.
+        the entropy ratios of the layers, if asked for; NaN where the state vanishes or overflows.
 
     Examples
     --------
@@ -199,7 +209,7 @@ def rows_by_layer(spec: ModelSpec, kind: str, grid: ModelSpec) -> Iterator[tuple
     for index, part in parts_of_one_context(spec, kind, _together(spec, kind)):
         stack = build_stack(part, kind, top=tops[int(np.max(part.context))])
         with np.errstate(all="ignore"):  # what overflows or vanishes is masked
-            rows = _rows(part, stack)
+            rows = _rows(part, stack, entropy)
         yield index, rows
 
 
@@ -248,15 +258,17 @@ def _tops(spec: ModelSpec) -> dict[int, float]:
     return out
 
 
-def _rows(spec: ModelSpec, stack: Stack) -> Floats:
+def _rows(spec: ModelSpec, stack: Stack, entropy: bool) -> Floats:
     """Rows of `rows_by_layer`."""
     geometry: Any = stack.place.geometry
     start = stack.initial(spec)
     good = np.ones(len(np.asarray(start.gap)), dtype=bool)
-    heat, cold = np.empty((2, spec.depth, good.size))
+    heat, cold = np.full((2, spec.depth, good.size), np.nan)
     edge = TOPS[-1] / np.sqrt(np.log(spec.context))
     for layer, step in enumerate(stack.steps(start)):
-        heat[layer], cold[layer] = step.attention.reduced_beta, step.attention.entropy_ratio
+        heat[layer] = step.attention.reduced_beta
+        if entropy:
+            cold[layer] = step.attention.entropy_ratio
         good &= geometry.is_valid(step.kernel) & (heat[layer] <= edge)
     ends = [geometry.variance(step.kernel), geometry.deficit(step.kernel)]
     return np.where(good, np.concatenate([np.stack(ends), heat, cold]), np.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +27,14 @@ class Run(NamedTuple):
         Columns of the statistics of each block's attention, or the statistics themselves.
     good : array of bool, shape (L+1, ...)
         Which stacks are finite and have not vanished there.
+    entered : list of tuple of State
+        Kernels that entered the layers of each block, of a run whose rows are the statistics.
     """
 
     kernels: list[State]
     rows: list[Any]
     good: Bools
+    entered: Sequence[tuple[State, ...]] = ()
 
     @property
     def read(self) -> Run:
@@ -91,6 +95,7 @@ def solve(
     geometry = stack.place.geometry
     kernels, good = [start], [np.asarray(geometry.is_valid(start))]
     rows: list[Any] = []
+    entered: list[tuple[State, ...]] = []
 
     def step(last: Step, block: Block) -> Step:
         found = block.forward(last.kernel)
@@ -107,6 +112,9 @@ def solve(
                 break
             kernels.append(found.kernel)
             rows.append(found.attention.columns() if columns else found.attention)
+            if not columns:
+                entered.append(found.entered)
     if len(kernels) == 1:
         raise refusal("a state that vanishes or overflows", "propagate", where="block 1")
-    return Run(kernels, rows, np.stack([np.broadcast_to(known, shape) for known in good]))
+    every = np.stack([np.broadcast_to(known, shape) for known in good])
+    return Run(kernels, rows, every, entered)

@@ -155,11 +155,16 @@ class Block:
         return self._whole.forward(kernel, self.place)
 
     def backward(
-        self, kernel: State, gradient: Gradient, spread: Spread | None = None
+        self,
+        kernel: State,
+        gradient: Gradient,
+        spread: Spread | None = None,
+        entered: tuple[State, ...] = (),
     ) -> BackwardStep:
-        """Pull a gradient kernel back to the input `kernel`."""
+        """Pull a gradient kernel back to the input; `entered` as of `forward`, if known."""
         spread = Spread() if spread is None else spread
-        return self._whole.backward(kernel, gradient, self.place, spread)
+        entered = entered or self._whole.entered(kernel, self.place)
+        return self._whole.backward(entered, gradient, self.place, spread)
 
     def noise(self, networks: Fluctuation) -> Fluctuation:
         """Carry the spread over networks through the block."""

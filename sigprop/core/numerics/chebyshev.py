@@ -12,6 +12,8 @@ from sigprop.core.arrays import Floats, Ints, Number
 
 __all__ = ["Series", "basis", "contracted", "fit", "fitted", "nodes", "transform"]
 
+FEW = 8  # polynomials that are found one by one
+
 
 def nodes(count: int) -> Floats:
     """Chebyshev nodes of the first kind.
@@ -114,7 +116,11 @@ def basis(x: Floats, count: int) -> Floats:
     first = np.asarray(x, dtype=np.float64)
     out = np.empty((count, *first.shape))
     out[0], out[1:2] = 1.0, first
-    known = 2
+    twice, known = 2 * first, 2
+    while known < min(count, FEW):  # one by one, which takes fewer calls of few
+        part = np.multiply(twice, out[known - 1], out=out[known, ...])
+        part -= out[known - 2]
+        known += 1
     while known < count:  # T_{m+n} = 2 T_m T_n - T_{m-n}, for as many n at a time as are known
         top, more = known - 1, min(known - 1, count - known)
         part = out[known : known + more]

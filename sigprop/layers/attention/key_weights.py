@@ -60,13 +60,12 @@ class KeyWeights:
         """Sum over common keys of the product of two queries' weights, likewise, shape (..., N)."""
         layout = self.layout
         (i, j), blocks, window = layout.couples, len(layout.size), layout.local
-        seen, more = layout.seen[:, :blocks], self.more[..., :blocks]
-        pairs = [(more, 1 + more), (np.ones_like(more), more)]
+        seen, size = layout.seen[:, :blocks], layout.size
+        more = self.more[..., :blocks] * seen
+        whole = more @ np.swapaxes(size * (seen + more), -1, -2)
+        whole += seen @ np.swapaxes(size * more, -1, -2)
         if self.blocks is not None:
-            pairs.append((self._rise, self._rise))
-        one, other = (np.concatenate(part, axis=-1) for part in zip(*pairs, strict=True))
-        keys, size = np.tile(seen, len(pairs)), np.tile(layout.size, len(pairs))
-        whole = (one * keys * size) @ np.swapaxes(other * keys, -1, -2)
+            whole += self._risen @ np.swapaxes(self._rise * seen, -1, -2)
         sums = whole[..., i, j]
         if window is not None:
             couples, row, distance = layout.close_windows
@@ -100,9 +99,7 @@ class KeyWeights:
         >>> [part.tolist() for part in even.means(np.full((3, 3), 0.5))]
         [[0.0, 0.5, 0.5], [0.5, 0.5, 0.5]]
         """
-        ones = np.ones(np.shape(values)[-2:])
-        pair = (self._sums(v, self.weight) for v in (values, ones))
-        own, between = map(_mean, *pair)
+        own, between = map(_mean, self._sums(values, self.weight), self._numbers)
         return own, between
 
     def own_means(self, values: Floats) -> Floats:
@@ -126,9 +123,7 @@ class KeyWeights:
         >>> KeyWeights(make_layout(2), np.zeros((2, 2))).own_means(np.full((2, 2), 0.5)).tolist()
         [0.0, 0.5]
         """
-        picked, ones = self.layout.seen * self.weight, np.ones(np.shape(values)[-2:])
-        own, number = (self._own_sums(v, picked)[0] for v in (values, ones))
-        return _mean(own, number)
+        return _mean(self._own_sums(values, self.layout.seen * self.weight)[0], self._numbers[0])
 
     def excess(self, values: Floats) -> tuple[Floats, Floats]:
         """Find the sums over pairs of keys of what weights exceed equal ones by, as `means`.
@@ -192,6 +187,23 @@ class KeyWeights:
             ranges = picked[..., window.rows, blocks:]
             own[..., window.rows] = window.own_sums(window.of_keys(values[..., blocks:]), ranges)
         return own, rows, rises
+
+    @cached_property
+    def _numbers(self) -> tuple[Floats, Floats]:
+        """Weighted numbers of pairs of different keys, as `_sums` of ones."""
+        layout, picked = self.layout, self.layout.seen * self.weight
+        if layout.local is not None:
+            blocks = len(layout.size)
+            return self._sums(np.ones((blocks, blocks + len(layout.distances))), self.weight)
+        (i, j), numbers = layout.couples, picked * layout.size
+        total, same = np.sum(numbers, axis=-1), numbers @ np.swapaxes(picked, -1, -2)
+        own = total**2 - np.sum(numbers * picked, axis=-1)
+        if self.blocks is not None:
+            rises = self._deviations(picked)
+            own -= 2 * np.sum(self._risen * rises, axis=-1)
+            more = self._risen @ np.swapaxes(rises, -1, -2)
+            same += more + np.swapaxes(more, -1, -2)
+        return own, total[..., i] * total[..., j] - same[..., i, j]
 
     @cached_property
     def _rise(self) -> Floats:

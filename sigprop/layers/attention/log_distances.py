@@ -36,12 +36,12 @@ def log_moments(sizes: Ints) -> tuple[Floats, Floats]:
 
     Parameters
     ----------
-    sizes : array of int, shape (B,)
+    sizes : array of int, shape (..., B)
         Numbers of keys of blocks beside each other.
 
     Returns
     -------
-    mean, variance : arrays, shape (B, B)
+    mean, variance : arrays, shape (..., B, B)
         Over pairs of different keys; zero where there are none.
 
     Examples
@@ -52,11 +52,11 @@ def log_moments(sizes: Ints) -> tuple[Floats, Floats]:
     >>> np.exp(mean[0]).round(6).tolist()  # the last: the root of 2 times 3
     [1.0, 1.0, 2.44949]
     """
-    edges = np.append(0, np.cumsum(sizes))
-    sums = _summed(int(edges[-1]))[:, np.abs(edges[:, None] - edges)]
-    near, far = sums[:, :-1, :-1] + sums[:, 1:, 1:], sums[:, 1:, :-1] + sums[:, :-1, 1:]
-    pairs = pairs_between(sizes)
-    total = far - near
+    edges = np.cumsum(np.append(np.zeros_like(sizes[..., :1]), sizes, axis=-1), axis=-1)
+    apart = np.abs(edges[..., :, None] - edges[..., None, :])
+    sums = _summed(int(edges.max())).take(apart, axis=1)
+    near = sums[..., :-1, :-1] + sums[..., 1:, 1:]
+    total, pairs = sums[..., 1:, :-1] + sums[..., :-1, 1:] - near, pairs_between(sizes)
     mean, square = np.divide(total, pairs, out=np.zeros_like(total), where=pairs > 0)
     return mean, np.maximum(square - mean * mean, 0.0)
 
@@ -68,13 +68,13 @@ def slope_weights(sizes: Ints) -> tuple[Floats, Floats]:
 
     Parameters
     ----------
-    sizes : array of int, shape (B,)
-        Numbers of keys of each block that a query sees, at least two together.
+    sizes : array of int, shape (..., B)
+        Numbers of keys of each block that queries see, at least two together.
 
     Returns
     -------
-    mean, slope : arrays, shape (B, B)
-        The weights.
+    mean, slope : arrays, shape (..., B, B)
+        The weights of each query.
 
     Examples
     --------
@@ -86,45 +86,49 @@ def slope_weights(sizes: Ints) -> tuple[Floats, Floats]:
     >>> float(np.sum(slope * log) / np.sum(mean * log)).__round__(12)
     1.0
     """
-    held = np.flatnonzero(sizes)
-    inner = np.ix_(held, held)
-    out = np.zeros((2, len(sizes), len(sizes)))
-    out[0][inner], out[1][inner] = _weights(sizes[held])
-    return out[0], out[1]
+    rows = sizes.reshape(-1, sizes.shape[-1])
+    held = np.argsort(rows == 0, axis=1, kind="stable")  # blocks that have keys stand first
+    back = np.argsort(held, axis=1)
+    query = np.arange(len(rows))[:, None, None]
+    found = _weights(np.take_along_axis(rows, held, axis=1))
+    mean, slope = (part[query, back[:, :, None], back[:, None, :]] for part in found)
+    shape = (*sizes.shape, sizes.shape[-1])
+    return mean.reshape(shape), slope.reshape(shape)
 
 
 def _weights(sizes: Ints) -> tuple[Floats, Floats]:
-    """Likewise, of blocks that have keys."""
+    """Likewise, of blocks of K queries of which those without keys stand last."""
     log, spread = log_moments(sizes)
     share = pairs_between(sizes)
-    share /= share.sum()
-    middle = np.sum(share * log)
+    share /= share.sum(axis=(1, 2), keepdims=True)
+    middle = np.sum(share * log, axis=(1, 2), keepdims=True)
     about = log - middle
-    slope, square = share * about, np.sum(share * about * about)
+    slope, square = share * about, np.sum(share * about * about, axis=(1, 2))
+    query = np.arange(len(sizes))[:, None]
     for apart in (0, 1):
-        later = np.arange(apart, len(sizes))
-        part = (1 + apart) * share[later, later - apart] * spread[later, later - apart]
-        cells, weights = _steps(later, apart, sizes)
-        run = np.sum(weights * log[tuple(cells)], axis=0)
+        later = np.arange(apart, sizes.shape[1])
+        part = (1 + apart) * share[:, later, later - apart] * spread[:, later, later - apart]
+        rows, columns, weights = _steps(later, apart, sizes)
+        run = np.sum(weights * log[query, rows, columns], axis=0)
         held = (run > SMALL) & (part > 0)
-        weights = weights[:, held] * (part[held] / run[held])
-        np.add.at(slope, tuple(cells[:, :, held]), weights)
-        square += part[held].sum()
-    return share, slope * middle / max(square, SMALL)
+        weights *= np.divide(part, run, out=np.zeros_like(part), where=held)
+        np.add.at(slope, (query, rows, columns), weights)
+        square += np.sum(part * held, axis=1)
+    return share, slope * middle / np.maximum(square, SMALL)[:, None, None]
 
 
-def _steps(later: Ints, apart: int, sizes: Ints) -> tuple[Ints, Floats]:
+def _steps(later: Ints, apart: int, sizes: Ints) -> tuple[Ints, Ints, Floats]:
     """Pairs of blocks, and their weights in a step to longer distances at one mean position.
 
     From a block to those beside it, or from two neighbours to those beside them; the last ones
-    stand where those before them do. Cells of shape (2, n, .), and weights (n, .).
+    stand where those before them do. Rows, columns and weights of shape (4, K, .).
     """
-    block = np.clip(later, 1 + apart, max(len(sizes) - 2, 1 + apart))
-    ahead = np.minimum(block + 1, len(sizes) - 1)
-    other = block - apart
-    inner = np.stack([sizes[block] > 1, sizes[other] > 1]) / 1.0
-    inner /= np.maximum(inner.sum(axis=0), 1.0)
-    rows = np.stack([block, ahead, block, other])
-    columns = np.stack([other - 1, other, block, other])
-    found = np.concatenate([np.full((2, len(later)), 0.5), -inner])
-    return np.stack([rows, columns]), np.where(other < 1, 0.0, found)
+    number = np.sum(sizes > 0, axis=1, keepdims=True)
+    block = np.minimum(np.clip(later, 1 + apart, np.maximum(number - 2, 1 + apart)), number - 1)
+    ahead, other = np.minimum(block + 1, number - 1), np.maximum(block - apart, 0)
+    inner = np.stack([np.take_along_axis(sizes, place, axis=1) > 1 for place in (block, other)])
+    shared = inner / np.maximum(inner.sum(axis=0), 1.0)
+    rows, columns = np.stack([block, ahead, block, other]), np.stack([other, other, block, other])
+    columns[0] -= other > 0
+    found = np.concatenate([np.full((2, *other.shape), 0.5), -shared])
+    return rows, columns, np.where(other < 1, 0.0, found)

@@ -927,12 +927,12 @@ def pairs_between(sizes: Ints) -> Floats:
 
     Parameters
     ----------
-    sizes : array of int, shape (B,)
+    sizes : array of int, shape (..., B)
         Members of each block.
 
     Returns
     -------
-    array, shape (B, B)
+    array, shape (..., B, B)
         The numbers.
 
     Examples
@@ -943,7 +943,7 @@ def pairs_between(sizes: Ints) -> Floats:
     [[0.0, 3.0], [3.0, 6.0]]
     """
     size = sizes.astype(np.float64)
-    return np.outer(size, size) - np.diag(size)
+    return size[..., :, None] * size[..., None, :] - size[..., None] * np.eye(size.shape[-1])
 
 
 def _fill(out: Floats, rows: Ints, columns: Ints, first: Ints, part: Floats) -> None:

@@ -217,7 +217,8 @@ class Universal(Exact):
     def _sums(self, blocks: Floats, ranges: Floats, deficit: Floats) -> Floats:
         """Weighted sums over blocks and over distances, for each resolved block."""
         size, index = len(self.layout.size), self.resolved[len(blocks) :]
-        found = np.einsum("kbc,...bc->...k", blocks, deficit[..., :size])
+        square = deficit[..., :size]
+        found = square.reshape(*square.shape[:-2], -1) @ blocks.reshape(len(blocks), -1).T
         if self.layout.local is None or not index.size:
             return np.asarray(found)
         row = index - self.layout.local.rows[0]
@@ -239,10 +240,9 @@ class Universal(Exact):
 
         Over blocks for queries that see blocks, and over distances in a window.
         """
-        layout, size = self.layout, len(self.layout.size)
+        layout = self.layout
         index = self.resolved[self.resolved < len(layout.head.size)]
-        found = [slope_weights(n) for n in layout.parts[index]]
-        mean, climb = np.reshape(found, (-1, 2, size, size)).swapaxes(0, 1)
+        mean, climb = slope_weights(layout.parts[index])
         near = steep = np.zeros(len(layout.distances))
         if layout.local is not None and layout.window > 1:
             number = layout.local.numbers()

@@ -226,7 +226,7 @@ def pulled(
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused, or masked
         if spec.shape:
             stack, run = forward or _together(spec, start, ranges)
-            reached = zip(stack.blocks, run.kernels[:-1], run.rows, strict=True)
+            reached = zip(stack.blocks, run.kernels[:-1], run.rows, run.entered, strict=True)
             passed, known = [_knowing(*one) for one in reached], run.ended == spec.depth
         else:
             stack = _stack_from(spec, start, ranges, beta_by_layer)
@@ -283,15 +283,17 @@ def pullback(stack: Stack, kernel: State) -> Callable[[Gradient], Gradient]:
 
 
 class _Passed(NamedTuple):
-    """A block, and the kernel that entered it."""
+    """A block, the kernel that entered it, and those that entered its layers, if known."""
 
     block: Block
     kernel: State
+    entered: tuple[State, ...] = ()
 
 
 def _back(behind: BackwardStep, passed: _Passed) -> BackwardStep:
     """Gradient kernel before a block."""
-    return passed.block.backward(passed.kernel, behind.gradient)
+    block, kernel, entered = passed
+    return block.backward(kernel, behind.gradient, entered=entered)
 
 
 def _is_finite(gradient: Gradient) -> Bools:
@@ -372,15 +374,15 @@ def _passed_by(stack: Stack, kernel: State) -> list[_Passed]:
     for block, step in zip(stack.blocks, stack.steps(kernel), strict=True):
         if not block.place.geometry.is_valid(step.kernel):
             raise refusal(*VANISHES, where=f"block {len(passed) + 1}")
-        passed.append(_knowing(block, kernel, step.attention))
+        passed.append(_knowing(block, kernel, step.attention, step.entered))
         kernel = step.kernel
     return passed
 
 
-def _knowing(block: Block, kernel: State, attention: Any) -> _Passed:
-    """Block whose statistics are known, those of the way forward, with the kernel that enters."""
+def _knowing(block: Block, kernel: State, attention: Any, entered: tuple[State, ...]) -> _Passed:
+    """Block whose statistics are known, those of the way forward, with the kernels that enter."""
     place = block.place._replace(statistics=lambda scores: attention)
-    return _Passed(replace(block, place=place), kernel)
+    return _Passed(replace(block, place=place), kernel, entered)
 
 
 def _together(spec: ModelSpec, start: str | ArrayLike, ranges: int | None) -> Forward:

@@ -38,7 +38,7 @@ __all__ = ["COLD", "FACTORS", "Attended", "Fields", "attended", "errors", "facto
 
 SUM, MARGIN = 14, 1.5  # points of u, and how far they go beyond what a vanishing field needs
 LEVELS = np.array([1e-3, 25.0])  # of -log G between which that is
-LOWEST, HIGHEST = -130, 60  # u between which these are found
+LOWEST, FINE = -136, 14  # u from which on these are sought, and steps that are taken twice: to 60
 CHUNK = 512  # queries times points at once: their arrays stay in cache
 COLD = 0.5  # variance of a field below which fewer points are enough
 FACTORS = 6  # of a field
@@ -237,10 +237,11 @@ def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
 
 def _range(lines: Lines, summed: Callable[[Floats], Floats], query: Ints) -> Floats:
     """Points of u where the integrals of a vanishing field live, shape (Q, U)."""
-    below = np.full((query[-1] + 1, 2), LOWEST)  # whole numbers at which -log G is below a level
-    above = np.full_like(below, HIGHEST)
-    while np.any(above - below > 1):
-        middle = (below + above) // 2
-        less = summed(np.exp(lines(middle[query].astype(float), 1)[0])) < LEVELS
-        below, above = np.where(less, middle, below), np.where(less, above, middle)
-    return np.linspace(below[:, 0] - MARGIN, above[:, 1] + MARGIN, SUM, axis=1)
+    shape = (query[-1] + 1, 2)
+    below = np.full(shape, LOWEST)  # the last whole number at which -log G is below a level
+    for step in (FINE, 1):  # coarse, then between
+        u = below[..., None] + step * np.arange(1, FINE)
+        found = lines(u.reshape(len(below), -1)[query].astype(float), 1)[0]
+        less = summed(np.exp(found)).reshape(u.shape) < LEVELS[:, None]
+        below = below + step * np.sum(less, axis=-1)
+    return np.linspace(below[:, 0] - MARGIN, below[:, 1] + 1 + MARGIN, SUM, axis=1)

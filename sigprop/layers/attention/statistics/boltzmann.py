@@ -76,15 +76,21 @@ class Lines:
     """
 
     def __init__(self, s: Floats, table: Floats | None = None) -> None:
-        rows = _data()["table"] if table is None else table
+        self._table = _data()["table"] if table is None else table
         cold = np.minimum(s, HOTTEST)
-        terms = basis(co.from_deviation(cold, 0.0, HOTTEST), len(rows))
-        self._count = rows.shape[1]
-        # query by query, so the same in any batch: the three lines of each, one after the other
-        self._rows = (terms @ rows.swapaxes(1, 2).reshape(len(rows), -1)).ravel()
-        self._steps = np.diff(self._rows, append=0.0)
-        self._start = 3 * self._count * np.arange(cold.size)
+        self._terms = basis(co.from_deviation(cold, 0.0, HOTTEST), len(self._table))
         self._scale = STEP * _stretch(cold)
+        self._first = self._rows(0, 0, self._table.shape[1])
+
+    def _rows(self, line: int, first: int, stop: int) -> tuple[Floats, Floats]:
+        """Values of a line at some points of the table, and steps between them, of N deviations.
+
+        The last step of each is not to be asked for.
+        """
+        rows = self._terms @ self._table[:, first:stop, line]
+        steps = np.empty_like(rows)
+        np.subtract(rows[:, 1:], rows[:, :-1], out=steps[:, :-1])
+        return rows, steps
 
     def __call__(self, u: Floats, number: int = 3) -> Floats:
         """Look the logarithms up.
@@ -101,17 +107,21 @@ class Lines:
         array, shape (number, N, ...)
             The logarithms; beyond the table those at its ends.
         """
-        along = (-1,) + (1,) * (u.ndim - 1)
-        part = u / self._scale.reshape(along)
+        each = np.arange(len(u)).reshape((-1,) + (1,) * (u.ndim - 1))
+        part, count = u / self._scale.reshape(each.shape), self._table.shape[1]
         part -= LOW / STEP
-        np.clip(part, 0.0, self._count - 1.001, out=part)
+        np.clip(part, 0.0, count - 1.001, out=part)
         index = part.astype(np.intp)
         part -= index
-        index += self._start.reshape(along)
-        out, first = np.empty((number, *u.shape)), np.empty(u.shape)
-        for value, line in zip(out, self._count * np.arange(number), strict=True):
+        first, stop = int(index.min()), int(index.max()) + 2
+        out, start = np.empty((number, *u.shape)), np.empty(u.shape)
+        index += count * each  # in the first line, which is known in whole
+        for line, value in enumerate(out):
+            rows, steps = self._rows(line, first, stop) if line else self._first
+            if line == 1:  # in that part of the others
+                index -= first + (count - stop + first) * each
             # "clip" fills without a copy, which "raise" makes
-            self._steps[line:].take(index, out=value, mode="clip")
+            steps.take(index, out=value, mode="clip")
             value *= part
-            value += self._rows[line:].take(index, out=first, mode="clip")
+            value += rows.take(index, out=start, mode="clip")
         return out

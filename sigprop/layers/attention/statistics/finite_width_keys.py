@@ -33,9 +33,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import groupby
 from math import factorial
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -270,13 +268,14 @@ class _Moments:
 
     def _averages(self, factors: tuple[Factor, ...]) -> Floats:
         """Averages F of factors that are sorted by their power of A, and a one, (N, factors, u)."""
-        z, eta = (np.cumprod([np.ones_like(v), *[v] * MOST], axis=0) for v in (self.z, self.eta))
-        kernel, rows = self.kernel.copy(), []
-        for _, alike in groupby(factors, key=itemgetter(0)):
+        power, of_z, of_eta = np.transpose(factors)
+        parts = self.p * _powers(self.z)[:, of_z] * _powers(self.eta)[:, of_eta]
+        out, kernel = np.ones((len(self.u), len(power) + 1, self.u.shape[1])), self.kernel.copy()
+        ends = np.searchsorted(power, np.arange(1, MOST + 2)).tolist()
+        for alike in map(slice, ends[:-1], ends[1:]):
             kernel *= self.w
-            parts = np.stack([self.p * z[j] * eta[i] for _, j, i in alike], axis=1)
-            rows.append(parts @ np.swapaxes(kernel, 1, 2))
-        return np.concatenate([*rows, np.ones_like(self.u)[:, None]], axis=1)
+            np.matmul(parts[:, alike], np.swapaxes(kernel, 1, 2), out=out[:, alike])
+        return out
 
 
 class _Plan(NamedTuple):
@@ -316,6 +315,14 @@ def _expanded() -> _Plan:
     gammas = np.array([factorial(sum(k for k, _, _ in name) - 1) for name in names], dtype=float)
     moments, number = np.array([(n, len(blocks)) for n, blocks in cells]).T
     return _Plan(names, factors, np.eye(len(names))[moments] / gammas, number, rows)
+
+
+def _powers(values: Floats) -> Floats:
+    """Powers 0 ... 4 of values, along a new second axis."""
+    out = np.ones((len(values), MOST + 1, values.shape[1]))
+    for k in range(MOST):
+        np.multiply(out[:, k], values, out=out[:, k + 1])
+    return out
 
 
 def _window(s: Floats, t: Floats) -> tuple[Floats, Floats]:
