@@ -22,6 +22,7 @@ from sigprop.layers.attention.packed_documents import PackedDocuments
 from sigprop.layers.attention.pair_probabilities import Drawn, tabulated_pairs
 from sigprop.layers.attention.position_blocks import (
     MAX_SIZE,
+    is_far,
     make_layout,
     resolution_of,
     shrinking_blocks,
@@ -483,13 +484,17 @@ def _by_position(
     packed = _packed(masks, context, kept) if kept and not cuts.size else None
     if packed is None:
         cuts = np.append(cuts, _inside(masks, context))
+    rotated = all(one.rotary_base is not None for one in layers)
     if resolution is None:
-        rotated = all(one.rotary_base is not None for one in layers)
         resolution = resolution_of(context, rotated)
-    make = partial(make_layout, resolution=resolution) if top is None else coarse_layout
     segmented = any(len(mask.starts(context)) > 1 for mask in masks)
     far &= smooth and resolution < context and all(map(is_looked_up, layers))
     far &= not (segmented or any(mask.prefix for mask in masks))
+    far &= any(is_far(mask.window, context) for mask in masks)
+    coarse = top is not None and not far  # what tells pairs apart by distance has no tables
+    make: Callable[..., Layout] = partial(make_layout, resolution=resolution)
+    if coarse:
+        make = partial(coarse_layout, rotated=rotated)
     if shrinking is not None and not segmented:
         short = [int(mask.window) for mask in masks if mask.window < context]
         late = (context - shrinking_blocks(window, context, *shrinking) for window in short)
@@ -509,7 +514,7 @@ def _by_position(
     @cache
     def placed(mask: Mask, width: float | None, rotation: Rotation | None) -> Place:
         starts = mask.starts(context) if packed is None else packed.starts
-        if top is not None and not len(common.distances):
+        if top is not None and coarse:
             arrays = common.edges, starts, common.joints
             held, begin, joints = (tuple(v.tolist()) for v in arrays)
             table = tabulated(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sigprop.core.numerics.interpolation import cubics
 from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.position_grid import Layout
 
@@ -22,14 +23,33 @@ def test_blocks_behind_a_window_are_its_parts(context, window, resolution):
     np.testing.assert_array_equal(early, free.edges[: early.size])
 
 
-def test_one_block_behind_a_window_is_resolved():
-    """Where it ends, the first key is lost; control: evenly spaced places beside it."""
-    layout = make_layout(6132, 52, window=1566)
-    end = np.abs(np.log(layout.centres.position / 1566)).argmin()
-    even = Layout(layout.edges)
-    assert end in layout.resolved(10)
-    assert end not in even.resolved(10)
-    assert len(layout.resolved(10)) == len(even.resolved(10)) == 10
+@pytest.mark.parametrize("mask", [{"window": 1566}, {"prefix": 1566}])
+def test_blocks_on_either_side_of_a_bend_are_resolved(mask):
+    """Behind a window first keys are lost; control: evenly spaced places beside its end."""
+    layout = make_layout(6132, 52, **mask)
+    behind = np.searchsorted(layout.edges, 1566)
+    ends, even = {behind - 1, behind}, Layout(layout.edges)
+    assert ends <= set(layout.resolved(10).tolist())
+    assert not ends <= set(even.resolved(10).tolist())
+    assert len(even.resolved(10)) == 10
+    assert len(layout.resolved(10)) <= 12
+
+
+@pytest.mark.parametrize(("context", "window"), [(2048, 512), (2048, 500), (6132, 1566)])
+def test_values_bend_where_a_window_ends(context, window):
+    """Control: one cubic across the bend, between the same blocks."""
+    layout = make_layout(context, 52, window=window)
+    blocks, place = layout.resolved(10), np.log(layout.queries.position)
+    behind = place - np.log(window)
+    values = np.where(behind > 0, 1 + 2 * behind, np.cos(behind / 3))
+    found = values[blocks] @ layout.between(blocks)
+    across = values[blocks] @ cubics(place[blocks], place)
+    end = np.searchsorted(place[blocks], np.log(window))
+    before, first, last = place[blocks][[end - 1, end, -1]]
+    held = ((place > np.log(3)) & (place <= before)) | ((place >= first) & (place <= last))
+    off, worse = (np.abs(v - values)[held].max() for v in (found, across))
+    assert off < 0.001
+    assert worse > 0.02
 
 
 def test_ends_of_segments_of_other_layers_are_resolved():

@@ -33,6 +33,7 @@ __all__ = ["CommonParts", "Layout", "Rows", "evenly", "moved", "pairs_between"]
 
 WINDOWS = 4  # windows at the start of a context whose blocks are parts of the window
 RESOLVED, FEWEST = 96, 6  # queries at which correlations are found, in all and in each segment
+BESIDE = 3  # of them at least before and behind the end of a window or of a prefix
 
 
 def _none() -> Ints:
@@ -516,8 +517,9 @@ class Layout:
         Parameters
         ----------
         number : int
-            About how many in each segment, even in the logarithm of the position in it, but for
-            those where a window, a prefix or a segment of another layer ends; fewer of many.
+            About how many in each segment, even in the logarithm of the position in it, on either
+            side of the end of a window or of a prefix, but for those where a segment of another
+            layer ends; fewer of many.
 
         Returns
         -------
@@ -531,16 +533,26 @@ class Layout:
         [2, 3]
         """
         segment, place = self.places(self.centres)
-        segment, place = segment[: self.shown], place[: self.shown]
+        segment, place, side = (v[: self.shown] for v in (segment, place, self._side(self.centres)))
         many = self.centres.count[: self.shown] >= 3
         found, held = [_none()], distinct(segment[many])
         number = min(number, max(RESOLVED // max(len(held), 1), FEWEST))
         for one in held:
-            index, start = np.flatnonzero(many & (segment == one)), self.starts[one]
-            ends = np.array([start + self.window, self.prefix, *self.joints]) - start
-            bends = np.log(ends[(ends > 0) & (ends < self.edges[-1])])
-            found.append(index[evenly(place[index], number, tuple(bends))])
+            index = np.flatnonzero(many & (segment == one))
+            joints = self.joints[self.joints > self.starts[one]] - self.starts[one]
+            whole = max(place[index[-1]] - place[index[0]], 1e-9)
+            for where in distinct(side[index]):
+                part = index[side[index] == where]
+                share = (place[part[-1]] - place[part[0]]) / whole
+                few = number if len(part) == len(index) else max(round(number * share), BESIDE)
+                found.append(part[evenly(place[part], few, tuple(np.log(joints)))])
         return np.concatenate(found)
+
+    def _side(self, rows: Rows) -> Ints:
+        """Count the ends of a window or a prefix before each query, where values bend."""
+        start = self.starts[np.searchsorted(self.starts, rows.position) - 1]
+        behind = (rows.position > start + self.window).astype(np.int64)
+        return behind + (rows.position > self.prefix) if self.prefix else behind
 
     def places(self, rows: Rows) -> tuple[Ints, Floats]:
         """Segment of each query, and the logarithm of its position in it.
@@ -587,10 +599,15 @@ class Layout:
         [0.5, 0.5, 0.5, 0.7]
         """
         (own, node), (segment, place) = self.places(self.centres), self.places(self.queries)
+        held, side = self._side(self.centres)[blocks], self._side(self.queries)
         out = np.zeros((len(blocks), len(place)))
         for one in distinct(own[blocks]):
-            at, queries = np.flatnonzero(own[blocks] == one), segment == one
-            out[np.ix_(at, queries)] = cubics(node[blocks[at]], place[queries])
+            here = own[blocks] == one
+            for where in distinct(side[segment == one]):
+                beside = here & (held == where)
+                at = np.flatnonzero(beside if beside.any() else here)
+                queries = (segment == one) & (side == where)
+                out[np.ix_(at, queries)] = cubics(node[blocks[at]], place[queries])
         return out
 
     def own(self, values: Floats) -> Floats:

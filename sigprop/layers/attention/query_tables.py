@@ -11,7 +11,8 @@ notebooks/accuracy.md.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Tabulated", "coarse_layout", "tabulated"]
 
-RESOLUTION, SINGLES = 32, 4  # blocks, and first positions that are blocks of one
+MASKED, ROTATED = (32, 4), (37, 5)  # blocks, and first positions that are blocks of one
 CORRELATIONS = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
 DRAWS = 512  # of them
 LOWEST = 0.2  # score deviation below which they are those at it
@@ -126,7 +127,31 @@ class Tabulated(Universal):
         return np.stack([fitted(one, 3) for one in np.moveaxis(rows, -2, 0)])
 
 
-coarse_layout = partial(make_layout, resolution=RESOLUTION, singles=SINGLES)
+def coarse_layout(context: int, rotated: bool = False, **mask: Any) -> Layout:
+    """Blocks of the stacks of an array.
+
+    Parameters
+    ----------
+    context : int
+        Context length T, >= 2.
+    rotated : bool
+        Whether every layer has rotary positions, whose weights vary with distance: more blocks.
+    **mask
+        As of `sigprop.layers.attention.position_blocks.make_layout`.
+
+    Returns
+    -------
+    Layout
+        Fewer blocks than those of one stack.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.query_tables import coarse_layout
+    >>> [len(coarse_layout(4096, rotated).size) for rotated in (False, True)]
+    [32, 37]
+    """
+    resolution, singles = ROTATED if rotated else MASKED
+    return make_layout(context, resolution=resolution, singles=singles, **mask)
 
 
 @lru_cache(maxsize=16)
@@ -176,7 +201,7 @@ def tabulated(
     True
     """
     if edges is None:
-        layout = coarse_layout(context, window=window, prefix=prefix)
+        layout = coarse_layout(context, rotation is not None, window=window, prefix=prefix)
     else:
         layout = Layout(np.array(edges), window, prefix)
     joined = np.array(joints, dtype=np.int64)
