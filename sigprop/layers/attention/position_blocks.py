@@ -19,6 +19,7 @@ __all__ = [
     "SINGLES",
     "is_far",
     "make_layout",
+    "more_blocks",
     "resolution_of",
     "shrinking_blocks",
     "with_short_distances",
@@ -91,8 +92,29 @@ def resolution_of(context: float, rotated: bool) -> int:
     """
     if context <= RESOLUTION:
         return RESOLUTION
-    more = LONGER * max(float(np.log2(context / LONG)), 0.0)
-    return min((ROTATED if rotated else MASKED) + round(more), RESOLUTION)
+    return min((ROTATED if rotated else MASKED) + more_blocks(context), RESOLUTION)
+
+
+def more_blocks(context: float) -> int:
+    """Find how many more blocks a long context needs.
+
+    Parameters
+    ----------
+    context : float
+        Context length T.
+
+    Returns
+    -------
+    int
+        The number; none of a short context.
+
+    Examples
+    --------
+    >>> from sigprop.layers.attention.position_blocks import more_blocks
+    >>> [more_blocks(context) for context in (4096, 2**15)]
+    [0, 8]
+    """
+    return round(LONGER * max(float(np.log2(context / LONG)), 0.0))
 
 
 def make_layout(

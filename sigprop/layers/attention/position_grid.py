@@ -533,7 +533,8 @@ class Layout:
         [2, 3]
         """
         segment, place = self.places(self.centres)
-        segment, place, side = (v[: self.shown] for v in (segment, place, self._side(self.centres)))
+        segment, place = segment[: self.shown], place[: self.shown]
+        side = self._side(self.centres)[: self.shown]
         many = self.centres.count[: self.shown] >= 3
         found, held = [_none()], distinct(segment[many])
         number = min(number, max(RESOLVED // max(len(held), 1), FEWEST))

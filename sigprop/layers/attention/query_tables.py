@@ -21,7 +21,7 @@ from sigprop.core.numerics.chebyshev import basis, fitted, nodes
 from sigprop.layers.attention.correlation_table import Correlations, from_part, rise
 from sigprop.layers.attention.key_correlations import ALONE, CorrelatedKeys, KeyCorrelation
 from sigprop.layers.attention.packed_documents import PackedDocuments
-from sigprop.layers.attention.position_blocks import make_layout
+from sigprop.layers.attention.position_blocks import make_layout, more_blocks
 from sigprop.layers.attention.position_grid import Layout
 from sigprop.layers.attention.query_universal import Universal
 from sigprop.layers.attention.rotation import Rotation
@@ -30,6 +30,7 @@ from sigprop.layers.attention.statistics import coordinates as co
 __all__ = ["Tabulated", "coarse_layout", "tabulated"]
 
 MASKED, ROTATED = (32, 4), (37, 5)  # blocks, and first positions that are blocks of one
+MOST = 20  # blocks that the longest contexts have more
 CORRELATIONS = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
 DRAWS = 512  # of them
 LOWEST = 0.2  # score deviation below which they are those at it
@@ -135,7 +136,8 @@ def coarse_layout(context: int, rotated: bool = False, **mask: Any) -> Layout:
     context : int
         Context length T, >= 2.
     rotated : bool
-        Whether every layer has rotary positions, whose weights vary with distance: more blocks.
+        Whether every layer has rotary positions, whose weights vary with distance: more blocks,
+        and still more of long contexts.
     **mask
         As of `sigprop.layers.attention.position_blocks.make_layout`.
 
@@ -151,7 +153,8 @@ def coarse_layout(context: int, rotated: bool = False, **mask: Any) -> Layout:
     [32, 37]
     """
     resolution, singles = ROTATED if rotated else MASKED
-    return make_layout(context, resolution=resolution, singles=singles, **mask)
+    longer = min(more_blocks(context), MOST) if rotated else 0
+    return make_layout(context, resolution=resolution + longer, singles=singles, **mask)
 
 
 @lru_cache(maxsize=16)
