@@ -37,7 +37,7 @@ Scan = Callable[["_Search", Floats, Ints], Floats]
 LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
 ROUNDING = 4 * np.finfo(float).eps  # of chi_mlp, which is one for ReLU without bias
 SCAN = 25  # strengths at which the overlap is computed before refining
-FAINT, LEVEL = 8, 0.1  # a strength up to which heights that differ by a tenth do not cross zero
+FAINT, LEVEL = 9, 0.1  # a strength up to which heights that differ by a tenth do not cross zero
 USUAL, PARTS = 13, 3  # where a scan that ends at the first root looks first, and parts of the rest
 REASONS = (
     "converged",
