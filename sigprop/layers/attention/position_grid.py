@@ -590,7 +590,8 @@ class Layout:
         Returns
         -------
         array, shape (K, P)
-            The weights, cubic in log position; the first and the last value hold beyond the ends.
+            The weights, cubic in log position on either side of the end of a window or of a prefix;
+            the first and the last value of each side hold beyond.
 
         Examples
         --------
