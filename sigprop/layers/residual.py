@@ -56,11 +56,9 @@ class Sequence:
         return Step(kernel, attention, entered=tuple(entered))
 
     def entered(self, kernel: State, place: Place) -> tuple[State, ...]:
-        """Kernels that enter the layers, as of `forward`, without the last one's output."""
-        states = [kernel]
-        for layer in self.layers[:-1]:
-            states.append(layer.forward(states[-1], place).kernel)
-        return tuple(states)
+        """Kernels that enter the layers, as of `forward`, without applying the last one."""
+        step = Sequence(self.layers[:-1]).forward(kernel, place)
+        return *step.entered, step.kernel
 
     def backward(
         self, entered: tuple[State, ...], gradient: Gradient, place: Place, spread: Spread

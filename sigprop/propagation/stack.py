@@ -155,16 +155,15 @@ class Block:
         """Apply the block."""
         return self._whole.forward(kernel, self.place)
 
+    def entered(self, kernel: State) -> tuple[State, ...]:
+        """Kernels that enter the layers, given the one that enters the block."""
+        return self._whole.entered(kernel, self.place)
+
     def backward(
-        self,
-        kernel: State,
-        gradient: Gradient,
-        spread: Spread | None = None,
-        entered: tuple[State, ...] = (),
+        self, entered: tuple[State, ...], gradient: Gradient, spread: Spread | None = None
     ) -> BackwardStep:
-        """Pull a gradient kernel back to the input; `entered` as of `forward`, if known."""
+        """Pull a gradient kernel back to the input, given the kernels that entered the layers."""
         spread = Spread() if spread is None else spread
-        entered = entered or self._whole.entered(kernel, self.place)
         return self._whole.backward(entered, gradient, self.place, spread)
 
     def noise(self, networks: Fluctuation) -> Fluctuation:
@@ -491,9 +490,9 @@ def _by_position(
     far &= smooth and resolution < context and all(map(is_looked_up, layers))
     far &= not (segmented or any(mask.prefix for mask in masks))
     far &= any(is_far(mask.window, context) for mask in masks)
-    coarse = top is not None and not far  # what tells pairs apart by distance has no tables
+    tabled = None if far else top  # what tells pairs apart by distance has no tables
     make: Callable[..., Layout] = partial(make_layout, resolution=resolution)
-    if coarse:
+    if tabled is not None:
         make = partial(coarse_layout, rotated=rotated)
     if shrinking is not None and not segmented:
         short = [int(mask.window) for mask in masks if mask.window < context]
@@ -514,11 +513,11 @@ def _by_position(
     @cache
     def placed(mask: Mask, width: float | None, rotation: Rotation | None) -> Place:
         starts = mask.starts(context) if packed is None else packed.starts
-        if top is not None and coarse:
+        if tabled is not None:
             arrays = common.edges, starts, common.joints
             held, begin, joints = (tuple(v.tolist()) for v in arrays)
             table = tabulated(
-                context, top, mask.window, mask.prefix, width, rotation, held, begin, packed,
+                context, tabled, mask.window, mask.prefix, width, rotation, held, begin, packed,
                 joints, len(masks) == 1,
             )  # fmt: skip
             return Place(PositionGeometry(table.layout), table)

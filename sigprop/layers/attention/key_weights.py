@@ -123,7 +123,9 @@ class KeyWeights:
         >>> KeyWeights(make_layout(2), np.zeros((2, 2))).own_means(np.full((2, 2), 0.5)).tolist()
         [0.0, 0.5]
         """
-        return _mean(self._own_sums(values, self.layout.seen * self.weight)[0], self._numbers[0])
+        picked, ones = self.layout.seen * self.weight, np.ones(np.shape(values)[-2:])
+        own, number = (self._own_sums(v, picked)[0] for v in (values, ones))
+        return _mean(own, number)
 
     def excess(self, values: Floats) -> tuple[Floats, Floats]:
         """Find the sums over pairs of keys of what weights exceed equal ones by, as `means`.

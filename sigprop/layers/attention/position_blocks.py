@@ -106,7 +106,7 @@ def more_blocks(context: float) -> int:
     Returns
     -------
     int
-        The number; none of a short context.
+        The number; none of a short context, and of a long one up to what makes `RESOLUTION`.
 
     Examples
     --------
@@ -114,7 +114,8 @@ def more_blocks(context: float) -> int:
     >>> [more_blocks(context) for context in (4096, 2**15)]
     [0, 8]
     """
-    return round(LONGER * max(float(np.log2(context / LONG)), 0.0))
+    more = round(LONGER * max(float(np.log2(context / LONG)), 0.0))
+    return min(more, RESOLUTION - ROTATED)
 
 
 def make_layout(

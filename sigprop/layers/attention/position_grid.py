@@ -357,7 +357,7 @@ class Layout:
 
     def _rows(self, part: float, index: Ints | slice = slice(None)) -> Rows:
         position = self.edges[:-1][index] + (self.size[index] + 1) * part
-        start = self.starts[np.searchsorted(self.starts, position) - 1]
+        start = self.starts[self._segment(position)]
         low = np.maximum(position - self.window, start)
         return Rows(position, low, np.maximum(position, self.prefix))
 
@@ -476,7 +476,7 @@ class Layout:
         array, shape (3, n)
             The shares, one together.
         """
-        start = self.starts[np.searchsorted(self.starts, self.queries.position[row]) - 1]
+        start = self.starts[self._segment(self.queries.position[row])]
         centre, size = self.centres.position[blocks] - start, self.size[blocks]
         middle = (first + last + 1) / 2 - start
         scale = np.log(centre[0]) - np.log(centre[1])
@@ -549,9 +549,13 @@ class Layout:
                 found.append(part[evenly(place[part], few, tuple(np.log(joints)))])
         return np.concatenate(found)
 
+    def _segment(self, position: Floats) -> Ints:
+        """Segment of each position."""
+        return np.searchsorted(self.starts, position) - 1
+
     def _side(self, rows: Rows) -> Ints:
         """Count the ends of a window or a prefix before each query, where values bend."""
-        start = self.starts[np.searchsorted(self.starts, rows.position) - 1]
+        start = self.starts[self._segment(rows.position)]
         behind = (rows.position > start + self.window).astype(np.int64)
         return behind + (rows.position > self.prefix) if self.prefix else behind
 
@@ -575,7 +579,7 @@ class Layout:
         >>> [column.tolist() for column in layout.places(layout.centres)][0]
         [0, 0, 0, 0]
         """
-        segment = np.searchsorted(self.starts, rows.position) - 1
+        segment = self._segment(rows.position)
         place = np.log(rows.position - self.starts[segment])
         return segment if self.documents is None else np.zeros_like(segment), place
 

@@ -29,8 +29,7 @@ from sigprop.layers.attention.statistics import coordinates as co
 
 __all__ = ["Tabulated", "coarse_layout", "tabulated"]
 
-MASKED, ROTATED = (32, 4), (37, 5)  # blocks, and first positions that are blocks of one
-MOST = 20  # blocks that the longest contexts have more
+COARSE = {False: (32, 4), True: (37, 5)}  # blocks, and first ones of one position; if rotated
 CORRELATIONS = (5, 9, 4)  # of correlated scores, in their scale, gap and its rise with log distance
 DRAWS = 512  # of them
 LOWEST = 0.2  # score deviation below which they are those at it
@@ -152,8 +151,8 @@ def coarse_layout(context: int, rotated: bool = False, **mask: Any) -> Layout:
     >>> [len(coarse_layout(4096, rotated).size) for rotated in (False, True)]
     [32, 37]
     """
-    resolution, singles = ROTATED if rotated else MASKED
-    longer = min(more_blocks(context), MOST) if rotated else 0
+    resolution, singles = COARSE[rotated]
+    longer = more_blocks(context) if rotated else 0
     return make_layout(context, resolution=resolution + longer, singles=singles, **mask)
 
 

@@ -226,7 +226,7 @@ def pulled(
     with np.errstate(all="ignore"):  # what vanishes or overflows is refused, or masked
         if spec.shape:
             stack, run = forward or _together(spec, start, ranges)
-            reached = zip(stack.blocks, run.kernels[:-1], run.rows, run.entered, strict=True)
+            reached = zip(stack.blocks, run.rows, run.entered, strict=True)
             passed, known = [_knowing(*one) for one in reached], run.ended == spec.depth
         else:
             stack = _stack_from(spec, start, ranges, beta_by_layer)
@@ -283,17 +283,15 @@ def pullback(stack: Stack, kernel: State) -> Callable[[Gradient], Gradient]:
 
 
 class _Passed(NamedTuple):
-    """A block, the kernel that entered it, and those that entered its layers, if known."""
+    """A block, and the kernels that entered its layers."""
 
     block: Block
-    kernel: State
-    entered: tuple[State, ...] = ()
+    entered: tuple[State, ...]
 
 
 def _back(behind: BackwardStep, passed: _Passed) -> BackwardStep:
     """Gradient kernel before a block."""
-    block, kernel, entered = passed
-    return block.backward(kernel, behind.gradient, entered=entered)
+    return passed.block.backward(passed.entered, behind.gradient)
 
 
 def _is_finite(gradient: Gradient) -> Bools:
@@ -364,7 +362,8 @@ def _forward(spec: ModelSpec, stack: Stack, beta_by_layer: ArrayLike | None) -> 
         ]
         if len(kernels) <= spec.depth:
             raise refusal(*VANISHES, where=f"block {len(kernels)}")
-        return [_Passed(*pair) for pair in zip(stack.blocks, kernels[:-1], strict=True)]
+        entering = zip(stack.blocks, kernels[:-1], strict=True)
+        return [_Passed(block, block.entered(kernel)) for block, kernel in entering]
     return _passed_by(stack, stack.initial(spec))
 
 
@@ -374,15 +373,14 @@ def _passed_by(stack: Stack, kernel: State) -> list[_Passed]:
     for block, step in zip(stack.blocks, stack.steps(kernel), strict=True):
         if not block.place.geometry.is_valid(step.kernel):
             raise refusal(*VANISHES, where=f"block {len(passed) + 1}")
-        passed.append(_knowing(block, kernel, step.attention, step.entered))
-        kernel = step.kernel
+        passed.append(_knowing(block, step.attention, step.entered))
     return passed
 
 
-def _knowing(block: Block, kernel: State, attention: Any, entered: tuple[State, ...]) -> _Passed:
-    """Block whose statistics are known, those of the way forward, with the kernels that enter."""
+def _knowing(block: Block, attention: Any, entered: tuple[State, ...]) -> _Passed:
+    """Block whose statistics are known, those of the way forward, with the kernels that entered."""
     place = block.place._replace(statistics=lambda scores: attention)
-    return _Passed(replace(block, place=place), kernel, entered)
+    return _Passed(replace(block, place=place), entered)
 
 
 def _together(spec: ModelSpec, start: str | ArrayLike, ranges: int | None) -> Forward:

@@ -228,7 +228,8 @@ def gradients(
         last = found.ended == index + 1
         q, others = step.gradient
         gradient = Gradient(np.where(last, 1, q), np.where(last, 0, others))
-        return block.backward(State(found.q[index], gap[index]), gradient, spread[index])
+        entered = block.entered(State(found.q[index], gap[index]))
+        return block.backward(entered, gradient, spread[index])
 
     start = BackwardStep(Gradient(np.full(spec.shape, np.nan), np.zeros(spec.shape)), {})
     with np.errstate(all="ignore"):  # what overflows is masked

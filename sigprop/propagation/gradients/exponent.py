@@ -99,7 +99,8 @@ def _of_exchangeable(spec: ModelSpec, state: State) -> Floats:
     """Exponent of tokens that are exchangeable."""
     block, units = build_block(spec), (Gradient(1.0, 0.0), Gradient(0.0, 1.0))
     with np.errstate(all="ignore"):
-        columns = [block.backward(state, unit).gradient for unit in units]
+        entered = block.entered(state)
+        columns = [block.backward(entered, unit).gradient for unit in units]
     entries = np.broadcast_arrays(*(np.asarray(v) for column in columns for v in column))
     matrix = np.moveaxis(np.stack(entries), 0, -1)
     matrix = matrix.reshape(*matrix.shape[:-1], 2, 2)
