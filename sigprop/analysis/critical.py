@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +16,7 @@ from sigprop.core.arrays import Bools, Floats, Ints, finite_or_none
 from sigprop.core.errors import require
 from sigprop.core.export import Exported
 from sigprop.core.memory import allow
-from sigprop.core.numerics.roots import Roots, first_crossing, refined
+from sigprop.core.numerics.roots import Function, first_crossing, refined, refined_from
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import covers, geometry_of, require_theory
@@ -33,12 +33,17 @@ __all__ = [
 ]
 
 Sentences = str | NDArray[np.str_]
-Scan = Callable[["_Search", Floats, Ints], Floats]
+Scan = Callable[[Function, int], Floats]
 LOWEST, HIGHEST = -6.0, 6.0  # log10 of the residual strengths that are searched
 ROUNDING = 4 * np.finfo(float).eps  # of chi_mlp, which is one for ReLU without bias
 SCAN = 25  # strengths at which the overlap is computed before refining
+GRID = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
 FAINT, LEVEL = 9, 0.1  # a strength up to which heights that differ by a tenth do not cross zero
 USUAL, PARTS = 13, 3  # where a scan that ends at the first root looks first, and parts of the rest
+FEW = 16  # blocks of positions on which roots are bracketed
+MARGIN = 0.02  # of heights on few blocks, whose signs may differ from those on all
+CLOSE = 1e-9  # largest residual of a root that has converged
+NOISE = 1e-6  # of heights of tokens that are told apart, which come from tables
 REASONS = (
     "converged",
     "no skip branch is needed: the overlap stays below rho_max at alpha_attn = 0",
@@ -188,8 +193,10 @@ def critical(
     -----
     theory.md section 4, "Critical residual strength" (a)-(c). The root of
     log[(1 - rho_L)/(1 - rho_max)] in log alpha_attn is bracketed on 25 strengths from 1e-6 to 1e6
-    and refined by inverse interpolation. Without MLP (sigma_w2 = 0), at beta = 0 in the limit, it
-    is :math:`\alpha_c^2 = \sigma_v^2/(e^{\Delta/L} - 1)`, Delta the growth of logit rho (E21).
+    and refined by inverse interpolation. Under a mask brackets are found on fewer blocks of
+    positions than roots, and found again where these decide otherwise. Without MLP
+    (sigma_w2 = 0), at beta = 0 in the limit, it is
+    :math:`\alpha_c^2 = \sigma_v^2/(e^{\Delta/L} - 1)`, Delta the growth of logit rho (E21).
 
     Examples
     --------
@@ -237,37 +244,65 @@ def _solved(
     shape = np.broadcast_shapes(spec.replace(alpha_attn=1.0).shape, target.shape)
     allow(200 * SCAN * prod(shape), "shape", shape, "fewer points")
     search = _Search(spec, (theory, geometry), shape, np.broadcast_to(target, shape).ravel())
-    grid = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
     every = np.arange(search.target.size)
-    height = scan(search, grid, every)
-    before, found = first_crossing(height)
-    found &= ~(height[0] >= 0)
-    index, first = every[found], before[found]
-    roots = refined(
-        lambda log_alpha, which: search(log_alpha, index[which]),
-        (grid[first], grid[first + 1]),
-        (height[first, index], height[first + 1, index]),
-    )
-    return search.finish(roots, grid[before], grid[before + 1], found, height)
+    if search.kind != "position":
+        return search.finish(_first_roots(search, every, scan))
+    found = _first_roots(search, every, scan, FEW)
+    again = every[_is_unsure(search, found)]
+    for value, exact in zip(found, _first_roots(search, again, scan), strict=True):
+        value[..., again] = exact
+    return search.finish(found)
 
 
-def _everywhere(search: _Search, grid: Floats, every: Ints) -> Floats:
+def _first_roots(search: _Search, index: Ints, scan: Scan, few: int | None = None) -> _Found:
+    """First roots of the specs of `index`, whose brackets may be those on few blocks."""
+    height = scan(lambda at, which: search(at, index[which], few), index.size)
+    before, crosses = first_crossing(height)
+    crosses &= ~(height[0] >= 0)
+    some, first = np.flatnonzero(crosses), before[crosses]
+    ends = (GRID[first], GRID[first + 1]), (height[first, some], height[first + 1, some])
+    left = index[some]
+    if few is None:
+        roots = refined(lambda at, which: search(at, left[which]), *ends)
+    else:
+        roots = refined_from(
+            lambda at, which: search(at, left[which], few),
+            lambda at, which: search(at, left[which]),
+            *ends,
+        )
+    out = np.full((3, index.size), np.nan)
+    out[:, some] = roots
+    return _Found(height, *out)
+
+
+def _is_unsure(search: _Search, found: _Found) -> Bools:
+    """Where a search that began on few blocks has failed, or heights on all decide otherwise."""
+    height, every = found.height, np.arange(found.x.size)
+    ends = [first_crossing(height + off) for off in (MARGIN, -MARGIN)]
+    (first, one), (last, other) = ends
+    unsure = (one != other) | (one & (last - first > 1)) | ~(np.abs(found.value) < CLOSE)
+    rootless = np.isnan(found.x)
+    row = np.where(height[0] >= 0, 0, np.where(np.isnan(height), -np.inf, height).argmax(axis=0))
+    row, index = row[rootless], every[rootless]
+    unsure[rootless] = ~(height[row, index] * search(GRID[row], index) > 0)
+    return np.asarray(unsure)
+
+
+def _everywhere(function: Function, number: int) -> Floats:
     """Heights at all strengths, shape (SCAN, N)."""
-    height = np.empty((SCAN, every.size))
-    height[:] = search(grid[:, None], every)
-    return height
+    return np.broadcast_to(function(GRID[:, None], np.arange(number)), (SCAN, number)).copy()
 
 
-def _to_first_root(search: _Search, grid: Floats, every: Ints) -> Floats:
+def _to_first_root(function: Function, number: int) -> Floats:
     """Heights at as many strengths as the first root needs; NaN at the others."""
-    height = np.full((SCAN, every.size), np.nan)
+    height, every = np.full((SCAN, number), np.nan), np.arange(number)
     first = np.append(0, np.arange(FAINT, USUAL))
-    height[first] = search(grid[first, None], every)
+    height[first] = function(GRID[first, None], every)
     loud = every[~(_is_level(height[0], height[FAINT]) | (height[0] >= 0))]
-    height[1:FAINT, loud] = search(grid[1:FAINT, None], loud)
+    height[1:FAINT, loud] = function(GRID[1:FAINT, None], loud)
     for rows in np.array_split(np.arange(USUAL, SCAN), PARTS):
         left = every[~(first_crossing(height)[1] | (height[0] >= 0))]
-        height[np.ix_(rows, left)] = search(grid[rows, None], left)
+        height[np.ix_(rows, left)] = function(GRID[rows, None], left)
     return height
 
 
@@ -277,6 +312,15 @@ def _is_level(first: Floats, second: Floats) -> Bools:
         return np.maximum(first, second) < -np.abs(second - first) / LEVEL
 
 
+class _Found(NamedTuple):
+    """Heights of a scan, shape (SCAN, N), first roots, heights there and numbers of evaluations."""
+
+    height: Floats
+    x: Floats
+    value: Floats
+    calls: Floats
+
+
 class _Search:
     """log[(1 - rho_L)/(1 - rho_max)] as a function of log alpha_attn, for a subset of specs."""
 
@@ -284,13 +328,15 @@ class _Search:
         self, spec: ModelSpec, asked: tuple[str, str], shape: tuple[int, ...], target: Floats
     ) -> None:
         self.spec, self.asked, self.shape, self.target = spec, asked, shape, target
+        self.kind = geometry_of(spec, *asked)
+        self._noise = CLOSE if self.kind == "exchangeable" else NOISE
         self._wide = {
             name: np.broadcast_to(np.asarray(getattr(spec, name)), shape).ravel()
             for name in spec.numbers()
             if name not in ("alpha_attn", "sigma_w2") and np.ndim(getattr(spec, name))
         }
 
-    def at(self, alpha: Floats, index: Ints) -> Floats:
+    def at(self, alpha: Floats, index: Ints, resolution: int | None = None) -> Floats:
         """1 - rho_L of the specs of `index` at strengths alpha; NaN where undefined."""
         if not index.size:
             return np.empty(np.shape(alpha))
@@ -298,40 +344,41 @@ class _Search:
         alpha = np.minimum(alpha, 10.0**HIGHEST)  # exp(log(1e6)) rounds above it
         spec = replace(self.spec, alpha_attn=alpha, sigma_w2=None, **parts)
         theory, geometry = self.asked
-        state = sweep(spec, theory, geometry=geometry, entropy=False).state
+        end = sweep(spec, theory, geometry=geometry, entropy=False, resolution=resolution)
+        state = end.state
         return np.asarray(state.gap / state.q)
 
-    def __call__(self, log_alpha: Floats, index: Ints) -> Floats:
+    def __call__(self, log_alpha: Floats, index: Ints, resolution: int | None = None) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):  # gap = 0 is rho = 1: minus infinity
-            return np.log(self.at(np.exp(log_alpha), index) / (1 - self.target[index]))
+            gap = self.at(np.exp(log_alpha), index, resolution)
+            return np.log(gap / (1 - self.target[index]))
 
-    def finish(
-        self, roots: Roots, low: Floats, high: Floats, found: Bools, height: Floats
-    ) -> Critical:
+    def finish(self, roots: _Found) -> Critical:
         """Gather what was found, in the shape of the specs."""
-        size = self.target.size
+        size, height, found = self.target.size, roots.height, ~np.isnan(roots.x)
         alpha = np.where(height[0] >= 0, 0.0, np.where(np.isnan(height).all(0), np.nan, np.inf))
         reason = np.where(height[0] >= 0, 1, np.where(np.isnan(height).all(0), 3, 2))
-        alpha[found] = np.exp(roots.x)
-        iterations = np.full(size, SCAN)
-        iterations[found] += roots.calls
+        alpha[found] = np.exp(roots.x[found])
+        iterations = SCAN + np.where(found, roots.calls, 0).astype(int)
         rho, none = np.full(size, np.nan), alpha == 0
-        rho[found] = 1 - np.exp(roots.value) * (1 - self.target[found])
+        rho[found] = 1 - np.exp(roots.value[found]) * (1 - self.target[found])
         rho[none] = 1 - self.at(alpha[none], np.flatnonzero(none))
         stuck = none & np.isnan(rho)  # at alpha_attn = 0, though not at the lowest of the scan
         rho[stuck], reason[stuck] = 1 - np.exp(height[0, stuck]) * (1 - self.target[stuck]), 5
         residual = np.where(found, np.abs(rho - self.target), np.nan)
-        reason[found] = np.where(residual[found] < 1e-9, 0, 4)
+        reason[found] = np.where(residual[found] < CLOSE, 0, 4)
         with np.errstate(invalid="ignore"):  # both merged: -inf minus -inf
             steps = np.diff(height, axis=0)
-        monotone = np.all((steps >= -1e-9) | ~np.isfinite(steps), axis=0)
+        monotone = np.all((steps >= -self._noise) | ~np.isfinite(steps), axis=0)
         known = covers(self.spec, "asymptotic_alpha", *self.asked)
         asymptotic = asymptotic_alpha(self.spec, *self.asked) if known else np.nan
         limit_alpha = np.broadcast_to(asymptotic, self.shape)
         said = np.asarray(REASONS)[reason]
         columns = (alpha, rho, limit_alpha, reason == 0, said, residual, iterations)
         a, r, asym, conv, why, res, its = (np.reshape(c, self.shape) for c in columns)
-        ends = [np.where(found, np.exp(e), np.nan).reshape(self.shape) for e in (low, high)]
+        before = np.clip(np.searchsorted(GRID, np.nan_to_num(roots.x)), 1, SCAN - 1)
+        sides = (np.exp(GRID[before + k]) for k in (-1, 0))
+        ends = [np.where(found, side, np.nan).reshape(self.shape) for side in sides]
         bracket, falling = (ends[0], ends[1]), monotone.reshape(self.shape)
         return Critical(a, r, asym, conv, why[()], res, its, bracket, falling)
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Bools, Floats, Ints, distinct
+from sigprop.core.checks import count as checked_count
 from sigprop.core.memory import allow
 from sigprop.layers.attention.exchangeable import valid
 from sigprop.layers.state import State, scaled
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, require_theory
-from sigprop.propagation.points import chunks, part_of, parts_of_one_context, singles
+from sigprop.propagation.points import chunks, part_of, parts_of_one_context, picked, singles
 from sigprop.propagation.stack import Stack, any_norm, build_stack, rem_of
 
 __all__ = ["FinalStates", "over_layers", "rows_by_layer", "sweep"]
@@ -25,6 +26,11 @@ TOGETHER = 64  # most stacks iterated together whose tokens are told apart
 PAIRS = 20_000  # and about how many pairs of their positions
 TOPS = (1.0, 2.0, 4.0, 8.0, 16.0, 40.0)  # largest score deviations of a table
 ROOM = 1.1  # of them over beta sqrt(log T): gaps may exceed q
+LEAST, MOST = 8, 128  # blocks of positions that may be asked for
+SHRUNK = 0.85, 0.87  # factors on score deviations below which correlations are integrated,
+APART = (0.1, 0.2), (0.02, 0.05)  # and overlap deficits above which that matters, in contexts
+LONG = 2.0**16  # up to this and in longer ones; both are eased in
+FEW = 8  # stacks of these solved together
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
 # releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
 HEAP = 2**21
@@ -70,6 +76,7 @@ def sweep(
     progress: Callable[[int], None] | None = None,
     geometry: str = "auto",
     entropy: bool = True,
+    resolution: int | None = None,
 ) -> FinalStates:
     """Compute the final states of an array of specs, in chunks that stay in cache: for large grids.
 
@@ -85,16 +92,22 @@ def sweep(
         As in `propagate`.
     entropy : bool
         Whether the entropies of tokens that are told apart are asked for.
+    resolution : int, optional
+        About how many blocks of positions tell them apart under a mask, 8 to 128; by default as
+        many as what is returned needs.
 
     Returns
     -------
     FinalStates
         Final states. Causal specs with norms are solved by position, rotary positions by distance,
-        from tables on coarse blocks that are built once for each context; notebooks/accuracy.md
-        has their distance from `propagate`.
+        from tables on coarse blocks that are built once for each context; where correlations of
+        scores weigh more than these tables know, as by `propagate`. notebooks/accuracy.md has the
+        distance from it.
 
     Raises
     ------
+    DomainError
+        If `resolution` is out of range.
     TheoryError
         If no theory covers the spec (`sigprop.propagation.capabilities`).
 
@@ -109,9 +122,11 @@ def sweep(
     (5,)
     """
     require_theory(spec, "sweep", theory, geometry)
+    if resolution is not None:
+        checked_count("resolution", resolution, LEAST, MOST)
     kind = geometry_of(spec, theory, geometry)
     if kind != "exchangeable":
-        return _resolved(spec, kind, progress, entropy)
+        return _resolved(spec, kind, progress, entropy, resolution)
     np.empty(HEAP)
     shape = spec.shape
     allow(64 * prod(shape), "shape", shape, "fewer points")
@@ -159,11 +174,15 @@ def _run(spec: ModelSpec, theory: str) -> tuple[State, Floats]:
 
 
 def _resolved(
-    spec: ModelSpec, kind: str, progress: Callable[[int], None] | None, entropy: bool
+    spec: ModelSpec,
+    kind: str,
+    progress: Callable[[int], None] | None,
+    entropy: bool,
+    resolution: int | None,
 ) -> FinalStates:
     """Solve stacks whose tokens are told apart, from tables."""
     out = np.empty((4, prod(spec.shape)))
-    for index, rows in rows_by_layer(spec, kind, spec, entropy):
+    for index, rows in rows_by_layer(spec, kind, spec, entropy, resolution):
         out[:, index] = over_layers(rows)
         if progress is not None:
             progress(np.size(index))
@@ -173,7 +192,11 @@ def _resolved(
 
 
 def rows_by_layer(
-    spec: ModelSpec, kind: str, grid: ModelSpec, entropy: bool = True
+    spec: ModelSpec,
+    kind: str,
+    grid: ModelSpec,
+    entropy: bool = True,
+    resolution: int | None = None,
 ) -> Iterator[tuple[Ints, Floats]]:
     """Solve stacks whose tokens are told apart, from tables, and keep what attention does by layer.
 
@@ -187,6 +210,8 @@ def rows_by_layer(
         All stacks that share the tables: those, or more.
     entropy : bool
         Whether entropies are asked for.
+    resolution : int, optional
+        About how many blocks of positions there are.
 
     Yields
     ------
@@ -206,10 +231,13 @@ def rows_by_layer(
     [(8, 2)]
     """
     tops = _tops(grid)
-    for index, part in parts_of_one_context(spec, kind, _together(spec, kind)):
-        stack = build_stack(part, kind, top=tops[int(np.max(part.context))])
+    for index, part in parts_of_one_context(spec, kind, _together(spec, kind, resolution)):
+        top = tops[int(np.max(part.context))]
+        stack = build_stack(part, kind, top=top, resolution=resolution)
         with np.errstate(all="ignore"):  # what overflows or vanishes is masked
-            rows = _rows(part, stack, entropy)
+            rows, least = _rows(part, stack, entropy)
+            if resolution is None:
+                _solve_harsh(part, kind, rows, least, entropy)
         yield index, rows
 
 
@@ -237,12 +265,13 @@ def over_layers(rows: Floats) -> Floats:
     return np.stack([*rows[:2], heat.max(axis=0), cold.min(axis=0)])
 
 
-def _together(spec: ModelSpec, kind: str) -> int:
+def _together(spec: ModelSpec, kind: str, resolution: int | None) -> int:
     """How many stacks are iterated together: their arrays over pairs of positions stay in cache."""
     if kind != "position" or prod(spec.shape) == 1:
         return TOGETHER
     _, one = next(singles(spec))
-    longest: Any = build_stack(one.replace(context=np.max(spec.context)), kind, top=TOPS[0]).place
+    one = one.replace(context=np.max(spec.context))
+    longest: Any = build_stack(one, kind, top=TOPS[0], resolution=resolution).place
     return int(np.clip(PAIRS // len(longest.geometry.layout.couples[0]), 1, TOGETHER))
 
 
@@ -258,17 +287,36 @@ def _tops(spec: ModelSpec) -> dict[int, float]:
     return out
 
 
-def _rows(spec: ModelSpec, stack: Stack, entropy: bool) -> Floats:
-    """Rows of `rows_by_layer`."""
+def _solve_harsh(spec: ModelSpec, kind: str, rows: Floats, least: Floats, entropy: bool) -> None:
+    """Solve again, as single ones, stacks whose scores are correlated more than tables know."""
+    far = APART[int(np.max(spec.context)) > LONG]
+    shrunk, apart = (
+        np.clip((v - a) / (b - a), 0.0, 1.0) for v, (a, b) in ((least, SHRUNK), (rows[1], far))
+    )
+    share = (1 - shrunk) * apart
+    harsh = np.flatnonzero(share > 0)
+    if not harsh.size:
+        return
+    for index, part in parts_of_one_context(picked(spec, harsh), kind, FEW):
+        place = harsh[index]
+        exact, _ = _rows(part, build_stack(part, kind), entropy)
+        rows[:, place] += share[place] * (exact - rows[:, place])
+
+
+def _rows(spec: ModelSpec, stack: Stack, entropy: bool) -> tuple[Floats, Floats]:
+    """Rows of `rows_by_layer`, and the least factors on score deviations that a table gave."""
     geometry: Any = stack.place.geometry
     start = stack.initial(spec)
     good = np.ones(len(np.asarray(start.gap)), dtype=bool)
     heat, cold = np.full((2, spec.depth, good.size), np.nan)
+    least, fitted = np.ones(good.size), getattr(stack.place.statistics, "fitted", False)
     edge = TOPS[-1] / np.sqrt(np.log(spec.context))
     for layer, step in enumerate(stack.steps(start)):
         heat[layer] = step.attention.reduced_beta
+        if fitted:
+            np.minimum(least, step.attention.least_shrink, out=least)
         if entropy:
             cold[layer] = step.attention.entropy_ratio
         good &= geometry.is_valid(step.kernel) & (heat[layer] <= edge)
     ends = [geometry.variance(step.kernel), geometry.deficit(step.kernel)]
-    return np.where(good, np.concatenate([np.stack(ends), heat, cold]), np.nan)
+    return np.where(good, np.concatenate([np.stack(ends), heat, cold]), np.nan), least

@@ -484,6 +484,7 @@ def _by_position(
     if packed is None:
         cuts = np.append(cuts, _inside(masks, context))
     rotated = all(one.rotary_base is not None for one in layers)
+    coarse = partial(coarse_layout, rotated=rotated, resolution=resolution)
     if resolution is None:
         resolution = resolution_of(context, rotated)
     segmented = any(len(mask.starts(context)) > 1 for mask in masks)
@@ -493,7 +494,7 @@ def _by_position(
     tabled = None if far else top  # what tells pairs apart by distance has no tables
     make: Callable[..., Layout] = partial(make_layout, resolution=resolution)
     if tabled is not None:
-        make = partial(coarse_layout, rotated=rotated)
+        make = coarse
     if shrinking is not None and not segmented:
         short = [int(mask.window) for mask in masks if mask.window < context]
         late = (context - shrinking_blocks(window, context, *shrinking) for window in short)
@@ -520,7 +521,7 @@ def _by_position(
                 context, tabled, mask.window, mask.prefix, width, rotation, held, begin, packed,
                 joints, len(masks) == 1,
             )  # fmt: skip
-            return Place(PositionGeometry(table.layout), table)
+            return Place(table.geometry, table)
         layout = replace(common, window=mask.window, prefix=mask.prefix, starts=starts)
         return Place(PositionGeometry(layout), Universal(layout, width, rotation, smooth))
 

@@ -1,6 +1,8 @@
 """Critical residual strength and entropy boundary: closed forms, self-consistency, laws."""
 
+import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from sigprop import (
     sweep,
 )
 from sigprop.analysis.critical import REASONS, first_root
-from sigprop.core.numerics.roots import INNER, refined
+from sigprop.core.numerics.roots import INNER, refined, refined_from
 
 
 def logit(p):
@@ -201,6 +203,71 @@ def test_a_search_counts_its_evaluations():
     assert (refined < np.log2(np.log(np.sqrt(10)) / 1e-13)).all()
     alone = [int(critical(BACK, target).iterations) for target in TARGETS[:2]]
     assert alone == found.iterations[:2].tolist()
+
+
+DECODER = ModelSpec(  # under a mask, at contexts that are not position by position
+    depth=6, context=512, causal=True, norm="pre", beta=[0.3, 0.8, 1.5], sigma_v2=[2.0, 0.6, 1.0],
+    sigma_w2=[0.4, 1.0, 2.0], rho0=[0.1, 0.3, 0.0],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rotary", [{}, {"rotary_base": 1e4, "width": 512, "heads": 8}])
+@pytest.mark.parametrize("search", [critical, first_root])
+def test_brackets_on_few_blocks_lead_to_the_roots_on_all(monkeypatch, search, rotary):
+    """Against the search on all blocks alone; control: roots on few blocks are others."""
+    module = sys.modules["sigprop.analysis.critical"]
+    spec, target = replace(DECODER, **rotary), np.array([[0.5], [0.9], [0.99]])
+    found = search(spec, target)
+    monkeypatch.setattr(module, "FEW", None)
+    whole = search(spec, target)
+    np.testing.assert_array_equal(found.reason, whole.reason)
+    np.testing.assert_array_equal(found.monotone, whole.monotone)
+    np.testing.assert_allclose(found.alpha_attn, whole.alpha_attn, rtol=1e-7)
+    assert (found.residual[found.converged] < 1e-9).all()
+    assert whole.converged.sum() >= 6
+    few = partial(sweep, resolution=16)
+    monkeypatch.setattr(module, "sweep", lambda *args, **_: few(*args))
+    coarse, good = search(spec, target).alpha_attn, whole.converged
+    assert np.abs(coarse[good] / whole.alpha_attn[good] - 1).max() > 1e-5
+
+
+@pytest.mark.parametrize("side", [0.5, -0.5])
+def test_where_few_blocks_decide_otherwise_all_are_asked(monkeypatch, side):
+    """An overlap accepted between those without skip branch on few and on all blocks.
+
+    Control: without the check the search calls a strength needed that is not, or the reverse.
+    """
+    module = sys.modules["sigprop.analysis.critical"]
+    spec = DECODER.replace(beta=1.5, sigma_v2=1.0, sigma_w2=2.0, rho0=0.0, alpha_attn=1e-6)
+    all_, few = (float(sweep(spec, resolution=n).state.rho) for n in (None, 16))
+    assert abs(all_ - few) > 1e-6
+    target = (all_ + few) / 2 + side * abs(all_ - few) / 2
+    needed = float(critical(spec, target).alpha_attn) > 0
+    assert needed == (all_ > target)
+    monkeypatch.setattr(module, "_is_unsure", lambda search, found: found.x > np.inf)
+    misled = float(critical(spec, target).alpha_attn) > 0
+    assert misled == (few > target) != needed
+
+
+@pytest.mark.parametrize("off", [0.0, 0.01, -0.05])
+def test_roots_are_refined_from_those_of_like_functions(off):
+    """In a few calls, also outside the bracket; control: functions whose roots are far."""
+
+    def function(x, which):
+        return np.tanh(3 * (x - 0.498))
+
+    def nearly(x, which):
+        return np.tanh(3.1 * (x - 0.498 - off))
+
+    bracket = np.array([0.2, 0.5]), np.array([0.5, 0.9])
+    values = tuple(nearly(end, None) for end in bracket)
+    found = refined_from(nearly, function, bracket, values)
+    near = values[0] * values[1] < 0  # which of both brackets holds the root of `nearly`
+    np.testing.assert_allclose(found.x[near], 0.498, atol=1e-11)
+    assert (found.calls[near] <= 2 * INNER + 3).all()
+    assert (np.abs(found.value[near]) < 1e-10).all()
+    lost = refined_from(nearly, lambda x, which: function(x - 2, which), bracket, values)
+    assert (np.abs(lost.value) > 0.1).all()
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,11 @@ from sigprop.layers.attention.statistics import (
     moments,
     overlap,
     participation_variance,
+    quadrature,
     spread,
     table,
 )
+from sigprop.layers.attention.statistics.quadrature import averages, log_grid
 
 MOMENTS = {"y2": "y2", "y3": "y3", "y4": "y4", "y22": "y22", "log_z": "logz", "entropy": "h"}
 
@@ -335,3 +337,22 @@ def test_head_average():
 def test_refusals(call, name):
     with pytest.raises(DomainError, match=f"^{name} = "):
         call()
+
+
+@pytest.mark.parametrize(("sigma", "even"), [(1.5, True), (12.0, False)])
+def test_averages_over_scores_are_sums_over_levels(sigma, even):
+    """Of Boltzmann factors with the density of the score; control: a score that varies more."""
+    s, context = np.array([sigma, 1.1 * sigma]), np.array([512.0, 512.0])
+    grid = log_grid(s, context)
+    assert (grid.step == quadrature.STEP).all() == even
+    smooth, complement = averages(grid, s, (2, 3))
+    x = np.arange(-200, 200, 1 / 64)
+    with np.errstate(over="ignore"):
+        lost, (square, cube) = -np.expm1(-np.exp(x)), np.exp([k * x - np.exp(x) for k in (2, 3)])
+    for own in s:
+        z = (x - grid.points[0, ::40, None]) / own
+        density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) / own / 64
+        same = np.allclose(density @ lost, complement[0, ::40], rtol=1e-9, atol=1e-15)
+        for sums, found in zip((square, cube), smooth[0, ::40].T, strict=True):
+            assert np.allclose(density @ sums, found, rtol=1e-9, atol=1e-15) == (own == s[0])
+        assert same == (own == s[0])

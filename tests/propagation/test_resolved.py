@@ -23,6 +23,7 @@ from sigprop.layers.attention.key_correlations import ALONE
 from sigprop.layers.attention.position_blocks import make_layout
 from sigprop.layers.attention.query_statistics import Exact
 from sigprop.layers.attention.query_tables import Tabulated, tabulated
+from sigprop.propagation import grids
 from sigprop.propagation.finite_width import bands as fluctuations
 from sigprop.simulation import simulate
 
@@ -121,7 +122,7 @@ def of_independent_scores(self, scale, deficit, sigma, weight):
 
 @pytest.mark.parametrize(
     ("number", "most"),
-    [(24, 0.001), pytest.param(160, 0.005, marks=pytest.mark.slow)],
+    [(24, 0.001), pytest.param(160, 0.001, marks=pytest.mark.slow)],
     ids=["few", "many"],
 )
 def test_grids_of_random_decoders_are_single_solves(number, most, monkeypatch):
@@ -134,6 +135,62 @@ def test_grids_of_random_decoders_are_single_solves(number, most, monkeypatch):
     without = distances(specs[:24])
     assert np.mean(without < 0.001) < 0.85
     assert without.max() > 0.02
+
+
+HARSH = (  # correlations shrink deviations of scores by a fifth while tokens merge
+    ModelSpec(
+        depth=16, context=632, width=2048, heads=16, norm="pre", causal=True, window=396,
+        activation="tanh", gated=True, mlp_ratio=1.0, beta=2.064, sigma_v2=0.1136, sigma_o2=0.736,
+        sigma_w1_2=0.435, sigma_w2_2=2.036, alpha_attn=0.172, alpha_mlp=1.606, rho0=0.0,
+    ),
+    ModelSpec(
+        depth=13, context=872_143, width=256, heads=16, norm="post", causal=True,
+        activation="gelu", mlp_ratio=1.0, beta=2.8165, sigma_v2=0.3836, sigma_o2=0.4376,
+        sigma_w1_2=0.1243, sigma_w2_2=2.0, alpha_attn=0.1436, alpha_mlp=2.1156, rho0=0.0,
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("resolution", [7, 129, 16.5, True])
+def test_the_number_of_blocks_of_a_sweep_has_a_range(resolution):
+    with pytest.raises(DomainError, match=r"^resolution = "):
+        sweep(HARSH[0], resolution=resolution)
+    assert sweep(HARSH[0].replace(beta=0.1), resolution=8).defined
+
+
+@pytest.mark.parametrize("spec", HARSH, ids=["window", "long"])
+def test_strong_correlations_of_scores_are_not_looked_up(spec, monkeypatch):
+    """Stacks in which tables are too coarse: beside mild ones, as by `propagate`; else far off."""
+    several = spec.replace(beta=[0.5, float(spec.beta)])
+    exact = float(propagate(spec).rho[-1])
+    assert abs(sweep(several).state.rho[1] - exact) < 1e-9
+    monkeypatch.setattr(grids, "SHRUNK", (0.0, 1e-9))
+    assert abs(sweep(several).state.rho[1] - exact) > 0.002
+
+
+@pytest.mark.parametrize(
+    ("deficit", "context", "part"),
+    [(0.5, 512, 1), (0.15, 512, 0.5), (0.09, 512, 0), (0.09, 2**17, 1)],
+)
+def test_stacks_pass_gradually_to_what_is_not_looked_up(deficit, context, part, monkeypatch):
+    """Rows of zeros in place of ones, by the least factor and the final overlap deficit."""
+    least = np.array([0.9, 0.87, 0.86, 0.85, 0.5])
+    spec = ModelSpec(
+        depth=2,
+        context=context,
+        causal=True,
+        beta=np.ones((5, 1, 1)),
+        sigma_v2=1,
+        sigma_w2=1,
+        rho0=0,
+    )
+    rows = np.ones((6, 5))
+    rows[1] = deficit
+    monkeypatch.setattr(grids, "build_stack", lambda *_: None)
+    monkeypatch.setattr(grids, "_rows", lambda spec, *_: (np.zeros((6, spec.shape[0])), None))
+    grids._solve_harsh(spec, "position", rows, least, True)
+    np.testing.assert_allclose(1 - rows[0], part * np.array([0, 0, 0.5, 1, 1]), atol=1e-12)
+    np.testing.assert_allclose(rows[1] / deficit, rows[0], atol=1e-12)
 
 
 def test_rotary_grids_are_those_of_propagate():

@@ -9,14 +9,18 @@ import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Ints
 
-__all__ = ["Roots", "first_crossing", "refined"]
+__all__ = ["Roots", "first_crossing", "refined", "refined_from"]
 
 INNER = 3  # points inside a bracket, called together: a few cost little more than one
 POINTS = 4  # through which the inverse is interpolated
 CLOSE = 1e-15  # width of a bracket, over one plus the size of its root
 FLAT = 1e-10  # size of a function near its root
+SPREAD = 0.02  # of three points about a root of functions that are nearly the same
+ABSENT = 1e100  # value of a point without weight: interpolation of the inverse passes over it
 NEAR = 1e-5  # size from which on the next interpolation is trusted if two orders of it agree
 MOST = 200  # steps
+
+Function = Callable[[Floats, Ints], Floats]
 
 
 class Roots(NamedTuple):
@@ -70,9 +74,7 @@ def first_crossing(values: Floats) -> tuple[Ints, Bools]:
 
 
 def refined(
-    function: Callable[[Floats, Ints], Floats],
-    bracket: tuple[Floats, Floats],
-    values: tuple[Floats, Floats],
+    function: Function, bracket: tuple[Floats, Floats], values: tuple[Floats, Floats]
 ) -> Roots:
     """Refine the first roots of functions that rise through zero in brackets.
 
@@ -105,14 +107,77 @@ def refined(
     >>> bool(abs(found.x[0] - np.sqrt(2)) < 1e-13), bool(found.calls[0] < 10)
     (True, True)
     """
+    return _stepped(function, *_inside(function, bracket, values), INNER)
+
+
+def refined_from(
+    nearly: Function,
+    function: Function,
+    bracket: tuple[Floats, Floats],
+    values: tuple[Floats, Floats],
+) -> Roots:
+    """Refine the first roots of functions from those of cheaper ones that are nearly the same.
+
+    Parameters
+    ----------
+    nearly : callable
+        As `function`, with roots that are close by.
+    function, bracket
+        As of `refined`.
+    values : tuple of array, shape (N,)
+        What `nearly` is at the ends.
+
+    Returns
+    -------
+    Roots
+        As of `refined`, started at three points about the roots of `nearly`; where the functions
+        have no root within a width of the bracket, values that are not small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sigprop.core.numerics.roots import refined_from
+    >>> ends, nearly = (np.zeros(1), np.full(1, 2.0)), lambda x, which: x**2 - 2.02
+    >>> found = refined_from(nearly, lambda x, which: x**2 - 2, ends, (ends[0] - 2, ends[1]))
+    >>> bool(abs(found.x[0] - np.sqrt(2)) < 1e-13)
+    True
+    """
+    x, y, low, high = _inside(nearly, bracket, values)
+    start, _ = _next(x, y)
+    start = np.where((low < start) & (start < high), start, (low + high) / 2)
+    xs = start + SPREAD * np.array([-1.0, 0.0, 1.0, 0.0])[:, None]
+    ys, wide = np.full_like(xs, ABSENT), bracket[1] - bracket[0]
+    ys[:-1] = function(xs[:-1], np.arange(start.size))
+    low = np.max(np.where(ys < 0, xs, bracket[0] - wide), axis=0)
+    high = np.min(np.where((ys < 0) | (ys == ABSENT), bracket[1] + wide, xs), axis=0)
+    return _stepped(function, *_in_order(xs, ys), low, high, 2 * INNER)
+
+
+def _inside(
+    function: Function, bracket: tuple[Floats, Floats], values: tuple[Floats, Floats]
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Points and values nearest to the roots, of the ends and a few inside; narrower brackets."""
     every = np.arange(bracket[0].size)
     xs = np.linspace(*bracket, INNER + 2)
     ys = np.stack([values[0], *function(xs[1:-1], every), values[1]])
     before, found = first_crossing(ys)
     low, high = np.where(found, (xs[before, every], xs[before + 1, every]), bracket)
-    order = np.abs(ys).argsort(axis=0)[:POINTS]
-    xs, ys = xs[order, every], ys[order, every]
-    calls, halve = np.full(every.size, INNER), np.zeros(every.size, dtype=bool)
+    xs, ys = _in_order(xs, ys)
+    return xs[:POINTS], ys[:POINTS], low, high
+
+
+def _in_order(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Points of each column by the sizes of their values."""
+    order = np.abs(y).argsort(axis=0)
+    return np.take_along_axis(x, order, axis=0), np.take_along_axis(y, order, axis=0)
+
+
+def _stepped(
+    function: Function, xs: Floats, ys: Floats, low: Floats, high: Floats, called: int
+) -> Roots:
+    """Step on from points and values in order, and brackets."""
+    every = np.arange(low.size)
+    calls, halve = np.full(every.size, called), np.zeros(every.size, dtype=bool)
     roots, left = _next(xs, ys)
     for _ in range(MOST):
         wide = high - low > CLOSE * (1 + np.abs(xs[0]))
@@ -128,9 +193,8 @@ def refined(
         calls[index] += 1
         low[index], high[index] = np.where(value < 0, (point, stop), (start, point))
         halve[index] = np.abs(value) > np.abs(y[0]) / 2
-        x, y = np.stack([*x[:-1], point]), np.stack([*y[:-1], value])
-        order = np.abs(y).argsort(axis=0)
-        xs[:, index], ys[:, index] = (np.take_along_axis(v, order, axis=0) for v in (x, y))
+        points = _in_order(np.stack([*x[:-1], point]), np.stack([*y[:-1], value]))
+        xs[:, index], ys[:, index] = points
         roots, left = _next(xs, ys)
     inside = (low <= roots) & (roots <= high)  # once more, without a call
     return Roots(np.where(inside, roots, xs[0]), np.where(inside, left, ys[0]), calls)
@@ -142,7 +206,8 @@ def _next(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (y[1] - y[0]) / (x[1] - x[0])
         apart = np.abs(slope * (roots - _inverse(x[:-1], y[:-1])))
-    return roots, np.asarray(np.where(size < NEAR, np.fmin(apart, size), size))
+    trusted = (size < NEAR) & (y[-1] != ABSENT)
+    return roots, np.asarray(np.where(trusted, np.fmin(apart, size), size))
 
 
 def _inverse(x: Floats, y: Floats) -> Floats:

@@ -242,6 +242,13 @@ class PositionStats:
         return np.asarray(mean / np.sqrt(np.log(self.scores.context)))
 
     @property
+    def least_shrink(self) -> Floats:
+        """Least factor that correlations of scores put on their deviation, over queries."""
+        plain = self.scores.std
+        part = np.divide(self.std, plain, out=np.ones_like(plain), where=plain > 0)
+        return np.asarray(part.min(axis=-1))
+
+    @property
     def entropy_ratio(self) -> Floats:
         """Mean over positions of the entropy over log n, where a query sees n > 1 keys."""
         number, count = self.layout.stands_for, self.layout.centres.count

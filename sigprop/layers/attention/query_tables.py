@@ -18,6 +18,7 @@ import numpy as np
 
 from sigprop.core.arrays import Floats, Number
 from sigprop.core.numerics.chebyshev import basis, fitted, nodes
+from sigprop.layers.attention.by_position import PositionGeometry
 from sigprop.layers.attention.correlation_table import Correlations, from_part, rise
 from sigprop.layers.attention.key_correlations import ALONE, CorrelatedKeys, KeyCorrelation
 from sigprop.layers.attention.packed_documents import PackedDocuments
@@ -90,13 +91,22 @@ class Tabulated(Universal):
         >>> tabulated(2, 1.0).correlations(1.0, one, np.ones(2), one).shrink
         1.0
         """
-        integrated = self.rotation is None and not self.alike
-        if integrated or self._rotated is not None or not self.resolved.size:
-            return super().correlations(scale, deficit, sigma, weight)
-        if self.rotation is None:
+        if self.fitted:
             return self._clipped(self._masked(sigma[..., self.resolved], deficit))
+        if self.rotation is None or self._rotated is not None or not self.resolved.size:
+            return super().correlations(scale, deficit, sigma, weight)
         own, tilt = self._climb(deficit)
         return self._clipped(self._drawn(np.sqrt(scale) * np.ones_like(own), own, tilt))
+
+    @cached_property
+    def geometry(self) -> PositionGeometry:
+        """Kernels on the blocks of the layout; kept, as what it finds about these is."""
+        return PositionGeometry(self.layout)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether what correlations of scores do comes from the network."""
+        return self.rotation is None and self.alike and self.resolved.size > 0
 
     @cached_property
     def _masked(self) -> Correlations:
@@ -127,7 +137,9 @@ class Tabulated(Universal):
         return np.stack([fitted(one, 3) for one in np.moveaxis(rows, -2, 0)])
 
 
-def coarse_layout(context: int, rotated: bool = False, **mask: Any) -> Layout:
+def coarse_layout(
+    context: int, rotated: bool = False, resolution: int | None = None, **mask: Any
+) -> Layout:
     """Blocks of the stacks of an array.
 
     Parameters
@@ -137,6 +149,8 @@ def coarse_layout(context: int, rotated: bool = False, **mask: Any) -> Layout:
     rotated : bool
         Whether every layer has rotary positions, whose weights vary with distance: more blocks,
         and still more of long contexts.
+    resolution : int, optional
+        About how many blocks there are otherwise.
     **mask
         As of `sigprop.layers.attention.position_blocks.make_layout`.
 
@@ -151,9 +165,9 @@ def coarse_layout(context: int, rotated: bool = False, **mask: Any) -> Layout:
     >>> [len(coarse_layout(4096, rotated).size) for rotated in (False, True)]
     [32, 37]
     """
-    resolution, singles = COARSE[rotated]
+    usual, singles = COARSE[rotated]
     longer = more_blocks(context) if rotated else 0
-    return make_layout(context, resolution=resolution + longer, singles=singles, **mask)
+    return make_layout(context, resolution=(resolution or usual) + longer, singles=singles, **mask)
 
 
 @lru_cache(maxsize=16)

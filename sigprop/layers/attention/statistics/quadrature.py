@@ -17,6 +17,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from sigprop.core.arrays import Floats, Number
 
@@ -182,12 +183,20 @@ def _average_x(grid: Grid, s: Floats, kinds: tuple[float, ...]) -> tuple[Floats,
     """Average over x = u + s z on the fixed window where g_k lives.
 
     C follows from 1 - exp(-e^x) = int_{-inf}^x g_1, so C(u) = int g_1(x) Phi((u - x)/s) dx.
-    Both kernels depend on u - x alone.
+    Both kernels depend on u - x alone, of which there are few where u and x have one step.
     """
     from scipy.special import ndtr
 
-    z = (grid.points[..., None] - LEVELS) / s[..., None, None]
-    kernel = np.exp(-(z**2) / 2) / (np.sqrt(2 * np.pi) * s[..., None, None])
-    weights = STEP * np.stack(_boltzmann(LEVELS, kinds), axis=-1)
-    ones = STEP * _boltzmann(LEVELS, (1,))[0]
-    return kernel @ weights, ndtr(z) @ ones
+    wide, weights = s[..., None], STEP * np.stack(_boltzmann(LEVELS, kinds), axis=-1)
+    ones, even = STEP * _boltzmann(LEVELS, (1,))[0], bool(np.all(grid.step == STEP))
+    if even:
+        apart = np.arange(1 - LEVELS.size, grid.size)
+        z = (grid.start[..., None] - LEVELS[0] + STEP * apart) / wide
+    else:
+        z = (grid.points[..., None] - LEVELS) / wide[..., None]
+    kernel, below = np.exp(-(z**2) / 2), ndtr(z)
+    if even:
+        kernel, below = (
+            sliding_window_view(part, LEVELS.size, axis=-1)[..., ::-1] for part in (kernel, below)
+        )
+    return kernel @ weights / (np.sqrt(2 * np.pi) * wide[..., None]), below @ ones
