@@ -27,10 +27,10 @@ PAIRS = 20_000  # and about how many pairs of their positions
 TOPS = (1.0, 2.0, 4.0, 8.0, 16.0, 40.0)  # largest score deviations of a table
 ROOM = 1.1  # of them over beta sqrt(log T): gaps may exceed q
 LEAST, MOST = 8, 128  # blocks of positions that may be asked for
-SHRUNK = 0.85, 0.87  # factors on score deviations below which correlations are integrated,
-APART = (0.1, 0.2), (0.02, 0.05)  # and overlap deficits above which that matters, in contexts
-LONG = 2.0**16  # up to this and in longer ones; both are eased in
-FEW = 8  # stacks of these solved together
+SHRUNK = 0.85, 0.87  # factors on score deviations from which down tables are left, by and by
+APART = 0.1, 0.2  # final overlap deficits from which up that matters
+LONG, LONG_APART = 2.0**16, (0.02, 0.05)  # and from which it does in contexts beyond this one
+FEW = 8  # such stacks solved together
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
 # releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
 HEAP = 2**21
@@ -93,8 +93,8 @@ def sweep(
     entropy : bool
         Whether the entropies of tokens that are told apart are asked for.
     resolution : int, optional
-        About how many blocks of positions tell them apart under a mask, 8 to 128; by default as
-        many as what is returned needs.
+        About how many blocks of positions tell them apart under a mask, 8 to 128, with tables
+        throughout; by default as many as what is said below needs.
 
     Returns
     -------
@@ -289,9 +289,10 @@ def _tops(spec: ModelSpec) -> dict[int, float]:
 
 def _solve_harsh(spec: ModelSpec, kind: str, rows: Floats, least: Floats, entropy: bool) -> None:
     """Solve again, as single ones, stacks whose scores are correlated more than tables know."""
-    far = APART[int(np.max(spec.context)) > LONG]
+    ends = SHRUNK, LONG_APART if np.max(spec.context) > LONG else APART
     shrunk, apart = (
-        np.clip((v - a) / (b - a), 0.0, 1.0) for v, (a, b) in ((least, SHRUNK), (rows[1], far))
+        np.clip((value - low) / (high - low), 0.0, 1.0)
+        for value, (low, high) in zip((least, rows[1]), ends, strict=True)
     )
     share = (1 - shrunk) * apart
     harsh = np.flatnonzero(share > 0)
