@@ -14,9 +14,8 @@ from sigprop.core.errors import require
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation import positional
 from sigprop.propagation.capabilities import geometry_of, has_positions
-from sigprop.propagation.gradients.closed_form import WEIGHTS, Gradients, gradients
+from sigprop.propagation.gradients.closed_form import WEIGHTS, gradients
 from sigprop.propagation.grids import sweep
-from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.solve import propagate
 
 __all__ = ["CONSTRAINTS", "RANGES", "Correction", "Measures", "Targets", "measure"]
@@ -222,10 +221,9 @@ def measure(
         Inverse temperature of each block.
     resolved : bool
         Overlap and entropy by position where theory can: means over pairs and positions, those of
-        `propagate`; of arrays, and of rotary positions without a mask, those of
-        `sigprop.propagation.grids.sweep`, unless beta differs by block. Gradients by position too,
-        but of arrays whose beta differs by block; without positions they have the spread over
-        networks, unless beta differs by block.
+        `sigprop.propagation.grids.sweep`, or of `propagate` where beta differs by block. Gradients
+        by position too, but of arrays whose beta differs by block; without positions they have the
+        spread over networks, unless beta differs by block.
 
     Returns
     -------
@@ -241,37 +239,27 @@ def measure(
     >>> bool(uniform < selective)
     True
     """
-    single, kind = resolved and beta_by_layer is None, geometry_of(spec)
-    if single and kind == "position" and not spec.shape:
-        ((_, one),) = parts_of_one_context(spec, kind, 1)
-        seen, back = positional.both_ways(one)
-        if seen.ended[0] < spec.depth:
-            return Measures(*np.full((4, *spec.shape), np.nan))
-        return Measures(*(np.asarray(v)[0] for v in _measures(seen.rho, seen.entropy_ratio, back)))
     flat = propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")
+    single = resolved and beta_by_layer is None
     if resolved and has_positions(spec) and (single or not spec.shape):
         back = positional.gradients(spec, beta_by_layer=beta_by_layer)
     else:
         back = gradients(spec, None if single else flat, beta_by_layer)
-    if len(flat.q) <= spec.depth:
-        return Measures(*np.full((4, *spec.shape), np.nan))
-    if single and kind != "exchangeable":
-        found = sweep(spec)
-        rho, entropy = (np.asarray(v)[None] for v in (found.state.rho, found.entropy_ratio))
-        return _measures(rho, entropy, back)
-    seen = propagate(spec, beta_by_layer=beta_by_layer) if resolved else flat
-    return _measures(seen.rho, seen.entropy_ratio, back)
-
-
-def _measures(rho: Floats, entropy: Floats, back: Gradients) -> Measures:
-    """Measures of overlaps and entropies by layer, and of the gradients of the weights."""
     inner = {"w1": back.w1 if back.wg is None else back.w1 + back.wg}  # one matrix of both
     norms = np.stack([(back.norms | inner)[name] for name in WEIGHTS])
+    if len(flat.q) <= spec.depth:
+        return Measures(*np.full((4, *spec.shape), np.nan))
+    if single and geometry_of(spec) != "exchangeable":
+        found = sweep(spec)
+        rho, entropy = np.asarray(found.state.rho), np.asarray(found.entropy_ratio)
+    else:
+        seen = propagate(spec, beta_by_layer=beta_by_layer) if resolved else flat
+        rho, entropy = seen.rho[-1], seen.entropy_ratio.min(axis=0)
     with np.errstate(all="ignore"):  # nothing may be known of a point
         scale = norms[:, -1].max(axis=0)
         return Measures(
-            rho[-1],
-            entropy.min(axis=0),
+            rho,
+            entropy,
             norms[:2].min(axis=(0, 1)) / scale,
             norms.max(axis=(0, 1)) / scale,
         )
