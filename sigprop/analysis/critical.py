@@ -256,20 +256,17 @@ def _solved(
 
 def _first_roots(search: _Search, index: Ints, scan: Scan, few: int | None = None) -> _Found:
     """First roots of the specs of `index`, whose brackets may be those on few blocks."""
-    height = scan(lambda at, which: search(at, index[which], few), index.size)
+
+    def heights(of: Ints, resolution: int | None = None) -> Function:
+        return lambda log_alpha, which: search(log_alpha, of[which], resolution)
+
+    height = scan(heights(index, few), index.size)
     before, crosses = first_crossing(height)
     crosses &= ~(height[0] >= 0)
     some, first = np.flatnonzero(crosses), before[crosses]
     ends = (GRID[first], GRID[first + 1]), (height[first, some], height[first + 1, some])
-    left = index[some]
-    if few is None:
-        roots = refined(lambda at, which: search(at, left[which]), *ends)
-    else:
-        roots = refined_from(
-            lambda at, which: search(at, left[which], few),
-            lambda at, which: search(at, left[which]),
-            *ends,
-        )
+    exact, nearly = heights(index[some]), heights(index[some], few)
+    roots = refined(exact, *ends) if few is None else refined_from(nearly, exact, *ends)
     out = np.full((3, index.size), np.nan)
     out[:, some] = roots
     return _Found(height, *out)
@@ -277,13 +274,11 @@ def _first_roots(search: _Search, index: Ints, scan: Scan, few: int | None = Non
 
 def _is_unsure(search: _Search, found: _Found) -> Bools:
     """Where a search that began on few blocks has failed, or heights on all decide otherwise."""
-    height, every = found.height, np.arange(found.x.size)
-    ends = [first_crossing(height + off) for off in (MARGIN, -MARGIN)]
-    (first, one), (last, other) = ends
+    height, rootless = found.height, np.isnan(found.x)
+    (first, one), (last, other) = (first_crossing(height + off) for off in (MARGIN, -MARGIN))
     unsure = (one != other) | (one & (last - first > 1)) | ~(np.abs(found.value) < CLOSE)
-    rootless = np.isnan(found.x)
     row = np.where(height[0] >= 0, 0, np.where(np.isnan(height), -np.inf, height).argmax(axis=0))
-    row, index = row[rootless], every[rootless]
+    row, index = row[rootless], np.flatnonzero(rootless)
     unsure[rootless] = ~(height[row, index] * search(GRID[row], index) > 0)
     return np.asarray(unsure)
 
@@ -344,9 +339,8 @@ class _Search:
         alpha = np.minimum(alpha, 10.0**HIGHEST)  # exp(log(1e6)) rounds above it
         spec = replace(self.spec, alpha_attn=alpha, sigma_w2=None, **parts)
         theory, geometry = self.asked
-        end = sweep(spec, theory, geometry=geometry, entropy=False, resolution=resolution)
-        state = end.state
-        return np.asarray(state.gap / state.q)
+        found = sweep(spec, theory, geometry=geometry, entropy=False, resolution=resolution)
+        return np.asarray(found.state.gap / found.state.q)
 
     def __call__(self, log_alpha: Floats, index: Ints, resolution: int | None = None) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):  # gap = 0 is rho = 1: minus infinity

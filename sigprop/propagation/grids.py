@@ -14,10 +14,12 @@ from sigprop.core.arrays import Bools, Floats, Ints, distinct
 from sigprop.core.checks import count as checked_count
 from sigprop.core.memory import allow
 from sigprop.layers.attention.exchangeable import valid
+from sigprop.layers.attention.query_tables import Tabulated
 from sigprop.layers.state import State, scaled
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import geometry_of, require_theory
 from sigprop.propagation.points import chunks, part_of, parts_of_one_context, picked, singles
+from sigprop.propagation.solve import TOGETHER as SOLVED_TOGETHER
 from sigprop.propagation.stack import Stack, any_norm, build_stack, rem_of
 
 __all__ = ["FinalStates", "over_layers", "rows_by_layer", "sweep"]
@@ -30,7 +32,6 @@ LEAST, MOST = 8, 128  # blocks of positions that may be asked for
 SHRUNK = 0.85, 0.87  # factors on score deviations from which down tables are left, by and by
 APART = 0.1, 0.2  # final overlap deficits from which up that matters
 LONG, LONG_APART = 2.0**16, (0.02, 0.05)  # and from which it does in contexts beyond this one
-FEW = 8  # such stacks solved together
 # glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
 # releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
 HEAP = 2**21
@@ -298,7 +299,7 @@ def _solve_harsh(spec: ModelSpec, kind: str, rows: Floats, least: Floats, entrop
     harsh = np.flatnonzero(share > 0)
     if not harsh.size:
         return
-    for index, part in parts_of_one_context(picked(spec, harsh), kind, FEW):
+    for index, part in parts_of_one_context(picked(spec, harsh), kind, SOLVED_TOGETHER):
         place = harsh[index]
         exact, _ = _rows(part, build_stack(part, kind), entropy)
         rows[:, place] += share[place] * (exact - rows[:, place])
@@ -310,7 +311,8 @@ def _rows(spec: ModelSpec, stack: Stack, entropy: bool) -> tuple[Floats, Floats]
     start = stack.initial(spec)
     good = np.ones(len(np.asarray(start.gap)), dtype=bool)
     heat, cold = np.full((2, spec.depth, good.size), np.nan)
-    least, fitted = np.ones(good.size), getattr(stack.place.statistics, "fitted", False)
+    least, source = np.ones(good.size), stack.place.statistics
+    fitted = isinstance(source, Tabulated) and source.fitted
     edge = TOPS[-1] / np.sqrt(np.log(spec.context))
     for layer, step in enumerate(stack.steps(start)):
         heat[layer] = step.attention.reduced_beta

@@ -484,17 +484,15 @@ def _by_position(
     if packed is None:
         cuts = np.append(cuts, _inside(masks, context))
     rotated = all(one.rotary_base is not None for one in layers)
-    coarse = partial(coarse_layout, rotated=rotated, resolution=resolution)
-    if resolution is None:
-        resolution = resolution_of(context, rotated)
+    blocks = resolution_of(context, rotated) if resolution is None else resolution
     segmented = any(len(mask.starts(context)) > 1 for mask in masks)
-    far &= smooth and resolution < context and all(map(is_looked_up, layers))
+    far &= smooth and blocks < context and all(map(is_looked_up, layers))
     far &= not (segmented or any(mask.prefix for mask in masks))
     far &= any(is_far(mask.window, context) for mask in masks)
     tabled = None if far else top  # what tells pairs apart by distance has no tables
-    make: Callable[..., Layout] = partial(make_layout, resolution=resolution)
+    make: Callable[..., Layout] = partial(make_layout, resolution=blocks)
     if tabled is not None:
-        make = coarse
+        make = partial(coarse_layout, rotated=rotated, resolution=resolution)
     if shrinking is not None and not segmented:
         short = [int(mask.window) for mask in masks if mask.window < context]
         late = (context - shrinking_blocks(window, context, *shrinking) for window in short)

@@ -237,9 +237,7 @@ def _averages(fields: Fields, sizes: Floats, points: Floats) -> Attended:
 
 def _range(lines: Lines, summed: Callable[[Floats], Floats], query: Ints) -> Floats:
     """Points of u where the integrals of a vanishing field live, shape (Q, U)."""
-    below = np.full(
-        (query[-1] + 1, 2), LOWEST
-    )  # the last whole number at which -log G is below a level
+    below = np.full((query[-1] + 1, 2), LOWEST)  # last integer at which -log G is below a level
     for step in (FINE, 1):  # coarse, then between
         u = below[..., None] + step * np.arange(1, FINE)
         found = lines(u.reshape(len(below), -1)[query].astype(float), 1)[0]
