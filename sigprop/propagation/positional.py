@@ -18,7 +18,7 @@ Measured: notebooks/accuracy.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.core.arguments import validated
-from sigprop.core.arrays import Floats
+from sigprop.core.arrays import Floats, Ints
 from sigprop.core.checks import count
 from sigprop.core.errors import require
 from sigprop.layers.attention.head_noise import shared_variance
@@ -51,11 +51,12 @@ from sigprop.propagation.gradients.by_position import (
     VANISHES,
     gradients_of_array,
     is_pulled_through,
+    number_kept,
     resolved_gradients,
 )
 from sigprop.propagation.gradients.closed_form import Gradients
 from sigprop.propagation.gradients.sampled import sampled_gradients
-from sigprop.propagation.points import singles
+from sigprop.propagation.points import parts_of_one_context, singles
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.run import solve
 from sigprop.propagation.solve import propagate
@@ -223,35 +224,37 @@ def _sampled(
     )
 
 
-def both_ways(spec: ModelSpec) -> tuple[Trajectory, Gradients]:
-    """Trajectory and gradients of stacks by position; from one way forward where blocks agree.
+def both_ways(spec: ModelSpec) -> Iterator[tuple[Ints, Trajectory, Gradients]]:
+    """Trajectories and gradients of stacks by position; from one way forward where blocks agree.
 
     Parameters
     ----------
     spec : ModelSpec
-        One of `sigprop.propagation.points.parts_of_one_context`.
+        One description or an array of them, some of which are solved together.
 
-    Returns
-    -------
-    Trajectory, Gradients
-        As of `propagate` and of `gradients`.
+    Yields
+    ------
+    index : array of int, shape (n,)
+        Places of some stacks in the flattened array.
+    trajectory, gradients : Trajectory, Gradients
+        As of `propagate` and of `gradients`, with one axis of stacks behind the others; NaN of what
+        passes nothing.
 
     Examples
     --------
     >>> from sigprop import ModelSpec
-    >>> from sigprop.propagation.points import parts_of_one_context
     >>> from sigprop.propagation.positional import both_ways
     >>> spec = ModelSpec(depth=2, context=16, width=32, causal=True, beta=[0.5, 1], sigma_v2=1,
     ...                    sigma_w2=1, rho0=0.1)
-    >>> [[one.q.shape for one in both_ways(part)]
-    ...  for _, part in parts_of_one_context(spec, "position", 2)]
-    [[(3, 2), (2, 2)]]
+    >>> [(index.tolist(), there.q.shape, back.q.shape) for index, there, back in both_ways(spec)]
+    [([0, 1], (3, 2), (2, 2))]
     """
-    stack = build_stack(spec, "position")
-    run = solve(stack, stack.initial(spec), spec.shape[:1], columns=False)
-    found = from_positions(spec, run.read, stack.place)
-    shared = (stack, run) if is_pulled_through(spec, stack) else None
-    return found, resolved_gradients(spec, forward=shared)
+    for index, part in parts_of_one_context(spec, "position", number_kept(spec.depth)):
+        stack = build_stack(part, "position")
+        run = solve(stack, stack.initial(part), part.shape[:1], columns=False)
+        found = from_positions(part, run.read, stack.place)
+        shared = (stack, run) if is_pulled_through(part, stack) else None
+        yield index, found, resolved_gradients(part, forward=shared)
 
 
 class _Slopes(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from sigprop.core.errors import require
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation import positional
 from sigprop.propagation.capabilities import geometry_of, has_positions
-from sigprop.propagation.gradients.closed_form import WEIGHTS, gradients
+from sigprop.propagation.gradients.closed_form import WEIGHTS, Gradients, gradients
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.solve import propagate
 
@@ -221,9 +222,9 @@ def measure(
         Inverse temperature of each block.
     resolved : bool
         Overlap and entropy by position where theory can: means over pairs and positions, those of
-        `sigprop.propagation.grids.sweep`, or of `propagate` where beta differs by block. Gradients
-        by position too, but of arrays whose beta differs by block; without positions they have the
-        spread over networks, unless beta differs by block.
+        `propagate`; of rotary positions without a mask those of `sigprop.propagation.grids.sweep`,
+        unless beta differs by block. Gradients by position too, but of arrays whose beta differs by
+        block; without positions they have the spread over networks, unless beta differs by block.
 
     Returns
     -------
@@ -239,22 +240,35 @@ def measure(
     >>> bool(uniform < selective)
     True
     """
+    single, kind = resolved and beta_by_layer is None, geometry_of(spec)
+    if single and kind == "position":
+        return _by_position(spec)
     flat = propagate(spec, beta_by_layer=beta_by_layer, geometry="exchangeable")
-    single = resolved and beta_by_layer is None
     if resolved and has_positions(spec) and (single or not spec.shape):
         back = positional.gradients(spec, beta_by_layer=beta_by_layer)
     else:
         back = gradients(spec, None if single else flat, beta_by_layer)
-    inner = {"w1": back.w1 if back.wg is None else back.w1 + back.wg}  # one matrix of both
-    norms = np.stack([(back.norms | inner)[name] for name in WEIGHTS])
     if len(flat.q) <= spec.depth:
         return Measures(*np.full((4, *spec.shape), np.nan))
-    if single and geometry_of(spec) != "exchangeable":
+    if single and kind != "exchangeable":
         found = sweep(spec)
-        rho, entropy = np.asarray(found.state.rho), np.asarray(found.entropy_ratio)
-    else:
-        seen = propagate(spec, beta_by_layer=beta_by_layer) if resolved else flat
-        rho, entropy = seen.rho[-1], seen.entropy_ratio.min(axis=0)
+        return _measures(np.asarray(found.state.rho), np.asarray(found.entropy_ratio), back)
+    seen = propagate(spec, beta_by_layer=beta_by_layer) if resolved else flat
+    return _measures(seen.rho[-1], seen.entropy_ratio.min(axis=0), back)
+
+
+def _by_position(spec: ModelSpec) -> Measures:
+    """Measures of stacks under a mask, from one way forward."""
+    out = np.full((4, prod(spec.shape)), np.nan)
+    for index, seen, back in positional.both_ways(spec):
+        out[:, index] = _measures(seen.rho[-1], seen.entropy_ratio.min(axis=0), back)
+    return Measures(*out.reshape(4, *spec.shape))
+
+
+def _measures(rho: Floats, entropy: Floats, back: Gradients) -> Measures:
+    """Measures of a last overlap, a lowest entropy and the gradients of all blocks."""
+    inner = {"w1": back.w1 if back.wg is None else back.w1 + back.wg}  # one matrix of both
+    norms = np.stack([(back.norms | inner)[name] for name in WEIGHTS])
     with np.errstate(all="ignore"):  # nothing may be known of a point
         scale = norms[:, -1].max(axis=0)
         return Measures(

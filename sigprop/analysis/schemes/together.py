@@ -13,10 +13,9 @@ from sigprop.analysis.critical import Critical, first_root
 from sigprop.model.spec import ModelSpec
 from sigprop.propagation.capabilities import TheoryError, geometry_of
 from sigprop.propagation.gradients.closed_form import Gradients
-from sigprop.propagation.points import parts_of_one_context
 from sigprop.propagation.positional import both_ways, gradients
 from sigprop.propagation.result import Trajectory
-from sigprop.propagation.solve import TOGETHER, propagate
+from sigprop.propagation.solve import propagate
 from sigprop.propagation.trajectories import of_one
 
 __all__ = ["Solved", "solved"]
@@ -105,11 +104,10 @@ def solved(specs: Iterable[ModelSpec], rho_max: float) -> Solved:
 
 def _both_ways(wide: ModelSpec) -> Iterator[tuple[Iterable[int], Trajectory, Gradients]]:
     """Places of descriptions in an array, their trajectories and gradients."""
-    if geometry_of(wide) != "position":
+    if geometry_of(wide) == "position":
+        yield from both_ways(wide)
+    else:
         yield range(wide.shape[0]), propagate(wide), gradients(wide)
-        return
-    for index, part in parts_of_one_context(wide, "position", TOGETHER):
-        yield index.tolist(), *both_ways(part)
 
 
 def _words(spec: ModelSpec) -> Words:

@@ -38,6 +38,7 @@ __all__ = [
     "Pulled",
     "gradients_of_array",
     "is_pulled_through",
+    "number_kept",
     "pullback",
     "pulled",
     "resolved_gradients",
@@ -469,6 +470,28 @@ def resolved_gradients(
     return Gradients(**masked)
 
 
+def number_kept(depth: int) -> int:
+    """Stacks that are solved together of which every layer is kept.
+
+    Parameters
+    ----------
+    depth : int
+        Number of blocks.
+
+    Returns
+    -------
+    int
+        Fewer of deep ones, at least one.
+
+    Examples
+    --------
+    >>> from sigprop.propagation.gradients.by_position import number_kept
+    >>> number_kept(12), number_kept(96), number_kept(1000)
+    (8, 2, 1)
+    """
+    return int(np.clip(LAYERS // depth, 1, TOGETHER))
+
+
 def gradients_of_array(
     spec: ModelSpec,
     start: str | ArrayLike = "identity",
@@ -505,9 +528,8 @@ def gradients_of_array(
     >>> gradients_of_array(spec).q.shape
     (3, 2)
     """
-    number = int(np.clip(LAYERS // spec.depth, 1, TOGETHER))
     whole: dict[str, Floats] = {}
-    for index, part in parts_of_one_context(spec, "position", number):
+    for index, part in parts_of_one_context(spec, "position", number_kept(spec.depth)):
         found = resolved_gradients(part, start, ranges)
         for name in (name for name in Gradients.AXES if getattr(found, name) is not None):
             value = getattr(found, name)
