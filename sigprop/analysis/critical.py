@@ -40,6 +40,7 @@ SCAN = 25  # strengths at which the overlap is computed before refining
 GRID = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
 FAINT, LEVEL = 9, 0.1  # a strength up to which heights that differ by a tenth do not cross zero
 USUAL, PARTS = 13, 3  # where a scan that ends at the first root looks first, and parts of the rest
+BESIDE = np.arange(-1, 3)  # ends of a bracket and their neighbours on the grid
 FEW = 16  # blocks of positions on which roots are bracketed
 MARGIN = 0.02  # of heights on few blocks, whose signs may differ from those on all
 CLOSE = 1e-9  # largest residual of a root that has converged
@@ -264,9 +265,16 @@ def _first_roots(search: _Search, index: Ints, scan: Scan, few: int | None = Non
     before, crosses = first_crossing(height)
     crosses &= ~(height[0] >= 0)
     some, first = np.flatnonzero(crosses), before[crosses]
-    ends = (GRID[first], GRID[first + 1]), (height[first, some], height[first + 1, some])
     exact, nearly = heights(index[some]), heights(index[some], few)
-    roots = refined(exact, *ends) if few is None else refined_from(nearly, exact, *ends)
+    if few is None:
+        ends = (GRID[first], GRID[first + 1]), (height[first, some], height[first + 1, some])
+        roots = refined(exact, *ends)
+    else:
+        rows = first + BESIDE[:, None]
+        held = np.clip(rows, 0, SCAN - 1)
+        values = np.where(rows == held, height[held, some], np.nan)
+        flat = CLOSE / (1 - search.target[index[some]])  # heights, of overlaps that are close
+        roots = refined_from(nearly, exact, GRID[held], values, flat)
     out = np.full((3, index.size), np.nan)
     out[:, some] = roots
     return _Found(height, *out)
@@ -274,9 +282,9 @@ def _first_roots(search: _Search, index: Ints, scan: Scan, few: int | None = Non
 
 def _is_unsure(search: _Search, found: _Found) -> Bools:
     """Where a search that began on few blocks has failed, or heights on all decide otherwise."""
-    height, rootless = found.height, np.isnan(found.x)
+    height, rootless, left = found.height, np.isnan(found.x), 1 - search.target
     (first, one), (last, other) = (first_crossing(height + off) for off in (MARGIN, -MARGIN))
-    unsure = (one != other) | (one & (last - first > 1)) | ~(np.abs(found.value) < CLOSE)
+    unsure = (one != other) | (one & (last - first > 1)) | ~(np.abs(found.value) * left <= CLOSE)
     row = np.where(height[0] >= 0, 0, np.where(np.isnan(height), -np.inf, height).argmax(axis=0))
     row, index = row[rootless], np.flatnonzero(rootless)
     unsure[rootless] = ~(height[row, index] * search(GRID[row], index) > 0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sigprop.core.arrays import Bools, Floats, Ints
+from sigprop.core.arrays import Bools, Floats, Ints, Number
 
 __all__ = ["Roots", "first_crossing", "refined", "refined_from"]
 
@@ -15,9 +15,10 @@ INNER = 3  # points inside a bracket, called together: a few cost little more th
 POINTS = 4  # through which the inverse is interpolated
 CLOSE = 1e-15  # width of a bracket, over one plus the size of its root
 FLAT = 1e-10  # size of a function near its root
-SPREAD = 0.02  # of three points about a root of functions that are nearly the same
-ABSENT = 1e100  # value of a point without weight: interpolation of the inverse passes over it
-NEAR = 1e-5  # size from which on the next interpolation is trusted if two orders of it agree
+PARTS = 8  # of a bracket, one between points inside it
+HALVES = 40  # of a bracket, in which the root of a cubic is found
+SPREAD = 4e-4 * np.array([-3.0, -1.0, 1.0, 3.0])  # about a root of functions nearly the same
+NEAR = 1e-2  # size from which on the next interpolation is trusted if two orders of it agree
 MOST = 200  # steps
 
 Function = Callable[[Floats, Ints], Floats]
@@ -113,8 +114,9 @@ def refined(
 def refined_from(
     nearly: Function,
     function: Function,
-    bracket: tuple[Floats, Floats],
-    values: tuple[Floats, Floats],
+    points: Floats | Sequence[Floats],
+    values: Floats | Sequence[Floats],
+    flat: Number = FLAT,
 ) -> Roots:
     """Refine the first roots of functions from those of cheaper ones that are nearly the same.
 
@@ -122,35 +124,71 @@ def refined_from(
     ----------
     nearly : callable
         As `function`, with roots that are close by.
-    function, bracket
+    function : callable
         As of `refined`.
-    values : tuple of array, shape (N,)
-        What `nearly` is at the ends.
+    points : array, shape (S, N)
+        Where `nearly` is known, increasing: the ends of the brackets of its roots, and neighbours.
+    values : array, shape (S, N)
+        What it is there; NaN where it is not known after all.
+    flat : float or array, shape (N,)
+        Size of a function near its root.
 
     Returns
     -------
     Roots
-        As of `refined`, started at three points about the roots of `nearly`; where the functions
-        have no root within a width of the bracket, values that are not small.
+        As of `refined`, started at four points about the roots of `nearly`, which are those of
+        cubics through three more points; where the functions have no root within a width of the
+        bracket, values that are not small.
 
     Examples
     --------
     >>> import numpy as np
     >>> from sigprop.core.numerics.roots import refined_from
-    >>> ends, nearly = (np.zeros(1), np.full(1, 2.0)), lambda x, which: x**2 - 2.02
-    >>> found = refined_from(nearly, lambda x, which: x**2 - 2, ends, (ends[0] - 2, ends[1]))
+    >>> ends, nearly = np.array([[0.0], [2.0]]), lambda x, which: x**2 - 2.02
+    >>> found = refined_from(nearly, lambda x, which: x**2 - 2, ends, nearly(ends, None))
     >>> bool(abs(found.x[0] - np.sqrt(2)) < 1e-13)
     True
     """
-    x, y, low, high = _inside(nearly, bracket, values)
-    start, _ = _next(x, y)
-    start = np.where((low < start) & (start < high), start, (low + high) / 2)
-    xs = start + SPREAD * np.array([-1.0, 0.0, 1.0, 0.0])[:, None]
-    ys, wide = np.full_like(xs, ABSENT), bracket[1] - bracket[0]
-    ys[:-1] = function(xs[:-1], np.arange(start.size))
-    low = np.max(np.where(ys < 0, xs, bracket[0] - wide), axis=0)
-    high = np.min(np.where((ys < 0) | (ys == ABSENT), bracket[1] + wide, xs), axis=0)
-    return _stepped(function, *_in_order(xs, ys), low, high, 2 * INNER)
+    points, values = np.asarray(points), np.asarray(values)
+    start, ends = _of_cubic(points, values)
+    wide, three = ends[1] - ends[0], np.array([-1.0, 0.0, 1.0])[:, None]
+    step, every = wide / PARTS, np.arange(start.size)
+    inside = np.clip(start, ends[0] + 1.5 * step, ends[1] - 1.5 * step) + step * three
+    xs, ys = np.concatenate([points, inside]), np.concatenate([values, nearly(inside, every)])
+    order = xs.argsort(axis=0)
+    start, _ = _of_cubic(*(np.take_along_axis(v, order, axis=0) for v in (xs, ys)))
+    xs = start + SPREAD[:, None]
+    ys = function(xs, every)
+    low = np.max(np.where(ys < 0, xs, ends[0] - wide), axis=0)
+    high = np.min(np.where(ys < 0, ends[1] + wide, xs), axis=0)
+    return _stepped(function, *_in_order(xs, ys), low, high, INNER + POINTS, flat)
+
+
+def _of_cubic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Roots in the first brackets, of cubics through their ends and neighbours, and these ends.
+
+    Without a neighbour the order is less, and the root in the middle where an end is infinite.
+    """
+    rows = first_crossing(y)[0] + np.array([0, 1, 2, -1])[:, None]
+    held = np.clip(rows, 0, len(y) - 1)
+    x, y = (np.take_along_axis(v, held, axis=0) for v in (x, y))
+    known = (rows == held) & np.isfinite(y)
+    last = np.where(known[2], [[2], [3]], [[3], [2]])  # a neighbour that is known comes first
+    x, y, known = (np.concatenate([v[:2], np.take_along_axis(v, last, axis=0)])
+                   for v in (x, y, known))  # fmt: skip
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = np.diff(y, axis=0) / np.diff(x, axis=0)
+        bends = np.diff(slopes, axis=0) / (x[2:] - x[:-2])
+        third = np.where(known[3], (bends[1] - bends[0]) / (x[3] - x[0]), 0.0)
+        second = np.where(known[2], bends[0], 0.0)
+        low, high = x[0], x[1]
+        for _ in range(HALVES):
+            middle = (low + high) / 2
+            more = second + (middle - x[2]) * third
+            below = y[0] + (middle - x[0]) * (slopes[0] + (middle - x[1]) * more) < 0
+            low, high = np.where(below, (middle, high), (low, middle))
+    finite = np.isfinite(slopes[0])
+    return np.where(finite, (low + high) / 2, (x[0] + x[1]) / 2), x[:2]
 
 
 def _inside(
@@ -173,15 +211,16 @@ def _in_order(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _stepped(
-    function: Function, xs: Floats, ys: Floats, low: Floats, high: Floats, called: int
-) -> Roots:
+    function: Function, xs: Floats, ys: Floats, low: Floats, high: Floats, called: int,
+    flat: Number = FLAT,
+) -> Roots:  # fmt: skip
     """Step on from points and values in order, and brackets."""
     every = np.arange(low.size)
     calls, halve = np.full(every.size, called), np.zeros(every.size, dtype=bool)
     roots, left = _next(xs, ys)
     for _ in range(MOST):
         wide = high - low > CLOSE * (1 + np.abs(xs[0]))
-        index = np.flatnonzero((left > FLAT) & wide & ~np.isnan(ys).any(axis=0))
+        index = np.flatnonzero((left > flat) & wide & ~np.isnan(ys).any(axis=0))
         if not index.size:
             break
         start, stop, x, y = low[index], high[index], xs[:, index], ys[:, index]
@@ -206,8 +245,7 @@ def _next(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (y[1] - y[0]) / (x[1] - x[0])
         apart = np.abs(slope * (roots - _inverse(x[:-1], y[:-1])))
-    trusted = (size < NEAR) & (y[-1] != ABSENT)
-    return roots, np.asarray(np.where(trusted, np.fmin(apart, size), size))
+    return roots, np.asarray(np.where(size < NEAR, np.fmin(apart, size), size))
 
 
 def _inverse(x: Floats, y: Floats) -> Floats:

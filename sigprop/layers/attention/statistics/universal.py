@@ -454,37 +454,26 @@ class Couples:
         return np.asarray(own.most[..., self._i[at]] * own.most[..., self._j[at]])
 
     def _shares(self, own: _Own, r: Floats, at: Index) -> Floats:
-        least = 1 - co.MAX_GAP
-        found, beyond = self._within(own, np.maximum(r, least), at), r < least
+        least, shares = 1 - co.MAX_GAP, self._at(own, at)
+        found, beyond = shares(np.maximum(r, least)), r < least
         index = np.flatnonzero(beyond.any(axis=tuple(range(r.ndim - 1))))
         if index.size:
+            before = shares(np.full((*r.shape[:-1], index.size), least + STEP), index)
             some = np.arange(self._i.size)[at][index]
-            further = self._beyond(own, r[..., index], found[..., index], some)
+            even, most = self._even[some], self._most(own, some)
+            further = _beyond(r[..., index], even, most, found[..., index], before)
             found[..., index] = np.where(beyond[..., index], further, found[..., index])
         return np.where(self._empty[at], 0.0, np.where(self._known[at], found, np.nan))
 
-    def _within(self, own: _Own, r: Floats, at: Index = ALL) -> Floats:
-        """Shares of some couples, where the tables hold r."""
+    def _at(self, own: _Own, at: Index) -> _Shares:
+        """Shares of some couples, by r."""
         i, j = self._i[at], self._j[at]
         first, later = own.std[..., i], own.std[..., j]
         mean = np.minimum(np.sqrt(first * later), HOT)
-        gap = np.clip(1 - r, 0.0, co.MAX_GAP)
-        log = self._small[at] + co.bend(mean) * self._apart(first, later, mean, gap, at)
-        both = own.of_gap(np.concatenate([gap, gap], axis=-1), np.concatenate([i, j]))
-        log += (both[..., : i.size] + both[..., i.size :]) / 2
-        return np.asarray(r * np.exp(log))
+        return _Shares(own, i, j, mean, self._small[at], self._apart(first, later, mean, at))
 
-    def _beyond(self, own: _Own, r: Floats, last: Floats, at: Ints) -> Floats:
-        """Shares beyond the last r: the logarithm of the overlap goes on as a line."""
-        least, even, most = 1 - co.MAX_GAP, self._even[at], self._most(own, at)
-        before = self._within(own, np.full_like(r, least + STEP), at)
-        end, start = (np.maximum(e * most + even, SMALL * even) for e in (last, before))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope = np.log(start / end) / STEP
-            return np.asarray((end * np.exp(slope * (r - least)) - even) / most)
-
-    def _apart(self, first: Floats, later: Floats, mean: Floats, gap: Floats, at: Index) -> Floats:
-        """Logarithm that unlike queries add, over the bend."""
+    def _apart(self, first: Floats, later: Floats, mean: Floats, at: Index) -> Series:
+        """Logarithms that unlike queries add, over the bend, by 1 - r."""
         table = self._pair[at]
         size, *count = table.shape
         ratio = np.divide(later, first, out=np.ones_like(mean), where=first > 0)
@@ -495,8 +484,39 @@ class Couples:
         )
         rows = hot @ table.reshape(size, count[0], -1)
         rows = tilted[..., None, :] @ rows.reshape(size, -1, *count[1:])
-        series = Series(rows[..., 0, :].T.reshape(count[2], *mean.shape))
-        return series(np.clip(co.from_gap(gap, mean), -1.0, 1.0))
+        return Series(rows[..., 0, :].T.reshape(count[2], *mean.shape))
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Couples at their scores: geometric mean of both deviations, and logarithms by 1 - r."""
+
+    own: _Own
+    i: Ints
+    j: Ints
+    mean: Floats
+    small: Floats
+    apart: Series
+
+    def __call__(self, r: Floats, index: Ints | None = None) -> Floats:
+        """Shares of some couples, where the tables hold r."""
+        i, j, mean, log = self.i, self.j, self.mean, self.small
+        if index is not None:
+            i, j, mean, log = i[index], j[index], mean[..., index], log[index]
+        gap = np.clip(1 - r, 0.0, co.MAX_GAP)
+        place = np.clip(co.from_gap(gap, mean), -1.0, 1.0)
+        log = log + co.bend(mean) * self.apart(place, index)
+        both = self.own.of_gap(np.concatenate([gap, gap], axis=-1), np.concatenate([i, j]))
+        log += (both[..., : i.size] + both[..., i.size :]) / 2
+        return np.asarray(r * np.exp(log))
+
+
+def _beyond(r: Floats, even: Floats, most: Floats, last: Floats, before: Floats) -> Floats:
+    """Shares beyond the last r: the logarithm of the overlap goes on as a line."""
+    end, start = (np.maximum(e * most + even, SMALL * even) for e in (last, before))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.log(start / end) / STEP
+        return np.asarray((end * np.exp(slope * (r - 1 + co.MAX_GAP)) - even) / most)
 
 
 def _at_keys(keys: Floats, table: Floats) -> Floats:
