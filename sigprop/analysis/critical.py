@@ -41,6 +41,7 @@ GRID = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
 FAINT, LEVEL = 9, 0.1  # a strength up to which heights that differ by a tenth do not cross zero
 USUAL, PARTS = 13, 3  # where a scan that ends at the first root looks first, and parts of the rest
 BESIDE = np.arange(-1, 3)  # ends of a bracket and their neighbours on the grid
+INSIDE = np.delete(np.linspace(GRID[10], GRID[12], 9), [0, 4, 8])[:, None]  # two usual brackets
 FEW = 16  # blocks of positions on which roots are bracketed
 MARGIN = 0.02  # of heights on few blocks, whose signs may differ from those on all
 CLOSE = 1e-9  # largest residual of a root that has converged
@@ -261,23 +262,47 @@ def _first_roots(search: _Search, index: Ints, scan: Scan, few: int | None = Non
     def heights(of: Ints, resolution: int | None = None) -> Function:
         return lambda log_alpha, which: search(log_alpha, of[which], resolution)
 
-    height = scan(heights(index, few), index.size)
+    nearly = heights(index, few)
+    ahead = _Ahead(nearly) if few is not None and index.size == 1 else None
+    height = scan(ahead or nearly, index.size)
     before, crosses = first_crossing(height)
     crosses &= ~(height[0] >= 0)
     some, first = np.flatnonzero(crosses), before[crosses]
-    exact, nearly = heights(index[some]), heights(index[some], few)
+    exact = heights(index[some])
     if few is None:
         ends = (GRID[first], GRID[first + 1]), (height[first, some], height[first + 1, some])
         roots = refined(exact, *ends)
     else:
         rows = first + BESIDE[:, None]
         held = np.clip(rows, 0, SCAN - 1)
-        values = np.where(rows == held, height[held, some], np.nan)
+        known = GRID[held], np.where(rows == held, height[held, some], np.nan)
+        if ahead is not None and some.size:
+            known = ahead.with_inside(*known)
         flat = CLOSE / (1 - search.target[index[some]])  # heights, of overlaps that are close
-        roots = refined_from(nearly, exact, GRID[held], values, flat)
+        roots = refined_from(heights(index[some], few), exact, *known, flat)
     out = np.full((3, index.size), np.nan)
     out[:, some] = roots
     return _Found(height, *out)
+
+
+class _Ahead:
+    """Heights of one spec, whose first call asks inside usual brackets, too: that costs little."""
+
+    def __init__(self, function: Function) -> None:
+        self._function, self._values = function, np.empty(0)
+
+    def __call__(self, log_alpha: Floats, index: Ints) -> Floats:
+        if self._values.size:
+            return self._function(log_alpha, index)
+        found = self._function(np.concatenate([log_alpha, INSIDE]), index)
+        self._values = found[len(log_alpha) :]
+        return found[: len(log_alpha)]
+
+    def with_inside(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Points and heights about a bracket, with those inside it."""
+        inside = ((INSIDE > x[1]) & (INSIDE < x[2]))[:, 0]
+        points = np.concatenate([x[:2], INSIDE[inside], x[2:]])
+        return points, np.concatenate([y[:2], self._values[inside], y[2:]])
 
 
 def _is_unsure(search: _Search, found: _Found) -> Bools:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sigprop.core.errors import DomainError
 
-__all__ = ["LIMIT", "allow"]
+__all__ = ["LIMIT", "allow", "keep_heap"]
 
 LIMIT = 2 * 2**30  # bytes
+HEAP = 2**24  # bytes
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -38,6 +41,21 @@ def allow(needed: float, parameter: str, value: object, remedy: str) -> None:
     if needed > LIMIT:
         words = f"this needs {_size(needed)} of memory, and at most {_size(LIMIT)} are allowed"
         raise DomainError(parameter, value, f"{remedy}: {words}")
+
+
+def keep_heap() -> None:
+    """Have the allocator keep memory that temporaries free.
+
+    The GNU C library gives the top of its heap back to the system, which faults it in again, at
+    every large temporary; releasing one large block raises the size from which on it does so
+    (mallopt(3), dynamic threshold). Elsewhere nothing changes.
+
+    Examples
+    --------
+    >>> from sigprop.core.memory import keep_heap
+    >>> keep_heap()
+    """
+    np.empty(HEAP, dtype=np.int8)
 
 
 def _size(bytes_: float) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from sigprop.core.arguments import validated
 from sigprop.core.arrays import Bools, Floats, Ints, distinct
 from sigprop.core.checks import count as checked_count
-from sigprop.core.memory import allow
+from sigprop.core.memory import allow, keep_heap
 from sigprop.layers.attention.exchangeable import valid
 from sigprop.layers.attention.query_tables import Tabulated
 from sigprop.layers.state import State, scaled
@@ -32,9 +32,6 @@ LEAST, MOST = 8, 128  # blocks of positions that may be asked for
 SHRUNK = 0.85, 0.87  # factors on score deviations from which down tables are left, by and by
 APART = 0.1, 0.2  # final overlap deficits from which up that matters
 LONG, LONG_APART = 2.0**16, (0.02, 0.05)  # and from which it does in contexts beyond this one
-# glibc gives the top of its heap back to the system, and faults it in again, at every temporary;
-# releasing one large block raises the bound from which it does so (mallopt(3), dynamic threshold)
-HEAP = 2**21
 
 
 @dataclass(frozen=True)
@@ -126,9 +123,9 @@ def sweep(
     if resolution is not None:
         checked_count("resolution", resolution, LEAST, MOST)
     kind = geometry_of(spec, theory, geometry)
+    keep_heap()
     if kind != "exchangeable":
         return _resolved(spec, kind, progress, entropy, resolution)
-    np.empty(HEAP)
     shape = spec.shape
     allow(64 * prod(shape), "shape", shape, "fewer points")
     q, gap, heat = np.empty(shape), np.empty(shape), np.empty(shape)

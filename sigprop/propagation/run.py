@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sigprop.core.arrays import Bools, Floats, Ints
+from sigprop.core.memory import keep_heap
 from sigprop.layers.interface import Step
 from sigprop.layers.state import State
 from sigprop.propagation.capabilities import refusal
@@ -92,6 +93,7 @@ def solve(
     >>> int(solve(stack, stack.initial(spec)).ended)
     3
     """
+    keep_heap()
     geometry = stack.place.geometry
     kernels, good = [start], [np.asarray(geometry.is_valid(start))]
     rows: list[Any] = []

@@ -211,6 +211,9 @@ DECODER = ModelSpec(  # under a mask, at contexts that are not position by posit
 )  # fmt: skip
 
 
+NUMBERS = ("beta", "sigma_v2", "sigma_w2", "rho0")  # of which DECODER has three
+
+
 @pytest.mark.parametrize("rotary", [{}, {"rotary_base": 1e4, "width": 512, "heads": 8}])
 @pytest.mark.parametrize("search", [critical, first_root])
 def test_brackets_on_few_blocks_lead_to_the_roots_on_all(monkeypatch, search, rotary):
@@ -229,6 +232,27 @@ def test_brackets_on_few_blocks_lead_to_the_roots_on_all(monkeypatch, search, ro
     monkeypatch.setattr(module, "sweep", lambda *args, **_: few(*args))
     coarse, good = search(spec, target).alpha_attn, whole.converged
     assert np.abs(coarse[good] / whole.alpha_attn[good] - 1).max() > 1e-5
+
+
+def test_a_decoder_alone_has_the_root_it_has_among_others(monkeypatch):
+    """Though its usual brackets are looked into at once; control: among others they are not."""
+    module, asked = sys.modules["sigprop.analysis.critical"], []
+
+    def counted(spec, *args, resolution=None, **more):
+        asked.append(resolution)
+        return sweep(spec, *args, resolution=resolution, **more)
+
+    monkeypatch.setattr(module, "sweep", counted)
+    specs = [DECODER.replace(**{n: getattr(DECODER, n)[k] for n in NUMBERS}) for k in range(3)]
+    together = first_root(DECODER, 0.9)
+    assert asked.count(16) > 1
+    usual = (together.alpha_attn > 0.1) & (together.alpha_attn < 1)
+    assert usual.any()
+    for k, spec in enumerate(specs):
+        asked.clear()
+        alone = first_root(spec, 0.9)
+        np.testing.assert_allclose(alone.alpha_attn, together.alpha_attn[k], rtol=1e-9)
+        assert (asked.count(16) == 1) == usual[k]
 
 
 @pytest.mark.parametrize("side", [0.5, -0.5])

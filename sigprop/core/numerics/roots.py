@@ -15,9 +15,9 @@ INNER = 3  # points inside a bracket, called together: a few cost little more th
 POINTS = 4  # through which the inverse is interpolated
 CLOSE = 1e-15  # width of a bracket, over one plus the size of its root
 FLAT = 1e-10  # size of a function near its root
-PARTS = 8  # of a bracket, one between points inside it
+NARROW = 0.3  # of a bracket in which functions are cubics
 HALVES = 40  # of a bracket, in which the root of a cubic is found
-SPREAD = 4e-4 * np.array([-3.0, -1.0, 1.0, 3.0])  # about a root of functions nearly the same
+SPREAD = 5e-4 * np.array([-3.0, -1.0, 1.0, 3.0])  # about a root of functions nearly the same
 NEAR = 1e-2  # size from which on the next interpolation is trusted if two orders of it agree
 MOST = 200  # steps
 
@@ -137,8 +137,8 @@ def refined_from(
     -------
     Roots
         As of `refined`, started at four points about the roots of `nearly`, which are those of
-        cubics through three more points; where the functions have no root within a width of the
-        bracket, values that are not small.
+        cubics, through three more points if any bracket is wide; where the functions have no root
+        within a width of the bracket, values that are not small.
 
     Examples
     --------
@@ -149,14 +149,14 @@ def refined_from(
     >>> bool(abs(found.x[0] - np.sqrt(2)) < 1e-13)
     True
     """
-    points, values = np.asarray(points), np.asarray(values)
-    start, ends = _of_cubic(points, values)
-    wide, three = ends[1] - ends[0], np.array([-1.0, 0.0, 1.0])[:, None]
-    step, every = wide / PARTS, np.arange(start.size)
-    inside = np.clip(start, ends[0] + 1.5 * step, ends[1] - 1.5 * step) + step * three
-    xs, ys = np.concatenate([points, inside]), np.concatenate([values, nearly(inside, every)])
-    order = xs.argsort(axis=0)
-    start, _ = _of_cubic(*(np.take_along_axis(v, order, axis=0) for v in (xs, ys)))
+    xs, ys = np.asarray(points), np.asarray(values)
+    start, ends = _of_cubic(xs, ys)
+    every, wide = np.arange(start.size), ends[1] - ends[0]
+    if np.any(wide > NARROW):
+        inside = np.linspace(ends[0], ends[1], INNER + 2)[1:-1]
+        xs, ys = np.concatenate([xs, inside]), np.concatenate([ys, nearly(inside, every)])
+        order = xs.argsort(axis=0)
+        start, _ = _of_cubic(*(np.take_along_axis(v, order, axis=0) for v in (xs, ys)))
     xs = start + SPREAD[:, None]
     ys = function(xs, every)
     low = np.max(np.where(ys < 0, xs, ends[0] - wide), axis=0)
