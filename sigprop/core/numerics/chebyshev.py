@@ -142,7 +142,7 @@ def contracted(table: Floats, terms: Floats) -> Floats:
 
     Returns
     -------
-    array, shape (..., P, V)
+    array, shape (V, ..., P)
         The sums.
 
     Examples
@@ -150,10 +150,10 @@ def contracted(table: Floats, terms: Floats) -> Floats:
     >>> import numpy as np
     >>> from sigprop.core.numerics.chebyshev import contracted
     >>> contracted(np.ones((1, 3, 2)), np.array([[1.0, 0.5, -0.5]])).tolist()
-    [[1.0, 1.0]]
+    [[1.0], [1.0]]
     """
     rows = terms.reshape(-1, *terms.shape[-2:]).swapaxes(0, 1) @ table
-    return rows.swapaxes(0, 1).reshape(*terms.shape[:-1], table.shape[-1])
+    return rows.transpose(2, 1, 0).reshape(-1, *terms.shape[:-1])
 
 
 @dataclass(frozen=True)

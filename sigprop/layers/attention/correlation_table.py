@@ -358,7 +358,7 @@ class RotaryCorrelations:
         terms = co.from_deviation(sigma, COLDEST, HOTTEST), from_part(share), from_part(tilt)
         for x, number in zip(terms, self._counts, strict=True):
             wide = (wide[..., None] * basis(x, number)[..., None, :]).reshape(*sigma.shape, -1)
-        found = np.moveaxis(contracted(self._rows, wide), -1, 0)
+        found = contracted(self._rows, wide)
         warmth = np.minimum(sigma / COLDEST, 1.0) ** 2
         plain = PLAIN.reshape(-1, *[1] * sigma.ndim)
         return np.asarray(plain + warmth * (found - plain))

@@ -207,22 +207,23 @@ class RotatedGaps:
             local = np.swapaxes(profile @ self._in_window.T, -1, -2)
             return self._joined(self._head._cosine_means(gap[..., :first, :first]), local)
         gap = gap[..., :blocks]
-        if np.any(self.layout.queries.low > 0):
+        if self._is_offset:
             return self.layout.own(gap[..., None, :, :] * self._by_frequency)
         before, within = self._pairs
-        wide = np.moveaxis(gap, -2, 0)[..., None]  # (B, ..., B, 1)
-        lead = (len(before), *[1] * (gap.ndim - 2), *before.shape[1:])
-        beside = np.moveaxis((before.reshape(lead) @ wide)[..., 0], 0, -1)
+        wide = gap.reshape(-1, blocks, blocks).transpose(1, 2, 0)  # (B, B, stacks)
+        beside = (before @ wide).transpose(2, 1, 0).reshape(*gap.shape[:-2], -1, blocks)
         inside = within * np.diagonal(gap, axis1=-2, axis2=-1)[..., None, :]
-        start = np.cumsum(2 * beside + inside, axis=-1) - 2 * beside - inside
-        last, seen = self._last
-        sums = start[..., last[0]]
-        for block, part in zip(last, seen, strict=True):
-            sums = sums + part * (2 * beside[..., block] + part * inside[..., block])
+        whole, square = self._whole
+        sums = beside @ whole + inside @ square
         for weight, later, earlier in self._next:
             sums = sums + weight * gap[..., None, later, earlier]
         count = self._count
         return np.asarray(np.divide(sums, count, out=np.zeros_like(sums), where=count > 0))
+
+    @cached_property
+    def _is_offset(self) -> bool:
+        """Whether keys before those that a query sees are not seen."""
+        return bool(np.any(self.layout.queries.low > 0))
 
     @cached_property
     def _pairs(self) -> tuple[Floats, Floats]:
@@ -230,6 +231,12 @@ class RotatedGaps:
         whole = self._by_frequency * self.layout.pairs
         before = np.ascontiguousarray(np.moveaxis(np.tril(whole, -1), 0, 1))
         return before, np.diagonal(whole, axis1=-2, axis2=-1).copy()
+
+    @cached_property
+    def _whole(self) -> tuple[Floats, Floats]:
+        """Twice what a query sees of each block, and its square, shape (B, P)."""
+        seen = self.layout.seen.T
+        return np.ascontiguousarray(2 * seen), np.ascontiguousarray(seen**2)
 
     @cached_property
     def _next(self) -> list[tuple[Floats, Ints, Ints]]:

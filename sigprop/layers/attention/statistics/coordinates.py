@@ -59,7 +59,7 @@ def to_sigma(y: Floats, context: Floats) -> Floats:
 def from_deviation(s: Floats, low: Number, high: Number) -> Floats:
     """Score standard deviation, clipped to a range, on [-1, 1]."""
     start, stop = low / (low + A), high / (high + A)
-    y = np.clip(s, low, high)
+    y = np.minimum(np.maximum(s, low), high)
     return np.asarray(2 * (y / (y + A) - start) / (stop - start) - 1)
 
 

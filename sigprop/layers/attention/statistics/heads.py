@@ -142,7 +142,7 @@ def lost(rows: Floats, s: Floats, gap: Floats, head_width: float) -> Floats:
     if rows.ndim == 2:
         found = np.einsum("...i,...i->...", near @ rows.T, hot)
     elif rows.shape[:-2] == hot.shape[-2:-1]:
-        found = np.einsum("...j,...j->...", contracted(rows, hot), near)
+        found = np.einsum("j...,...j->...", contracted(rows, hot), near)
     else:
         found = np.einsum("...ij,...i,...j->...", rows, hot, near, optimize=True)
     return np.asarray(bend(s, head_width) * found)

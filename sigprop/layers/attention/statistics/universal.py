@@ -229,8 +229,12 @@ class OneQuery:
         """Excess and deficit by series in score deviations up to some one, or in one for all."""
         hot = basis(co.from_deviation(s, 0.0, top), rows.shape[1])
         every = s.shape[-1] == 1  # of which there is one product of matrices
-        sums = np.tensordot(hot[..., 0, :], rows, (-1, 1)) if every else contracted(rows, hot)
-        logs = co.bend(s) * np.moveaxis(sums, -1, 0)
+        sums = (
+            np.moveaxis(np.tensordot(hot[..., 0, :], rows, (-1, 1)), -1, 0)
+            if every
+            else contracted(rows, hot)
+        )
+        logs = co.bend(s) * sums
         first = np.where(self._known, s**2 * (1 - 1 / self._keys) * np.exp(logs), np.nan)
         return np.stack([first[0] / self._keys, first[1] / 2])
 
@@ -283,7 +287,7 @@ class KeyWeights:
         rows = contracted(self._rows, hot)
         wide = s[..., None]
         own = np.minimum(wide * np.sqrt(ratio), HOTTEST)
-        series = Series(np.moveaxis(rows, -1, 0)[..., None])
+        series = Series(rows[..., None])
         found = turn(own, wide) * series(co.from_deviation(own, 0.0, HOTTEST))
         return np.where(self._known[:, None], found, np.nan)
 
@@ -357,8 +361,7 @@ class Alike:
         """Find what depends on the scores alone."""
         cold = np.minimum(s, HOTTEST)
         hot = basis(co.from_deviation(cold, 0.0, HOTTEST), self._base.shape[1])
-        rows = np.moveaxis(co.bend(cold)[..., None] * contracted(self._base, hot), -1, 0)
-        return _Own(s, Series(np.ascontiguousarray(rows)), self._one)
+        return _Own(s, Series(co.bend(cold) * contracted(self._base, hot)), self._one)
 
 
 class Couples:
@@ -455,10 +458,16 @@ class Couples:
 
     def _shares(self, own: _Own, r: Floats, at: Index) -> Floats:
         least, shares = 1 - co.MAX_GAP, self._at(own, at)
-        found, beyond = shares(np.maximum(r, least)), r < least
+        beyond = r < least
         index = np.flatnonzero(beyond.any(axis=tuple(range(r.ndim - 1))))
-        if index.size:
-            before = shares(np.full((*r.shape[:-1], index.size), least + STEP), index)
+        if not index.size:
+            found = shares(r)
+        else:
+            before = np.full((*r.shape[:-1], index.size), least + STEP)
+            rows = np.concatenate([np.maximum(r, least), before], axis=-1)
+            number = r.shape[-1]
+            rows = shares(rows, np.append(np.arange(number), index))
+            found, before = rows[..., :number], rows[..., number:]
             some = np.arange(self._i.size)[at][index]
             even, most = self._even[some], self._most(own, some)
             further = _beyond(r[..., index], even, most, found[..., index], before)
