@@ -59,14 +59,13 @@ class KeyWeights:
     def products(self) -> Floats:
         """Sum over common keys of the product of two queries' weights, likewise, shape (..., N)."""
         layout = self.layout
-        (i, j), blocks, window = layout.couples, len(layout.size), layout.local
+        blocks, window = len(layout.size), layout.local
         seen, size = layout.seen[:, :blocks], layout.size
         more = self.more[..., :blocks] * seen
-        whole = more @ np.swapaxes(size * (seen + more), -1, -2)
-        whole += seen @ np.swapaxes(size * more, -1, -2)
+        sums = _of_couples(layout, more, size * (seen + more))
+        sums += _of_couples(layout, seen, size * more)
         if self.blocks is not None:
-            whole += self._risen @ np.swapaxes(self._rise * seen, -1, -2)
-        sums = whole[..., i, j]
+            sums += _of_couples(layout, self._risen, self._rise * seen)
         if window is not None:
             couples, row, distance = layout.close_windows
             beyond = self.more[..., window.rows, blocks:]
@@ -155,20 +154,19 @@ class KeyWeights:
     def _sums(self, values: Floats, weight: Floats) -> tuple[Floats, Floats]:
         """Weighted sums over pairs of different keys, for each query and each couple."""
         layout, picked = self.layout, self.layout.seen * weight
-        (i, j), blocks, window = layout.couples, len(layout.size), layout.local
+        blocks, window = len(layout.size), layout.local
         square, of_blocks = values[..., :blocks], picked[..., :blocks]
         own, rows, rises = self._own_sums(values, picked)
-        half = rows / 2 @ np.swapaxes(of_blocks, -1, -2)
+        sums = _of_both(layout, rows, of_blocks) / 2
         if self.blocks is not None:
-            half += self._risen @ np.swapaxes(rises, -1, -2)
-        sums = half[..., i, j] + half[..., j, i]
+            sums += _of_both(layout, self._risen, rises)
         if window is None:
             return own, sums
         profile, ranges = values[..., blocks:], picked[..., window.rows, blocks:]
         numbers = of_blocks * layout.size
         numbers[..., window.rows, :] = window.over_blocks(ranges)
-        apart = numbers @ square @ np.swapaxes(numbers, -1, -2)
-        between = np.where(layout.windowed, apart[..., i, j], sums)
+        apart = _of_couples(layout, numbers @ square, numbers)
+        between = np.where(layout.windowed, apart, sums)
         couples, row, distance = layout.close_windows
         close = window.shifted_sums(window.of_both(profile), ranges)
         between[..., couples] = close[..., row, distance]
@@ -198,14 +196,13 @@ class KeyWeights:
             blocks = len(layout.size)
             return self._sums(np.ones((blocks, blocks + len(layout.distances))), self.weight)
         (i, j), numbers = layout.couples, picked * layout.size
-        total, same = np.sum(numbers, axis=-1), numbers @ np.swapaxes(picked, -1, -2)
+        total, same = np.sum(numbers, axis=-1), _of_couples(layout, numbers, picked)
         own = total**2 - np.sum(numbers * picked, axis=-1)
         if self.blocks is not None:
             rises = self._deviations(picked)
             own -= 2 * np.sum(self._risen * rises, axis=-1)
-            more = self._risen @ np.swapaxes(rises, -1, -2)
-            same += more + np.swapaxes(more, -1, -2)
-        return own, total[..., i] * total[..., j] - same[..., i, j]
+            same += _of_both(layout, self._risen, rises)
+        return own, total[..., i] * total[..., j] - same
 
     @cached_property
     def _rise(self) -> Floats:
@@ -226,6 +223,35 @@ class KeyWeights:
     def _scale(self) -> tuple[Floats, Floats]:
         count, (i, j) = self.layout.queries.count, self.layout.couples
         return count**2, count[i] * count[j]
+
+
+def _of_couples(layout: Layout, first: Floats, second: Floats) -> Floats:
+    """Sum over blocks of products of a row of the one and a row of the other query."""
+    blocks, last = len(layout.size), len(layout.size) + len(layout.wide)
+    centres = first[..., :blocks, :] @ np.swapaxes(second[..., :blocks, :], -1, -2)
+    inside = np.sum(first[..., blocks:last, :] * second[..., last:, :], axis=-1)
+    return _joined(layout, centres, inside)
+
+
+def _of_both(layout: Layout, first: Floats, second: Floats) -> Floats:
+    """Sum of both orders."""
+    blocks, last = len(layout.size), len(layout.size) + len(layout.wide)
+    centres = first[..., :blocks, :] @ np.swapaxes(second[..., :blocks, :], -1, -2)
+    inside = first[..., blocks:last, :] * second[..., last:, :]
+    inside += second[..., blocks:last, :] * first[..., last:, :]
+    return _joined(layout, centres + np.swapaxes(centres, -1, -2), np.sum(inside, axis=-1))
+
+
+def _joined(layout: Layout, centres: Floats, inside: Floats) -> Floats:
+    """Values of couples, from those of two centres, and of two points of each wide block."""
+    (i, j), apart = layout.couples, layout.apart_couples
+    out = np.empty((*inside.shape[:-1], len(i)))
+    out[..., :apart] = centres[..., i[:apart], j[:apart]]
+    last = apart + len(layout.wide)
+    out[..., apart:last] = inside
+    if last < len(i):  # queries taken twice
+        out[..., last:] = centres[..., i[last:], j[last:]]
+    return out
 
 
 def _mean(total: Floats, number: Floats) -> Floats:
