@@ -296,6 +296,31 @@ def test_roots_are_refined_from_those_of_like_functions(off):
 
 
 @pytest.mark.parametrize(
+    ("lowest", "known", "exact"), [(-1.0, 4, True), (-1.0, 2, True), (-np.inf, 4, False)]
+)
+def test_roots_start_from_cubics_through_neighbours(lowest, known, exact):
+    """Cubics are met at once, from four points or three more; control: where an end is infinite."""
+
+    def function(x, which):
+        return (x - 0.3) * (2 + (x - 0.9) ** 2)
+
+    points, asked = np.array([[-1.0], [0.0], [1.0], [2.0]]), []
+    values = function(points, None)
+    if lowest == -np.inf:
+        values[:2] = lowest
+    rows = slice(2 - known // 2, 2 + known // 2)
+
+    def counted(x, which):
+        asked.append(np.mean(x))
+        return function(x, which)
+
+    found = refined_from(function, counted, points[rows], values[rows])
+    assert found.x[0] == pytest.approx(0.3, abs=1e-12)
+    assert (abs(asked[0] - 0.3) < 1e-10) == exact
+    assert abs(asked[0] - 0.3) < 0.1
+
+
+@pytest.mark.parametrize(
     ("function", "root", "most"),
     [
         (lambda x: np.tanh(5 * (x - 0.3)), 0.3, 12),

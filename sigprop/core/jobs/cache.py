@@ -90,7 +90,7 @@ class Job:
     >>> @job("theory.square")
     ... def square(x): return {"y": x * x}
     >>> Job(square, {"x": 3}).key[32:]
-    '-16'
+    '-17'
     """
 
     function: Callable[..., Arrays]
