@@ -42,9 +42,11 @@ FAINT, LEVEL = 9, 0.1  # a strength up to which heights that differ by a tenth d
 USUAL, PARTS = 13, 3  # where a scan that ends at the first root looks first, and parts of the rest
 BESIDE = np.arange(-1, 3)  # ends of a bracket and their neighbours on the grid
 INSIDE = np.delete(np.linspace(GRID[10], GRID[12], 9), [0, 4, 8])[:, None]  # two usual brackets
+APART = {False: 4e-3, True: 2e-2}  # about, of roots on few and on all blocks; if rotated
 FEW = 16  # blocks of positions on which roots are bracketed
 MARGIN = 0.02  # of heights on few blocks, whose signs may differ from those on all
 CLOSE = 1e-9  # largest residual of a root that has converged
+SAFE = 10  # part of it that is asked for where it is estimated
 NOISE = 1e-6  # of heights of tokens that are told apart, which come from tables
 REASONS = (
     "converged",
@@ -278,8 +280,11 @@ def _first_roots(search: _Search, index: Ints, scan: Scan, few: int | None = Non
         known = GRID[held], np.where(rows == held, height[held, some], np.nan)
         if ahead is not None and some.size:
             known = ahead.with_inside(*known)
-        flat = CLOSE / (1 - search.target[index[some]])  # heights, of overlaps that are close
-        roots = refined_from(heights(index[some], few), exact, *known, flat)
+        nearly, apart = heights(index[some], few), APART[search.spec.rotary_base is not None]
+        flat = (
+            CLOSE / SAFE / (1 - search.target[index[some]])
+        )  # heights, of overlaps that are close
+        roots = refined_from(nearly, exact, *known, apart, flat)
     out = np.full((3, index.size), np.nan)
     out[:, some] = roots
     return _Found(height, *out)

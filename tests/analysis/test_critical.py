@@ -285,13 +285,13 @@ def test_roots_are_refined_from_those_of_like_functions(off):
 
     bracket = np.array([0.2, 0.5]), np.array([0.5, 0.9])
     values = tuple(nearly(end, None) for end in bracket)
-    found = refined_from(nearly, function, bracket, values)
+    found = refined_from(nearly, function, bracket, values, 0.02)
     near = values[0] * values[1] < 0  # which of both brackets holds the root of `nearly`
     # functions are below 1e-10 where the last interpolation puts the root, far closer than that
     np.testing.assert_allclose(found.x[near], 0.498, atol=1e-11)
     assert (found.calls[near] <= 2 * INNER + 3).all()
     assert (np.abs(found.value[near]) < 1e-10).all()
-    lost = refined_from(nearly, lambda x, which: function(x - 2, which), bracket, values)
+    lost = refined_from(nearly, lambda x, which: function(x - 2, which), bracket, values, 0.02)
     assert (np.abs(lost.value) > 0.1).all()
 
 
@@ -314,7 +314,7 @@ def test_roots_start_from_cubics_through_neighbours(lowest, known, exact):
         asked.append(np.mean(x))
         return function(x, which)
 
-    found = refined_from(function, counted, points[rows], values[rows])
+    found = refined_from(function, counted, points[rows], values[rows], 0.01)
     assert found.x[0] == pytest.approx(0.3, abs=1e-12)
     assert (abs(asked[0] - 0.3) < 1e-10) == exact
     assert abs(asked[0] - 0.3) < 0.1

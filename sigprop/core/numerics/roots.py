@@ -17,8 +17,8 @@ CLOSE = 1e-15  # width of a bracket, over one plus the size of its root
 FLAT = 1e-10  # size of a function near its root
 NARROW = 0.3  # of a bracket in which functions are cubics
 HALVES = 40  # of a bracket, in which the root of a cubic is found
-SPREAD = 5e-4 * np.array([-3.0, -1.0, 1.0, 3.0])  # about a root of functions nearly the same
-NEAR = 1e-2  # size from which on the next interpolation is trusted if two orders of it agree
+ABSENT = 1e100  # value of a point without weight: interpolation of the inverse passes over it
+NEAR = 1e-5  # size from which on the next interpolation is trusted if two orders of it agree
 MOST = 200  # steps
 
 Function = Callable[[Floats, Ints], Floats]
@@ -116,6 +116,7 @@ def refined_from(
     function: Function,
     points: Floats | Sequence[Floats],
     values: Floats | Sequence[Floats],
+    spread: float,
     flat: Number = FLAT,
 ) -> Roots:
     """Refine the first roots of functions from those of cheaper ones that are nearly the same.
@@ -130,13 +131,15 @@ def refined_from(
         Where `nearly` is known, increasing: the ends of the brackets of its roots, and neighbours.
     values : array, shape (S, N)
         What it is there; NaN where it is not known after all.
+    spread : float
+        About how far roots of `function` are from those of `nearly`.
     flat : float or array, shape (N,)
         Size of a function near its root.
 
     Returns
     -------
     Roots
-        As of `refined`, started at four points about the roots of `nearly`, which are those of
+        As of `refined`, started at three points about the roots of `nearly`, which are those of
         cubics, through three more points if any bracket is wide; where the functions have no root
         within a width of the bracket, values that are not small.
 
@@ -145,7 +148,7 @@ def refined_from(
     >>> import numpy as np
     >>> from sigprop.core.numerics.roots import refined_from
     >>> ends, nearly = np.array([[0.0], [2.0]]), lambda x, which: x**2 - 2.02
-    >>> found = refined_from(nearly, lambda x, which: x**2 - 2, ends, nearly(ends, None))
+    >>> found = refined_from(nearly, lambda x, which: x**2 - 2, ends, nearly(ends, None), 0.01)
     >>> bool(abs(found.x[0] - np.sqrt(2)) < 1e-13)
     True
     """
@@ -157,11 +160,12 @@ def refined_from(
         xs, ys = np.concatenate([xs, inside]), np.concatenate([ys, nearly(inside, every)])
         order = xs.argsort(axis=0)
         start, _ = _of_cubic(*(np.take_along_axis(v, order, axis=0) for v in (xs, ys)))
-    xs = start + SPREAD[:, None]
-    ys = function(xs, every)
+    xs = start + spread * np.array([-1.0, 0.0, 1.0, 0.0])[:, None]
+    ys = np.full_like(xs, ABSENT)
+    ys[:-1] = function(xs[:-1], every)
     low = np.max(np.where(ys < 0, xs, ends[0] - wide), axis=0)
-    high = np.min(np.where(ys < 0, ends[1] + wide, xs), axis=0)
-    return _stepped(function, *_in_order(xs, ys), low, high, INNER + POINTS, flat)
+    high = np.min(np.where((ys < 0) | (ys == ABSENT), ends[1] + wide, xs), axis=0)
+    return _stepped(function, *_in_order(xs, ys), low, high, 2 * INNER, flat)
 
 
 def _of_cubic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -245,7 +249,8 @@ def _next(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (y[1] - y[0]) / (x[1] - x[0])
         apart = np.abs(slope * (roots - _inverse(x[:-1], y[:-1])))
-    return roots, np.asarray(np.where(size < NEAR, np.fmin(apart, size), size))
+        trusted = (size < NEAR) & (y[-1] != ABSENT)
+    return roots, np.asarray(np.where(trusted, np.fmin(apart, size), size))
 
 
 def _inverse(x: Floats, y: Floats) -> Floats:
