@@ -46,7 +46,7 @@ APART = {False: 4e-3, True: 2e-2}  # about, of roots on few and on all blocks; i
 FEW = 16  # blocks of positions on which roots are bracketed
 MARGIN = 0.02  # of heights on few blocks, whose signs may differ from those on all
 CLOSE = 1e-9  # largest residual of a root that has converged
-SAFE = 10  # part of it that is asked for where it is estimated
+FLAT = CLOSE / 10  # residual that is asked for, as it is estimated
 NOISE = 1e-6  # of heights of tokens that are told apart, which come from tables
 REASONS = (
     "converged",
@@ -280,11 +280,9 @@ def _first_roots(search: _Search, index: Ints, scan: Scan, few: int | None = Non
         known = GRID[held], np.where(rows == held, height[held, some], np.nan)
         if ahead is not None and some.size:
             known = ahead.with_inside(*known)
-        nearly, apart = heights(index[some], few), APART[search.spec.rotary_base is not None]
-        flat = (
-            CLOSE / SAFE / (1 - search.target[index[some]])
-        )  # heights, of overlaps that are close
-        roots = refined_from(nearly, exact, *known, apart, flat)
+        apart = APART[search.spec.rotary_base is not None]
+        flat = FLAT / (1 - search.target[index[some]])  # of heights
+        roots = refined_from(heights(index[some], few), exact, *known, apart, flat)
     out = np.full((3, index.size), np.nan)
     out[:, some] = roots
     return _Found(height, *out)

@@ -51,12 +51,12 @@ from sigprop.propagation.gradients.by_position import (
     VANISHES,
     gradients_of_array,
     is_pulled_through,
-    number_kept,
+    parts_kept,
     resolved_gradients,
 )
 from sigprop.propagation.gradients.closed_form import Gradients
 from sigprop.propagation.gradients.sampled import sampled_gradients
-from sigprop.propagation.points import parts_of_one_context, singles
+from sigprop.propagation.points import singles
 from sigprop.propagation.result import Trajectory
 from sigprop.propagation.run import solve
 from sigprop.propagation.solve import propagate
@@ -249,7 +249,7 @@ def both_ways(spec: ModelSpec) -> Iterator[tuple[Ints, Trajectory, Gradients]]:
     >>> [(index.tolist(), there.q.shape, back.q.shape) for index, there, back in both_ways(spec)]
     [([0, 1], (3, 2), (2, 2))]
     """
-    for index, part in parts_of_one_context(spec, "position", number_kept(spec.depth)):
+    for index, part in parts_kept(spec):
         stack = build_stack(part, "position")
         run = solve(stack, stack.initial(part), part.shape[:1], columns=False)
         found = from_positions(part, run.read, stack.place)

@@ -249,7 +249,7 @@ def _next(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (y[1] - y[0]) / (x[1] - x[0])
         apart = np.abs(slope * (roots - _inverse(x[:-1], y[:-1])))
-        trusted = (size < NEAR) & (y[-1] != ABSENT)
+    trusted = (size < NEAR) & (y[-1] != ABSENT)
     return roots, np.asarray(np.where(trusted, np.fmin(apart, size), size))
 
 

@@ -227,28 +227,35 @@ class KeyWeights:
 
 def _of_couples(layout: Layout, first: Floats, second: Floats) -> Floats:
     """Sum over blocks of products of a row of the one and a row of the other query."""
-    blocks, last = len(layout.size), len(layout.size) + len(layout.wide)
-    centres = first[..., :blocks, :] @ np.swapaxes(second[..., :blocks, :], -1, -2)
-    inside = np.sum(first[..., blocks:last, :] * second[..., last:, :], axis=-1)
-    return _joined(layout, centres, inside)
+    return _joined(layout, _of_centres(layout, first, second), _of_points(layout, first, second))
 
 
 def _of_both(layout: Layout, first: Floats, second: Floats) -> Floats:
     """Sum of both orders."""
+    centres = _of_centres(layout, first, second)
+    points = _of_points(layout, first, second) + _of_points(layout, second, first)
+    return _joined(layout, centres + np.swapaxes(centres, -1, -2), points)
+
+
+def _of_centres(layout: Layout, first: Floats, second: Floats) -> Floats:
+    """Products of the rows of all centres."""
+    blocks = len(layout.size)
+    return np.asarray(first[..., :blocks, :] @ np.swapaxes(second[..., :blocks, :], -1, -2))
+
+
+def _of_points(layout: Layout, first: Floats, second: Floats) -> Floats:
+    """Products of the rows of both points of each wide block."""
     blocks, last = len(layout.size), len(layout.size) + len(layout.wide)
-    centres = first[..., :blocks, :] @ np.swapaxes(second[..., :blocks, :], -1, -2)
-    inside = first[..., blocks:last, :] * second[..., last:, :]
-    inside += second[..., blocks:last, :] * first[..., last:, :]
-    return _joined(layout, centres + np.swapaxes(centres, -1, -2), np.sum(inside, axis=-1))
+    return np.asarray(np.sum(first[..., blocks:last, :] * second[..., last:, :], axis=-1))
 
 
-def _joined(layout: Layout, centres: Floats, inside: Floats) -> Floats:
+def _joined(layout: Layout, centres: Floats, points: Floats) -> Floats:
     """Values of couples, from those of two centres, and of two points of each wide block."""
     (i, j), apart = layout.couples, layout.apart_couples
-    out = np.empty((*inside.shape[:-1], len(i)))
+    out = np.empty((*points.shape[:-1], len(i)))
     out[..., :apart] = centres[..., i[:apart], j[:apart]]
     last = apart + len(layout.wide)
-    out[..., apart:last] = inside
+    out[..., apart:last] = points
     if last < len(i):  # queries taken twice
         out[..., last:] = centres[..., i[last:], j[last:]]
     return out

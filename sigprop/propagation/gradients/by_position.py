@@ -6,7 +6,7 @@ kernel of output gradients, so tokens that are alike on the way forward are told
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.core.arrays import Bools, Floats, Number
+from sigprop.core.arrays import Bools, Floats, Ints, Number
 from sigprop.core.checks import count
 from sigprop.core.errors import DomainError, require
 from sigprop.layers.attention.by_position import PositionGeometry
@@ -38,7 +38,7 @@ __all__ = [
     "Pulled",
     "gradients_of_array",
     "is_pulled_through",
-    "number_kept",
+    "parts_kept",
     "pullback",
     "pulled",
     "resolved_gradients",
@@ -470,26 +470,30 @@ def resolved_gradients(
     return Gradients(**masked)
 
 
-def number_kept(depth: int) -> int:
-    """Stacks that are solved together of which every layer is kept.
+def parts_kept(spec: ModelSpec) -> Iterator[tuple[Ints, ModelSpec]]:
+    """Stacks by position that are solved together and of which every layer is kept.
 
     Parameters
     ----------
-    depth : int
-        Number of blocks.
+    spec : ModelSpec
+        One description or an array of them.
 
     Returns
     -------
-    int
-        Fewer of deep ones, at least one.
+    iterator
+        As of `sigprop.propagation.points.parts_of_one_context`; fewer of deep stacks at a time.
 
     Examples
     --------
-    >>> from sigprop.propagation.gradients.by_position import number_kept
-    >>> number_kept(12), number_kept(96), number_kept(1000)
-    (8, 2, 1)
+    >>> from sigprop import ModelSpec
+    >>> from sigprop.propagation.gradients.by_position import parts_kept
+    >>> spec = ModelSpec(depth=96, context=8, causal=True, beta=[0, 1, 2, 3], sigma_v2=1,
+    ...                    sigma_w2=1, rho0=0)
+    >>> [index.tolist() for index, part in parts_kept(spec)]
+    [[0, 1], [2, 3]]
     """
-    return int(np.clip(LAYERS // depth, 1, TOGETHER))
+    number = int(np.clip(LAYERS // spec.depth, 1, TOGETHER))
+    return parts_of_one_context(spec, "position", number)
 
 
 def gradients_of_array(
@@ -529,7 +533,7 @@ def gradients_of_array(
     (3, 2)
     """
     whole: dict[str, Floats] = {}
-    for index, part in parts_of_one_context(spec, "position", number_kept(spec.depth)):
+    for index, part in parts_kept(spec):
         found = resolved_gradients(part, start, ranges)
         for name in (name for name in Gradients.AXES if getattr(found, name) is not None):
             value = getattr(found, name)
