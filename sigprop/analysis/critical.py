@@ -19,7 +19,7 @@ from sigprop.core.memory import allow
 from sigprop.core.numerics.roots import Function, first_crossing, refined, refined_from
 from sigprop.layers.state import State
 from sigprop.model.spec import ModelSpec
-from sigprop.propagation.capabilities import covers, geometry_of, require_theory
+from sigprop.propagation.capabilities import covers, geometry_of, is_rotary, require_theory
 from sigprop.propagation.grids import sweep
 from sigprop.propagation.stack import Block, any_norm, build_block, first_norm
 
@@ -42,7 +42,7 @@ FAINT, LEVEL = 9, 0.1  # a strength up to which heights that differ by a tenth d
 USUAL, PARTS = 13, 3  # where a scan that ends at the first root looks first, and parts of the rest
 BESIDE = np.arange(-1, 3)  # ends of a bracket and their neighbours on the grid
 INSIDE = np.delete(np.linspace(GRID[10], GRID[12], 9), [0, 4, 8])[:, None]  # two usual brackets
-APART = {False: 4e-3, True: 2e-2}  # about, of roots on few and on all blocks; if rotated
+APART = {False: 4e-3, True: 2e-2}  # about, of roots on few and on all blocks; if any layer turns
 FEW = 16  # blocks of positions on which roots are bracketed
 MARGIN = 0.02  # of heights on few blocks, whose signs may differ from those on all
 CLOSE = 1e-9  # largest residual of a root that has converged
@@ -280,7 +280,7 @@ def _first_roots(search: _Search, index: Ints, scan: Scan, few: int | None = Non
         known = GRID[held], np.where(rows == held, height[held, some], np.nan)
         if ahead is not None and some.size:
             known = ahead.with_inside(*known)
-        apart = APART[search.spec.rotary_base is not None]
+        apart = APART[is_rotary(search.spec)]
         flat = FLAT / (1 - search.target[index[some]])  # of heights
         roots = refined_from(heights(index[some], few), exact, *known, apart, flat)
     out = np.full((3, index.size), np.nan)
