@@ -40,6 +40,7 @@ SCAN = 25  # strengths at which the overlap is computed before refining
 GRID = np.linspace(LOWEST, HIGHEST, SCAN) * np.log(10)
 FAINT, LEVEL = 9, 0.1  # a strength up to which heights that differ by a tenth do not cross zero
 USUAL, PARTS = 13, 3  # where a scan that ends at the first root looks first, and parts of the rest
+ASKED = np.append(0, np.arange(FAINT, SCAN))  # strengths that every scan up to a root asks
 BESIDE = np.arange(-1, 3)  # ends of a bracket and their neighbours on the grid
 INSIDE = np.delete(np.linspace(GRID[10], GRID[12], 9), [0, 4, 8])[:, None]  # two usual brackets
 APART = {False: 4e-3, True: 2e-2}  # about, of roots on few and on all blocks; if any layer turns
@@ -316,7 +317,8 @@ def _is_unsure(search: _Search, found: _Found) -> Bools:
     row = np.where(height[0] >= 0, 0, np.where(np.isnan(height), -np.inf, height).argmax(axis=0))
     row, index = row[rootless], np.flatnonzero(rootless)
     unsure[rootless] = ~(height[row, index] * search(GRID[row], index) > 0)
-    return np.asarray(unsure)
+    end = np.where(height[0] >= 0, 0, np.where(rootless, SCAN, first))
+    return np.asarray(unsure | np.any(np.isnan(height[ASKED]) & (ASKED[:, None] <= end), axis=0))
 
 
 def _everywhere(function: Function, number: int) -> Floats:
@@ -327,7 +329,7 @@ def _everywhere(function: Function, number: int) -> Floats:
 def _to_first_root(function: Function, number: int) -> Floats:
     """Heights at as many strengths as the first root needs; NaN at the others."""
     height, every = np.full((SCAN, number), np.nan), np.arange(number)
-    first = np.append(0, np.arange(FAINT, USUAL))
+    first = ASKED[ASKED < USUAL]
     height[first] = function(GRID[first, None], every)
     loud = every[~(_is_level(height[0], height[FAINT]) | (height[0] >= 0))]
     height[1:FAINT, loud] = function(GRID[1:FAINT, None], loud)

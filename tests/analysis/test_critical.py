@@ -273,6 +273,26 @@ def test_where_few_blocks_decide_otherwise_all_are_asked(monkeypatch, side):
     assert misled == (few > target) != needed
 
 
+@pytest.mark.parametrize("search", [critical, first_root])
+def test_where_few_blocks_know_nothing_all_are_asked(monkeypatch, search):
+    """Heights undefined below the root on few blocks; control: unasked, no strength is found."""
+    module = sys.modules["sigprop.analysis.critical"]
+    spec = DECODER.replace(beta=0.5, sigma_v2=1.0, sigma_w2=1.0, rho0=0.1)
+    expected = float(search(spec, 0.9).alpha_attn)
+    assert 0 < expected < 1
+
+    def undefined(part, *args, resolution=None, **more):
+        found = sweep(part, *args, resolution=resolution, **more)
+        lost = np.broadcast_to(part.alpha_attn, part.shape) < 1
+        gap = np.where(lost & (resolution is not None), np.nan, found.state.gap)
+        return replace(found, state=found.state._replace(gap=gap))
+
+    monkeypatch.setattr(module, "sweep", undefined)
+    np.testing.assert_allclose(float(search(spec, 0.9).alpha_attn), expected, rtol=1e-9)
+    monkeypatch.setattr(module, "_is_unsure", lambda search, found: found.x > np.inf)
+    assert np.isinf(float(search(spec, 0.9).alpha_attn))
+
+
 @pytest.mark.parametrize("off", [0.0, 0.01, -0.05])
 def test_roots_are_refined_from_those_of_like_functions(off):
     """In a few calls, also outside the bracket; control: functions whose roots are far."""
