@@ -56,6 +56,7 @@ REASONS = (
     "the state vanishes or overflows at every alpha_attn",
     "the root finder stopped above its tolerance",
     "any alpha_attn > 0 keeps the overlap below rho_max; at alpha_attn = 0 nothing passes",
+    "no alpha_attn of the scan at which the state stays finite keeps the overlap below rho_max",
 )
 
 
@@ -397,6 +398,7 @@ class _Search:
         rho[none] = 1 - self.at(alpha[none], np.flatnonzero(none))
         stuck = none & np.isnan(rho)  # at alpha_attn = 0, though not at the lowest of the scan
         rho[stuck], reason[stuck] = 1 - np.exp(height[0, stuck]) * (1 - self.target[stuck]), 5
+        reason[(reason == 2) & ~found & np.isnan(height[ASKED]).any(axis=0)] = 6
         residual = np.where(found, np.abs(rho - self.target), np.nan)
         reason[found] = np.where(residual[found] < CLOSE, 0, 4)
         with np.errstate(invalid="ignore"):  # both merged: -inf minus -inf

@@ -413,6 +413,19 @@ def test_reasons():
         critical(base, 1.0)
 
 
+def test_a_scan_says_where_states_overflow():
+    """Without norms variances do, at strong attention; control: with norms a root is found."""
+    spec = ModelSpec(
+        depth=8, context=512, norm="none", beta=0.1, sigma_v2=1, sigma_w1_2=1, sigma_w2_2=4,
+        rho0=0.5, gated=True, alpha_mlp=0,
+    )  # fmt: skip
+    assert not np.isfinite(sweep(replace(spec, alpha_attn=[0.1, 1e6])).state.q[1])
+    found = critical(spec, 0.02)
+    assert (found.reason, float(found.alpha_attn)) == (REASONS[6], np.inf)
+    assert np.isnan(found.rho)
+    assert critical(replace(spec, norm="post"), 0.02).converged
+
+
 def test_entropy_boundary():
     """At the boundary's beta, a block that sees the same tokens has that entropy."""
     spec = ModelSpec(depth=6, context=512, beta=0.8, sigma_v2=1, sigma_w2=2, rho0=0.2)

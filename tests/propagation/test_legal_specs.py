@@ -69,7 +69,7 @@ def by_position(found, spec):
 def strengths(found, spec):
     """Parts of a critical strength that are NaN without the reason that says so."""
     why = np.vectorize(REASONS.index)(found.reason)
-    expected = {"alpha_attn": why == 3, "rho": (why == 2) | (why == 3)}
+    expected = {"alpha_attn": why == 3, "rho": np.isin(why, (2, 3, 6))}
     for name, missing in expected.items():
         if np.any(np.isnan(getattr(found, name)) != missing):
             yield f"{name} is NaN, but {np.ravel(found.reason)[0]}"
